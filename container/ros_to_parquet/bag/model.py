@@ -1,0 +1,128 @@
+"""What the readers yield: connections and blocks of undecoded messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Int64Array = npt.NDArray[np.int64]
+UInt8Array = npt.NDArray[np.uint8]
+
+BagFormat = Literal["rosbag1", "mcap", "sqlite3"]
+
+
+class BagError(ValueError):
+    """A bag of which nothing can be read: wrong magic, unsupported version, encrypted, empty file.
+
+    The message names what is wrong and what to do; the caller adds the bag's URI.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """One stream of messages of one topic, type and definition, as a bag records it.
+
+    Attributes:
+        id: unique within one reader; a connection redefined with other content gets a new one.
+        topic: as recorded, with or without its leading slash.
+        type_name: as recorded, e.g. ``sensor_msgs/Imu`` or ``sensor_msgs/msg/Imu``.
+        definition: text of the message definition with its dependencies; empty where the bag has none.
+        definition_format: ``ros1msg``, ``ros2msg``, ``ros2idl``, the MCAP schema encoding where it is
+            another, or empty where the bag has no definition.
+        definition_hash: ROS 1 md5sum or ROS 2 RIHS01 string as recorded; empty where the bag has none.
+        encoding: ``ros1`` or ``cdr``; any other message encoding as the bag names it.
+        metadata: latching, callerid, QoS and the like, as text.
+    """
+
+    id: int
+    topic: str
+    type_name: str
+    definition: str
+    definition_format: str
+    definition_hash: str
+    encoding: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class MessageBlock:
+    """Consecutive messages of one connection that lie in one buffer (for example: a chunk).
+
+    Attributes:
+        data: the buffer, uint8, shape (bytes,).
+        starts: int64, shape (messages,), where each message's payload starts in ``data``.
+        lengths: int64, shape (messages,), payload sizes in bytes.
+        log_times_ns: int64, shape (messages,), nanoseconds since 1970.
+        publish_times_ns: likewise, or None where the format records none.
+        sequences: int64, shape (messages,), or None where the format records none.
+        offsets: int64, shape (messages,), to find a message again, for people: the byte offset in the
+            bag file of the chunk that holds it (of the record itself outside of chunks; the row id in
+            SQLite bags).
+    """
+
+    connection: Connection
+    data: UInt8Array
+    starts: Int64Array
+    lengths: Int64Array
+    log_times_ns: Int64Array
+    publish_times_ns: Int64Array | None
+    sequences: Int64Array | None
+    offsets: Int64Array
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """A part of a bag that could not be read.
+
+    Attributes:
+        offset: byte offset in the bag file where it begins; -1 where a place cannot be named.
+        reason: one sentence, for people.
+        ends_bag: nothing after it was read.
+    """
+
+    offset: int
+    reason: str
+    ends_bag: bool
+
+
+class RandomAccess(Protocol):
+    """A bag's bytes, wherever they are. ``read_at`` returns fewer bytes than asked at the end only."""
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    def read_at(self, offset: int, length: int) -> bytes: ...
+    def local_path(self) -> str:
+        """A path of the file on this machine (staged to scratch if it is elsewhere), for SQLite."""
+        ...
+
+
+class BagReader(Protocol):
+    """One bag file, or slice k of n of it, read forward once.
+
+    ``damage``, ``bytes_read`` and ``expected_counts`` are complete when ``blocks()`` is exhausted;
+    ``blocks()`` may be called once.
+    """
+
+    format: BagFormat
+    damage: list[Damage]
+    bytes_read: int
+
+    def connections(self) -> list[Connection]:
+        """Connections seen so far; after ``blocks()`` all of them, those without messages included."""
+        ...
+
+    def blocks(self) -> Iterator[MessageBlock]: ...
+
+    def expected_counts(self) -> dict[int, int] | None:
+        """Messages a connection id by the bag's own index or summary for what was asked to be read
+        (the slice, where it is one); None where the bag has no index to check against."""
+        ...

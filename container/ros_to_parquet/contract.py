@@ -1,0 +1,626 @@
+"""What Airflow and the engine agree on: plans, manifests, where they lie, and exit codes.
+
+Standard library only, so that Airflow can import it. Everything here is JSON on the wire, with sorted
+keys and no insignificant white space, so that a SHA-256 of it is reproducible.
+
+Object layout below an output URI (``{output}``)::
+
+    {table}/schema={hash8}/drive_id={drive}/{shard name}.parquet
+    _plans/drive_id={drive}/{plan id}/plan.json            the plan, immutable
+    _plans/drive_id={drive}/{plan id}/generation-{g}.json  shards of a generation, immutable
+    _plans/drive_id={drive}/{plan id}/job-{g}.json         the Batch job of a generation
+    _manifests/drive_id={drive}/{plan id}/{shard}.started.json
+    _manifests/drive_id={drive}/{plan id}/{shard}.failed.json
+    _manifests/drive_id={drive}/{plan id}/{shard}.json     a shard's manifest: its commit
+    _manifests/drive_id={drive}/{plan id}/drive.json       the drive's manifest for this plan
+    _leases/drive_id={drive}.json                          who writes this drive
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import re
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+CONTRACT_VERSION = 1
+
+MAX_ARRAY_SIZE = 10_000
+"""Children an AWS Batch array job can have; the least is 2."""
+
+MAX_REASONS = 100
+"""Rejected messages a topic and shard whose offset and reason are listed; the rest are counted."""
+
+
+class ContractError(ValueError):
+    """A plan, manifest or other object that does not say what this version expects, or a wrong hash."""
+
+
+class ExitCode(IntEnum):
+    """Exit codes of ``ros-to-parquet``. 75 is the only one that a retry can help."""
+
+    OK = 0
+    ENGINE_ERROR = 1
+    USAGE = 2
+    STRICT = 3
+    BAG_UNREADABLE = 65
+    INPUT_MISSING = 66
+    OUTPUT_FAILED = 73
+    RETRY = 75
+    ACCESS_DENIED = 77
+    PLAN_REFUSED = 78
+    OUT_OF_MEMORY = 137
+    TERMINATED = 143
+
+
+EXIT_CODE_HELP: Mapping[ExitCode, str] = {
+    ExitCode.OK: "done; rejected messages and damaged bags, if any, are in the manifest",
+    ExitCode.ENGINE_ERROR: "an error of the engine itself: please report it",
+    ExitCode.USAGE: "wrong command line",
+    ExitCode.STRICT: "done, but with rejects or damage, and --strict was given",
+    ExitCode.BAG_UNREADABLE: "nothing could be read from any of the bags",
+    ExitCode.INPUT_MISSING: "a bag is not there, or is not the one that was planned (size or ETag changed)",
+    ExitCode.OUTPUT_FAILED: "the output could not be written",
+    ExitCode.RETRY: "interrupted by something that passes: throttling, network, reclaim; retry helps",
+    ExitCode.ACCESS_DENIED: "the store refused access",
+    ExitCode.PLAN_REFUSED: "plan with a wrong hash, version, bucket or prefix, or another run has the drive",
+    ExitCode.OUT_OF_MEMORY: "killed by the system, most often for memory",
+    ExitCode.TERMINATED: "terminated",
+}
+
+
+class DriveState(StrEnum):
+    """How a drive ended."""
+
+    SUCCEEDED = "succeeded"
+    SUCCEEDED_WITH_REJECTS = "succeeded_with_rejects"
+    DAMAGED = "damaged"
+    PARTIAL = "partial"
+    FAILED = "failed"
+
+
+class BagStatus(StrEnum):
+    """How a bag ended: ``unreadable`` is a bag of which nothing could be read."""
+
+    OK = "ok"
+    DAMAGED = "damaged"
+    UNREADABLE = "unreadable"
+
+
+# --- the plan ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractOptions:
+    """What to extract. Two runs with equal options make equal tables of one bag.
+
+    Attributes:
+        include_topics: shell globs over the whole topic name, ``*`` crosses ``/``; ("*",) is all.
+        exclude_topics: likewise; exclusion wins.
+        strict: rejects and damage make the shard fail (after its manifest is written).
+    """
+
+    include_topics: tuple[str, ...] = ("*",)
+    exclude_topics: tuple[str, ...] = ()
+    strict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedBag:
+    """One bag file.
+
+    Attributes:
+        uri: ``s3://bucket/key`` or a local path.
+        name: the file's path below the drive's prefix; the ``bag`` column of its rows.
+        format: ``rosbag1``, ``mcap`` or ``sqlite3``.
+        size_bytes: size when planned.
+        etag: the store's ETag when planned; empty where the store has none.
+        recording: the rosbag2 folder that holds it (its path below the prefix), or ``name`` itself.
+        metadata_uri: the folder's ``metadata.yaml``, empty where there is none.
+    """
+
+    uri: str
+    name: str
+    format: str
+    size_bytes: int
+    etag: str
+    recording: str
+    metadata_uri: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BagSlice:
+    """Slice ``index`` of ``count`` of the plan's bag number ``bag``."""
+
+    bag: int
+    index: int = 0
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Who asked: an Airflow run, or a run of the command line (``dag_id`` is empty then)."""
+
+    dag_id: str
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one run does for one drive; immutable once saved.
+
+    Attributes:
+        plan_id: twelve hex digits of (run, drive); see `make_plan_id`.
+        source: ``s3://bucket/prefix/`` of the drive.
+        output: URI of the lake, without a final slash.
+        shards: each a tuple of bag slices; a shard's number is its place here.
+        replaces: plan ids whose output this plan's drive commit supersedes (``overwrite``).
+        ignored: objects below the prefix that are not bags (their names; bounded, see `MAX_REASONS`).
+        covered: names of bags left out because an earlier manifest covers them.
+    """
+
+    contract_version: int
+    plan_id: str
+    run: Run
+    drive_id: str
+    source: str
+    output: str
+    options: ExtractOptions
+    bags: tuple[PlannedBag, ...]
+    shards: tuple[tuple[BagSlice, ...], ...]
+    replaces: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    ignored_count: int = 0
+    covered: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """The shards that one submission of a plan runs: array child ``i`` runs ``shards[i]``."""
+
+    contract_version: int
+    plan_id: str
+    generation: int
+    shards: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecord:
+    """The Batch job of a generation."""
+
+    plan_id: str
+    generation: int
+    job_id: str
+    job_name: str
+    job_queue: str
+    array_size: int
+    """0 for a plain job."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Who may write a drive's tables: the plan named here, and no other."""
+
+    drive_id: str
+    plan_id: str
+    run: Run
+    acquired_at: str
+    """ISO 8601, UTC; for people."""
+
+
+# --- what a shard leaves behind ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StartedRecord:
+    """A shard in flight: written first by every attempt."""
+
+    plan_id: str
+    shard: int
+    job_id: str
+    attempt: int
+    log_stream: str
+    started_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class FailedRecord:
+    """Why an attempt of a shard ended without a manifest."""
+
+    plan_id: str
+    shard: int
+    job_id: str
+    attempt: int
+    exit_code: int
+    reason: str
+    failed_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A message that became no row."""
+
+    bag: str
+    offset: int
+    """Where it lies in the bag file (the chunk that holds it, or the record; the row id in SQLite)."""
+    log_time_ns: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFile:
+    """One Parquet file. ``path`` is relative to the output URI."""
+
+    path: str
+    rows: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class TopicResult:
+    """What a shard made of one topic and definition. ``messages == rows + rejected``, always."""
+
+    topic: str
+    table: str
+    type_name: str
+    schema_hash: str
+    messages: int
+    rows: int
+    rejected: int
+    repaired_strings: int
+    """Strings that were not UTF-8; kept with their bad bytes escaped."""
+    bytes_in: int
+    first_log_time_ns: int | None
+    last_log_time_ns: int | None
+    files: tuple[OutputFile, ...]
+    rejects: tuple[Reject, ...]
+    """The first `MAX_REASONS` of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class BagDamage:
+    """A part of a bag that could not be read; see ``ros_to_parquet.bag.model.Damage``."""
+
+    offset: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class BagResult:
+    """What a shard read of one bag slice.
+
+    Attributes:
+        messages: messages found, wanted or not.
+        extracted: messages of wanted topics: each is a row or a reject.
+        verified: ``messages`` equals what the bag's own index says; None where it has none (``unverified``).
+    """
+
+    name: str
+    slice: BagSlice
+    status: BagStatus
+    size_bytes: int
+    etag: str
+    bytes_read: int
+    messages: int
+    extracted: int
+    expected_messages: int | None
+    verified: bool | None
+    damage: tuple[BagDamage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A shard's commit: no manifest, it did not happen."""
+
+    contract_version: int
+    engine_version: str
+    plan_id: str
+    drive_id: str
+    shard: int
+    options: ExtractOptions
+    job_id: str
+    attempt: int
+    log_stream: str
+    started_at: str
+    finished_at: str
+    seconds: float
+    peak_memory_bytes: int
+    bytes_read: int
+    bytes_written: int
+    topics: tuple[TopicResult, ...]
+    bags: tuple[BagResult, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TableTotal:
+    """One table of a drive, over all shards of a plan."""
+
+    table: str
+    topics: tuple[str, ...]
+    type_names: tuple[str, ...]
+    messages: int
+    rows: int
+    rejected: int
+    bytes_written: int
+
+
+@dataclass(frozen=True, slots=True)
+class DriveManifest:
+    """A drive's commit for one plan: the fold of all its shards' manifests.
+
+    Attributes:
+        unverified_bags: bags without an index of their own to check the count against.
+        problems: one sentence each, naming bag, topic and offset; the first `MAX_REASONS`.
+    """
+
+    contract_version: int
+    plan_id: str
+    run: Run
+    drive_id: str
+    state: DriveState
+    shards: int
+    bags: int
+    unreadable_bags: int
+    damaged_bags: int
+    unverified_bags: int
+    messages: int
+    rows: int
+    rejected: int
+    bytes_read: int
+    bytes_written: int
+    shard_seconds: float
+    tables: tuple[TableTotal, ...]
+    problems: tuple[str, ...]
+    replaces: tuple[str, ...] = ()
+    covered: tuple[str, ...] = field(default=())
+
+
+def fold(plan: Plan, manifests: Sequence[Manifest]) -> DriveManifest:
+    """The drive's manifest from its shards' manifests (any order; all of them for a commit).
+
+    With manifests missing the state is ``partial``, or ``failed`` where there are none.
+    """
+    by_shard = sorted(manifests, key=lambda manifest: manifest.shard)
+    tables: dict[str, TableTotal] = {}
+    statuses: dict[str, BagStatus] = {}
+    unverified: set[str] = set()
+    problems: list[str] = []
+    severity = list(BagStatus)
+    for manifest in by_shard:
+        for bag in manifest.bags:
+            known = statuses.get(bag.name, BagStatus.OK)
+            statuses[bag.name] = max(known, bag.status, key=severity.index)
+            if bag.verified is None:
+                unverified.add(bag.name)
+            for damage in bag.damage:
+                place = f" at offset {damage.offset}" if damage.offset >= 0 else ""
+                problems.append(f"bag {bag.name}{place}: {damage.reason}")
+            if bag.verified is False:
+                problems.append(
+                    f"bag {bag.name}: its index promises {bag.expected_messages} messages, {bag.messages} were found"
+                )
+        for topic in manifest.topics:
+            total = tables.get(topic.table, TableTotal(topic.table, (), (), 0, 0, 0, 0))
+            tables[topic.table] = TableTotal(
+                table=topic.table,
+                topics=_with(total.topics, topic.topic),
+                type_names=_with(total.type_names, topic.type_name),
+                messages=total.messages + topic.messages,
+                rows=total.rows + topic.rows,
+                rejected=total.rejected + topic.rejected,
+                bytes_written=total.bytes_written + sum(file.size_bytes for file in topic.files),
+            )
+            if topic.rejected:
+                first = topic.rejects[0]
+                problems.append(
+                    f"topic {topic.topic}: {topic.rejected} of {topic.messages} messages rejected; "
+                    f"the first: bag {first.bag} at offset {first.offset}: {first.reason}"
+                )
+    rejected = sum(table.rejected for table in tables.values())
+    unreadable = sum(status is BagStatus.UNREADABLE for status in statuses.values())
+    damaged = sum(status is BagStatus.DAMAGED for status in statuses.values())
+    if not by_shard or (statuses and unreadable == len(statuses)):
+        state = DriveState.FAILED
+    elif len(by_shard) < len(plan.shards):
+        state = DriveState.PARTIAL
+    elif unreadable or damaged:
+        state = DriveState.DAMAGED
+    elif rejected:
+        state = DriveState.SUCCEEDED_WITH_REJECTS
+    else:
+        state = DriveState.SUCCEEDED
+    return DriveManifest(
+        contract_version=CONTRACT_VERSION,
+        plan_id=plan.plan_id,
+        run=plan.run,
+        drive_id=plan.drive_id,
+        state=state,
+        shards=len(by_shard),
+        bags=len(statuses),
+        unreadable_bags=unreadable,
+        damaged_bags=damaged,
+        unverified_bags=len(unverified),
+        messages=sum(table.messages for table in tables.values()),
+        rows=sum(table.rows for table in tables.values()),
+        rejected=rejected,
+        bytes_read=sum(manifest.bytes_read for manifest in by_shard),
+        bytes_written=sum(manifest.bytes_written for manifest in by_shard),
+        shard_seconds=round(sum(manifest.seconds for manifest in by_shard), 3),
+        tables=tuple(tables[name] for name in sorted(tables)),
+        problems=tuple(problems[:MAX_REASONS]),
+        replaces=plan.replaces,
+        covered=plan.covered,
+    )
+
+
+def _with(values: tuple[str, ...], value: str) -> tuple[str, ...]:
+    return values if value in values else (*values, value)
+
+
+# --- where things lie -------------------------------------------------------------------------------
+
+
+def make_plan_id(run: Run, drive_id: str) -> str:
+    """Twelve hex digits that name what a run does for a drive; the same on every retry of the run."""
+    return hashlib.sha256(f"{run.dag_id}\n{run.run_id}\n{drive_id}".encode()).hexdigest()[:12]
+
+
+def plan_folder(drive_id: str, plan_id: str) -> str:
+    return f"_plans/drive_id={drive_id}/{plan_id}"
+
+
+def plan_key(drive_id: str, plan_id: str) -> str:
+    return f"{plan_folder(drive_id, plan_id)}/plan.json"
+
+
+def generation_key(drive_id: str, plan_id: str, generation: int) -> str:
+    return f"{plan_folder(drive_id, plan_id)}/generation-{generation}.json"
+
+
+def job_record_key(drive_id: str, plan_id: str, generation: int) -> str:
+    return f"{plan_folder(drive_id, plan_id)}/job-{generation}.json"
+
+
+def manifest_folder(drive_id: str, plan_id: str) -> str:
+    return f"_manifests/drive_id={drive_id}/{plan_id}"
+
+
+def manifest_key(drive_id: str, plan_id: str, shard: int) -> str:
+    return f"{manifest_folder(drive_id, plan_id)}/{shard:05d}.json"
+
+
+def started_key(drive_id: str, plan_id: str, shard: int) -> str:
+    return f"{manifest_folder(drive_id, plan_id)}/{shard:05d}.started.json"
+
+
+def failed_key(drive_id: str, plan_id: str, shard: int) -> str:
+    return f"{manifest_folder(drive_id, plan_id)}/{shard:05d}.failed.json"
+
+
+def drive_manifest_key(drive_id: str, plan_id: str) -> str:
+    return f"{manifest_folder(drive_id, plan_id)}/drive.json"
+
+
+def lease_key(drive_id: str) -> str:
+    return f"_leases/drive_id={drive_id}.json"
+
+
+def shard_name(plan_id: str, shard: int) -> str:
+    """File name of a shard's Parquet files, without its ending."""
+    return f"{plan_id}-{shard:05d}"
+
+
+def topic_key(topic: str) -> str:
+    """``topic`` as ROS resolves it, with its leading slash."""
+    return topic if topic.startswith("/") else f"/{topic}"
+
+
+def table_name(topic: str) -> str:
+    """The table of a topic: ``/flir_adk/rgb_front_left/image_raw`` is ``flir_adk.rgb_front_left.image_raw``.
+
+    The leading ``/`` is dropped, ``/`` becomes ``.``, anything else outside ``[A-Za-z0-9_-]`` and a leading
+    ``_`` (which engines skip) are percent-encoded as UTF-8, so that no two topics share a table by accident.
+
+    >>> table_name("/a/b"), table_name("/a_b"), table_name("a.b"), table_name("/_x")
+    ('a.b', 'a_b', 'a%2Eb', '%5Fx')
+    """
+    encoded = "".join(
+        "." if char == "/" else char if re.fullmatch(r"[A-Za-z0-9_-]", char) else _percent(char)
+        for char in topic.removeprefix("/")
+    )
+    if encoded.startswith("_"):
+        encoded = "%5F" + encoded[1:]
+    return encoded or "%2F"
+
+
+def _percent(text: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in text.encode("utf-8", "surrogateescape"))
+
+
+# --- JSON -------------------------------------------------------------------------------------------
+
+
+def to_json(value: Any) -> bytes:
+    """Canonical JSON of a dataclass of this module."""
+    return json.dumps(dataclasses.asdict(value), sort_keys=True, separators=(",", ":")).encode()
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def from_json(kind: type[T], data: bytes, *, where: str) -> T:
+    """The dataclass ``kind`` that ``data`` holds.
+
+    Raises:
+        ContractError: not JSON, a field is missing, unknown or of a wrong type, or another contract
+            version; the message begins with ``where``.
+    """
+    try:
+        raw = json.loads(data)
+    except ValueError as error:
+        raise ContractError(f"{where}: not JSON: {error}") from error
+    version = raw.get("contract_version", CONTRACT_VERSION) if isinstance(raw, dict) else None
+    if version != CONTRACT_VERSION:
+        raise ContractError(
+            f"{where}: contract version {version}, this engine speaks {CONTRACT_VERSION}; "
+            "use one version of airflow-batch-ros and of the image"
+        )
+    return typing.cast(T, _parse(kind, raw, where))
+
+
+def _parse(kind: Any, raw: Any, where: str) -> Any:
+    """``raw`` (from JSON) as ``kind``: a dataclass, an enum, a scalar, an optional or a tuple of those."""
+    origin = typing.get_origin(kind)
+    if origin is tuple:
+        if not isinstance(raw, list):
+            raise ContractError(f"{where}: expected a list, not {raw!r:.80}")
+        item = typing.get_args(kind)[0]
+        return tuple(_parse(item, value, f"{where}[{place}]") for place, value in enumerate(raw))
+    if origin in (typing.Union, types.UnionType):
+        if raw is None:
+            return None
+        (inner,) = (option for option in typing.get_args(kind) if option is not types.NoneType)
+        return _parse(inner, raw, where)
+    if dataclasses.is_dataclass(kind):
+        return _parse_dataclass(typing.cast(type, kind), raw, where)
+    if issubclass(kind, StrEnum):
+        try:
+            return kind(raw)
+        except ValueError as error:
+            raise ContractError(f"{where}: {error}") from error
+    if kind is float and type(raw) is int:
+        return float(raw)
+    if type(raw) is not kind:
+        raise ContractError(f"{where}: expected {kind.__name__}, not {raw!r:.80}")
+    return raw
+
+
+def _parse_dataclass(kind: type, raw: Any, where: str) -> Any:
+    if not isinstance(raw, dict):
+        raise ContractError(f"{where}: expected an object, not {raw!r:.80}")
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    if unknown := sorted(raw.keys() - fields.keys()):
+        raise ContractError(f"{where}: unknown keys {', '.join(unknown)}")
+    hints = _type_hints(kind)
+    values = {}
+    for name, known in fields.items():
+        if name in raw:
+            values[name] = _parse(hints[name], raw[name], f"{where}.{name}")
+        elif known.default is dataclasses.MISSING and known.default_factory is dataclasses.MISSING:
+            raise ContractError(f"{where}: key {name} is missing")
+    return kind(**values)
+
+
+@functools.cache
+def _type_hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
