@@ -25,7 +25,7 @@ import json
 import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Any, TypeVar
@@ -338,6 +338,8 @@ class Manifest:
     bytes_written: int
     topics: tuple[TopicResult, ...]
     bags: tuple[BagResult, ...]
+    replaces: tuple[str, ...] = ()
+    """The plan's: while it is not empty, the manifest counts only once its drive is committed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -406,7 +408,8 @@ def fold(plan: Plan, manifests: Sequence[Manifest]) -> DriveManifest:
                 problems.append(f"bag {bag.name}{place}: {damage.reason}")
             if bag.verified is False:
                 problems.append(
-                    f"bag {bag.name}: its index promises {bag.expected_messages} messages, {bag.messages} were found"
+                    f"bag {bag.name}: its index promises {bag.expected_messages} messages, "
+                    f"{bag.messages} were found"
                 )
         for topic in manifest.topics:
             total = tables.get(topic.table, TableTotal(topic.table, (), (), 0, 0, 0, 0))
@@ -460,6 +463,40 @@ def fold(plan: Plan, manifests: Sequence[Manifest]) -> DriveManifest:
         replaces=plan.replaces,
         covered=plan.covered,
     )
+
+
+def standing_manifests(manifests: Iterable[Manifest], commits: Iterable[DriveManifest]) -> list[Manifest]:
+    """The manifests whose rows are the drive's: of all its shard manifests and drive manifests.
+
+    A manifest is a commit of its own, but for two cases: a later commit has replaced its plan, or its plan
+    replaces others (``overwrite``) and is not committed yet, so that readers see the old or the new.
+    """
+    committed = {commit.plan_id for commit in commits}
+    superseded = {plan_id for commit in commits for plan_id in commit.replaces}
+    return [
+        manifest
+        for manifest in manifests
+        if manifest.plan_id not in superseded and (manifest.plan_id in committed or not manifest.replaces)
+    ]
+
+
+def covered_bags(standing: Iterable[Manifest], options: ExtractOptions) -> set[tuple[str, int, str]]:
+    """(name, size, ETag) of the bags that standing manifests cover whole, with equal options.
+
+    A bag that could not be read is not covered: another version of the engine may read it.
+    """
+    slices: dict[tuple[str, int, str], set[BagSlice]] = {}
+    for manifest in standing:
+        if manifest.options == options:
+            for bag in manifest.bags:
+                if bag.status is not BagStatus.UNREADABLE:
+                    place = dataclasses.replace(bag.slice, bag=0)
+                    slices.setdefault((bag.name, bag.size_bytes, bag.etag), set()).add(place)
+    return {
+        bag
+        for bag, done in slices.items()
+        if any(sum(each.count == of.count for each in done) == of.count for of in done)
+    }
 
 
 def _with(values: tuple[str, ...], value: str) -> tuple[str, ...]:

@@ -1,0 +1,284 @@
+"""Arrow columns to Parquet files: one file a table and shard, row groups bounded over all tables together."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ros_to_parquet.bag.model import Int64Array
+from ros_to_parquet.storage import Storage, Upload
+
+ROW_GROUP_BYTES = 64 << 20
+"""A table's row group is written when its rows take this many bytes in memory."""
+
+BUFFER_BYTES = 192 << 20
+"""Rows of all tables together that wait in memory; past it, the largest table writes a row group early."""
+
+COMPRESSION = "zstd"
+COMPRESSION_LEVEL = 1
+
+_SAMPLE_BYTES = 64 << 10
+_INCOMPRESSIBLE = 0.95
+
+LOG_TIME = pa.timestamp("us", tz="UTC")
+
+
+@dataclass(frozen=True, slots=True)
+class TableColumns:
+    """Which of the engine's own columns a table has beside the message's fields."""
+
+    stamp: bool
+    publish_time: bool
+    sequence: bool
+
+    def fields(self) -> list[pa.Field]:
+        fields = [
+            pa.field("log_time", LOG_TIME, nullable=False),
+            pa.field("log_time_ns", pa.int64(), nullable=False),
+        ]
+        if self.stamp:
+            fields += [
+                pa.field("stamp", LOG_TIME, nullable=False),
+                pa.field("stamp_ns", pa.int64(), nullable=False),
+            ]
+        if self.publish_time:
+            fields.append(pa.field("publish_time_ns", pa.int64(), nullable=False))
+        if self.sequence:
+            fields.append(pa.field("sequence", pa.int64(), nullable=False))
+        fields.append(pa.field("bag", pa.dictionary(pa.int32(), pa.string()), nullable=False))
+        return fields
+
+
+def int64_column(values: Int64Array) -> pa.Array:
+    """An Arrow view of ``values`` (``pa.array`` of a numpy array would import pandas)."""
+    values = np.ascontiguousarray(values)
+    return pa.Array.from_buffers(pa.int64(), len(values), [None, pa.py_buffer(values)])
+
+
+def time_column(times_ns: Int64Array) -> pa.Array:
+    """Nanoseconds as timestamps in microseconds, rounded down."""
+    values = np.floor_divide(times_ns, 1000)
+    return pa.Array.from_buffers(LOG_TIME, len(values), [None, pa.py_buffer(values)])
+
+
+def bag_column(rows: int, bag: int, names: pa.Array) -> pa.Array:
+    """``rows`` times entry ``bag`` of ``names``."""
+    indices = np.full(rows, bag, dtype=np.int32)
+    return pa.DictionaryArray.from_arrays(
+        pa.Array.from_buffers(pa.int32(), rows, [None, pa.py_buffer(indices)]), names
+    )
+
+
+def leaves(schema: pa.Schema) -> Iterator[tuple[str, pa.DataType]]:
+    """Parquet path and type of every leaf column, as ``pyarrow.parquet`` names them."""
+    for column in schema:
+        yield from _leaves(column.name, column.type)
+
+
+def _leaves(path: str, kind: pa.DataType) -> Iterator[tuple[str, pa.DataType]]:
+    if pa.types.is_struct(kind):
+        for child in kind:
+            yield from _leaves(f"{path}.{child.name}", child.type)
+    elif pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        yield from _leaves(f"{path}.list.element", kind.value_type)
+    else:
+        yield path, kind
+
+
+def writer_options(schema: pa.Schema, incompressible: Iterable[str] = ()) -> dict[str, Any]:
+    """Options of ``ParquetWriter``: an encoding that fits each leaf's type.
+
+    Byte-stream-split for floats, delta for integers and times, dictionary for strings alone; statistics on
+    all but blobs. ``incompressible`` are paths of leaves that are compressed already (JPEG and the like).
+    """
+    encodings: dict[str, str] = {}
+    dictionaries: list[str] = []
+    statistics: list[str] = []
+    codecs: dict[str, str] = {}
+    levels: dict[str, int] = {}
+    plain = set(incompressible)
+    for path, kind in leaves(schema):
+        if path in plain:
+            codecs[path] = "none"
+        else:
+            codecs[path] = COMPRESSION
+            levels[path] = COMPRESSION_LEVEL
+        if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind):
+            dictionaries.append(path)
+        elif pa.types.is_floating(kind) and not pa.types.is_float16(kind):
+            encodings[path] = "BYTE_STREAM_SPLIT"
+        elif pa.types.is_integer(kind) or pa.types.is_timestamp(kind):
+            encodings[path] = "DELTA_BINARY_PACKED"
+        if not _is_blob(kind):
+            statistics.append(path)
+    return {
+        "compression": codecs,
+        "compression_level": levels,
+        "use_dictionary": dictionaries or False,
+        "column_encoding": encodings or None,
+        "write_statistics": statistics or False,
+        "write_page_index": True,
+        "version": "2.6",
+    }
+
+
+def _is_blob(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+    )
+
+
+def incompressible_leaves(batch: pa.RecordBatch) -> list[str]:
+    """Paths of the blob columns of which a sample does not get smaller."""
+    found = []
+    codec = pa.Codec(COMPRESSION, compression_level=COMPRESSION_LEVEL)
+    for path, kind in leaves(batch.schema):
+        if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)) or "." in path:
+            continue
+        column = batch.column(path)
+        data = column.buffers()[-1]
+        if data is None or not data.size:
+            continue
+        middle = max(0, data.size // 2 - _SAMPLE_BYTES // 2)
+        sample = data.slice(middle, min(_SAMPLE_BYTES, data.size - middle))
+        if len(codec.compress(sample)) > _INCOMPRESSIBLE * sample.size:
+            found.append(path)
+    return found
+
+
+class _Sink(io.RawIOBase):
+    """An upload as the file object that Arrow writes to."""
+
+    def __init__(self, upload: Upload) -> None:
+        self._upload = upload
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        return self._upload.write(data)
+
+
+@dataclass(slots=True)
+class TableFile:
+    """One Parquet file in the making.
+
+    Rows are appended by one thread; row groups are encoded by the writer threads, one at a time a file.
+    """
+
+    path: str
+    schema: pa.Schema
+    upload: Upload
+    rows: int = 0
+    waiting: list[pa.RecordBatch] = field(default_factory=list)
+    waiting_bytes: int = 0
+    writer: pq.ParquetWriter | None = None
+    last: Future[None] | None = None
+
+    def encode(self, batches: Sequence[pa.RecordBatch], before: Future[None] | None) -> None:
+        """Writes ``batches`` as one row group, after the one before it."""
+        if before is not None:
+            before.result()
+        if self.writer is None:
+            options = writer_options(self.schema, incompressible_leaves(batches[0]))
+            self.writer = pq.ParquetWriter(
+                pa.PythonFile(_Sink(self.upload), mode="w"), self.schema, **options
+            )
+        table = pa.Table.from_batches(batches, self.schema)
+        self.writer.write_table(table, row_group_size=max(1, table.num_rows))
+
+
+class TableWriters:
+    """All Parquet files of a shard. Nothing is visible in the store before `publish`.
+
+    ``threads`` encode row groups while the caller goes on decoding; what waits for them is bounded.
+    """
+
+    def __init__(self, storage: Storage, output: str, *, threads: int = 2) -> None:
+        self._storage = storage
+        self._output = output
+        self._files: dict[str, TableFile] = {}
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="parquet")
+        self._in_flight: list[tuple[Future[None], int]] = []
+        self._in_flight_bytes = 0
+        self._waiting_bytes = 0
+        self._ended = threading.Event()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=kind is not None)
+        if not self._ended.is_set():
+            for file in self._files.values():
+                file.upload.abort()
+
+    def schema_of(self, path: str) -> pa.Schema | None:
+        """The schema of the file at ``path``, where it has been opened."""
+        file = self._files.get(path)
+        return None if file is None else file.schema
+
+    def open(self, path: str, schema: pa.Schema, metadata: Mapping[str, str]) -> None:
+        """Begins the file at ``path`` (relative to the output) with key-value ``metadata``."""
+        described = schema.with_metadata(
+            {key: value.encode("utf-8", "surrogateescape") for key, value in metadata.items()}
+        )
+        upload = self._storage.upload(f"{self._output}/{path}")
+        self._files[path] = TableFile(path, described, upload)
+
+    def append(self, path: str, columns: list[pa.Array]) -> None:
+        """Adds rows to the file at ``path``; may block while row groups are being encoded."""
+        file = self._files[path]
+        batch = pa.RecordBatch.from_arrays(columns, schema=file.schema)
+        size = batch.get_total_buffer_size()
+        file.waiting.append(batch)
+        file.waiting_bytes += size
+        file.rows += batch.num_rows
+        self._waiting_bytes += size
+        if file.waiting_bytes >= ROW_GROUP_BYTES:
+            self._flush(file)
+        elif self._waiting_bytes >= BUFFER_BYTES:
+            self._flush(max(self._files.values(), key=lambda candidate: candidate.waiting_bytes))
+
+    def _flush(self, file: TableFile) -> None:
+        batches, size = file.waiting, file.waiting_bytes
+        file.waiting, file.waiting_bytes = [], 0
+        self._waiting_bytes -= size
+        while self._in_flight and self._in_flight_bytes + size > BUFFER_BYTES:
+            self._settle_first()
+        file.last = self._pool.submit(file.encode, batches, file.last)
+        self._in_flight.append((file.last, size))
+        self._in_flight_bytes += size
+
+    def _settle_first(self) -> None:
+        future, size = self._in_flight.pop(0)
+        self._in_flight_bytes -= size
+        future.result()
+
+    def finish(self) -> dict[str, TableFile]:
+        """Encodes what waits and ends every file; returns them by path. They are not visible yet."""
+        for file in self._files.values():
+            if file.waiting or file.writer is None:
+                if not file.waiting:
+                    file.waiting = [pa.RecordBatch.from_pylist([], schema=file.schema)]
+                self._flush(file)
+        while self._in_flight:
+            self._settle_first()
+        for file in self._files.values():
+            assert file.writer is not None
+            file.writer.close()
+        return dict(self._files)
+
+    def publish(self) -> None:
+        """Makes every file visible; to be called once, after `finish`."""
+        for publication in [self._pool.submit(file.upload.publish) for file in self._files.values()]:
+            publication.result()
+        self._ended.set()

@@ -1,0 +1,580 @@
+"""Objects by URI, on S3 and on this machine's disk: one small set of verbs, one set of errors.
+
+S3 errors are translated here and nowhere else. What S3 promises is what the engine builds on: a put is
+all or nothing, a conditional put has one winner, a listing shows what was put before it.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import tempfile
+import threading
+import urllib.parse
+from collections import OrderedDict
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+PART_BYTES = 8 << 20
+"""Size of the parts of a multipart upload; what is smaller is put in one request."""
+
+READ_BYTES = 8 << 20
+"""Size of ranged reads; one is in flight ahead of the reader."""
+
+
+class StorageError(OSError):
+    """A store did not do what was asked; the message names the URI."""
+
+
+class NotFoundError(StorageError, FileNotFoundError):
+    """There is no such object or bucket."""
+
+
+class AccessDeniedError(StorageError, PermissionError):
+    """The store refused access."""
+
+
+class ExistsError(StorageError, FileExistsError):
+    """A conditional put found the object already there."""
+
+
+class ChangedError(StorageError):
+    """The object is no longer the one that was asked for."""
+
+
+class TransientError(StorageError):
+    """Throttling, a server error or the network, after the client's own retries: a later try may work."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """An object: its URI, size and ETag (on disk: size and time of modification)."""
+
+    uri: str
+    size_bytes: int
+    etag: str
+
+
+class Source(Protocol):
+    """An object opened for reading; see ``ros_to_parquet.bag.model.RandomAccess``."""
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    def read_at(self, offset: int, length: int) -> bytes: ...
+    def local_path(self) -> str: ...
+    def close(self) -> None: ...
+
+
+class Upload(Protocol):
+    """An object being written; it is not there until ``publish``, and never after ``abort``."""
+
+    uri: str
+    size_bytes: int
+
+    def write(self, data: Any) -> int: ...
+    def publish(self) -> None: ...
+    def abort(self) -> None: ...
+
+
+class Storage(Protocol):
+    """Verbs on URIs. All raise `StorageError` or one of its kinds."""
+
+    def head(self, uri: str) -> ObjectInfo: ...
+    def read(self, uri: str) -> bytes: ...
+    def write(self, uri: str, data: bytes) -> None: ...
+    def create(self, uri: str, data: bytes) -> None:
+        """Writes the object unless it exists (`ExistsError`); of two at once one wins."""
+        ...
+
+    def delete(self, uri: str) -> None:
+        """Deletes the object; no error where there is none."""
+        ...
+
+    def list(self, folder: str) -> Iterator[ObjectInfo]:
+        """Every object below ``folder`` (a URI; a final slash is implied), in no promised order."""
+        ...
+
+    def folders(self, folder: str) -> list[str]:
+        """Names of the folders directly below ``folder``, sorted."""
+        ...
+
+    def open(self, info: ObjectInfo) -> Source:
+        """The object for reading; reads raise `ChangedError` when its ETag is no longer ``info``'s."""
+        ...
+
+    def upload(self, uri: str) -> Upload: ...
+
+
+def join(base: str, key: str) -> str:
+    """``base`` (an output URI) and a relative key."""
+    return f"{base.rstrip('/')}/{key}"
+
+
+def normalize(location: str) -> str:
+    """A URI or path as a URI this module knows: ``s3://...`` as it is, anything else an absolute path."""
+    if location.startswith("s3://"):
+        return location.rstrip("/") if location.count("/") > 2 else location
+    scheme, separator, _ = location.partition("://")
+    if separator:
+        if scheme == "file":
+            return urllib.parse.unquote(urllib.parse.urlsplit(location).path)
+        raise StorageError(f"{location}: no support for {scheme}://; use s3:// or a path")
+    return str(Path(location).expanduser().absolute())
+
+
+def open_storage(uri: str) -> Storage:
+    """The storage that ``uri`` lives on."""
+    return S3Storage() if uri.startswith("s3://") else LocalStorage()
+
+
+# --- this machine -----------------------------------------------------------------------------------
+
+
+@contextmanager
+def _local_errors(path: str) -> Iterator[None]:
+    try:
+        yield
+    except StorageError:
+        raise
+    except FileExistsError as error:
+        raise ExistsError(f"{path}: already there") from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotFoundError(f"{path}: no such file") from error
+    except PermissionError as error:
+        raise AccessDeniedError(f"{path}: permission denied") from error
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror or error}") from error
+
+
+def _local_info(path: Path) -> ObjectInfo:
+    stat = path.stat()
+    return ObjectInfo(str(path), stat.st_size, f"{stat.st_size}-{stat.st_mtime_ns}")
+
+
+class LocalStorage:
+    """Files by absolute path."""
+
+    def head(self, uri: str) -> ObjectInfo:
+        with _local_errors(uri):
+            if Path(uri).is_dir():
+                raise NotFoundError(f"{uri}: a folder, not a file")
+            return _local_info(Path(uri))
+
+    def read(self, uri: str) -> bytes:
+        with _local_errors(uri):
+            return Path(uri).read_bytes()
+
+    def write(self, uri: str, data: bytes) -> None:
+        upload = LocalUpload(uri)
+        upload.write(data)
+        upload.publish()
+
+    def create(self, uri: str, data: bytes) -> None:
+        upload = LocalUpload(uri)
+        upload.write(data)
+        upload.publish(exclusive=True)
+
+    def delete(self, uri: str) -> None:
+        with _local_errors(uri):
+            Path(uri).unlink(missing_ok=True)
+            for folder in Path(uri).parents:
+                try:
+                    folder.rmdir()
+                except OSError:
+                    break  # not empty: as on S3, a folder lives as long as what is in it
+
+    def list(self, folder: str) -> Iterator[ObjectInfo]:
+        with _local_errors(folder):
+            for path in Path(folder).rglob("*"):
+                if path.is_file() and not path.name.startswith(LocalUpload.PARTIAL):
+                    yield _local_info(path)
+
+    def folders(self, folder: str) -> list[str]:
+        with _local_errors(folder):
+            if not Path(folder).is_dir():
+                return []
+            return sorted(entry.name for entry in Path(folder).iterdir() if entry.is_dir())
+
+    def open(self, info: ObjectInfo) -> LocalSource:
+        return LocalSource(info)
+
+    def upload(self, uri: str) -> LocalUpload:
+        return LocalUpload(uri)
+
+
+class LocalSource:
+    """A file opened for positioned reads."""
+
+    def __init__(self, info: ObjectInfo) -> None:
+        with _local_errors(info.uri):
+            self._file = Path(info.uri).open("rb")
+            if info.etag and _local_info(Path(info.uri)).etag != info.etag:
+                self._file.close()
+                raise ChangedError(f"{info.uri}: changed since it was planned")
+        self._info = info
+        self.size = os.fstat(self._file.fileno()).st_size
+
+    @property
+    def name(self) -> str:
+        return self._info.uri
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        with _local_errors(self.name):
+            data = os.pread(self._file.fileno(), length, offset)
+            while 0 < len(data) < length and (
+                more := os.pread(self._file.fileno(), length - len(data), offset + len(data))
+            ):
+                data += more  # one pread stops at 2 GiB
+            return data
+
+    def local_path(self) -> str:
+        return self.name
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class LocalUpload:
+    """A file written beside its place and moved there when published."""
+
+    PARTIAL = ".partial-"
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.size_bytes = 0
+        with _local_errors(uri):
+            Path(uri).parent.mkdir(parents=True, exist_ok=True)
+            handle, self._partial = tempfile.mkstemp(prefix=self.PARTIAL, dir=Path(uri).parent)
+            self._file = os.fdopen(handle, "wb")
+
+    def write(self, data: Any) -> int:
+        with _local_errors(self.uri):
+            written = self._file.write(data)
+        self.size_bytes += written
+        return written
+
+    def publish(self, *, exclusive: bool = False) -> None:
+        with _local_errors(self.uri):
+            self._file.close()
+            Path(self._partial).chmod(0o666 & ~_UMASK)
+            if not exclusive:
+                Path(self._partial).replace(self.uri)
+                return
+            try:
+                Path(self.uri).hardlink_to(self._partial)
+            finally:
+                Path(self._partial).unlink()
+
+    def abort(self) -> None:
+        self._file.close()
+        Path(self._partial).unlink(missing_ok=True)
+
+
+def _read_umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+_UMASK = _read_umask()
+
+
+# --- S3 ---------------------------------------------------------------------------------------------
+
+_NOT_FOUND = {"NoSuchKey", "NoSuchBucket", "NoSuchUpload", "NotFound", "404"}
+_DENIED = {
+    "AccessDenied",
+    "403",
+    "Forbidden",
+    "AllAccessDisabled",
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "ExpiredToken",
+    "KMS.DisabledException",
+    "KMS.AccessDeniedException",
+}
+_CONDITION = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
+
+
+@contextmanager
+def _s3_errors(uri: str) -> Iterator[None]:
+    from botocore.exceptions import (
+        BotoCoreError,
+        ClientError,
+        ConnectionError as S3ConnectionError,
+        HTTPClientError,
+        IncompleteReadError,
+        NoCredentialsError,
+        ResponseStreamingError,
+    )
+
+    try:
+        yield
+    except ClientError as error:
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        said = f"{uri}: {code}: {error.response.get('Error', {}).get('Message', '')}".rstrip(": ")
+        if code in _CONDITION:
+            raise ChangedError(said) from error
+        if code in _NOT_FOUND:
+            raise NotFoundError(said) from error
+        if code == "InvalidObjectState":
+            raise AccessDeniedError(f"{uri}: archived (Glacier); restore it first") from error
+        if code in _DENIED or status == 403:
+            raise AccessDeniedError(said) from error
+        if status >= 500 or code in {"SlowDown", "Throttling", "ThrottlingException", "RequestTimeout"}:
+            raise TransientError(said) from error
+        raise StorageError(said) from error
+    except NoCredentialsError as error:
+        raise AccessDeniedError(f"{uri}: no AWS credentials found") from error
+    except (S3ConnectionError, HTTPClientError, IncompleteReadError, ResponseStreamingError) as error:
+        raise TransientError(f"{uri}: {error}") from error
+    except BotoCoreError as error:
+        raise StorageError(f"{uri}: {error}") from error
+
+
+def split_s3(uri: str) -> tuple[str, str]:
+    """Bucket and key of an ``s3://`` URI."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return bucket, key
+
+
+_client_lock = threading.Lock()
+_client: S3Client | None = None
+
+
+def s3_client() -> S3Client:
+    """The process' S3 client: credentials, region and endpoint as boto3 finds them."""
+    global _client
+    with _client_lock:
+        if _client is None:
+            import boto3
+            from botocore.config import Config
+
+            retries: Any = {"mode": "standard", "total_max_attempts": 8}
+            config = Config(
+                retries=retries,
+                max_pool_connections=32,
+                connect_timeout=10,
+                read_timeout=60,
+                s3={"addressing_style": "path"} if _has_endpoint() else {},
+            )
+            _client = boto3.client("s3", config=config)
+        return _client
+
+
+def _has_endpoint() -> bool:
+    # A server on one address has no bucket.host names to resolve.
+    return bool(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"))
+
+
+class S3Storage:
+    """Objects by ``s3://bucket/key``."""
+
+    def head(self, uri: str) -> ObjectInfo:
+        bucket, key = split_s3(uri)
+        with _s3_errors(uri):
+            found = s3_client().head_object(Bucket=bucket, Key=key)
+        return ObjectInfo(uri, found["ContentLength"], found["ETag"].strip('"'))
+
+    def read(self, uri: str) -> bytes:
+        bucket, key = split_s3(uri)
+        with _s3_errors(uri):
+            return s3_client().get_object(Bucket=bucket, Key=key)["Body"].read()
+
+    def write(self, uri: str, data: bytes) -> None:
+        bucket, key = split_s3(uri)
+        with _s3_errors(uri):
+            s3_client().put_object(Bucket=bucket, Key=key, Body=data)
+
+    def create(self, uri: str, data: bytes) -> None:
+        bucket, key = split_s3(uri)
+        try:
+            with _s3_errors(uri):
+                s3_client().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+        except ChangedError as error:
+            raise ExistsError(f"{uri}: already there") from error
+
+    def delete(self, uri: str) -> None:
+        bucket, key = split_s3(uri)
+        with _s3_errors(uri):
+            s3_client().delete_object(Bucket=bucket, Key=key)
+
+    def list(self, folder: str) -> Iterator[ObjectInfo]:
+        bucket, key = split_s3(folder)
+        prefix = f"{key.rstrip('/')}/" if key else ""
+        with _s3_errors(folder):
+            for page in s3_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+                for item in page.get("Contents", []):
+                    yield ObjectInfo(f"s3://{bucket}/{item['Key']}", item["Size"], item["ETag"].strip('"'))
+
+    def folders(self, folder: str) -> list[str]:
+        bucket, key = split_s3(folder)
+        prefix = f"{key.rstrip('/')}/" if key else ""
+        pages = s3_client().get_paginator("list_objects_v2")
+        with _s3_errors(folder):
+            return sorted(
+                item["Prefix"].removeprefix(prefix).rstrip("/")
+                for page in pages.paginate(Bucket=bucket, Prefix=prefix, Delimiter="/")
+                for item in page.get("CommonPrefixes", [])
+            )
+
+    def open(self, info: ObjectInfo) -> S3Source:
+        return S3Source(info)
+
+    def upload(self, uri: str) -> S3Upload:
+        return S3Upload(uri)
+
+
+class S3Source:
+    """An object read by ranges, the next one in flight while the reader works on the last."""
+
+    _KEPT_RANGES = 3
+
+    def __init__(self, info: ObjectInfo) -> None:
+        self._info = info
+        self._bucket, self._key = split_s3(info.uri)
+        self.size = info.size_bytes
+        self._ranges: OrderedDict[int, Future[bytes]] = OrderedDict()
+        self._pool = ThreadPoolExecutor(2, thread_name_prefix="s3-read")
+        self._scratch: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self._info.uri
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        end = min(offset + length, self.size)
+        pieces = []
+        while offset < end:
+            number, start = divmod(offset, READ_BYTES)
+            data = self._range(number)
+            piece = data[start : start + end - offset] if start or end - offset < len(data) else data
+            pieces.append(piece)
+            offset += len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _range(self, number: int) -> bytes:
+        self._request(number)
+        data = self._ranges[number].result()
+        if number - 1 in self._ranges or number == 0:  # read forward: the next range will be wanted
+            self._request(number + 1)
+        self._ranges.move_to_end(number)
+        while len(self._ranges) > self._KEPT_RANGES:
+            self._ranges.popitem(last=False)
+        return data
+
+    def _request(self, number: int) -> None:
+        if number not in self._ranges and number * READ_BYTES < self.size:
+            self._ranges[number] = self._pool.submit(self._fetch, number)
+
+    def _fetch(self, number: int) -> bytes:
+        start = number * READ_BYTES
+        end = min(start + READ_BYTES, self.size)
+        attempts = 3
+        while True:
+            try:
+                return self._get(start, end)
+            except ChangedError as error:
+                raise ChangedError(f"{self.name}: changed since it was planned") from error
+            except TransientError:  # a body cut off in the middle, which the client itself does not repeat
+                attempts -= 1
+                if not attempts:
+                    raise
+
+    def _get(self, start: int, end: int) -> bytes:
+        with _s3_errors(self.name):
+            condition: Any = {"IfMatch": self._info.etag} if self._info.etag else {}
+            answer = s3_client().get_object(
+                Bucket=self._bucket, Key=self._key, Range=f"bytes={start}-{end - 1}", **condition
+            )
+            data = answer["Body"].read()
+        if len(data) != end - start:
+            raise TransientError(f"{self.name}: got {len(data)} of {end - start} bytes at {start}")
+        return data
+
+    def local_path(self) -> str:
+        if self._scratch is None:
+            folder = tempfile.mkdtemp(prefix="ros-to-parquet-")
+            self._scratch = str(Path(folder) / Path(self._key).name)
+            with _local_errors(self._scratch), Path(self._scratch).open("wb") as file:
+                for start in range(0, self.size, READ_BYTES):
+                    file.write(self.read_at(start, READ_BYTES))
+        return self._scratch
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        if self._scratch is not None:
+            shutil.rmtree(Path(self._scratch).parent, ignore_errors=True)
+            self._scratch = None
+
+
+class S3Upload:
+    """One put where what is written is small; else a multipart upload that ``publish`` completes."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.size_bytes = 0
+        self._bucket, self._key = split_s3(uri)
+        self._buffer = io.BytesIO()
+        self._upload_id: str | None = None
+        self._etags: list[str] = []
+
+    def write(self, data: Any) -> int:
+        written = self._buffer.write(data)
+        self.size_bytes += written
+        if self._buffer.tell() >= PART_BYTES:
+            self._send_part()
+        return written
+
+    def _send_part(self) -> None:
+        with _s3_errors(self.uri):
+            if self._upload_id is None:
+                started = s3_client().create_multipart_upload(Bucket=self._bucket, Key=self._key)
+                self._upload_id = started["UploadId"]
+            part = s3_client().upload_part(
+                Bucket=self._bucket,
+                Key=self._key,
+                UploadId=self._upload_id,
+                PartNumber=len(self._etags) + 1,
+                Body=self._buffer.getvalue(),
+            )
+        self._etags.append(part["ETag"])
+        self._buffer = io.BytesIO()
+
+    def publish(self) -> None:
+        if self._upload_id is None:
+            with _s3_errors(self.uri):
+                s3_client().put_object(Bucket=self._bucket, Key=self._key, Body=self._buffer.getvalue())
+            return
+        if self._buffer.tell():
+            self._send_part()
+        with _s3_errors(self.uri):
+            s3_client().complete_multipart_upload(
+                Bucket=self._bucket,
+                Key=self._key,
+                UploadId=self._upload_id,
+                MultipartUpload={
+                    "Parts": [
+                        {"ETag": etag, "PartNumber": number}
+                        for number, etag in enumerate(self._etags, start=1)
+                    ]
+                },
+            )
+
+    def abort(self) -> None:
+        if self._upload_id is not None:
+            with _s3_errors(self.uri):
+                s3_client().abort_multipart_upload(
+                    Bucket=self._bucket, Key=self._key, UploadId=self._upload_id
+                )
