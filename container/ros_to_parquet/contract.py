@@ -121,7 +121,7 @@ class PlannedBag:
     Attributes:
         uri: ``s3://bucket/key`` or a local path.
         name: the file's path below the drive's prefix; the ``bag`` column of its rows.
-        format: ``rosbag1``, ``mcap`` or ``sqlite3``.
+        format: ``rosbag1``, ``mcap`` or ``sqlite3``, as its name says; the engine looks at the bytes.
         size_bytes: size when planned.
         etag: the store's ETag when planned; empty where the store has none.
         recording: the rosbag2 folder that holds it (its path below the prefix), or ``name`` itself.
@@ -284,6 +284,8 @@ class TopicResult:
     files: tuple[OutputFile, ...]
     rejects: tuple[Reject, ...]
     """The first `MAX_REASONS` of them."""
+    remark: str = ""
+    """What a reader of the table should know, e.g. that the bag's own definition did not fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -428,6 +430,8 @@ def fold(plan: Plan, manifests: Sequence[Manifest]) -> DriveManifest:
                     f"topic {topic.topic}: {topic.rejected} of {topic.messages} messages rejected; "
                     f"the first: bag {first.bag} at offset {first.offset}: {first.reason}"
                 )
+            if topic.remark:
+                problems.append(f"topic {topic.topic}: {topic.remark}")
     rejected = sum(table.rejected for table in tables.values())
     unreadable = sum(status is BagStatus.UNREADABLE for status in statuses.values())
     damaged = sum(status is BagStatus.DAMAGED for status in statuses.values())

@@ -49,7 +49,7 @@ def read_drive(storage: Storage, output: str, drive_id: str) -> DriveRecord:
 
 
 def _objects(storage: Storage, folder: str) -> Iterable[tuple[str, bytes]]:
-    for info in storage.list(folder):
+    for info in storage.objects(folder):
         name = info.uri.rpartition("/")[2]
         if name.endswith(".json") and not name.endswith((".started.json", ".failed.json")):
             yield name, storage.read(info.uri)
@@ -86,14 +86,17 @@ def read_manifests(storage: Storage, plan: Plan) -> list[Manifest]:
 
 
 def sweep(storage: Storage, plan: Plan) -> list[str]:
-    """Removes the drive's files that no manifest names, and the manifests of replaced plans; returns the URIs."""
+    """Removes the drive's files that no manifest names, and the manifests of replaced plans.
+
+    Returns the URIs of what it removed.
+    """
     record = read_drive(storage, plan.output, plan.drive_id)
     kept = [manifest for manifest in record.manifests if manifest.plan_id not in record.superseded]
     named = {file.path for manifest in kept for topic in manifest.topics for file in topic.files}
     orphans = [uri for uri, path in _drive_files(storage, plan) if path not in named]
     for replaced in record.superseded:
         folder = join(plan.output, contract.manifest_folder(plan.drive_id, replaced))
-        orphans += [info.uri for info in storage.list(folder)]
+        orphans += [info.uri for info in storage.objects(folder)]
     for uri in orphans:
         storage.delete(uri)
     return orphans
@@ -105,7 +108,7 @@ def _drive_files(storage: Storage, plan: Plan) -> Iterable[tuple[str, str]]:
             continue
         for schema in storage.folders(join(plan.output, table)):
             folder = f"{table}/{schema}/drive_id={plan.drive_id}"
-            for info in storage.list(join(plan.output, folder)):
+            for info in storage.objects(join(plan.output, folder)):
                 yield info.uri, f"{folder}/{info.uri.rpartition('/')[2]}"
 
 
@@ -118,6 +121,12 @@ def release_lease(storage: Storage, plan: Plan) -> None:
         return
     if lease.plan_id == plan.plan_id:
         storage.delete(uri)
+
+
+def describe(lease: contract.Lease) -> str:
+    """Who has the lease, and since when."""
+    owner = lease.run.dag_id or "the command line"
+    return f"run {lease.run.run_id} of {owner} has it since {lease.acquired_at}"
 
 
 # --- reading ----------------------------------------------------------------------------------------

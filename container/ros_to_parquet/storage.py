@@ -100,7 +100,7 @@ class Storage(Protocol):
         """Deletes the object; no error where there is none."""
         ...
 
-    def list(self, folder: str) -> Iterator[ObjectInfo]:
+    def objects(self, folder: str) -> Iterator[ObjectInfo]:
         """Every object below ``folder`` (a URI; a final slash is implied), in no promised order."""
         ...
 
@@ -193,7 +193,7 @@ class LocalStorage:
                 except OSError:
                     break  # not empty: as on S3, a folder lives as long as what is in it
 
-    def list(self, folder: str) -> Iterator[ObjectInfo]:
+    def objects(self, folder: str) -> Iterator[ObjectInfo]:
         with _local_errors(folder):
             for path in Path(folder).rglob("*"):
                 if path.is_file() and not path.name.startswith(LocalUpload.PARTIAL):
@@ -217,7 +217,7 @@ class LocalSource:
 
     def __init__(self, info: ObjectInfo) -> None:
         with _local_errors(info.uri):
-            self._file = Path(info.uri).open("rb")
+            self._file = Path(info.uri).open("rb")  # noqa: SIM115 (closed by close)
             if info.etag and _local_info(Path(info.uri)).etag != info.etag:
                 self._file.close()
                 raise ChangedError(f"{info.uri}: changed since it was planned")
@@ -308,19 +308,11 @@ _CONDITION = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
 
 @contextmanager
 def _s3_errors(uri: str) -> Iterator[None]:
-    from botocore.exceptions import (
-        BotoCoreError,
-        ClientError,
-        ConnectionError as S3ConnectionError,
-        HTTPClientError,
-        IncompleteReadError,
-        NoCredentialsError,
-        ResponseStreamingError,
-    )
+    from botocore import exceptions as aws
 
     try:
         yield
-    except ClientError as error:
+    except aws.ClientError as error:
         code = str(error.response.get("Error", {}).get("Code", ""))
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         said = f"{uri}: {code}: {error.response.get('Error', {}).get('Message', '')}".rstrip(": ")
@@ -335,11 +327,16 @@ def _s3_errors(uri: str) -> Iterator[None]:
         if status >= 500 or code in {"SlowDown", "Throttling", "ThrottlingException", "RequestTimeout"}:
             raise TransientError(said) from error
         raise StorageError(said) from error
-    except NoCredentialsError as error:
+    except aws.NoCredentialsError as error:
         raise AccessDeniedError(f"{uri}: no AWS credentials found") from error
-    except (S3ConnectionError, HTTPClientError, IncompleteReadError, ResponseStreamingError) as error:
+    except (
+        aws.ConnectionError,
+        aws.HTTPClientError,
+        aws.IncompleteReadError,
+        aws.ResponseStreamingError,
+    ) as error:
         raise TransientError(f"{uri}: {error}") from error
-    except BotoCoreError as error:
+    except aws.BotoCoreError as error:
         raise StorageError(f"{uri}: {error}") from error
 
 
@@ -410,7 +407,7 @@ class S3Storage:
         with _s3_errors(uri):
             s3_client().delete_object(Bucket=bucket, Key=key)
 
-    def list(self, folder: str) -> Iterator[ObjectInfo]:
+    def objects(self, folder: str) -> Iterator[ObjectInfo]:
         bucket, key = split_s3(folder)
         prefix = f"{key.rstrip('/')}/" if key else ""
         with _s3_errors(folder):

@@ -1,0 +1,321 @@
+"""``ros-to-parquet``: the engine's command line. What AWS Batch runs is ``ros-to-parquet run``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+from ros_to_parquet import __version__, contract
+from ros_to_parquet.contract import EXIT_CODE_HELP, ContractError, ExitCode
+from ros_to_parquet.log import event, now
+
+if TYPE_CHECKING:
+    from ros_to_parquet.contract import Manifest, Plan
+
+# Heavy imports (numpy, pyarrow, boto3) happen in the commands that need them: --version and --help are for
+# people, and a container's health check.
+
+ALLOW_VARIABLE = "ROS_TO_PARQUET_ALLOW"
+"""Environment variable: comma-separated URIs below which plans, bags and outputs must lie."""
+
+
+class TerminatedError(Exception):
+    """SIGTERM: a reclaimed instance, a timeout, or somebody ended the job."""
+
+
+class UsageError(ValueError):
+    """Arguments that each parse but do not go together."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line's parser."""
+    codes = "\n".join(f"  {int(code):>3}  {EXIT_CODE_HELP[code]}" for code in ExitCode)
+    parser = argparse.ArgumentParser(
+        prog="ros-to-parquet",
+        description="ROS bags (.bag, .mcap, .db3) to typed Parquet tables, without ROS.",
+        epilog=f"exit codes:\n{codes}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"ros-to-parquet {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    extract = commands.add_parser(
+        "extract",
+        help="bags to Parquet, on this machine",
+        description="Extracts bags into a lake: one table a topic, in OUTPUT/TABLE/schema=.../drive_id=ID/. "
+        "Bags that the lake has already are left out.",
+    )
+    extract.add_argument(
+        "bags", nargs="+", metavar="BAG", help="bag file, rosbag2 folder or folder of bags; path or s3://"
+    )
+    extract.add_argument("--output", required=True, metavar="DIR_OR_S3_URI", help="where the lake is")
+    extract.add_argument(
+        "--drive-id", metavar="ID", help="default: the name of the bag, or of the folder of several"
+    )
+    extract.add_argument(
+        "--topics",
+        nargs="+",
+        default=["*"],
+        metavar="GLOB",
+        help="topics to take; * crosses / (default: all)",
+    )
+    extract.add_argument(
+        "--exclude", nargs="+", default=[], metavar="GLOB", help="topics to leave out; wins over --topics"
+    )
+    extract.add_argument("--overwrite", action="store_true", help="replace what the lake has of this drive")
+    extract.add_argument(
+        "--strict", action="store_true", help=f"exit {int(ExitCode.STRICT)} on rejects or damage"
+    )
+    extract.add_argument("--take-over", action="store_true", help="go on although another run has the drive")
+    extract.set_defaults(call=command_extract)
+
+    info = commands.add_parser(
+        "info", help="what is in a bag", description="Topics, types, counts, times, compression."
+    )
+    info.add_argument("bag", metavar="BAG", help="bag file; path or s3://")
+    info.add_argument("--json", action="store_true", help="as JSON")
+    info.set_defaults(call=command_info)
+
+    run = commands.add_parser(
+        "run",
+        help="one shard of a plan: what an AWS Batch job runs",
+        description="Runs one shard of a plan. In an array job the shard is AWS_BATCH_JOB_ARRAY_INDEX, or "
+        f"that entry of the index map. {ALLOW_VARIABLE} limits where plan, bags and output may lie.",
+    )
+    run.add_argument("--plan", required=True, metavar="URI")
+    run.add_argument("--plan-sha256", metavar="HEX", help="refuse another plan")
+    run.add_argument("--shard", type=int, metavar="N", help="for a job that is not an array")
+    run.add_argument("--index-map", metavar="URI", help="the generation: which shard each array index runs")
+    run.add_argument("--index-map-sha256", metavar="HEX", help="refuse another generation")
+    run.set_defaults(call=command_run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code. Every error a user can cause is one line, no traceback."""
+    arguments = build_parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return int(arguments.call(arguments))
+    except KeyboardInterrupt:
+        return _fail("interrupted", ExitCode.RETRY)
+    except Exception as error:  # noqa: BLE001 (the edge: each becomes an exit code and a line)
+        code, reason = explain(error)
+        return _fail(reason, code)
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise TerminatedError("ended by SIGTERM; nothing of this attempt is visible, run it again")
+
+
+def _fail(reason: str, code: ExitCode) -> int:
+    event("failed", exit_code=int(code), reason=reason)
+    return int(code)
+
+
+def explain(error: Exception) -> tuple[ExitCode, str]:
+    """Exit code and reason of whatever a command raised. An unexpected error's traceback is printed."""
+    from ros_to_parquet import storage
+    from ros_to_parquet.bag.model import BagError
+    from ros_to_parquet.run import ShardError
+
+    match error:
+        case ShardError():
+            return error.exit_code, str(error)
+        case BagError():
+            return ExitCode.BAG_UNREADABLE, str(error)
+        case UsageError():
+            return ExitCode.USAGE, str(error)
+        case ContractError():
+            return ExitCode.PLAN_REFUSED, str(error)
+        case TerminatedError() | storage.TransientError():
+            return ExitCode.RETRY, str(error)
+        case storage.AccessDeniedError():
+            return ExitCode.ACCESS_DENIED, str(error)
+        case storage.NotFoundError():
+            return ExitCode.INPUT_MISSING, str(error)
+        case storage.StorageError():
+            return ExitCode.OUTPUT_FAILED, str(error)
+        case MemoryError():
+            return ExitCode.OUT_OF_MEMORY, "out of memory; give the job more"
+        case _:
+            traceback.print_exception(error)
+            return ExitCode.ENGINE_ERROR, f"{type(error).__name__}: {error}"
+
+
+# --- run --------------------------------------------------------------------------------------------
+
+
+def command_run(arguments: argparse.Namespace) -> int:
+    from ros_to_parquet import run
+    from ros_to_parquet.storage import join, open_storage
+
+    job = run.JobIdentity.from_environment()
+    plan = load_plan(arguments.plan, arguments.plan_sha256)
+    shard = _shard_number(arguments, plan)
+    check_allowed(plan, arguments.plan)
+    try:
+        manifest = run.run_shard(plan, shard, job)
+    except Exception as error:  # noqa: BLE001 (each becomes an exit code and a record)
+        code, reason = explain(error)
+        record = contract.FailedRecord(plan.plan_id, shard, job.job_id, job.attempt, int(code), reason, now())
+        uri = join(plan.output, contract.failed_key(plan.drive_id, plan.plan_id, shard))
+        _record_failure(open_storage(plan.output).write, uri, record)
+        return _fail(reason, code)
+    return int(run.exit_code(manifest))
+
+
+def _record_failure(write: Callable[[str, bytes], None], uri: str, record: contract.FailedRecord) -> None:
+    from ros_to_parquet.storage import StorageError
+
+    try:
+        write(uri, contract.to_json(record))
+    except StorageError as error:  # the store may be what failed: the exit code and the log still say it
+        event("failure_not_recorded", uri=uri, reason=str(error))
+
+
+def load_plan(uri: str, digest: str | None) -> Plan:
+    """The plan at ``uri``.
+
+    Raises:
+        ContractError: not a plan of this contract, or not the one with SHA-256 ``digest``.
+    """
+    return contract.from_json(contract.Plan, _read_checked(uri, digest), where=uri)
+
+
+def _read_checked(uri: str, digest: str | None) -> bytes:
+    from ros_to_parquet.storage import normalize, open_storage
+
+    uri = normalize(uri)
+    data = open_storage(uri).read(uri)
+    if digest is not None and contract.sha256(data) != digest:
+        raise ContractError(f"{uri}: its SHA-256 is {contract.sha256(data)}, the job was given {digest}")
+    return data
+
+
+def _shard_number(arguments: argparse.Namespace, plan: Plan) -> int:
+    index = os.environ.get("AWS_BATCH_JOB_ARRAY_INDEX")
+    if arguments.shard is not None:
+        shard = int(arguments.shard)
+    elif index is not None:
+        shard = int(index)
+    elif len(plan.shards) == 1:
+        shard = 0
+    else:
+        raise UsageError(
+            f"the plan has {len(plan.shards)} shards: --shard says which (an array job knows by itself)"
+        )
+    if arguments.index_map is not None:
+        where = arguments.index_map
+        generation = contract.from_json(
+            contract.Generation, _read_checked(where, arguments.index_map_sha256), where=where
+        )
+        if generation.plan_id != plan.plan_id:
+            raise ContractError(f"{where}: is of plan {generation.plan_id}, not of {plan.plan_id}")
+        if not 0 <= shard < len(generation.shards):
+            raise ContractError(f"{where}: has {len(generation.shards)} entries, this is array index {shard}")
+        shard = generation.shards[shard]
+    if not 0 <= shard < len(plan.shards):
+        raise ContractError(f"{arguments.plan}: has {len(plan.shards)} shards, there is no shard {shard}")
+    return shard
+
+
+def check_allowed(plan: Plan, plan_uri: str) -> None:
+    """Raises `ContractError` if the deployment's allow-list leaves out the plan, a bag or the output."""
+    allowed = [entry.strip() for entry in os.environ.get(ALLOW_VARIABLE, "").split(",") if entry.strip()]
+    if not allowed:
+        return
+    bases = [f"{entry.rstrip('/')}/" for entry in allowed]
+    for uri in [plan_uri, f"{plan.output}/", *(bag.uri for bag in plan.bags)]:
+        if not any(uri.startswith(base) for base in bases) or "/../" in uri:
+            raise ContractError(
+                f"drive {plan.drive_id}: {uri} is outside of what this deployment allows "
+                f"({ALLOW_VARIABLE}: {', '.join(allowed)})"
+            )
+
+
+# --- extract ----------------------------------------------------------------------------------------
+
+
+def command_extract(arguments: argparse.Namespace) -> int:
+    from ros_to_parquet import lake, run
+    from ros_to_parquet.local_plan import make_plan
+    from ros_to_parquet.progress import Progress
+    from ros_to_parquet.storage import open_storage
+
+    options = contract.ExtractOptions(tuple(arguments.topics), tuple(arguments.exclude), arguments.strict)
+    made = make_plan(
+        arguments.bags,
+        output=arguments.output,
+        drive_id=arguments.drive_id,
+        options=options,
+        overwrite=arguments.overwrite,
+        take_over=arguments.take_over,
+    )
+    for name in made.ignored:
+        event("not_a_bag", name=name)
+    for name in made.covered:
+        event("already_in_the_lake", bag=name)
+    if not made.shards:
+        print(
+            f"Nothing to do: {made.output} has all {len(made.covered)} bags of drive {made.drive_id} already."
+        )
+        return int(ExitCode.OK)
+    try:
+        with Progress(sum(bag.size_bytes for bag in made.bags)) as progress:
+            manifest = run.run_shard(made, 0, run.JobIdentity("", 1, ""), progress=progress.show)
+    finally:  # nobody else will come back for it
+        lake.release_lease(open_storage(made.output), made)
+    print_extracted(made, manifest)
+    return int(run.exit_code(manifest))
+
+
+def print_extracted(plan: Plan, manifest: Manifest) -> None:
+    """Prints what became of each bag and topic."""
+    rows = [
+        (topic.topic, topic.type_name, f"{topic.rows:,}", f"{topic.rejected:,}" if topic.rejected else "")
+        for topic in manifest.topics
+    ]
+    print_table(("topic", "type", "rows", "rejected"), rows)
+    for problem in contract.fold(plan, [manifest]).problems:
+        print(f"! {problem}")
+    count = sum(topic.rows for topic in manifest.topics)
+    size = manifest.bytes_read / 1e6
+    speed = f", {size / manifest.seconds:.0f} MB/s" if manifest.seconds > 0.01 else ""
+    print(f"{count:,} rows from {len(manifest.bags)} bags, {size:,.1f} MB in {manifest.seconds:.1f} s{speed}")
+    print(f"{plan.output}/*/*/drive_id={plan.drive_id}/*.parquet")
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Prints aligned columns: numbers to the right, everything else to the left."""
+    widths = [max(len(row[place]) for row in (header, *rows)) for place in range(len(header))]
+    for row in (header, *rows):
+        cells = (
+            cell.rjust(width) if cell[-1:].isdigit() and cell[0].isdigit() else cell.ljust(width)
+            for cell, width in zip(row, widths, strict=True)
+        )
+        print("  ".join(cells).rstrip())
+
+
+# --- info -------------------------------------------------------------------------------------------
+
+
+def command_info(arguments: argparse.Namespace) -> int:
+    from ros_to_parquet.info import read_info
+
+    info = read_info(arguments.bag)
+    if arguments.json:
+        print(json.dumps(info.as_dict(), indent=2))
+    else:
+        info.print()
+    return int(ExitCode.OK)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

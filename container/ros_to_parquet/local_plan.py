@@ -1,0 +1,148 @@
+"""Plans of the command line: one drive from paths or URIs, one shard, no Airflow."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterable, Sequence
+
+from ros_to_parquet import contract, lake
+from ros_to_parquet.contract import ExitCode, ExtractOptions, PlannedBag
+from ros_to_parquet.log import now
+from ros_to_parquet.run import ShardError
+from ros_to_parquet.storage import (
+    ExistsError,
+    NotFoundError,
+    ObjectInfo,
+    Storage,
+    join,
+    normalize,
+    open_storage,
+)
+
+FORMATS = {".bag": "rosbag1", ".mcap": "mcap", ".db3": "sqlite3"}
+
+_METADATA = "metadata.yaml"
+
+
+def make_plan(
+    bags: Sequence[str],
+    *,
+    output: str,
+    drive_id: str | None,
+    options: ExtractOptions,
+    overwrite: bool,
+    take_over: bool,
+) -> contract.Plan:
+    """The plan for ``bags`` (files, rosbag2 folders, folders of bags), saved, and the drive's lease taken.
+
+    The plan's id derives from what is extracted, so that running the same command again goes on with it.
+    A plan without shards means that the lake has all of the bags; it is not saved.
+
+    Raises:
+        ShardError: no bag found, or another run has the drive.
+    """
+    found, ignored = _find(bags)
+    if not found:
+        seen = f" (not bags: {', '.join(ignored[:5])})" if ignored else ""
+        raise ShardError(f"{', '.join(bags)}: no .bag, .mcap or .db3 there{seen}", ExitCode.INPUT_MISSING)
+    uris = [info.uri for info, _ in found]
+    base = posixpath.commonpath([posixpath.dirname(uri.replace("s3://", "/s3/")) for uri in uris])
+    planned = tuple(_planned(info, metadata, base) for info, metadata in found)
+    drive_id = drive_id or _drive_id(planned, base)
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}", drive_id):
+        raise ShardError(
+            f"drive id {drive_id!r}: letters, digits, _ - . only, a letter or digit first, 80 at most; "
+            "use --drive-id",
+            ExitCode.USAGE,
+        )
+    target = normalize(output)
+    storage = open_storage(target)
+    record = lake.read_drive(storage, target, drive_id)
+    replaces = tuple(sorted({manifest.plan_id for manifest in record.manifests})) if overwrite else ()
+    standing = contract.standing_manifests(record.manifests, record.commits)
+    done = set() if overwrite else contract.covered_bags(standing, options)
+    todo = tuple(bag for bag in planned if (bag.name, bag.size_bytes, bag.etag) not in done)
+    what = contract.sha256(repr((todo, options, replaces)).encode())[:16]
+    run = contract.Run("", f"extract-{what}")
+    plan = contract.Plan(
+        contract_version=contract.CONTRACT_VERSION,
+        plan_id=contract.make_plan_id(run, drive_id),
+        run=run,
+        drive_id=drive_id,
+        source=base.replace("/s3/", "s3://", 1),
+        output=target,
+        options=options,
+        bags=todo,
+        shards=(tuple(contract.BagSlice(number) for number in range(len(todo))),) if todo else (),
+        replaces=replaces,
+        ignored=tuple(ignored[: contract.MAX_REASONS]),
+        ignored_count=len(ignored),
+        covered=tuple(bag.name for bag in planned if bag not in todo),
+    )
+    if plan.shards:
+        _take_lease(storage, plan, take_over=take_over)
+        storage.write(join(target, contract.plan_key(drive_id, plan.plan_id)), contract.to_json(plan))
+    return plan
+
+
+def _find(bags: Iterable[str]) -> tuple[list[tuple[ObjectInfo, str]], list[str]]:
+    """Bag files with the URI of their metadata.yaml (or ""), and the names of what is not a bag."""
+    found: dict[str, tuple[ObjectInfo, str]] = {}
+    ignored: list[str] = []
+    for given in bags:
+        uri = normalize(given)
+        storage = open_storage(uri)
+        try:
+            found[uri] = (storage.head(uri), "")
+        except NotFoundError:
+            listed = sorted(storage.objects(uri), key=lambda info: info.uri)
+            if not listed:
+                raise
+            for folder in {posixpath.dirname(info.uri) for info in listed}:
+                # directly in the folder, or in a rosbag2 folder directly in it
+                inside = [info for info in listed if posixpath.dirname(info.uri) == folder]
+                metadata = next((info.uri for info in inside if info.uri.endswith(f"/{_METADATA}")), "")
+                if folder == uri or (metadata and posixpath.dirname(folder) == uri):
+                    for info in inside:
+                        if posixpath.splitext(info.uri)[1] in FORMATS:
+                            found[info.uri] = (info, metadata)
+                        elif info.uri != metadata:
+                            ignored.append(info.uri)
+                else:
+                    ignored += [info.uri for info in inside]
+    return [found[uri] for uri in sorted(found)], sorted(ignored)
+
+
+def _planned(info: ObjectInfo, metadata: str, base: str) -> PlannedBag:
+    name = posixpath.relpath(info.uri.replace("s3://", "/s3/"), base)
+    return PlannedBag(
+        uri=info.uri,
+        name=name,
+        format=FORMATS.get(posixpath.splitext(name)[1], ""),
+        size_bytes=info.size_bytes,
+        etag=info.etag,
+        recording=(posixpath.dirname(name) or name) if metadata else name,
+        metadata_uri=metadata,
+    )
+
+
+def _drive_id(planned: Sequence[PlannedBag], base: str) -> str:
+    name = posixpath.splitext(planned[0].name)[0] if len(planned) == 1 else posixpath.basename(base)
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name.replace("/", "_")).lstrip("_.-")[:80] or "drive"
+
+
+def _take_lease(storage: Storage, plan: contract.Plan, *, take_over: bool) -> None:
+    uri = join(plan.output, contract.lease_key(plan.drive_id))
+    lease = contract.to_json(contract.Lease(plan.drive_id, plan.plan_id, plan.run, now()))
+    try:
+        storage.create(uri, lease)
+    except ExistsError as error:
+        holder = contract.from_json(contract.Lease, storage.read(uri), where=uri)
+        if take_over:
+            storage.write(uri, lease)
+        elif holder.plan_id != plan.plan_id:
+            raise ShardError(
+                f"drive {plan.drive_id}: {lake.describe(holder)}; if that run is dead, use --take-over",
+                ExitCode.PLAN_REFUSED,
+            ) from error

@@ -1,0 +1,567 @@
+"""One shard: its bags are read forward once, decoded in columns, written as Parquet, and committed.
+
+The order is what makes it safe to kill at any point: started record, Parquet (invisible until published),
+manifest. No manifest, it did not happen.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import queue
+import resource
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from itertools import count
+
+import pyarrow as pa
+
+from ros_to_parquet import __version__, contract, lake, parquet
+from ros_to_parquet.bag import open_bag
+from ros_to_parquet.bag.model import BagError, BagReader, Connection, MessageBlock
+from ros_to_parquet.contract import BagStatus, ExitCode, ExtractOptions, Manifest, Plan
+from ros_to_parquet.decode import Decoded, Decoder
+from ros_to_parquet.layout import DefinitionError, fallback_layout, resolve_layout
+from ros_to_parquet.log import event, now
+from ros_to_parquet.schema import arrow_fields, schema_hash
+from ros_to_parquet.storage import (
+    ChangedError,
+    NotFoundError,
+    ObjectInfo,
+    Storage,
+    join,
+    open_storage,
+)
+
+READ_AHEAD_BYTES = 64 << 20
+"""Messages read and decompressed ahead of the decoder."""
+
+
+class ShardError(Exception):
+    """A shard that cannot be done; ``exit_code`` says whether a retry can help."""
+
+    def __init__(self, message: str, exit_code: ExitCode) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+@dataclass(frozen=True, slots=True)
+class JobIdentity:
+    """Who runs the shard: an attempt of a Batch job, or the command line."""
+
+    job_id: str
+    attempt: int
+    log_stream: str
+
+    @classmethod
+    def from_environment(cls) -> JobIdentity:
+        """As AWS Batch tells it."""
+        return cls(
+            job_id=os.environ.get("AWS_BATCH_JOB_ID", ""),
+            attempt=int(os.environ.get("AWS_BATCH_JOB_ATTEMPT", "1")),
+            log_stream=_own_log_stream(),
+        )
+
+
+def _own_log_stream() -> str:
+    """The container's log stream by the ECS metadata endpoint; empty where there is none."""
+    endpoint = os.environ.get("ECS_CONTAINER_METADATA_URI_V4")
+    if not endpoint:
+        return ""
+    try:
+        with urllib.request.urlopen(endpoint, timeout=2) as answer:
+            return str(json.load(answer).get("LogOptions", {}).get("awslogs-stream", ""))
+    except (OSError, ValueError) as error:
+        event("log_stream_unknown", reason=str(error))
+        return ""
+
+
+def topic_filter(options: ExtractOptions) -> Callable[[str], bool]:
+    """Whether a topic is wanted: shell globs over the whole name, exclusion wins.
+
+    A relative topic matches as ROS would resolve it too: ``/foo`` takes ``foo``.
+    """
+
+    def matches(topic: str, patterns: tuple[str, ...]) -> bool:
+        names = {topic, contract.topic_key(topic)}
+        return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
+
+    return lambda topic: matches(topic, options.include_topics) and not matches(topic, options.exclude_topics)
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What has become of one topic and definition so far."""
+
+    topic: str
+    type_name: str
+    schema_hash: str
+    messages: int = 0
+    rows: int = 0
+    rejected: int = 0
+    repaired_strings: int = 0
+    bytes_in: int = 0
+    first_log_time_ns: int | None = None
+    last_log_time_ns: int | None = None
+    rejects: list[contract.Reject] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    remark: str = ""
+
+    def count(self, block: MessageBlock) -> None:
+        first, last = int(block.log_times_ns.min()), int(block.log_times_ns.max())
+        self.first_log_time_ns = (
+            first if self.first_log_time_ns is None else min(first, self.first_log_time_ns)
+        )
+        self.last_log_time_ns = last if self.last_log_time_ns is None else max(last, self.last_log_time_ns)
+        self.messages += len(block)
+        self.bytes_in += int(block.lengths.sum())
+
+    def reject(self, bag: str, block: MessageBlock, rejected: Sequence[tuple[int, str]]) -> None:
+        self.rejected += len(rejected)
+        for index, reason in rejected[: contract.MAX_REASONS - len(self.rejects)]:
+            offset, log_time_ns = int(block.offsets[index]), int(block.log_times_ns[index])
+            self.rejects.append(contract.Reject(bag, offset, log_time_ns, reason))
+
+    def result(self, files: Mapping[str, parquet.TableFile]) -> contract.TopicResult:
+        if self.messages != self.rows + self.rejected:
+            raise AssertionError(
+                f"{self.topic}: {self.messages} messages, {self.rows} rows, {self.rejected} rejects"
+            )
+        return contract.TopicResult(
+            topic=self.topic,
+            table=contract.table_name(self.topic),
+            type_name=self.type_name,
+            schema_hash=self.schema_hash,
+            messages=self.messages,
+            rows=self.rows,
+            rejected=self.rejected,
+            repaired_strings=self.repaired_strings,
+            bytes_in=self.bytes_in,
+            first_log_time_ns=self.first_log_time_ns,
+            last_log_time_ns=self.last_log_time_ns,
+            files=tuple(
+                contract.OutputFile(path, files[path].rows, files[path].upload.size_bytes)
+                for path in self.paths
+            ),
+            rejects=tuple(self.rejects),
+            remark=self.remark,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """Where a connection's rows go, and how they are made."""
+
+    path: str
+    decoder: Decoder
+    columns: parquet.TableColumns
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """What becomes of a connection's messages; resolved at its first block, looked up once a block."""
+
+    tally: _Tally
+    table: _Table | None
+    refusal: str = ""
+
+
+class _Extraction:
+    """One shard in the making: blocks in, rows and counted rejects out."""
+
+    def __init__(self, plan: Plan, shard: int, tables: parquet.TableWriters) -> None:
+        self._plan = plan
+        self._shard = shard
+        self._tables = tables
+        self._tallies: dict[tuple[str, str, str], _Tally] = {}
+        self._paths: dict[tuple[str, str, str, pa.Schema], str] = {}
+        self._taken: set[str] = set()
+        self._bags = [plan.bags[part.bag].name for part in plan.shards[shard]]
+        self._bag_names = pa.array(self._bags, pa.string())
+
+    def add(self, block: MessageBlock, targets: dict[int, _Target], place: int) -> None:
+        """Takes a block of the shard's bag number ``place``; ``targets`` are that bag's, by connection."""
+        decoded: Decoded | None = None
+        target = targets.get(block.connection.id)
+        if target is None:
+            target, decoded = self._resolve(block)
+            targets[block.connection.id] = target
+        tally, table = target.tally, target.table
+        tally.count(block)
+        if table is None:
+            tally.reject(self._bags[place], block, [(index, target.refusal) for index in range(len(block))])
+            return
+        if decoded is None:
+            decoded = table.decoder.decode(block)
+        tally.reject(self._bags[place], block, decoded.rejected)
+        tally.repaired_strings += decoded.repaired_strings
+        if len(decoded.rows):
+            tally.rows += len(decoded.rows)
+            self._tables.append(table.path, self._columns(block, decoded, table.columns, place))
+
+    def results(self, files: Mapping[str, parquet.TableFile]) -> tuple[contract.TopicResult, ...]:
+        """One result a topic and definition, sorted by topic."""
+        tallies = sorted(self._tallies.items())
+        return tuple(tally.result(files) for _, tally in tallies)
+
+    def _columns(
+        self, block: MessageBlock, decoded: Decoded, own: parquet.TableColumns, place: int
+    ) -> list[pa.Array]:
+        rows = decoded.rows
+        log_times = block.log_times_ns[rows]
+        columns = [parquet.time_column(log_times), parquet.int64_column(log_times)]
+        if own.stamp and decoded.stamps_ns is not None:
+            columns += [parquet.time_column(decoded.stamps_ns), parquet.int64_column(decoded.stamps_ns)]
+        if block.publish_times_ns is not None:
+            columns.append(parquet.int64_column(block.publish_times_ns[rows]))
+        if block.sequences is not None:
+            columns.append(parquet.int64_column(block.sequences[rows]))
+        columns.append(parquet.bag_column(len(rows), place, self._bag_names))
+        return columns + decoded.columns
+
+    def _resolve(self, block: MessageBlock) -> tuple[_Target, Decoded | None]:
+        """The target of the block's connection, and the block decoded where that had to be tried."""
+        connection = block.connection
+        try:
+            layout = resolve_layout(connection)
+            decoder = Decoder(layout, connection.encoding)
+        except DefinitionError as error:
+            return _Target(self._tally(connection, ""), None, str(error)), None
+        decoded = decoder.decode(block)
+        remark = ""
+        if len(decoded.rejected) == len(block) and (standard := fallback_layout(connection)) is not None:
+            other = Decoder(standard, connection.encoding)
+            if not (again := other.decode(block)).rejected:
+                layout, decoder, decoded = standard, other, again
+                connection = dataclasses.replace(connection, definition="", definition_hash="")
+                remark = (
+                    f"the definition of {connection.type_name} in the bag does not fit its messages; "
+                    "the standard one does and was used"
+                )
+        columns = parquet.TableColumns(
+            stamp=decoder.has_stamp,
+            publish_time=block.publish_times_ns is not None,
+            sequence=block.sequences is not None,
+        )
+        digits = schema_hash(connection, layout)
+        tally = self._tally(connection, digits)
+        tally.remark = tally.remark or remark
+        path = self._path(connection, digits, pa.schema(columns.fields() + arrow_fields(layout)))
+        if path not in tally.paths:
+            tally.paths.append(path)
+        return _Target(tally, _Table(path, decoder, columns)), decoded
+
+    def _tally(self, connection: Connection, digits: str) -> _Tally:
+        key = (connection.topic, connection.type_name, digits)
+        return self._tallies.setdefault(key, _Tally(*key))
+
+    def _path(self, connection: Connection, digits: str, schema: pa.Schema) -> str:
+        """The file that takes rows of ``schema``; begun where there is none yet.
+
+        One topic and definition has one file a shard. A relative topic, a type of another name or a bag
+        with other columns (sequence, publish time) in the same table gets a file of its own.
+        """
+        key = (connection.topic, connection.type_name, digits, schema)
+        if key not in self._paths:
+            folder = f"{contract.table_name(connection.topic)}/schema={digits}/drive_id={self._plan.drive_id}"
+            name = contract.shard_name(self._plan.plan_id, self._shard)
+            candidates = (
+                f"{folder}/{name}{f'-{number}' if number > 1 else ''}.parquet" for number in count(1)
+            )
+            path = next(candidate for candidate in candidates if candidate not in self._taken)
+            self._taken.add(path)
+            self._tables.open(path, schema, _table_metadata(connection, digits))
+            self._paths[key] = path
+        return self._paths[key]
+
+
+def _table_metadata(connection: Connection, digits: str) -> dict[str, str]:
+    """What a file says of itself: enough to explain the table and to rebuild the bag's messages."""
+    return {
+        "ros.topic": connection.topic,
+        "ros.type": connection.type_name,
+        "ros.definition": connection.definition,
+        "ros.definition_format": connection.definition_format,
+        "ros.definition_hash": connection.definition_hash,
+        "ros.encoding": connection.encoding,
+        "ros.connection": json.dumps(dict(connection.metadata), sort_keys=True),
+        "ros_to_parquet.schema": digits,
+        "ros_to_parquet.version": __version__,
+        "ros_to_parquet.contract_version": str(contract.CONTRACT_VERSION),
+    }
+
+
+# --- a shard ----------------------------------------------------------------------------------------
+
+
+def run_shard(
+    plan: Plan, shard: int, job: JobIdentity, *, progress: Callable[[int], None] = lambda _: None
+) -> Manifest:
+    """Extracts one shard of a plan, writes its manifest, and commits the drive if it was the last one.
+
+    A shard that has its manifest is done: it is returned as it is. ``progress`` is called with the bytes
+    of bags read so far, from the calling thread.
+
+    Raises:
+        ShardError: the shard could not be done; nothing of it is visible.
+        StorageError: likewise; the kind of error says why.
+    """
+    storage = open_storage(plan.output)
+    manifest_uri = join(plan.output, contract.manifest_key(plan.drive_id, plan.plan_id, shard))
+    try:
+        manifest = contract.from_json(Manifest, storage.read(manifest_uri), where=manifest_uri)
+        event("shard_already_done", drive_id=plan.drive_id, shard=shard, manifest=manifest_uri)
+    except NotFoundError:
+        check_lease(storage, plan)
+        started_at = now()
+        started = contract.StartedRecord(
+            plan.plan_id, shard, job.job_id, job.attempt, job.log_stream, started_at
+        )
+        storage.write(
+            join(plan.output, contract.started_key(plan.drive_id, plan.plan_id, shard)),
+            contract.to_json(started),
+        )
+        event("shard_started", drive_id=plan.drive_id, shard=shard, bags=len(plan.shards[shard]))
+        manifest = _extract(plan, shard, started, progress=progress)
+        storage.write(manifest_uri, contract.to_json(manifest))
+        _log_shard(manifest)
+    commit = lake.commit_drive(storage, plan)
+    if commit is not None:
+        event("drive_committed", drive_id=plan.drive_id, state=commit.state, rows=commit.rows)
+    return manifest
+
+
+def exit_code(manifest: Manifest) -> ExitCode:
+    """The exit code of a shard that has written its manifest."""
+    statuses = [bag.status for bag in manifest.bags]
+    if statuses and all(status is BagStatus.UNREADABLE for status in statuses):
+        return ExitCode.BAG_UNREADABLE
+    flawed = any(status is not BagStatus.OK for status in statuses)
+    if manifest.options.strict and (flawed or any(topic.rejected for topic in manifest.topics)):
+        return ExitCode.STRICT
+    return ExitCode.OK
+
+
+def check_lease(storage: Storage, plan: Plan) -> None:
+    """Raises `ShardError` unless the drive's lease is the plan's."""
+    uri = join(plan.output, contract.lease_key(plan.drive_id))
+    try:
+        lease = contract.from_json(contract.Lease, storage.read(uri), where=uri)
+    except NotFoundError as error:
+        raise ShardError(
+            f"drive {plan.drive_id}: this run has no lease on it ({uri} is not there); submit the run again",
+            ExitCode.PLAN_REFUSED,
+        ) from error
+    if lease.plan_id != plan.plan_id:
+        raise ShardError(
+            f"drive {plan.drive_id}: {lake.describe(lease)}; this run ({plan.run.run_id}) writes nothing",
+            ExitCode.PLAN_REFUSED,
+        )
+
+
+def _extract(
+    plan: Plan, shard: int, started: contract.StartedRecord, *, progress: Callable[[int], None]
+) -> Manifest:
+    begin = time.monotonic()
+    storage = open_storage(plan.output)
+    bags: list[contract.BagResult] = []
+    with parquet.TableWriters(storage, plan.output) as tables:
+        extraction = _Extraction(plan, shard, tables)
+        read_before = 0
+        for place, part in enumerate(plan.shards[shard]):
+            result = _read_bag(
+                plan,
+                part,
+                place,
+                extraction,
+                progress=lambda done, before=read_before: progress(before + done),
+            )
+            read_before += result.bytes_read
+            bags.append(result)
+        try:
+            files = tables.finish()
+            topics = extraction.results(files)
+            check_lease(storage, plan)
+            tables.publish()
+        except (NotFoundError, ChangedError) as error:
+            raise ShardError(f"output: {error}", ExitCode.OUTPUT_FAILED) from error
+    return Manifest(
+        contract_version=contract.CONTRACT_VERSION,
+        engine_version=__version__,
+        plan_id=plan.plan_id,
+        drive_id=plan.drive_id,
+        shard=shard,
+        options=plan.options,
+        job_id=started.job_id,
+        attempt=started.attempt,
+        log_stream=started.log_stream,
+        started_at=started.started_at,
+        finished_at=now(),
+        seconds=round(time.monotonic() - begin, 3),
+        peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10,
+        bytes_read=sum(bag.bytes_read for bag in bags),
+        bytes_written=sum(file.size_bytes for topic in topics for file in topic.files),
+        topics=topics,
+        bags=tuple(bags),
+        replaces=plan.replaces,
+    )
+
+
+def _read_bag(
+    plan: Plan,
+    part: contract.BagSlice,
+    place: int,
+    extraction: _Extraction,
+    *,
+    progress: Callable[[int], None],
+) -> contract.BagResult:
+    """Reads one bag slice into the extraction; damage and unreadable bags become its result."""
+    bag = plan.bags[part.bag]
+    storage = open_storage(bag.uri)
+    try:
+        with closing(storage.open(ObjectInfo(bag.uri, bag.size_bytes, bag.etag))) as source:
+            reader = open_bag(
+                source,
+                wanted=topic_filter(plan.options),
+                slice_index=part.index,
+                slice_count=part.count,
+                metadata=_metadata(storage, bag),
+            )
+            targets: dict[int, _Target] = {}
+            extracted = 0
+            with closing(read_ahead(reader.blocks(), READ_AHEAD_BYTES)) as blocks:
+                for block in blocks:
+                    extracted += len(block)
+                    extraction.add(block, targets, place)
+                    progress(reader.bytes_read)
+    except BagError as error:
+        event("bag_unreadable", drive_id=plan.drive_id, bag=bag.name, reason=str(error))
+        return _bag_result(bag, part, BagStatus.UNREADABLE, damage=(contract.BagDamage(0, str(error)),))
+    except (NotFoundError, ChangedError) as error:
+        raise ShardError(f"drive {plan.drive_id}, bag {error}", ExitCode.INPUT_MISSING) from error
+    return _finished_bag(plan, bag, part, reader, extracted)
+
+
+def _metadata(storage: Storage, bag: contract.PlannedBag) -> str | None:
+    return storage.read(bag.metadata_uri).decode("utf-8", "replace") if bag.metadata_uri else None
+
+
+def _finished_bag(
+    plan: Plan, bag: contract.PlannedBag, part: contract.BagSlice, reader: BagReader, extracted: int
+) -> contract.BagResult:
+    messages = sum(reader.counts.values())
+    expected = reader.expected_counts()
+    expected_messages = None if expected is None else sum(expected.values())
+    damage = tuple(
+        contract.BagDamage(each.offset, each.reason) for each in reader.damage[: contract.MAX_REASONS]
+    )
+    verified = None if expected_messages is None else expected_messages == messages
+    for each in damage:
+        event("bag_damaged", drive_id=plan.drive_id, bag=bag.name, offset=each.offset, reason=each.reason)
+    return _bag_result(
+        bag,
+        part,
+        BagStatus.DAMAGED if damage or verified is False else BagStatus.OK,
+        bytes_read=reader.bytes_read,
+        messages=messages,
+        extracted=extracted,
+        expected_messages=expected_messages,
+        verified=verified,
+        damage=damage,
+    )
+
+
+def _bag_result(
+    bag: contract.PlannedBag,
+    part: contract.BagSlice,
+    status: BagStatus,
+    *,
+    bytes_read: int = 0,
+    messages: int = 0,
+    extracted: int = 0,
+    expected_messages: int | None = None,
+    verified: bool | None = None,
+    damage: tuple[contract.BagDamage, ...] = (),
+) -> contract.BagResult:
+    return contract.BagResult(
+        name=bag.name,
+        slice=part,
+        status=status,
+        size_bytes=bag.size_bytes,
+        etag=bag.etag,
+        bytes_read=bytes_read,
+        messages=messages,
+        extracted=extracted,
+        expected_messages=expected_messages,
+        verified=verified,
+        damage=damage,
+    )
+
+
+def _log_shard(manifest: Manifest) -> None:
+    """The canonical line of a shard."""
+    event(
+        "shard_done",
+        drive_id=manifest.drive_id,
+        shard=manifest.shard,
+        messages=sum(topic.messages for topic in manifest.topics),
+        rows=sum(topic.rows for topic in manifest.topics),
+        rejected=sum(topic.rejected for topic in manifest.topics),
+        topics=len(manifest.topics),
+        bytes_read=manifest.bytes_read,
+        bytes_written=manifest.bytes_written,
+        seconds=manifest.seconds,
+        peak_memory_bytes=manifest.peak_memory_bytes,
+    )
+
+
+# --- reading ahead ----------------------------------------------------------------------------------
+
+
+def read_ahead(blocks: Iterator[MessageBlock], budget_bytes: int) -> Generator[MessageBlock]:
+    """``blocks``, produced by a thread of their own that keeps at most ``budget_bytes`` ahead.
+
+    An exception of the producer is raised where its block would have come. Closing the generator stops
+    the producer before it makes another block.
+    """
+    ready: queue.SimpleQueue[MessageBlock | BaseException | None] = queue.SimpleQueue()
+    room = threading.Condition()
+    held = 0
+    stopped = False
+
+    def produce() -> None:
+        nonlocal held
+        try:
+            for block in blocks:
+                with room:
+                    while held >= budget_bytes and not stopped:
+                        room.wait()
+                    if stopped:
+                        return
+                    held += int(block.lengths.sum())
+                ready.put(block)
+            ready.put(None)
+        except BaseException as error:  # noqa: BLE001 (raised again by the consumer)
+            ready.put(error)
+
+    producer = threading.Thread(target=produce, name="bag-reader", daemon=True)
+    producer.start()
+    try:
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+            with room:
+                held -= int(item.lengths.sum())
+                room.notify()
+    finally:
+        with room:
+            stopped = True
+            room.notify()
+        producer.join()
