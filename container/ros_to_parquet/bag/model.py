@@ -53,7 +53,7 @@ class MessageBlock:
     """Consecutive messages of one connection that lie in one buffer (for example: a chunk).
 
     Attributes:
-        data: the buffer, uint8, shape (bytes,).
+        data: the buffer, uint8, shape (bytes,), most often shared with other blocks: not to be written to.
         starts: int64, shape (messages,), where each message's payload starts in ``data``.
         lengths: int64, shape (messages,), payload sizes in bytes.
         log_times_ns: int64, shape (messages,), nanoseconds since 1970.
@@ -108,13 +108,17 @@ class RandomAccess(Protocol):
 class BagReader(Protocol):
     """One bag file, or slice k of n of it, read forward once.
 
-    ``damage``, ``bytes_read`` and ``expected_counts`` are complete when ``blocks()`` is exhausted;
+    ``damage``, ``counts``, ``bytes_read`` and ``expected_counts`` are complete when ``blocks()`` is exhausted;
     ``blocks()`` may be called once.
     """
 
     format: BagFormat
     damage: list[Damage]
-    bytes_read: int
+    counts: dict[int, int]
+    """Messages found a connection id, wanted or not; to hold against ``expected_counts``."""
+
+    @property
+    def bytes_read(self) -> int: ...
 
     def connections(self) -> list[Connection]:
         """Connections seen so far; after ``blocks()`` all of them, those without messages included."""
