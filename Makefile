@@ -11,6 +11,21 @@ help: ## this list
 setup: ## make .venv: locked dependencies, airflow, airflow-batch-ros, ros-to-parquet
 	@./scripts/setup
 
+demo: setup ## run the main job on this machine; BAGS=folder takes your own drives
+	@$(BIN)/python -m demo $(if $(BAGS),--bags "$(BAGS)")
+
+test: setup check ## format, lint, types, import rules and all tests
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+check: setup ## format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: setup ## reformat and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
 lock: ## resolve requirements.lock anew
 	@./scripts/lock
 

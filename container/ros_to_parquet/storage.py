@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 PART_BYTES = 8 << 20
 """Size of the parts of a multipart upload; what is smaller is put in one request."""
 
+CLIENT_ATTEMPTS = 8
+"""Tries of one request, by the client itself, with growing waits."""
+
 READ_BYTES = 8 << 20
 """Size of ranged reads; one is in flight ahead of the reader."""
 
@@ -358,7 +361,7 @@ def s3_client() -> S3Client:
             import boto3
             from botocore.config import Config
 
-            retries: Any = {"mode": "standard", "total_max_attempts": 8}
+            retries: Any = {"mode": "standard", "total_max_attempts": CLIENT_ATTEMPTS}
             config = Config(
                 retries=retries,
                 max_pool_connections=32,

@@ -1,0 +1,199 @@
+"""One suite for every storage: on disk, and S3 over HTTP."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ros_to_parquet import storage as storage_module
+from ros_to_parquet.storage import (
+    PART_BYTES,
+    READ_BYTES,
+    AccessDeniedError,
+    ChangedError,
+    ExistsError,
+    LocalStorage,
+    NotFoundError,
+    S3Storage,
+    Storage,
+    StorageError,
+    TransientError,
+    join,
+    normalize,
+    open_storage,
+)
+
+if TYPE_CHECKING:
+    from airflow_batch_ros.local import EmbeddedAws
+
+
+class StorageTests:
+    """What every storage must do. Subclasses give ``storage`` and ``base``."""
+
+    def test_write_and_read(self, storage: Storage, base: str) -> None:
+        storage.write(join(base, "a/b.json"), b"one")
+        storage.write(join(base, "a/b.json"), b"two")
+        assert storage.read(join(base, "a/b.json")) == b"two"
+        assert storage.head(join(base, "a/b.json")).size_bytes == 3
+
+    def test_create_has_one_winner(self, storage: Storage, base: str) -> None:
+        uri = join(base, "lease")
+        won: list[bytes] = []
+
+        def compete(data: bytes) -> None:
+            try:
+                storage.create(uri, data)
+                won.append(data)
+            except ExistsError:
+                pass
+
+        threads = [threading.Thread(target=compete, args=(str(n).encode(),)) for n in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(won) == 1
+        assert storage.read(uri) == won[0]
+        with pytest.raises(ExistsError, match="already there"):
+            storage.create(uri, b"late")
+
+    def test_what_is_not_there(self, storage: Storage, base: str) -> None:
+        for verb in (storage.head, storage.read):
+            with pytest.raises(NotFoundError) as caught:
+                verb(join(base, "nothing"))
+            assert join(base, "nothing") in str(caught.value)
+        storage.delete(join(base, "nothing"))
+        assert list(storage.objects(join(base, "nothing"))) == []
+        assert storage.folders(join(base, "nothing")) == []
+
+    def test_objects_and_folders(self, storage: Storage, base: str) -> None:
+        for key in ("t/a/1", "t/a/2", "t/b/c/3", "t/4", "tt/5"):
+            storage.write(join(base, key), key.encode())
+        assert sorted(info.uri for info in storage.objects(join(base, "t"))) == [
+            join(base, key) for key in ("t/4", "t/a/1", "t/a/2", "t/b/c/3")
+        ]
+        assert storage.folders(join(base, "t")) == ["a", "b"]
+        storage.delete(join(base, "t/b/c/3"))
+        assert storage.folders(join(base, "t")) == ["a"]
+
+    @pytest.mark.parametrize("size", [0, 1, PART_BYTES - 1, PART_BYTES, 2 * PART_BYTES + 12_345])
+    def test_upload_is_invisible_until_published(self, storage: Storage, base: str, size: int) -> None:
+        data = bytes(range(256)) * (size // 256 + 1)
+        uri = join(base, f"up/{size}")
+        upload = storage.upload(uri)
+        for start in range(0, size, 1 << 20):
+            upload.write(memoryview(data)[start : min(start + (1 << 20), size)])
+        with pytest.raises(NotFoundError):
+            storage.head(uri)
+        assert list(storage.objects(join(base, "up"))) == []
+        upload.publish()
+        assert upload.size_bytes == size
+        assert storage.read(uri) == data[:size]
+
+    @pytest.mark.parametrize("size", [10, PART_BYTES + 1])
+    def test_aborted_upload_leaves_nothing(self, storage: Storage, base: str, size: int) -> None:
+        upload = storage.upload(join(base, "gone/x"))
+        upload.write(bytes(size))
+        upload.abort()
+        assert list(storage.objects(join(base, "gone"))) == []
+
+    def test_reads_anywhere(self, storage: Storage, base: str) -> None:
+        data = bytes(range(251)) * (2 * READ_BYTES // 251 + 1000)
+        storage.write(join(base, "big"), data)
+        source = storage.open(storage.head(join(base, "big")))
+        assert source.size == len(data)
+        assert source.read_at(0, 10) == data[:10]
+        assert source.read_at(READ_BYTES - 5, 10) == data[READ_BYTES - 5 : READ_BYTES + 5]
+        assert source.read_at(len(data) - 3, 10) == data[-3:]
+        assert source.read_at(len(data), 10) == b""
+        assert (
+            b"".join(source.read_at(start, READ_BYTES) for start in range(0, len(data), READ_BYTES)) == data
+        )
+        assert Path(source.local_path()).read_bytes() == data
+        source.close()
+
+    def test_a_changed_object_is_not_read(self, storage: Storage, base: str) -> None:
+        storage.write(join(base, "bag"), b"before")
+        info = storage.head(join(base, "bag"))
+        storage.write(join(base, "bag"), b"after!")
+        with pytest.raises(ChangedError, match="changed since it was planned"):
+            storage.open(info).read_at(0, 6)
+
+
+class TestLocalStorage(StorageTests):
+    @pytest.fixture
+    def storage(self) -> LocalStorage:
+        return LocalStorage()
+
+    @pytest.fixture
+    def base(self, tmp_path: Path) -> str:
+        return str(tmp_path)
+
+    def test_an_aborted_upload_leaves_no_partial_file(self, tmp_path: Path) -> None:
+        upload = LocalStorage().upload(str(tmp_path / "x"))
+        upload.write(b"data")
+        upload.abort()
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_file_where_a_folder_is_needed(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        with pytest.raises(StorageError, match="file"):
+            LocalStorage().write(str(tmp_path / "file" / "x"), b"")
+
+
+class TestS3Storage(StorageTests):
+    @pytest.fixture
+    def storage(self, s3: EmbeddedAws) -> S3Storage:
+        return S3Storage()
+
+    @pytest.fixture
+    def base(self, s3: EmbeddedAws) -> str:
+        bucket = f"storage-{uuid.uuid4().hex[:12]}"
+        s3.client("s3").create_bucket(Bucket=bucket)
+        return f"s3://{bucket}/lake"
+
+    def test_a_bucket_that_is_not_there(self, storage: S3Storage) -> None:
+        with pytest.raises(NotFoundError, match="NoSuchBucket"):
+            storage.read("s3://no-such-bucket-here/x")
+        with pytest.raises(NotFoundError, match="NoSuchBucket"):
+            list(storage.objects("s3://no-such-bucket-here/x"))
+
+    def test_wrong_credentials_are_access_denied(
+        self, s3: EmbeddedAws, base: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+        monkeypatch.setattr(storage_module, "_client", None)
+        with pytest.raises(AccessDeniedError):
+            S3Storage().write(join(base, "x"), b"")
+
+    def test_no_server_is_transient(self, s3: EmbeddedAws, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+        monkeypatch.setattr(storage_module, "_client", None)
+        monkeypatch.setattr(storage_module, "CLIENT_ATTEMPTS", 1)
+        with pytest.raises(TransientError, match="s3://b/x"):
+            S3Storage().read("s3://b/x")
+
+
+@pytest.fixture
+def s3(embedded_aws: EmbeddedAws, monkeypatch: pytest.MonkeyPatch) -> EmbeddedAws:
+    """The embedded AWS as this process' S3."""
+    for name, value in embedded_aws.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(storage_module, "_client", None)
+    return embedded_aws
+
+
+def test_locations_become_uris(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert normalize("lake") == str(tmp_path / "lake")
+    assert normalize("file:///a%20b/c") == "/a b/c"
+    assert normalize("s3://bucket/lake/") == "s3://bucket/lake"
+    assert isinstance(open_storage(normalize("lake")), LocalStorage)
+    assert isinstance(open_storage("s3://bucket/lake"), S3Storage)
+    with pytest.raises(StorageError, match="no support for gs://; use s3:// or a path"):
+        normalize("gs://bucket/x")
