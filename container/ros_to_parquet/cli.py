@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 from ros_to_parquet import __version__, contract
 from ros_to_parquet.contract import EXIT_CODE_HELP, ContractError, ExitCode
 from ros_to_parquet.log import event, now
+from ros_to_parquet.text import print_table
 
 if TYPE_CHECKING:
     from ros_to_parquet.contract import Manifest, Plan
@@ -290,17 +291,6 @@ def print_extracted(plan: Plan, manifest: Manifest) -> None:
     speed = f", {size / manifest.seconds:.0f} MB/s" if manifest.seconds > 0.01 else ""
     print(f"{count:,} rows from {len(manifest.bags)} bags, {size:,.1f} MB in {manifest.seconds:.1f} s{speed}")
     print(f"{plan.output}/*/*/drive_id={plan.drive_id}/*.parquet")
-
-
-def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints aligned columns: numbers to the right, everything else to the left."""
-    widths = [max(len(row[place]) for row in (header, *rows)) for place in range(len(header))]
-    for row in (header, *rows):
-        cells = (
-            cell.rjust(width) if cell[-1:].isdigit() and cell[0].isdigit() else cell.ljust(width)
-            for cell, width in zip(row, widths, strict=True)
-        )
-        print("  ".join(cells).rstrip())
 
 
 # --- info -------------------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""Benchmarks: figures to quote, and ratios measured side by side."""

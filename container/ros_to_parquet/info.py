@@ -1,0 +1,129 @@
+"""What is in a bag: topics, types, counts, times, compression. Read whole, so that every figure is exact."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from ros_to_parquet.bag import open_bag
+from ros_to_parquet.storage import normalize, open_storage
+from ros_to_parquet.text import print_table
+
+
+@dataclass(frozen=True, slots=True)
+class TopicInfo:
+    """One connection: a topic, its type, encoding, and how many messages of how many bytes."""
+
+    topic: str
+    type_name: str
+    encoding: str
+    definition: str
+    messages: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class BagInfo:
+    """A bag's contents. Times are log times; None where there are no messages."""
+
+    uri: str
+    format: str
+    size_bytes: int
+    compressions: dict[str, int]
+    messages: int
+    indexed_messages: int | None
+    first_log_time_ns: int | None
+    last_log_time_ns: int | None
+    topics: tuple[TopicInfo, ...]
+    damage: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return dataclasses.asdict(self)
+
+    def print(self) -> None:
+        """Prints it for people."""
+        how = ", ".join(f"{name} ({count} chunks)" for name, count in sorted(self.compressions.items()))
+        print(f"{self.uri}")
+        print(f"  format       {self.format}, {self.size_bytes:,} bytes, compression: {how or 'no chunks'}")
+        index = (
+            "no index to check against"
+            if self.indexed_messages is None
+            else f"index says {self.indexed_messages:,}"
+        )
+        print(f"  messages     {self.messages:,} ({index})")
+        if self.first_log_time_ns is not None and self.last_log_time_ns is not None:
+            first, last = self.first_log_time_ns, self.last_log_time_ns
+            print(f"  log time     {_time(first)} to {_time(last)} ({(last - first) / 1e9:,.1f} s)")
+        print_table(
+            ("  topic", "type", "encoding", "definition", "messages", "bytes"),
+            [
+                (
+                    f"  {topic.topic}",
+                    topic.type_name,
+                    topic.encoding,
+                    topic.definition or "none",
+                    f"{topic.messages:,}",
+                    f"{topic.size_bytes:,}",
+                )
+                for topic in self.topics
+            ],
+        )
+        for damage in self.damage:
+            print(f"  ! {damage}")
+
+
+def _time(nanoseconds: int) -> str:
+    return (datetime.fromtimestamp(0, UTC) + timedelta(microseconds=nanoseconds // 1000)).isoformat()
+
+
+def read_info(location: str) -> BagInfo:
+    """Reads the bag at ``location`` (path or URI).
+
+    Raises:
+        BagError: nothing of it can be read.
+        StorageError: it is not there, or access is denied.
+    """
+    uri = normalize(location)
+    storage = open_storage(uri)
+    info = storage.head(uri)
+    sizes: Counter[int] = Counter()
+    first: int | None = None
+    last: int | None = None
+    with closing(storage.open(info)) as source:
+        reader = open_bag(source)
+        for block in reader.blocks():
+            sizes[block.connection.id] += int(block.lengths.sum())
+            low, high = int(block.log_times_ns.min()), int(block.log_times_ns.max())
+            first = low if first is None else min(low, first)
+            last = high if last is None else max(high, last)
+    expected = reader.expected_counts()
+    return BagInfo(
+        uri=uri,
+        format=reader.format,
+        size_bytes=info.size_bytes,
+        compressions=reader.compressions,
+        messages=sum(reader.counts.values()),
+        indexed_messages=None if expected is None else sum(expected.values()),
+        first_log_time_ns=first,
+        last_log_time_ns=last,
+        topics=tuple(
+            TopicInfo(
+                topic=connection.topic,
+                type_name=connection.type_name,
+                encoding=connection.encoding,
+                definition=connection.definition_format,
+                messages=reader.counts.get(connection.id, 0),
+                size_bytes=sizes[connection.id],
+            )
+            for connection in sorted(reader.connections(), key=lambda each: (each.topic, each.id))
+        ),
+        damage=tuple(
+            f"at offset {each.offset}: {each.reason}" if each.offset >= 0 else each.reason
+            for each in reader.damage
+        ),
+    )
