@@ -1,0 +1,1 @@
+"""The demonstration behind ``make demo``: a generated drive, or anybody's, through the real pipeline."""
