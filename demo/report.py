@@ -1,0 +1,244 @@
+"""What a person wants to know of a run: its drives, why some are not whole, its tables, how to query them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+Summary = Mapping[str, Any]
+"""What the sensor returns: see ``airflow_batch_ros.summary.as_dict``."""
+
+TABLES_SHOWN = 20
+REASONS_SHOWN = 4
+DRIVES_QUERIED = 6
+
+_STATE_STYLES = {
+    "succeeded": "green",
+    "succeeded_with_rejects": "yellow",
+    "damaged": "yellow",
+    "partial": "red",
+    "failed": "red",
+}
+
+
+def drives_table(summary: Summary) -> Table:
+    """A line a drive, and the sum."""
+    table = Table(title="Drives", title_justify="left", title_style="bold", header_style="dim", box=None)
+    table.add_column("drive", overflow="fold")
+    for name in (
+        "state",
+        "bags",
+        "Batch job",
+        "job state",
+        "shards",
+        "messages",
+        "rows",
+        "rejects",
+        "MB",
+        "MB/s",
+    ):
+        left = name in ("state", "Batch job", "job state")
+        table.add_column(name, justify="left" if left else "right", no_wrap=True)
+    for drive in summary["drives"]:
+        table.add_row(
+            escape(drive["drive_id"]),
+            f"[{_STATE_STYLES.get(drive['state'], 'white')}]{drive['state']}[/]",
+            _bags(drive),
+            (drive["job_id"] or "-")[:8],
+            drive["job_state"] or ("nothing new" if drive["work"] == "nothing" else "-"),
+            f"{drive['shards_done']}/{max(drive['shards'], drive['shards_done'])}",
+            f"{drive['messages']:,}",
+            f"{drive['rows']:,}",
+            f"{drive['rejected']:,}",
+            f"{drive['bytes_read'] / 1e6:.1f}",
+            _speed(drive["bytes_read"], drive["shard_seconds"]),
+        )
+    totals = summary["totals"]
+    table.add_section()
+    table.add_row(
+        f"{totals['drives']} drives",
+        ", ".join(f"{count} {state}" for state, count in totals["states"].items()),
+        f"{totals['bags']}",
+        "",
+        "",
+        "",
+        f"{totals['messages']:,}",
+        f"{totals['rows']:,}",
+        f"{totals['rejected']:,}",
+        f"{totals['bytes_read'] / 1e6:.1f}",
+        _speed(totals["bytes_read"], totals["shard_seconds"]),
+        style="bold",
+    )
+    return table
+
+
+def _bags(drive: Mapping[str, Any]) -> str:
+    """How many bags, and how many of them the lake had before."""
+    return f"{drive['bags']}" + (f" + {drive['covered']} known" if drive["covered"] else "")
+
+
+def _speed(count: int, seconds: float) -> str:
+    return f"{count / 1e6 / seconds:.1f}" if seconds and count else "-"
+
+
+def reasons(summary: Summary, *, every: bool) -> list[str]:
+    """For each drive that is not plainly ``succeeded``: why, in lines of markup."""
+    lines: list[str] = []
+    for drive in summary["drives"]:
+        said = [f"shard {shard['shard']}: {shard['reason']}" for shard in drive["failed_shards"]]
+        said += drive["problems"]
+        if drive["state"] == "succeeded" and not said:
+            continue
+        style = _STATE_STYLES.get(drive["state"], "white")
+        lines.append(f"[bold]{escape(drive['drive_id'])}[/]  [{style}]{drive['state']}[/]")
+        shown = said if every else said[:REASONS_SHOWN]
+        lines += [f"    {escape(reason)}" for reason in shown]
+        if len(said) > len(shown):
+            lines.append(f"    … and {len(said) - len(shown)} more (--all shows them)")
+        if not said:
+            lines.append(f"    no reason was recorded; see {escape(drive['manifest'])}")
+    return lines
+
+
+@dataclass(frozen=True, slots=True)
+class LakeTable:
+    """One table over all drives of a run."""
+
+    name: str
+    types: tuple[str, ...]
+    drives: int
+    rows: int
+    rejected: int
+    bytes_written: int
+
+
+def merge_tables(summary: Summary) -> list[LakeTable]:
+    """The run's tables, the one with most rows first."""
+    merged: dict[str, LakeTable] = {}
+    for drive in summary["drives"]:
+        for table in drive["tables"]:
+            known = merged.get(table["table"], LakeTable(table["table"], (), 0, 0, 0, 0))
+            merged[table["table"]] = LakeTable(
+                name=known.name,
+                types=tuple(dict.fromkeys((*known.types, *table["type"].split(", ")))),
+                drives=known.drives + 1,
+                rows=known.rows + table["rows"],
+                rejected=known.rejected + table["rejected"],
+                bytes_written=known.bytes_written + table["bytes_written"],
+            )
+    return sorted(merged.values(), key=lambda table: (-table.rows, table.name))
+
+
+def tables_table(tables: Sequence[LakeTable], *, every: bool) -> Table:
+    """A line a table; the `TABLES_SHOWN` largest unless ``every``."""
+    table = Table(title="Tables", title_justify="left", title_style="bold", header_style="dim", box=None)
+    table.add_column("table", overflow="fold")
+    table.add_column("type", overflow="fold")
+    for name in ("drives", "rows", "rejects", "Parquet MB"):
+        table.add_column(name, justify="right", no_wrap=True)
+    shown = tables if every else tables[:TABLES_SHOWN]
+    for each in shown:
+        table.add_row(
+            escape(each.name),
+            escape(", ".join(each.types)),
+            f"{each.drives}",
+            f"{each.rows:,}",
+            f"{each.rejected:,}",
+            f"{each.bytes_written / 1e6:.2f}",
+        )
+    rest = tables[len(shown) :]
+    if rest:
+        table.add_row(
+            f"… and {len(rest)} more (--all)",
+            "",
+            "",
+            f"{sum(each.rows for each in rest):,}",
+            f"{sum(each.rejected for each in rest):,}",
+            f"{sum(each.bytes_written for each in rest) / 1e6:.2f}",
+            style="dim",
+        )
+    table.add_section()
+    table.add_row(
+        f"{len(tables)} tables",
+        "",
+        "",
+        f"{sum(each.rows for each in tables):,}",
+        f"{sum(each.rejected for each in tables):,}",
+        f"{sum(each.bytes_written for each in tables) / 1e6:.2f}",
+        style="bold",
+    )
+    return table
+
+
+@dataclass(frozen=True, slots=True)
+class Queries:
+    """Two ways to read a table of the local copy; ``sql`` for DuckDB, ``python`` with pyarrow."""
+
+    sql: str
+    python: str
+
+
+def queries(table: str, drives: Sequence[str], lake: str) -> Queries:
+    """Queries of ``table`` in the lake copy at ``lake``, over the run's ``drives``."""
+    path = f"{lake}/{table}/**/*.parquet".replace("'", "''")
+    source = (
+        f"read_parquet('{path}', hive_partitioning = true, hive_types_autocast = false, union_by_name = true)"
+    )
+    columns = "drive_id, count(*) AS rows, min(log_time) AS first, max(log_time) AS last"
+    if table == "imu.data":
+        columns = (
+            "drive_id, count(*) AS rows, max(log_time) - min(log_time) AS duration, "
+            "round(max(abs(angular_velocity.z)), 2) AS fastest_turn_rad_s"
+        )
+    sql = f"SELECT {columns} FROM {source} GROUP BY drive_id ORDER BY rows DESC LIMIT {DRIVES_QUERIED}"
+    chosen = f"[{drives[0]!r}]" if drives else "None"
+    python = f"ros_to_parquet.open({lake!r}).dataset({table!r}, drives={chosen}).to_table().slice(0, 3)"
+    return Queries(sql, python)
+
+
+def choose_table(tables: Sequence[LakeTable]) -> LakeTable | None:
+    """The table to show a query of: the generated drive's IMU, else the one with most rows."""
+    with_rows = [table for table in tables if table.rows]
+    return next(
+        (table for table in with_rows if table.name == "imu.data"), with_rows[0] if with_rows else None
+    )
+
+
+def result_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
+    """A query's result."""
+    table = Table(header_style="dim", box=None)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(str(value)) for value in row))
+    return table
+
+
+def run_sql(sql: str, *, at: Path) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """Column names and rows of a DuckDB query whose paths are relative to ``at``."""
+    import duckdb
+
+    with duckdb.connect() as connection:
+        connection.execute(f"SET file_search_path = '{str(at).replace(chr(39), chr(39) * 2)}'")
+        result = connection.execute(sql)
+        return [column[0] for column in result.description or []], result.fetchall()
+
+
+def print_summary(console: Console, summary: Summary, *, every: bool) -> list[LakeTable]:
+    """Prints drives, reasons and tables; returns the tables."""
+    console.print(drives_table(summary))
+    said = reasons(summary, every=every)
+    if said:
+        console.print("\n[bold]Why[/]")
+        for line in said:
+            console.print(line, soft_wrap=True)
+    console.print()
+    tables = merge_tables(summary)
+    console.print(tables_table(tables, every=every))
+    return tables
