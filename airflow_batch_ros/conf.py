@@ -1,0 +1,378 @@
+"""The conf of a run: what `ros_image_pipeline` is triggered with, checked before anything is listed.
+
+Nothing here imports Airflow or boto3: a DAG file may import it at parse time.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ros_to_parquet.contract import DriveState, ExtractOptions
+
+CONF_KEYS = ("drives_to_process", "topics", "bags", "output", "recursive", "overwrite", "fail_on")
+
+DEFAULT_FAIL_ON = (DriveState.FAILED, DriveState.PARTIAL)
+
+MAX_DRIVE_ID_LENGTH = 100
+"""So that a Batch job's name (128 characters) holds drive, plan and generation."""
+
+MAX_PREFIX_BYTES = 900
+"""An S3 key is at most 1,024 bytes; the rest is for the bag's own name."""
+
+_DRIVE_ID = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
+_BUCKET = r"(?!.*\.\.)(?!\d+\.\d+\.\d+\.\d+$)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_BAG_ENDINGS = (".bag", ".mcap", ".db3")
+
+_GLOBS_SCHEMA: Mapping[str, Any] = {
+    "type": "array",
+    "items": {"type": "string", "minLength": 1},
+}
+
+_FILTER_SCHEMA: Mapping[str, Any] = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {"include": {**_GLOBS_SCHEMA, "minItems": 1}, "exclude": _GLOBS_SCHEMA},
+}
+
+DRIVES_TO_PROCESS_SCHEMA: Mapping[str, Any] = {
+    "type": "object",
+    "minProperties": 1,
+    "propertyNames": {"pattern": f"^{_DRIVE_ID}$"},
+    "additionalProperties": {
+        "type": "object",
+        "required": ["bucket", "prefix"],
+        "additionalProperties": False,
+        "properties": {
+            "bucket": {"type": "string", "pattern": f"^{_BUCKET}$"},
+            "prefix": {"type": "string", "pattern": r"^(?!/)[^*\x00-\x1f\x7f]*$"},
+        },
+    },
+}
+
+_SCHEMAS: Mapping[str, Mapping[str, Any]] = {
+    "drives_to_process": DRIVES_TO_PROCESS_SCHEMA,
+    "topics": _FILTER_SCHEMA,
+    "bags": _FILTER_SCHEMA,
+    "output": {"type": "string", "pattern": r"^s3://[^/]+"},
+    "recursive": {"type": "boolean"},
+    "overwrite": {"type": "boolean"},
+    "fail_on": {"type": "array", "items": {"type": "string", "enum": [state.value for state in DriveState]}},
+}
+
+
+class ConfError(ValueError):
+    """A conf that cannot be run. ``problems`` has every one of them, a sentence each."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        super().__init__(f"the conf has {count}:\n" + "\n".join(f"- {problem}" for problem in problems))
+
+
+@dataclass(frozen=True, slots=True)
+class DriveSource:
+    """Where a drive's bags are. ``prefix`` ends in ``/``, or is empty: the bucket's root."""
+
+    drive_id: str
+    bucket: str
+    prefix: str
+
+    @property
+    def uri(self) -> str:
+        return f"s3://{self.bucket}/{self.prefix}"
+
+
+@dataclass(frozen=True, slots=True)
+class NameGlobs:
+    """Shell globs over whole names; ``*`` crosses ``/``; exclusion wins."""
+
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineConf:
+    """A checked conf.
+
+    Attributes:
+        drives: in the conf's order; no two of them overlap.
+        options: what to extract.
+        bags: which bags to take, by their path below the drive's prefix.
+        output: ``s3://bucket/prefix`` without a final slash, or None where the conf names none.
+        recursive: also take bags in sub-folders that are no rosbag2 folders.
+        overwrite: extract all bags again; the result replaces the drive's earlier ones.
+        fail_on: the drive states that fail the run.
+    """
+
+    drives: tuple[DriveSource, ...]
+    options: ExtractOptions = field(default_factory=ExtractOptions)
+    bags: NameGlobs = field(default_factory=NameGlobs)
+    output: str | None = None
+    recursive: bool = False
+    overwrite: bool = False
+    fail_on: tuple[DriveState, ...] = DEFAULT_FAIL_ON
+
+
+def param_schema(key: str) -> dict[str, Any]:
+    """The JSON schema of one key of the conf, as an Airflow `Param` takes it.
+
+    An optional key may also be null, which is the same as leaving it out.
+    """
+    schema = dict(_SCHEMAS[key])
+    if key == "drives_to_process":
+        return schema
+    if "enum" in schema:
+        schema["enum"] = [*schema["enum"], None]
+    return {**schema, "type": ["null", schema["type"]]}
+
+
+def conf_schema() -> dict[str, Any]:
+    """The JSON schema (2020-12) of a whole conf."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "type": "object",
+        "required": ["drives_to_process"],
+        "additionalProperties": False,
+        "properties": {key: param_schema(key) for key in CONF_KEYS},
+    }
+
+
+def parse_conf(raw: object) -> PipelineConf:
+    """The conf that ``raw`` (a mapping, or its JSON text) says.
+
+    Raises:
+        ConfError: with all that is wrong; each problem names the drive and the key.
+
+    >>> parse_conf({"drives_to_process": {"drive_1": {"bucket": "raw-data", "prefix": "drive_1"}}}).drives
+    (DriveSource(drive_id='drive_1', bucket='raw-data', prefix='drive_1/'),)
+    """
+    if isinstance(raw, str):
+        try:
+            raw = json.loads(raw)
+        except ValueError as error:
+            raise ConfError(
+                [f"it is text, and not JSON ({error}); in a template write {{{{ dag_run.conf | tojson }}}}"]
+            ) from error
+    if not isinstance(raw, Mapping):
+        raise ConfError([f"expected an object with the key 'drives_to_process', not {_shown(raw)}"])
+    known = ", ".join(CONF_KEYS)
+    problems = [f"key {key!r} is unknown; known are {known}" for key in raw if key not in CONF_KEYS]
+    given = {key: value for key, value in raw.items() if value is not None or key == "drives_to_process"}
+    drives = _drives(given.get("drives_to_process"), problems, there="drives_to_process" in given)
+    topics = _globs("topics", given.get("topics"), problems)
+    conf = PipelineConf(
+        drives=drives,
+        options=ExtractOptions(include_topics=topics.include, exclude_topics=topics.exclude),
+        bags=_globs("bags", given.get("bags"), problems),
+        output=_output(given["output"], problems) if "output" in given else None,
+        recursive=_flag("recursive", given.get("recursive", False), problems),
+        overwrite=_flag("overwrite", given.get("overwrite", False), problems),
+        fail_on=_states(given["fail_on"], problems) if "fail_on" in given else DEFAULT_FAIL_ON,
+    )
+    if problems:
+        raise ConfError(problems)
+    return conf
+
+
+def parse_output(uri: str) -> str:
+    """``uri`` as ``s3://bucket/prefix`` without a final slash.
+
+    Raises:
+        ConfError: not an S3 URI, or one that no bucket can have.
+    """
+    problems: list[str] = []
+    output = _output(uri, problems)
+    if problems:
+        raise ConfError(problems)
+    return output
+
+
+def _drives(raw: object, problems: list[str], *, there: bool) -> tuple[DriveSource, ...]:
+    example = '{"drive_1": {"bucket": "my-bucket", "prefix": "drive_1/"}}'
+    if not there:
+        problems.append(f"key 'drives_to_process' is missing; for example {example}")
+        return ()
+    if not isinstance(raw, Mapping):
+        problems.append(f"key 'drives_to_process': expected an object like {example}, not {_shown(raw)}")
+        return ()
+    if not raw:
+        problems.append(f"key 'drives_to_process' names no drive; for example {example}")
+        return ()
+    found = [drive for key, value in raw.items() if (drive := _drive(key, value, problems)) is not None]
+    _refuse_overlaps(found, problems)
+    return tuple(found)
+
+
+def _drive(drive_id: object, raw: object, problems: list[str]) -> DriveSource | None:
+    count = len(problems)
+    if not isinstance(drive_id, str) or not re.fullmatch(_DRIVE_ID, drive_id):
+        problems.append(
+            f"drive {drive_id!r}: a drive id begins with a letter or digit, goes on with letters, digits, "
+            f"'_', '-' and '.', and has at most {MAX_DRIVE_ID_LENGTH} characters: it names folders and jobs"
+        )
+    if not isinstance(raw, Mapping):
+        problems.append(
+            f"drive {drive_id!r}: expected an object with the keys 'bucket' and 'prefix', not {_shown(raw)}"
+        )
+        return None
+    problems.extend(
+        f"drive {drive_id!r}, key {key!r}: unknown; a drive has 'bucket' and 'prefix'"
+        for key in raw
+        if key not in ("bucket", "prefix")
+    )
+    bucket = _bucket(drive_id, raw, problems)
+    prefix = _prefix(drive_id, raw, problems)
+    return DriveSource(str(drive_id), bucket, prefix) if len(problems) == count else None
+
+
+def _bucket(drive_id: object, raw: Mapping[Any, Any], problems: list[str]) -> str:
+    where = f"drive {drive_id!r}, key 'bucket'"
+    bucket = raw.get("bucket")
+    if "bucket" not in raw:
+        problems.append(f"{where}: missing")
+    elif not isinstance(bucket, str):
+        problems.append(f"{where}: expected text, not {_shown(bucket)}")
+    elif "/" in bucket or ":" in bucket:
+        problems.append(
+            f"{where}: {bucket!r} is not a name; write the bucket's name alone, without s3:// or path"
+        )
+    elif complaint := _bucket_complaint(bucket):
+        problems.append(f"{where}: {complaint}")
+    else:
+        return bucket
+    return ""
+
+
+def _bucket_complaint(bucket: str) -> str | None:
+    if re.fullmatch(_BUCKET, bucket):
+        return None
+    return (
+        f"{bucket!r} is no S3 bucket name: 3 to 63 lower-case letters, digits, '-' and '.', beginning and "
+        "ending with a letter or digit, without '..' and not an IP address"
+    )
+
+
+def _prefix(drive_id: object, raw: Mapping[Any, Any], problems: list[str]) -> str:
+    where = f"drive {drive_id!r}, key 'prefix'"
+    prefix = raw.get("prefix")
+    if "prefix" not in raw:
+        problems.append(f"{where}: missing; an empty text is the bucket's root")
+    elif not isinstance(prefix, str):
+        problems.append(f"{where}: expected text, not {_shown(prefix)}")
+    elif prefix.startswith("/"):
+        problems.append(
+            f"{where}: {prefix!r} begins with '/', which S3 keys do not; write {prefix.lstrip('/')!r}"
+        )
+    elif "*" in prefix:
+        problems.append(
+            f"{where}: {prefix!r} is a glob; write the folder, and choose bags with the conf's 'bags'"
+        )
+    elif prefix.lower().endswith(_BAG_ENDINGS):
+        folder, _, name = prefix.rpartition("/")
+        problems.append(
+            f"{where}: {prefix!r} is a file's name; write its folder {folder + '/' if folder else ''!r} and "
+            f'"bags": {{"include": ["{name}"]}}, or end it with \'/\' if it is a folder'
+        )
+    elif _CONTROL.search(prefix):
+        problems.append(f"{where}: {prefix!r} holds a control character")
+    elif len(prefix.encode()) > MAX_PREFIX_BYTES:
+        problems.append(f"{where}: {len(prefix.encode())} bytes; at most {MAX_PREFIX_BYTES}")
+    else:
+        return prefix if not prefix or prefix.endswith("/") else f"{prefix}/"
+    return ""
+
+
+def _refuse_overlaps(drives: Sequence[DriveSource], problems: list[str]) -> None:
+    """Of two drives over one folder each bag would be taken twice."""
+    outer: DriveSource | None = None
+    for drive in sorted(drives, key=lambda drive: (drive.bucket, drive.prefix)):
+        if outer is None or drive.bucket != outer.bucket or not drive.prefix.startswith(outer.prefix):
+            outer = drive
+        elif drive.prefix == outer.prefix:
+            problems.append(
+                f"drives {outer.drive_id!r} and {drive.drive_id!r}, key 'prefix': both are {drive.uri}; "
+                "each bag belongs to one drive"
+            )
+        else:
+            problems.append(
+                f"drive {drive.drive_id!r}, key 'prefix': {drive.uri} lies inside {outer.uri} of drive "
+                f"{outer.drive_id!r}; each bag belongs to one drive"
+            )
+
+
+def _globs(key: str, raw: object, problems: list[str]) -> NameGlobs:
+    if raw is None:
+        return NameGlobs()
+    if not isinstance(raw, Mapping):
+        problems.append(
+            f"key {key!r}: expected an object with the keys 'include' and 'exclude', not {_shown(raw)}"
+        )
+        return NameGlobs()
+    problems.extend(
+        f"key {key!r}: {name!r} is unknown; it has 'include' and 'exclude'"
+        for name in raw
+        if name not in ("include", "exclude")
+    )
+    include = _texts(f"{key}.include", raw["include"], problems) if "include" in raw else ("*",)
+    if include == ():
+        problems.append(f"key '{key}.include': an empty list takes nothing; leave it out to take all")
+    return NameGlobs(
+        include=include or ("*",), exclude=_texts(f"{key}.exclude", raw.get("exclude", []), problems) or ()
+    )
+
+
+def _texts(key: str, raw: object, problems: list[str]) -> tuple[str, ...] | None:
+    if isinstance(raw, list | tuple) and all(isinstance(item, str) and item for item in raw):
+        return tuple(raw)
+    problems.append(f'key {key!r}: expected a list of globs like ["/camera/*"], not {_shown(raw)}')
+    return None
+
+
+def _output(raw: object, problems: list[str]) -> str:
+    if not isinstance(raw, str) or not raw.startswith("s3://"):
+        problems.append(f"key 'output': expected an S3 URI like s3://bucket/lake, not {_shown(raw)}")
+        return ""
+    bucket, _, prefix = raw.removeprefix("s3://").partition("/")
+    prefix = prefix.rstrip("/")
+    if complaint := _bucket_complaint(bucket):
+        problems.append(f"key 'output': {complaint}")
+    if prefix.startswith("/") or "//" in prefix or _CONTROL.search(prefix) or "*" in prefix:
+        problems.append(f"key 'output': {raw!r}: its path has an empty part, a '*' or a control character")
+    if len(prefix.encode()) > MAX_PREFIX_BYTES // 2:
+        problems.append(f"key 'output': its path has more than {MAX_PREFIX_BYTES // 2} bytes")
+    return f"s3://{bucket}/{prefix}".rstrip("/")
+
+
+def _flag(key: str, raw: object, problems: list[str]) -> bool:
+    if not isinstance(raw, bool):
+        problems.append(f"key {key!r}: expected true or false, not {_shown(raw)}")
+        return False
+    return raw
+
+
+def _states(raw: object, problems: list[str]) -> tuple[DriveState, ...]:
+    known = ", ".join(DriveState)
+    if not isinstance(raw, list | tuple):
+        problems.append(f"key 'fail_on': expected a list of drive states ({known}), not {_shown(raw)}")
+        return ()
+    states = []
+    for item in raw:
+        if isinstance(item, str) and item in tuple(DriveState):
+            states.append(DriveState(item))
+        else:
+            problems.append(f"key 'fail_on': {_shown(item)} is no drive state; known are {known}")
+    return tuple(states)
+
+
+def _shown(value: object) -> str:
+    """``value`` for a message: as JSON has it, and short."""
+    try:
+        text = json.dumps(value)
+    except (TypeError, ValueError):
+        text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

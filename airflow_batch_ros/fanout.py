@@ -1,0 +1,289 @@
+"""From a conf to running Batch jobs: leases, plans, adoption, submission; for all drives of a run.
+
+Every step is a conditional put or found again by its name, so that a run that is killed anywhere and
+starts over submits nothing that is live or done.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from airflow_batch_ros import lease
+from airflow_batch_ros.conf import DriveSource, PipelineConf
+from airflow_batch_ros.jobs import (
+    DriveJob,
+    Progress,
+    SubmitError,
+    SubmitOptions,
+    Work,
+    find_job,
+    find_live_job,
+    job_name,
+    next_generation,
+    read_progress,
+    recorded_jobs,
+    submit_next,
+    terminate,
+)
+from airflow_batch_ros.lake import Lake, error_code
+from airflow_batch_ros.lease import LeaseHeldError
+from airflow_batch_ros.plan import DEFAULT_SHARD_BYTES, PlanError, check_fresh, check_saved, make_plan
+from ros_to_parquet import contract
+from ros_to_parquet.contract import ContractError, JobRecord, Lease, Plan, Run
+
+if TYPE_CHECKING:
+    from botocore.exceptions import ClientError
+    from mypy_boto3_batch import BatchClient
+    from mypy_boto3_s3 import S3Client
+
+_PERMANENT = frozenset(
+    {"NoSuchBucket", "AccessDenied", "403", "404", "PermanentRedirect", "InvalidBucketName"}
+)
+"""S3 errors that trying again cannot help."""
+
+
+class FanoutError(RuntimeError):
+    """Drives that could not be planned or submitted: all of them in one message.
+
+    Attributes:
+        retry_helps: at least one problem may pass by itself, and none is there to stay.
+    """
+
+    def __init__(self, problems: list[str], *, retry_helps: bool, submitted: int = 0) -> None:
+        self.problems = tuple(problems)
+        self.retry_helps = retry_helps
+        drives = "1 drive" if len(problems) == 1 else f"{len(problems)} drives"
+        done = f"{submitted} others are submitted" if submitted else "nothing was submitted"
+        super().__init__(f"{drives} cannot be run; {done}:\n" + "\n".join(f"- {each}" for each in problems))
+
+
+@dataclass(slots=True)
+class Fanout:
+    """One operator's work.
+
+    Attributes:
+        submitter: a client that does not retry by itself; see `jobs.submit_next`.
+        owned: ids of the jobs that were submitted or adopted so far, for `terminate_owned`.
+        say: is told what is done, a line at a time.
+        submitting: name of the job whose submission has begun and is not confirmed.
+    """
+
+    s3: S3Client
+    batch: BatchClient
+    submitter: BatchClient
+    output: str
+    conf: PipelineConf
+    run: Run
+    options: SubmitOptions
+    shard_bytes: int = DEFAULT_SHARD_BYTES
+    say: Callable[[str], None] = field(default=logging.getLogger(__name__).info)
+    owned: list[str] = field(default_factory=list)
+    submitting: str | None = None
+
+    def submit_all(self) -> list[DriveJob]:
+        """Leases and plans every drive, then submits what is neither live nor done.
+
+        Raises:
+            FanoutError: a drive cannot be planned (then nothing is submitted) or submitted (then the
+                others are; a retry adopts them).
+        """
+        prepared = self._prepare_all()
+        jobs: list[DriveJob] = []
+        problems: list[str] = []
+        retry_helps = True
+        for drive in prepared:
+            try:
+                jobs.append(self._submit(drive))
+            except (SubmitError, LeaseHeldError) as error:
+                problems.append(str(error))
+            except PlanError as error:
+                problems.append(str(error))
+                retry_helps = False
+        if problems:
+            raise FanoutError(problems, retry_helps=retry_helps, submitted=len(jobs))
+        return jobs
+
+    def terminate_owned(self, reason: str) -> list[str]:
+        """Ends every job that this run has at Batch; returns what went wrong."""
+        ids = list(self.owned)
+        if self.submitting and (unconfirmed := find_job(self.batch, self.options.job_queue, self.submitting)):
+            ids.append(unconfirmed)
+        return terminate(self.batch, dict.fromkeys(ids), reason)
+
+    # --- planning
+
+    def _prepare_all(self) -> list[_Prepared]:
+        from botocore.exceptions import ClientError
+
+        prepared: list[_Prepared] = []
+        problems: list[str] = []
+        retry_helps = True
+        for source in self.conf.drives:
+            try:
+                prepared.append(self._prepare(Lake(self.s3, self.output), source))
+            except LeaseHeldError as error:
+                problems.append(str(error))
+            except (PlanError, ContractError) as error:
+                problems.append(str(error))
+                retry_helps = False
+            except ClientError as error:
+                if error_code(error) not in _PERMANENT:
+                    raise
+                problems.append(_refusal(source, self.output, error))
+                retry_helps = False
+        if problems:
+            for drive in prepared:
+                if not drive.saved:
+                    lease.release(drive.lake, drive.plan.drive_id, drive.plan.plan_id)
+            raise FanoutError(problems, retry_helps=retry_helps)
+        # Not before all are planned: a saved plan would grow old while another drive waits for its fix.
+        return [self._save(drive) for drive in prepared]
+
+    def _prepare(self, lake: Lake, source: DriveSource) -> _Prepared:
+        """The drive's lease and plan; a lease that was taken for nothing is given back."""
+        plan_id = contract.make_plan_id(self.run, source.drive_id)
+        saved = lake.load(Plan, contract.plan_key(source.drive_id, plan_id))
+        if saved is not None:
+            return self._resume(lake, source, saved)
+        self._lease(lake, source.drive_id, plan_id)
+        try:
+            plan = make_plan(self.s3, lake, source, self.conf, run=self.run, shard_bytes=self.shard_bytes)
+        except Exception:
+            lease.release(lake, source.drive_id, plan_id)
+            raise
+        return _Prepared(lake, plan, Progress(tuple(range(len(plan.shards))), False), saved=False)
+
+    def _resume(self, lake: Lake, source: DriveSource, plan: Plan) -> _Prepared:
+        check_saved(plan, source, self.conf)
+        progress = read_progress(self.batch, lake, plan, job_queue=self.options.job_queue)
+        if plan.shards and not progress.committed and not progress.live:
+            self._own(lake, plan, progress)
+        return _Prepared(lake, plan, progress, saved=True)
+
+    def _save(self, drive: _Prepared) -> _Prepared:
+        """The plan as it is in the lake: the first writer's."""
+        plan, lake = drive.plan, drive.lake
+        if drive.saved or lake.create(contract.plan_key(plan.drive_id, plan.plan_id), contract.to_json(plan)):
+            return drive
+        first = lake.load(Plan, contract.plan_key(plan.drive_id, plan.plan_id)) or plan
+        progress = read_progress(self.batch, lake, first, job_queue=self.options.job_queue)
+        return _Prepared(lake, first, progress, saved=True)
+
+    def _own(self, lake: Lake, plan: Plan, progress: Progress) -> None:
+        """Makes sure of the lease of a saved plan; if it was lost meanwhile, that nobody did its work."""
+        if self._lease(lake, plan.drive_id, plan.plan_id):
+            try:
+                check_fresh(lake, plan, missing=progress.missing)
+            except PlanError:
+                lease.release(lake, plan.drive_id, plan.plan_id)
+                raise
+
+    def _lease(self, lake: Lake, drive_id: str, plan_id: str) -> bool:
+        acquired_at = datetime.now(UTC).isoformat(timespec="seconds")
+        own = Lease(drive_id=drive_id, plan_id=plan_id, run=self.run, acquired_at=acquired_at)
+        return lease.acquire(
+            lake, own, sign_of_life=lambda other, age_s: self._sign_of_life(lake, other, age_s)
+        )
+
+    def _sign_of_life(self, lake: Lake, other: Lease, age_s: float) -> str | None:
+        live = find_live_job(
+            self.batch, lake, other.drive_id, other.plan_id, job_queue=self.options.job_queue
+        )
+        if live is not None:
+            return f"its Batch job {live[0]} is {live[1]}"
+        if recorded_jobs(lake, other.drive_id, other.plan_id):
+            return None
+        if not other.run.dag_id and age_s < lease.COMMAND_LINE_GRACE_S:
+            uri = lake.uri(contract.lease_key(other.drive_id))
+            return f"a process that cannot be asked; delete {uri} if it is dead"
+        if age_s < lease.GRACE_S:
+            return f"for {age_s:.0f} s, and has not submitted yet"
+        return None
+
+    # --- submission
+
+    def _submit(self, drive: _Prepared) -> DriveJob:
+        plan, progress, lake = drive.plan, drive.progress, drive.lake
+        name = f"drive {plan.drive_id}"
+        self._tell(plan)
+        if not plan.shards:
+            lease.release(lake, plan.drive_id, plan.plan_id)
+            self.say(f"{name}: nothing to do, all bags are in the lake")
+            return self._job(plan, Work.NOTHING, None, 0)
+        if progress.committed:
+            self.say(f"{name}: done by an earlier try")
+            return self._job(plan, Work.DONE, progress.record, 0)
+        if progress.live and progress.record is not None:
+            self.owned.append(progress.record.job_id)
+            self.say(f"{name}: job {progress.record.job_id} of an earlier try is {progress.state}")
+            return self._job(plan, Work.ADOPTED, progress.record, progress.record.array_size or 1)
+        self._own(lake, plan, progress)  # again: planning the other drives took its time
+        self.submitting = job_name(plan.drive_id, plan.plan_id, next_generation(progress))
+        record, generation = submit_next(
+            self.batch, lake, plan, progress, self.options, submitter=self.submitter
+        )
+        self.owned.append(record.job_id)
+        self.submitting = None
+        shards = f"{len(generation.shards)} of {len(plan.shards)} shards"
+        self.say(f"{name}: submitted job {record.job_id} ({record.job_name}) for {shards}")
+        return self._job(plan, Work.SUBMITTED, record, len(generation.shards))
+
+    def _tell(self, plan: Plan) -> None:
+        name = f"drive {plan.drive_id}"
+        size = sum(bag.size_bytes for bag in plan.bags) / 1e6
+        self.say(
+            f"{name}: plan {plan.plan_id}: {len(plan.bags)} bags, {size:.1f} MB, {len(plan.shards)} shards "
+            f"from {plan.source}"
+        )
+        if plan.ignored_count:
+            more = plan.ignored_count - len(plan.ignored)
+            names = ", ".join(plan.ignored) + (f" and {more} more" if more else "")
+            self.say(f"{name}: not taken, {plan.ignored_count}: {names}")
+        if plan.covered:
+            names = ", ".join(plan.covered[: contract.MAX_REASONS])
+            self.say(f"{name}: in the lake already, {len(plan.covered)}: {names}")
+
+    def _job(self, plan: Plan, work: Work, record: JobRecord | None, submitted_shards: int) -> DriveJob:
+        return DriveJob(
+            drive_id=plan.drive_id,
+            work=work,
+            source=plan.source,
+            output=plan.output,
+            plan_id=plan.plan_id,
+            plan_uri=f"{plan.output}/{contract.plan_key(plan.drive_id, plan.plan_id)}",
+            job_id=record.job_id if record else None,
+            job_name=record.job_name if record else None,
+            job_queue=record.job_queue if record else self.options.job_queue,
+            generation=record.generation if record else None,
+            array_size=record.array_size if record else 0,
+            submitted_shards=submitted_shards,
+            shards=len(plan.shards),
+            bags=len(plan.bags),
+            bag_bytes=sum(bag.size_bytes for bag in plan.bags),
+            covered=len(plan.covered),
+            ignored=plan.ignored_count,
+            fail_on=tuple(str(state) for state in self.conf.fail_on),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A drive that is leased, where it needs to be, and planned. ``saved``: by an earlier try."""
+
+    lake: Lake
+    plan: Plan
+    progress: Progress
+    saved: bool
+
+
+def _refusal(source: DriveSource, output: str, error: ClientError) -> str:
+    detail = error.response.get("Error", {})
+    said = ": ".join(str(detail[key]) for key in ("Code", "Message") if detail.get(key))
+    return (
+        f"drive {source.drive_id!r}: S3 refused {error.operation_name} ({said}); check bucket "
+        f"{source.bucket!r}, output {output!r} and what the connection may do there"
+    )

@@ -1,0 +1,57 @@
+"""The AWS clients of one connection, set up for what this provider does with them."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
+from botocore.config import Config
+
+if TYPE_CHECKING:
+    from mypy_boto3_batch import BatchClient
+    from mypy_boto3_s3 import S3Client
+
+MAX_ATTEMPTS = 10
+"""Tries of one request before its error is raised; what the connection says wins."""
+
+_PATIENT: Any = {"mode": "adaptive", "total_max_attempts": MAX_ATTEMPTS}
+_PERSISTENT: Any = {"mode": "standard", "total_max_attempts": MAX_ATTEMPTS}
+_ONCE: Any = {"mode": "standard", "total_max_attempts": 1}
+
+
+class RosToParquetBatchHook(AwsBaseHook):
+    """S3 and Batch clients of an AWS connection (``endpoint_url`` and ``service_config`` are honoured).
+
+    :param aws_conn_id: the Airflow connection; None for boto3's own way to find credentials.
+    :param region_name: wins over the connection's.
+    """
+
+    def __init__(self, aws_conn_id: str | None = "aws_default", region_name: str | None = None) -> None:
+        super().__init__(aws_conn_id=aws_conn_id, region_name=region_name, client_type="batch")
+
+    @cached_property
+    def batch(self) -> BatchClient:
+        """For reading and terminating: throttled requests are tried again, ever more slowly."""
+        client: BatchClient = _client(self, _PATIENT)
+        return client
+
+    @cached_property
+    def submitter(self) -> BatchClient:
+        """For SubmitJob, which has no idempotency token: each request is sent once."""
+        client: BatchClient = _client(self, _ONCE, override=True)
+        return client
+
+    @cached_property
+    def s3(self) -> S3Client:
+        """For plans and manifests."""
+        hook = AwsBaseHook(aws_conn_id=self.aws_conn_id, region_name=self._region_name, client_type="s3")
+        client: S3Client = _client(hook, _PERSISTENT)
+        return client
+
+
+def _client(hook: AwsBaseHook, retries: Any, *, override: bool = False) -> Any:
+    own = Config(retries=retries, max_pool_connections=32, connect_timeout=10, read_timeout=60)
+    # Of two configs the merged-in one wins, where it says anything.
+    merged = hook.config.merge(own) if override else own.merge(hook.config)
+    return hook.get_client_type(region_name=hook.region_name, config=merged)

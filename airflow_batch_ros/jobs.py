@@ -1,0 +1,467 @@
+"""A drive's Batch jobs: names, submission, adoption, and why shards failed. Takes clients, holds no state.
+
+Job ids and states are Batch's words; generations, shards and records are `ros_to_parquet.contract`'s.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from airflow_batch_ros.lake import Lake, error_code
+from ros_to_parquet import contract
+from ros_to_parquet.contract import (
+    CONTRACT_VERSION,
+    EXIT_CODE_HELP,
+    ExitCode,
+    Generation,
+    JobRecord,
+    Plan,
+)
+
+if TYPE_CHECKING:
+    from mypy_boto3_batch import BatchClient
+
+LIVE = frozenset({"SUBMITTED", "PENDING", "RUNNABLE", "STARTING", "RUNNING"})
+ENDED = frozenset({"SUCCEEDED", "FAILED"})
+UNKNOWN = "UNKNOWN"
+"""Not a state of Batch's: a job that DescribeJobs does not know (any more)."""
+
+DESCRIBE_LIMIT = 100
+"""Ids that one DescribeJobs takes."""
+
+MAX_JOB_NAME_LENGTH = 128
+
+SUBMIT_TRIES = 6
+
+THROTTLED = frozenset(
+    {"TooManyRequestsException", "ThrottlingException", "Throttling", "RequestLimitExceeded", "SlowDown"}
+)
+"""Errors after which Batch has certainly done nothing."""
+
+
+class SubmitError(RuntimeError):
+    """A drive's job could not be submitted; the message names the drive and what Batch said."""
+
+
+class Work(StrEnum):
+    """What the operator did for a drive."""
+
+    SUBMITTED = "submitted"
+    ADOPTED = "adopted"
+    DONE = "done"
+    NOTHING = "nothing"
+
+
+@dataclass(frozen=True, slots=True)
+class DriveJob:
+    """What the operator hands to the sensor for one drive; `as_dict` is its XCom.
+
+    Attributes:
+        work: ``submitted`` a job now; ``adopted`` a live one of an earlier try; ``done`` by an earlier try;
+            ``nothing`` to do, since all bags are covered by earlier runs.
+        job_id: the Batch job to wait for; None where there is none.
+        array_size: 0 for a plain job.
+        shards, bags, bag_bytes: of the whole plan.
+        submitted_shards: how many of them the job runs.
+        covered: bags not taken since the lake has them already.
+        ignored: objects not taken since they are no bags or the conf leaves them out.
+        fail_on: drive states that fail the run.
+    """
+
+    drive_id: str
+    work: str
+    source: str
+    output: str
+    plan_id: str
+    plan_uri: str
+    job_id: str | None
+    job_name: str | None
+    job_queue: str
+    generation: int | None
+    array_size: int
+    submitted_shards: int
+    shards: int
+    bags: int
+    bag_bytes: int
+    covered: int
+    ignored: int
+    fail_on: tuple[str, ...]
+    console_url: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able; `from_dict` reads it."""
+        return {**asdict(self), "fail_on": list(self.fail_on)}
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> DriveJob:
+        """Raises `ValueError` for what is not an entry of the operator's return value."""
+        names = {each.name for each in fields(cls)}
+        if not isinstance(raw, Mapping) or raw.keys() - names:
+            raise ValueError(f"not what RosToParquetBatchOperator returns: {raw!r:.200}")
+        try:
+            return cls(**{**raw, "fail_on": tuple(raw["fail_on"])})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not what RosToParquetBatchOperator returns: {raw!r:.200}") from error
+
+
+# --- names and requests -----------------------------------------------------------------------------
+
+
+def job_name(drive_id: str, plan_id: str, generation: int) -> str:
+    """A name by Batch's rules: letters, digits, ``-`` and ``_``, at most 128.
+
+    >>> job_name("drive.1", "0123456789ab", 0)
+    'drive_1-0123456789ab-g0'
+    """
+    tail = f"-{plan_id}-g{generation}"
+    return drive_id.replace(".", "_")[: MAX_JOB_NAME_LENGTH - len(tail)] + tail
+
+
+def command(lake: Lake, plan: Plan, generation: Generation) -> list[str]:
+    """What the container is told to run; for an array, which shard is each child's comes from its index."""
+    plan_uri = lake.uri(contract.plan_key(plan.drive_id, plan.plan_id))
+    words = ["run", "--plan", plan_uri, "--plan-sha256", contract.sha256(contract.to_json(plan))]
+    shards = generation.shards
+    if len(shards) == 1:
+        return [*words, "--shard", str(shards[0])]
+    if shards == tuple(range(len(shards))):
+        return words
+    key = contract.generation_key(plan.drive_id, plan.plan_id, generation.generation)
+    digest = contract.sha256(contract.to_json(generation))
+    return [*words, "--index-map", lake.uri(key), "--index-map-sha256", digest]
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitOptions:
+    """How jobs are submitted; the same for all drives.
+
+    Attributes:
+        extra: further members of the SubmitJob request, as boto3 names them (``timeout``,
+            ``retryStrategy``, ``shareIdentifier``...); what is said here wins but for name and command.
+    """
+
+    job_queue: str
+    job_definition: str
+    vcpus: float | None = None
+    memory_mib: int | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+def submit_request(lake: Lake, plan: Plan, generation: Generation, options: SubmitOptions) -> dict[str, Any]:
+    """The SubmitJob request of a generation."""
+    resources = []
+    if options.vcpus is not None:
+        resources.append({"type": "VCPU", "value": f"{options.vcpus:g}"})
+    if options.memory_mib is not None:
+        resources.append({"type": "MEMORY", "value": str(options.memory_mib)})
+    overrides: dict[str, Any] = dict(options.extra.get("containerOverrides", {}))
+    if resources:
+        overrides.setdefault("resourceRequirements", resources)
+    tags = {"ros-to-parquet:drive": plan.drive_id, "ros-to-parquet:plan": plan.plan_id, **options.tags}
+    request: dict[str, Any] = {
+        "jobQueue": options.job_queue,
+        "jobDefinition": options.job_definition,
+        "tags": tags,
+        "propagateTags": True,
+        **options.extra,
+        "jobName": job_name(plan.drive_id, plan.plan_id, generation.generation),
+        "containerOverrides": {**overrides, "command": command(lake, plan, generation)},
+    }
+    if len(generation.shards) > 1:
+        request["arrayProperties"] = {"size": len(generation.shards)}
+    return request
+
+
+# --- submission and adoption ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a plan has come.
+
+    Attributes:
+        missing: shards without a manifest.
+        committed: whether the drive manifest is there.
+        generation: the last one that was begun; None before the first.
+        record: its job, where it has one.
+        state: that job's state by Batch.
+    """
+
+    missing: tuple[int, ...]
+    committed: bool
+    generation: Generation | None = None
+    record: JobRecord | None = None
+    state: str = UNKNOWN
+
+    @property
+    def live(self) -> bool:
+        return self.state in LIVE
+
+
+def read_progress(batch: BatchClient, lake: Lake, plan: Plan, *, job_queue: str) -> Progress:
+    """How far the plan has come, by what the lake and Batch say.
+
+    A job that was submitted and not recorded, because the operator was killed in between, is found by its
+    name and recorded now.
+    """
+    generations, records = _numbers(lake, plan)
+    generation: Generation | None = None
+    record: JobRecord | None = None
+    state = UNKNOWN
+    if generations:
+        last = max(generations)
+        generation = lake.load(Generation, contract.generation_key(plan.drive_id, plan.plan_id, last))
+        if last in records:
+            record = lake.load(JobRecord, contract.job_record_key(plan.drive_id, plan.plan_id, last))
+        elif found := find_job(batch, job_queue, job_name(plan.drive_id, plan.plan_id, last)):
+            record = _record(batch, lake, plan, generation, found, job_queue=job_queue)
+    if record is not None:
+        state = job_state(describe(batch, [record.job_id]).get(record.job_id))
+    # After the state: a job that ended before it was looked at has left its manifests by now.
+    keys = lake.keys(contract.manifest_folder(plan.drive_id, plan.plan_id))
+    there = {key.rpartition("/")[2] for key in keys}
+    missing = [shard for shard in range(len(plan.shards)) if f"{shard:05d}.json" not in there]
+    return Progress(tuple(missing), "drive.json" in there, generation, record, state)
+
+
+def submit_next(
+    batch: BatchClient,
+    lake: Lake,
+    plan: Plan,
+    progress: Progress,
+    options: SubmitOptions,
+    *,
+    submitter: BatchClient,
+    sleep: Callable[[float], None] = time.sleep,
+) -> tuple[JobRecord, Generation]:
+    """Submits a job for the plan's missing shards; to be called only where no job of the plan is live.
+
+    SubmitJob has no idempotency token, so ``submitter`` must not retry it by itself.
+
+    With every manifest there and no drive manifest, the last shard's job is run once more: it finds its
+    work done and commits the drive.
+
+    Raises:
+        SubmitError: Batch refused it.
+    """
+    shards = progress.missing or (len(plan.shards) - 1,)
+    number = next_generation(progress)
+    if progress.generation is not None and progress.generation.generation == number:
+        generation = progress.generation
+    else:
+        generation = Generation(CONTRACT_VERSION, plan.plan_id, number, shards)
+        key = contract.generation_key(plan.drive_id, plan.plan_id, number)
+        if not lake.create(key, contract.to_json(generation)):
+            generation = lake.load(Generation, key) or generation
+    request = submit_request(lake, plan, generation, options)
+    job_id = _submit(batch, submitter, plan.drive_id, request, sleep=sleep)
+    queue = str(request["jobQueue"])
+    return _record(batch, lake, plan, generation, job_id, job_queue=queue), generation
+
+
+def next_generation(progress: Progress) -> int:
+    """The number of the generation to submit next: one that was saved and never submitted is taken up."""
+    if progress.generation is None:
+        return 0
+    return progress.generation.generation + (progress.record is not None)
+
+
+def _numbers(lake: Lake, plan: Plan) -> tuple[set[int], set[int]]:
+    """The numbers of the generations that were begun, and of those that have a job recorded."""
+    numbers: dict[str, set[int]] = {"generation": set(), "job": set()}
+    for key in lake.keys(contract.plan_folder(plan.drive_id, plan.plan_id)):
+        kind, _, number = key.rpartition("/")[2].removesuffix(".json").partition("-")
+        if kind in numbers and number.isdigit():
+            numbers[kind].add(int(number))
+    return numbers["generation"], numbers["job"]
+
+
+def _record(
+    batch: BatchClient,
+    lake: Lake,
+    plan: Plan,
+    generation: Generation | None,
+    job_id: str,
+    *,
+    job_queue: str,
+) -> JobRecord:
+    """Saves the generation's job. Of two that were submitted at once the first recorded stays."""
+    assert generation is not None
+    count = len(generation.shards)
+    record = JobRecord(
+        plan_id=plan.plan_id,
+        generation=generation.generation,
+        job_id=job_id,
+        job_name=job_name(plan.drive_id, plan.plan_id, generation.generation),
+        job_queue=job_queue,
+        array_size=count if count > 1 else 0,
+    )
+    key = contract.job_record_key(plan.drive_id, plan.plan_id, generation.generation)
+    if lake.create(key, contract.to_json(record)):
+        return record
+    first = lake.load(JobRecord, key) or record
+    if first.job_id != job_id:
+        terminate(batch, [job_id], f"{first.job_id} was submitted first for the same shards")
+    return first
+
+
+def _submit(
+    batch: BatchClient,
+    submitter: BatchClient,
+    drive_id: str,
+    request: dict[str, Any],
+    *,
+    sleep: Callable[[float], None],
+) -> str:
+    """SubmitJob, so that no failure in between makes two jobs of one.
+
+    After an error that leaves open what Batch has done, the job is looked for by its name.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    problem: Exception | None = None
+    for attempt in range(SUBMIT_TRIES):
+        try:
+            return submitter.submit_job(**request)["jobId"]
+        except ClientError as error:
+            problem = error
+            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+            if error_code(error) not in THROTTLED and status < 500:
+                break
+        except BotoCoreError as error:
+            problem = error
+        sleep(min(2.0**attempt, 20.0))
+        if found := find_job(batch, request["jobQueue"], request["jobName"]):
+            return found
+    raise SubmitError(
+        f"drive {drive_id!r}: Batch did not take job {request['jobName']} for queue {request['jobQueue']!r} "
+        f"and definition {request['jobDefinition']!r}: {problem}"
+    ) from problem
+
+
+def find_job(batch: BatchClient, job_queue: str, name: str) -> str | None:
+    """The id of the queue's job of that name: a live one before others, the newest before older ones."""
+    pages = batch.get_paginator("list_jobs").paginate(
+        jobQueue=job_queue, filters=[{"name": "JOB_NAME", "values": [name]}]
+    )
+    # Batch matches names without case.
+    found = [job for page in pages for job in page["jobSummaryList"] if job["jobName"] == name]
+    found.sort(key=lambda job: (job.get("status") in LIVE, job.get("createdAt", 0)))
+    return found[-1]["jobId"] if found else None
+
+
+def recorded_jobs(lake: Lake, drive_id: str, plan_id: str) -> list[JobRecord]:
+    """The jobs of all generations of a plan, oldest first."""
+    keys = [
+        key
+        for key in lake.keys(contract.plan_folder(drive_id, plan_id))
+        if key.rpartition("/")[2].startswith("job-")
+    ]
+    return sorted(lake.load_all(JobRecord, keys), key=lambda record: record.generation)
+
+
+def find_live_job(
+    batch: BatchClient, lake: Lake, drive_id: str, plan_id: str, *, job_queue: str
+) -> tuple[str, str] | None:
+    """Id and state of a plan's live job, recorded or not; None where all have ended."""
+    records = recorded_jobs(lake, drive_id, plan_id)
+    ids = [record.job_id for record in records]
+    following = records[-1].generation + 1 if records else 0
+    if unrecorded := find_job(batch, job_queue, job_name(drive_id, plan_id, following)):
+        ids.append(unrecorded)
+    details = describe(batch, ids)
+    live = [(job_id, job_state(details.get(job_id))) for job_id in ids]
+    return next((each for each in live if each[1] in LIVE), None)
+
+
+# --- what Batch says --------------------------------------------------------------------------------
+
+
+def describe(batch: BatchClient, job_ids: Sequence[str]) -> dict[str, Any]:
+    """DescribeJobs, a hundred ids a request; jobs that Batch does not know are missing in the answer."""
+    details: dict[str, Any] = {}
+    for start in range(0, len(job_ids), DESCRIBE_LIMIT):
+        answer = batch.describe_jobs(jobs=list(job_ids[start : start + DESCRIBE_LIMIT]))
+        details.update({job["jobId"]: job for job in answer["jobs"]})
+    return details
+
+
+def job_state(detail: Mapping[str, Any] | None) -> str:
+    """The state of a job as `describe` gives it."""
+    return UNKNOWN if detail is None else str(detail["status"])
+
+
+def count_states(details: Iterable[Mapping[str, Any] | None]) -> dict[str, int]:
+    """How many shards are in which state: an array counts its children."""
+    counts: dict[str, int] = {}
+    for detail in details:
+        children = (detail or {}).get("arrayProperties", {}).get("statusSummary") or {}
+        if not any(children.values()):
+            children = {job_state(detail): (detail or {}).get("arrayProperties", {}).get("size") or 1}
+        for state, count in children.items():
+            if count:
+                counts[state] = counts.get(state, 0) + count
+    return counts
+
+
+def job_seconds(detail: Mapping[str, Any] | None) -> float | None:
+    """From submission to end, by Batch's clock; None while that is not known."""
+    if not detail or not detail.get("createdAt") or not detail.get("stoppedAt"):
+        return None
+    return round(float(detail["stoppedAt"] - detail["createdAt"]) / 1000, 3)
+
+
+def log_group(detail: Mapping[str, Any] | None) -> str | None:
+    """The CloudWatch log group of a job; None where its definition names none, or another log driver."""
+    logs = ((detail or {}).get("container") or {}).get("logConfiguration") or {}
+    group = (logs.get("options") or {}).get("awslogs-group")
+    return None if group is None else str(group)
+
+
+def end_reason(detail: Mapping[str, Any]) -> str:
+    """Why a job or an array's child ended: exit code with its meaning, then the reasons Batch gives."""
+    container = detail.get("container") or {}
+    attempts = detail.get("attempts") or []
+    last = (attempts[-1].get("container") or {}) if attempts else {}
+    code = container.get("exitCode", last.get("exitCode"))
+    words = []
+    if code is not None:
+        words.append(describe_exit(code))
+    reason = container.get("reason") or last.get("reason")
+    status = detail.get("statusReason") or (attempts[-1].get("statusReason") if attempts else None)
+    words += [
+        str(text) for text in (reason, status) if text and "Essential container in task exited" not in text
+    ]
+    return (
+        "; ".join(dict.fromkeys(words)) or f"ended as {detail.get('status', UNKNOWN)}, Batch gives no reason"
+    )
+
+
+def describe_exit(code: int) -> str:
+    """An exit code with its meaning.
+
+    >>> describe_exit(75)
+    'exit code 75 (interrupted by something that passes: throttling, network, reclaim; retry helps)'
+    """
+    try:
+        return f"exit code {code} ({EXIT_CODE_HELP[ExitCode(code)]})"
+    except ValueError:
+        return f"exit code {code}"
+
+
+def terminate(batch: BatchClient, job_ids: Iterable[str], reason: str) -> list[str]:
+    """TerminateJob for each; returns what went wrong, a sentence each. Ended jobs are left as they are."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    problems = []
+    for job_id in job_ids:
+        try:
+            batch.terminate_job(jobId=job_id, reason=reason)
+        except (BotoCoreError, ClientError) as error:
+            problems.append(f"job {job_id}: {error}")
+    return problems

@@ -1,0 +1,204 @@
+"""The small objects that runs keep in the lake: plans, job records, leases, manifests. S3 by boto3."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ros_to_parquet import contract
+from ros_to_parquet.contract import DriveManifest, Manifest
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+T = TypeVar("T")
+
+READ_THREADS = 16
+"""Manifests read at a time: a drive of 10,000 shards is read in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An object's bytes and ETag, and how long ago it was written by the store's own clock."""
+
+    data: bytes
+    etag: str
+    age_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Lake:
+    """Objects below an output URI (``s3://bucket/prefix``), by keys as `ros_to_parquet.contract` makes them.
+
+    All methods raise botocore's ``ClientError`` for what they do not say.
+    """
+
+    s3: S3Client
+    output: str
+
+    @property
+    def bucket(self) -> str:
+        return self.output.removeprefix("s3://").partition("/")[0]
+
+    @property
+    def prefix(self) -> str:
+        """Of the output's keys: empty, or ending in ``/``."""
+        path = self.output.removeprefix("s3://").partition("/")[2]
+        return f"{path}/" if path else ""
+
+    def uri(self, key: str) -> str:
+        return f"{self.output}/{key}"
+
+    def read(self, key: str) -> bytes | None:
+        """The object's bytes; None where there is none."""
+        found = self.find(key)
+        return None if found is None else found.data
+
+    def find(self, key: str) -> Found | None:
+        """The object with what a conditional put needs to know; None where there is none."""
+        from botocore.exceptions import ClientError
+
+        try:
+            answer = self.s3.get_object(Bucket=self.bucket, Key=self.prefix + key)
+        except ClientError as error:
+            if error_code(error) in ("NoSuchKey", "404"):
+                return None
+            raise
+        return Found(answer["Body"].read(), answer["ETag"], _age_s(answer))
+
+    def load(self, kind: type[T], key: str) -> T | None:
+        """The object as a dataclass of the contract; None where there is none.
+
+        Raises:
+            ContractError: it is not one.
+        """
+        data = self.read(key)
+        return None if data is None else contract.from_json(kind, data, where=self.uri(key))
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Writes the object unless there is one: of two at once, one gets True."""
+        return self._put(key, data, {"IfNoneMatch": "*"})
+
+    def replace(self, key: str, data: bytes, *, etag: str) -> bool:
+        """Writes the object if it still has ``etag``."""
+        return self._put(key, data, {"IfMatch": etag})
+
+    def _put(self, key: str, data: bytes, condition: dict[str, Any]) -> bool:
+        from botocore.exceptions import ClientError
+
+        try:
+            self.s3.put_object(Bucket=self.bucket, Key=self.prefix + key, Body=data, **condition)
+        except ClientError as error:
+            if error_code(error) in ("PreconditionFailed", "412", "ConditionalRequestConflict", "NoSuchKey"):
+                return False
+            raise
+        return True
+
+    def delete(self, key: str) -> None:
+        self.s3.delete_object(Bucket=self.bucket, Key=self.prefix + key)
+
+    def keys(self, folder: str) -> list[str]:
+        """Keys below ``folder``, relative to the output, sorted."""
+        pages = self.s3.get_paginator("list_objects_v2").paginate(
+            Bucket=self.bucket, Prefix=f"{self.prefix}{folder}/"
+        )
+        return sorted(
+            item["Key"].removeprefix(self.prefix) for page in pages for item in page.get("Contents", [])
+        )
+
+    def load_all(self, kind: type[T], keys: Iterable[str]) -> Iterator[T]:
+        """The objects of ``keys`` that are there, several requests at a time, in the keys' order."""
+        wanted = list(keys)
+        with ThreadPoolExecutor(READ_THREADS, thread_name_prefix="lake") as pool:
+            for start in range(0, len(wanted), READ_THREADS * 4):
+                part = wanted[start : start + READ_THREADS * 4]
+                for key, data in zip(part, pool.map(self.read, part), strict=True):
+                    if data is not None:
+                        yield contract.from_json(kind, data, where=self.uri(key))
+
+
+@dataclass(frozen=True, slots=True)
+class DriveFolder:
+    """The keys that one plan of a drive has below ``_manifests``, by what they are."""
+
+    shards: dict[int, str]
+    started: dict[int, str]
+    failed: dict[int, str]
+    commit: str | None
+
+
+def drive_folders(lake: Lake, drive_id: str) -> dict[str, DriveFolder]:
+    """Of every plan that has begun to extract the drive, by plan id."""
+    root = contract.manifest_folder(drive_id, "").rstrip("/")
+    plans: dict[str, list[str]] = {}
+    for key in lake.keys(root):
+        plan_id, _, name = key.removeprefix(f"{root}/").partition("/")
+        if name:
+            plans.setdefault(plan_id, []).append(key)
+    return {plan_id: _folder(keys) for plan_id, keys in plans.items()}
+
+
+def drive_folder(lake: Lake, drive_id: str, plan_id: str) -> DriveFolder:
+    """Of one plan."""
+    return _folder(lake.keys(contract.manifest_folder(drive_id, plan_id)))
+
+
+def _folder(keys: Iterable[str]) -> DriveFolder:
+    kinds: dict[str, dict[int, str]] = {"json": {}, "started.json": {}, "failed.json": {}}
+    commit = None
+    for key in keys:
+        stem, _, ending = key.rpartition("/")[2].partition(".")
+        if stem == "drive":
+            commit = key
+        elif stem.isdigit() and ending in kinds:
+            kinds[ending][int(stem)] = key
+    return DriveFolder(kinds["json"], kinds["started.json"], kinds["failed.json"], commit)
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What the lake holds of a drive by one plan; see `contract.standing_manifests`."""
+
+    plan_id: str
+    commit: DriveManifest | None
+    manifest_keys: tuple[str, ...]
+
+
+def read_holdings(lake: Lake, drive_id: str, *, but: str) -> list[Holding]:
+    """The plans other than ``but`` whose rows are the drive's, with the keys of their shards' manifests.
+
+    Raises:
+        ContractError: a manifest is of another contract version.
+    """
+    folders = {plan_id: folder for plan_id, folder in drive_folders(lake, drive_id).items() if plan_id != but}
+    keys = [folder.commit for folder in folders.values() if folder.commit]
+    commits = {commit.plan_id: commit for commit in lake.load_all(DriveManifest, keys)}
+    superseded = {replaced for commit in commits.values() for replaced in commit.replaces}
+    holdings = []
+    for plan_id, folder in folders.items():
+        keys = [folder.shards[shard] for shard in sorted(folder.shards)]
+        if plan_id in superseded or not keys:
+            continue
+        if plan_id not in commits:
+            (first,) = lake.load_all(Manifest, keys[:1])
+            if first.replaces:
+                continue
+        holdings.append(Holding(plan_id, commits.get(plan_id), tuple(keys)))
+    return holdings
+
+
+def error_code(error: Any) -> str:
+    """The code of a botocore ``ClientError``."""
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _age_s(answer: Any) -> float:
+    """Seconds between the object's last change and the answer, by the server's clock alone."""
+    from email.utils import parsedate_to_datetime
+
+    sent = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+    if not sent:
+        return 0.0
+    return max(0.0, float((parsedate_to_datetime(sent) - answer["LastModified"]).total_seconds()))

@@ -1,0 +1,197 @@
+"""The operator that turns drives into AWS Batch jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, BaseOperator
+
+from airflow_batch_ros.conf import CONF_KEYS, ConfError, PipelineConf, parse_conf, parse_output
+from airflow_batch_ros.jobs import DriveJob, SubmitOptions, describe, log_group
+from airflow_batch_ros.links.batch import BatchJobLink, BatchLogsLink, LakeLink
+from airflow_batch_ros.plan import DEFAULT_SHARD_BYTES
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_batch_ros.fanout import Fanout
+    from airflow_batch_ros.hooks.batch import RosToParquetBatchHook
+
+
+class RosToParquetBatchOperator(BaseOperator):
+    """Plans drives of ROS bags and submits one AWS Batch job per drive; does not wait for them.
+
+    Returns a list with an entry per drive (the fields of `airflow_batch_ros.jobs.DriveJob`), which
+    `RosToParquetBatchSensor` takes. All drives are planned before any is submitted: if one cannot be,
+    nothing is submitted and the error names every problem. Running the task again submits nothing that is
+    live or done, and of what failed only the shards that are missing.
+
+    :param conf: ``{"drives_to_process": {drive_id: {"bucket": ..., "prefix": ...}}}`` and the optional keys
+        of `airflow_batch_ros.conf`, as a mapping or JSON text. By default the DAG run's conf, and the
+        DAG's params of the same names.
+    :param output_uri: S3 URI of the lake, where the conf has no ``output``.
+    :param job_queue: Batch job queue.
+    :param job_definition: Batch job definition, whose image's entry point is ``ros-to-parquet``.
+    :param shard_bytes: stored bytes of bags that one container reads; larger bags are split.
+    :param vcpus: vCPUs of each container; by default the job definition's.
+    :param memory_mib: memory of each container; by default the job definition's.
+    :param tags: tags of the jobs and of what Batch starts for them.
+    :param submit_options: further members of the SubmitJob request, as boto3 names them (``timeout``,
+        ``retryStrategy``, ``shareIdentifier``, ``containerOverrides``...).
+    :param console_base_url: where links lead; by default the option ``console_base_url`` in section
+        ``ros_to_parquet`` of Airflow's configuration, else the AWS console of the region.
+    :param aws_conn_id: AWS connection for S3 and Batch.
+    :param region_name: wins over the connection's region.
+    """
+
+    template_fields: Sequence[str] = (
+        "conf",
+        "output_uri",
+        "job_queue",
+        "job_definition",
+        "vcpus",
+        "memory_mib",
+        "tags",
+        "submit_options",
+        "console_base_url",
+        "aws_conn_id",
+        "region_name",
+    )
+    template_fields_renderers = {"conf": "json", "tags": "json", "submit_options": "json"}  # noqa: RUF012
+    operator_extra_links = (BatchJobLink(), BatchLogsLink(), LakeLink())
+    ui_color = "#cfe8d5"
+
+    def __init__(
+        self,
+        *,
+        conf: Mapping[str, Any] | str | None = None,
+        output_uri: str | None = None,
+        job_queue: str = "ros-to-parquet",
+        job_definition: str = "ros-to-parquet",
+        shard_bytes: int = DEFAULT_SHARD_BYTES,
+        vcpus: float | str | None = None,
+        memory_mib: int | str | None = None,
+        tags: Mapping[str, str] | None = None,
+        submit_options: Mapping[str, Any] | None = None,
+        console_base_url: str | None = None,
+        aws_conn_id: str | None = "aws_default",
+        region_name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.conf = conf
+        self.output_uri = output_uri
+        self.job_queue = job_queue
+        self.job_definition = job_definition
+        self.shard_bytes = shard_bytes
+        self.vcpus = vcpus
+        self.memory_mib = memory_mib
+        self.tags = tags
+        self.submit_options = submit_options
+        self.console_base_url = console_base_url
+        self.aws_conn_id = aws_conn_id
+        self.region_name = region_name
+        self._fanout: Fanout | None = None
+
+    def execute(self, context: Context) -> list[dict[str, Any]]:
+        from airflow_batch_ros.fanout import Fanout, FanoutError
+        from airflow_batch_ros.hooks.batch import RosToParquetBatchHook
+        from ros_to_parquet.contract import Run
+
+        try:
+            conf = parse_conf(raw_conf(context) if self.conf is None else self.conf)
+            output = self._output(conf)
+            options = self._submit_options()
+        except ConfError as error:
+            raise AirflowFailException(str(error)) from error
+        hook = RosToParquetBatchHook(aws_conn_id=self.aws_conn_id, region_name=self.region_name or None)
+        self._fanout = Fanout(
+            s3=hook.s3,
+            batch=hook.batch,
+            submitter=hook.submitter,
+            output=output,
+            conf=conf,
+            run=Run(dag_id=context["ti"].dag_id, run_id=context["run_id"]),
+            options=options,
+            shard_bytes=self.shard_bytes,
+            say=self.log.info,
+        )
+        try:
+            jobs = self._fanout.submit_all()
+        except FanoutError as error:
+            raise (AirflowException if error.retry_helps else AirflowFailException)(str(error)) from error
+        return [job.as_dict() for job in self._with_links(context, hook, jobs)]
+
+    def on_kill(self) -> None:
+        """Ends the jobs that this task has submitted or adopted."""
+        if self._fanout is not None:
+            self.log.info("killed: terminating Batch jobs %s", ", ".join(self._fanout.owned) or "(none)")
+            for problem in self._fanout.terminate_owned("the Airflow task that submitted it was killed"):
+                self.log.error("could not terminate %s", problem)
+
+    def _output(self, conf: PipelineConf) -> str:
+        if conf.output is not None:
+            return conf.output
+        if not self.output_uri:
+            problem = (
+                "key 'output': missing, and there is no default (argument output_uri of the operator, which "
+                "the DAG ros_image_pipeline takes from the Airflow Variable ros_to_parquet_output)"
+            )
+            raise ConfError([problem])
+        return parse_output(self.output_uri)
+
+    def _submit_options(self) -> SubmitOptions:
+        try:
+            vcpus = float(self.vcpus) if self.vcpus not in (None, "", "None") else None
+            memory_mib = int(self.memory_mib) if self.memory_mib not in (None, "", "None") else None
+        except ValueError as error:
+            raise ConfError([f"vcpus {self.vcpus!r} and memory_mib {self.memory_mib!r}: {error}"]) from error
+        return SubmitOptions(
+            job_queue=self.job_queue,
+            job_definition=self.job_definition,
+            vcpus=vcpus,
+            memory_mib=memory_mib,
+            tags=dict(self.tags or {}),
+            extra=dict(self.submit_options or {}),
+        )
+
+    def _with_links(
+        self, context: Context, hook: RosToParquetBatchHook, jobs: list[DriveJob]
+    ) -> list[DriveJob]:
+        from airflow_batch_ros.links import batch as links
+
+        region = hook.batch.meta.region_name
+        base = (
+            self.console_base_url or configured_console_base() or links.default_console_base(region)
+        ).rstrip("/")
+        linked = [
+            replace(job, console_url=links.job_url(base, region, job.job_id) if job.job_id else None)
+            for job in jobs
+        ]
+        ids = [job.job_id for job in jobs if job.job_id]
+        group = log_group(describe(hook.batch, ids[:1]).get(ids[0])) if ids else None
+        context["ti"].xcom_push(key=links.LINKS_KEY, value=links.urls(base, region, linked, group))
+        for job in linked:
+            if job.console_url:
+                self.log.info("drive %s: %s", job.drive_id, job.console_url)
+        return linked
+
+
+def raw_conf(context: Context) -> dict[str, Any]:
+    """The conf of a DAG run: its params by the conf's keys, and all that it was triggered with.
+
+    What it was triggered with is taken whole, so that a key that is misspelt is refused, not ignored.
+    """
+    params = context.get("params") or {}
+    known = {key: params[key] for key in CONF_KEYS if key in params and params[key] is not None}
+    given = context["dag_run"].conf or {}
+    return {**known, **given}
+
+
+def configured_console_base() -> str | None:
+    """Airflow's option ``console_base_url`` in section ``ros_to_parquet``."""
+    from airflow.configuration import conf
+
+    return conf.get("ros_to_parquet", "console_base_url", fallback=None) or None

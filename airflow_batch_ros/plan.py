@@ -1,0 +1,472 @@
+"""From an S3 listing to a drive's plan: which objects are bags, which are new, and who reads what.
+
+Pure but for `list_drive` and `read_coverage`, which read S3.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from airflow_batch_ros.conf import DriveSource, NameGlobs, PipelineConf
+from airflow_batch_ros.lake import Lake, drive_folders, read_holdings
+from ros_to_parquet import contract
+from ros_to_parquet.contract import (
+    CONTRACT_VERSION,
+    MAX_ARRAY_SIZE,
+    MAX_REASONS,
+    BagSlice,
+    BagStatus,
+    ContractError,
+    ExtractOptions,
+    Manifest,
+    Plan,
+    PlannedBag,
+    Run,
+)
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+DEFAULT_SHARD_BYTES = 1 << 30
+
+FORMATS: Mapping[str, str] = {".bag": "rosbag1", ".mcap": "mcap", ".db3": "sqlite3"}
+"""By file ending. Only files of ``SPLITTABLE`` formats are cut into slices."""
+
+SPLITTABLE = frozenset({"rosbag1", "mcap"})
+
+_METADATA = "metadata.yaml"
+_NAMES_SHOWN = 5
+
+
+class PlanError(ValueError):
+    """A drive that cannot be planned; the message names the drive and says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListedObject:
+    """An object below a drive's prefix: ``name`` is its key without the prefix."""
+
+    name: str
+    size_bytes: int
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What is below a drive's prefix.
+
+    Attributes:
+        objects: those directly below it and in rosbag2 folders directly below it; all with ``recursive``.
+        folders: folders that were not looked into, with their final slash.
+    """
+
+    objects: tuple[ListedObject, ...]
+    folders: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """What earlier plans have extracted of a drive.
+
+    Attributes:
+        done: slices that are done with the same options, by (name, size, ETag) of the bag; ``bag`` is 0.
+        other: bags that are in the lake by another content or other options, by name: who did it.
+        plans: ids of all plans that have left manifests of the drive.
+    """
+
+    done: Mapping[tuple[str, int, str], frozenset[BagSlice]] = dataclasses.field(default_factory=dict)
+    other: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    plans: tuple[str, ...] = ()
+
+
+# --- listing ----------------------------------------------------------------------------------------
+
+
+def list_drive(s3: S3Client, source: DriveSource, *, recursive: bool, output: str) -> Listing:
+    """Lists a drive, however many pages that takes. What lies below ``output`` is not part of it."""
+    own = _below(source, output)
+    if recursive:
+        objects = [each for each in _objects(s3, source, "") if own is None or not each.name.startswith(own)]
+        return Listing(tuple(objects))
+    objects, folders = _level(s3, source, "")
+    skipped = []
+    for folder in folders:
+        if folder != own and _is_rosbag2(s3, source, folder):
+            objects += _level(s3, source, folder)[0]
+        elif folder != own:
+            skipped.append(folder)
+    return Listing(tuple(objects), tuple(skipped))
+
+
+def _below(source: DriveSource, output: str) -> str | None:
+    """The output's folder as a name below the source; None where it is not."""
+    own = f"{output}/"
+    return own.removeprefix(source.uri) if own.startswith(source.uri) and own != source.uri else None
+
+
+def _objects(s3: S3Client, source: DriveSource, folder: str) -> Iterator[ListedObject]:
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=source.bucket, Prefix=source.prefix + folder)
+    for page in pages:
+        for item in page.get("Contents", []):
+            if not item["Key"].endswith("/"):  # a folder's marker, as consoles make them
+                name = item["Key"].removeprefix(source.prefix)
+                yield ListedObject(name, item["Size"], item["ETag"].strip('"'))
+
+
+def _level(s3: S3Client, source: DriveSource, folder: str) -> tuple[list[ListedObject], list[str]]:
+    """The objects and the folders directly below ``folder``."""
+    objects: list[ListedObject] = []
+    folders: list[str] = []
+    pages = s3.get_paginator("list_objects_v2").paginate(
+        Bucket=source.bucket, Prefix=source.prefix + folder, Delimiter="/"
+    )
+    for page in pages:
+        for item in page.get("Contents", []):
+            if not item["Key"].endswith("/"):
+                name = item["Key"].removeprefix(source.prefix)
+                objects.append(ListedObject(name, item["Size"], item["ETag"].strip('"')))
+        folders += [each["Prefix"].removeprefix(source.prefix) for each in page.get("CommonPrefixes", [])]
+    return objects, folders
+
+
+def _is_rosbag2(s3: S3Client, source: DriveSource, folder: str) -> bool:
+    """Whether ``folder`` has a metadata.yaml; one request, however large the folder is."""
+    key = f"{source.prefix}{folder}{_METADATA}"
+    found = s3.list_objects_v2(Bucket=source.bucket, Prefix=key, MaxKeys=1)
+    return any(item["Key"] == key for item in found.get("Contents", []))
+
+
+# --- which objects are bags -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """A listing sorted out: bags to take, and the names of what is no bag or left out by globs."""
+
+    bags: tuple[PlannedBag, ...]
+    ignored: tuple[str, ...]
+
+
+def select_bags(source: DriveSource, listing: Listing, globs: NameGlobs) -> Selection:
+    """Sorts a listing out.
+
+    Raises:
+        PlanError: there is no bag, or one recording seems to be there twice.
+    """
+    metadata = {each.name for each in listing.objects if _basename(each.name) == _METADATA}
+    bags, left_out, ignored = [], [], list(listing.folders)
+    for each in sorted(listing.objects, key=lambda each: each.name):
+        kind = bag_format(each.name)
+        if kind is None:
+            if each.name not in metadata:
+                ignored.append(each.name)
+        elif _taken(each.name, globs):
+            bags.append(_planned(source, each, kind, metadata))
+        else:
+            left_out.append(each.name)
+    if not bags:
+        raise PlanError(_no_bags(source, listing, left_out))
+    _refuse_twins(source, bags)
+    return Selection(tuple(bags), tuple(sorted([*ignored, *left_out])))
+
+
+def bag_format(name: str) -> str | None:
+    """The format that a file's name promises; None for what is no bag.
+
+    ``x.bag.active`` and ``x.bag.zst`` are not, nor are the ``._x.bag`` that macOS leaves beside a file.
+
+    >>> bag_format("a/x.BAG"), bag_format("x.bag.active"), bag_format("._x.bag")
+    ('rosbag1', None, None)
+    """
+    base = _basename(name).lower()
+    if base.startswith("._"):
+        return None
+    return next((kind for ending, kind in FORMATS.items() if base.endswith(ending)), None)
+
+
+def _planned(source: DriveSource, each: ListedObject, kind: str, metadata: set[str]) -> PlannedBag:
+    folder = _folder(each.name)
+    described = kind != "rosbag1" and f"{folder}{_METADATA}" in metadata
+    return PlannedBag(
+        uri=source.uri + each.name,
+        name=each.name,
+        format=kind,
+        size_bytes=each.size_bytes,
+        etag=each.etag,
+        recording=(folder.rstrip("/") or ".") if described else each.name,
+        metadata_uri=f"{source.uri}{folder}{_METADATA}" if described else "",
+    )
+
+
+def _taken(name: str, globs: NameGlobs) -> bool:
+    def matches(patterns: Iterable[str]) -> bool:
+        return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+    return matches(globs.include) and not matches(globs.exclude)
+
+
+def _no_bags(source: DriveSource, listing: Listing, left_out: Sequence[str]) -> str:
+    where = f"drive {source.drive_id!r}: no bag directly under {source.uri}"
+    if left_out:
+        return f"{where}: the conf's 'bags' leaves out all {len(left_out)}: {_shown(left_out)}"
+    if not listing.objects and not listing.folders:
+        return f"{where}: nothing is there; check 'bucket' and 'prefix'"
+    seen = []
+    if listing.objects:
+        names = [each.name for each in listing.objects]
+        seen.append(f"{_count(names, 'object')}, none a .bag, .mcap or .db3 file ({_shown(names)})")
+    if listing.folders:
+        seen.append(
+            f"{_count(listing.folders, 'sub-folder')} ({_shown(listing.folders)}); "
+            "set 'recursive' if the bags are in there"
+        )
+    return f"{where}: there are {' and '.join(seen)}"
+
+
+def _refuse_twins(source: DriveSource, bags: Sequence[PlannedBag]) -> None:
+    """One recording that is there twice would give every row twice."""
+    recordings: dict[str, dict[str, str]] = {}  # stem: form of the recording: glob that takes it
+    for bag in bags:
+        recordings.setdefault(_stem(bag.name), {})[bag.name] = bag.name
+        if bag.metadata_uri and bag.recording != ".":
+            recordings.setdefault(bag.recording, {})[f"{bag.recording}/"] = f"{bag.recording}/*"
+    twins = [
+        sorted(forms.items(), key=lambda form: (".orig." in form[0], form[0]))
+        for forms in recordings.values()
+        if len(forms) > 1
+    ]
+    if twins:
+        named = _shown([" and ".join(form for form, _ in forms) for forms in twins])
+        example = json.dumps({"exclude": [glob for forms in twins[:_NAMES_SHOWN] for _, glob in forms[1:]]})
+        raise PlanError(
+            f"drive {source.drive_id!r}: under {source.uri} one recording seems to be there more than once: "
+            f'{named}; say which to leave out, for example "bags": {example}'
+        )
+
+
+def _stem(name: str) -> str:
+    """What names of one recording have in common: ``x.bag``, ``x.orig.bag`` and ``x.mcap`` are ``x``."""
+    return name.rpartition(".")[0].removesuffix(".orig")
+
+
+# --- what is new ------------------------------------------------------------------------------------
+
+
+def read_coverage(lake: Lake, drive_id: str, options: ExtractOptions, *, plan_id: str) -> Coverage:
+    """What plans other than ``plan_id`` have extracted of the drive.
+
+    Raises:
+        PlanError: a manifest is of another contract version.
+    """
+    done: dict[tuple[str, int, str], set[BagSlice]] = {}
+    other: dict[str, str] = {}
+    try:
+        holdings = read_holdings(lake, drive_id, but=plan_id)
+        for holding in holdings:
+            for manifest in lake.load_all(Manifest, holding.manifest_keys):
+                _cover(manifest, options, done, other)
+    except ContractError as error:
+        raise PlanError(
+            f"drive {drive_id!r}: {error}; or set 'overwrite' to extract the drive again"
+        ) from error
+    return Coverage(
+        done={bag: frozenset(slices) for bag, slices in done.items()},
+        other=other,
+        plans=tuple(holding.plan_id for holding in holdings),
+    )
+
+
+def _cover(
+    manifest: Manifest,
+    options: ExtractOptions,
+    done: dict[tuple[str, int, str], set[BagSlice]],
+    other: dict[str, str],
+) -> None:
+    # strict changes how a shard ends, not its rows.
+    same = dataclasses.replace(manifest.options, strict=options.strict) == options
+    for bag in manifest.bags:
+        if bag.status is BagStatus.UNREADABLE:
+            continue  # no row of it is in the lake, and another version of the engine may read it
+        if same:
+            slices = done.setdefault((bag.name, bag.size_bytes, bag.etag), set())
+            slices.add(dataclasses.replace(bag.slice, bag=0))
+        else:
+            other[bag.name] = f"plan {manifest.plan_id}, with other topics"
+
+
+def earlier_plans(lake: Lake, drive_id: str, *, but: str) -> tuple[str, ...]:
+    """Ids of the plans that an overwriting plan replaces: all others that have left anything."""
+    return tuple(sorted(plan_id for plan_id in drive_folders(lake, drive_id) if plan_id != but))
+
+
+def todo(
+    bags: Sequence[PlannedBag], coverage: Coverage, *, drive_id: str, shard_bytes: int
+) -> tuple[list[tuple[PlannedBag, list[BagSlice]]], list[str]]:
+    """The bags with the slices that are still to do, and the names of bags that are covered whole.
+
+    A bag of which an earlier run did some slices gets the others alone, so that no row is there twice.
+
+    Raises:
+        PlanError: rows of a bag are in the lake by other content or other options.
+    """
+    work: list[tuple[PlannedBag, list[BagSlice]]] = []
+    covered: list[str] = []
+    clashes: list[str] = []
+    contents = {name for name, _, _ in coverage.done}
+    for bag in bags:
+        slices = coverage.done.get((bag.name, bag.size_bytes, bag.etag), frozenset())
+        counts = {each.count for each in slices}
+        if any(sum(each.count == count for each in slices) == count for count in counts):
+            covered.append(bag.name)
+        elif bag.name in coverage.other:
+            clashes.append(f"{bag.name} ({coverage.other[bag.name]})")
+        elif len(counts) > 1 or (not slices and bag.name in contents):
+            clashes.append(f"{bag.name} (its content was another)")
+        else:
+            count = min(counts) if counts else slice_count(bag, shard_bytes)
+            left = [BagSlice(0, index, count) for index in range(count)]
+            work.append((bag, [each for each in left if each not in slices]))
+    if clashes:
+        raise PlanError(
+            f"drive {drive_id!r}: rows of {_shown(clashes)} are in the lake already, and would be there "
+            "twice; set 'overwrite' to replace what the drive has, or write to another 'output'"
+        )
+    return work, covered
+
+
+def slice_count(bag: PlannedBag, shard_bytes: int) -> int:
+    """Into how many slices a bag is cut: each at most ``shard_bytes``; one where it cannot be cut."""
+    if bag.format not in SPLITTABLE:
+        return 1
+    return min(MAX_ARRAY_SIZE, max(1, math.ceil(bag.size_bytes / shard_bytes)))
+
+
+# --- who reads what ---------------------------------------------------------------------------------
+
+
+def pack(
+    work: Sequence[tuple[PlannedBag, Sequence[BagSlice]]], shard_bytes: int
+) -> tuple[tuple[BagSlice, ...], ...]:
+    """Bag slices (numbered by their place in ``work``) packed in order into shards.
+
+    A shard holds at most ``shard_bytes`` of stored bytes, or one slice that is larger. With more than
+    `MAX_ARRAY_SIZE` shards the limit is doubled until they fit.
+    """
+    limit = shard_bytes
+    while True:
+        shards: list[list[BagSlice]] = []
+        held = math.inf
+        for place, (bag, slices) in enumerate(work):
+            for part in slices:
+                size = bag.size_bytes / part.count
+                if held + size > limit:
+                    shards.append([])
+                    held = 0
+                shards[-1].append(dataclasses.replace(part, bag=place))
+                held += size
+        if len(shards) <= MAX_ARRAY_SIZE:
+            return tuple(tuple(shard) for shard in shards)
+        limit *= 2
+
+
+def make_plan(
+    s3: S3Client, lake: Lake, source: DriveSource, conf: PipelineConf, *, run: Run, shard_bytes: int
+) -> Plan:
+    """A drive's plan, from what S3 holds now; nothing is written.
+
+    A drive whose bags are all covered gets a plan without bags and shards.
+
+    Raises:
+        PlanError: the drive cannot be planned.
+    """
+    plan_id = contract.make_plan_id(run, source.drive_id)
+    listing = list_drive(s3, source, recursive=conf.recursive, output=lake.output)
+    selection = select_bags(source, listing, conf.bags)
+    replaces: tuple[str, ...] = ()
+    coverage = Coverage()
+    if conf.overwrite:
+        replaces = earlier_plans(lake, source.drive_id, but=plan_id)
+    else:
+        coverage = read_coverage(lake, source.drive_id, conf.options, plan_id=plan_id)
+    work, covered = todo(selection.bags, coverage, drive_id=source.drive_id, shard_bytes=shard_bytes)
+    return Plan(
+        contract_version=CONTRACT_VERSION,
+        plan_id=plan_id,
+        run=run,
+        drive_id=source.drive_id,
+        source=source.uri,
+        output=lake.output,
+        options=conf.options,
+        bags=tuple(bag for bag, _ in work),
+        shards=pack(work, shard_bytes),
+        replaces=replaces,
+        ignored=selection.ignored[:MAX_REASONS],
+        ignored_count=len(selection.ignored),
+        covered=tuple(covered),
+    )
+
+
+def check_saved(plan: Plan, source: DriveSource, conf: PipelineConf) -> None:
+    """Raises `PlanError` where the run's saved plan is not what the conf asks for now."""
+    if plan.source != source.uri or plan.options != conf.options:
+        raise PlanError(
+            f"drive {plan.drive_id!r}: this run ({plan.run.run_id}) was planned over {plan.source} with topics "
+            f"{list(plan.options.include_topics)} but not {list(plan.options.exclude_topics)}; the conf says "
+            "otherwise now, so start a new run"
+        )
+
+
+def check_fresh(lake: Lake, plan: Plan, *, missing: Iterable[int]) -> None:
+    """Checks that no other run has extracted what the plan's ``missing`` shards would.
+
+    To be called when a run comes back to a drive that it had lost, and so may have been done meanwhile.
+
+    Raises:
+        PlanError: it was done meanwhile.
+    """
+    wanted: dict[str, set[tuple[int, int]]] = {}
+    for shard in missing:
+        for part in plan.shards[shard]:
+            wanted.setdefault(plan.bags[part.bag].name, set()).add((part.index, part.count))
+    for holding in read_holdings(lake, plan.drive_id, but=plan.plan_id):
+        if holding.plan_id in plan.replaces:
+            continue
+        for manifest in lake.load_all(Manifest, holding.manifest_keys):
+            for bag in manifest.bags:
+                slices = wanted.get(bag.name, set())
+                same = (bag.slice.index, bag.slice.count) in slices
+                other_cut = any(count != bag.slice.count for _, count in slices)
+                if bag.status is not BagStatus.UNREADABLE and (same or other_cut or plan.replaces):
+                    raise PlanError(
+                        f"drive {plan.drive_id!r}: since this run ({plan.run.run_id}) was planned, another "
+                        f"(plan {manifest.plan_id}) has extracted {bag.name}; start a new run, which takes "
+                        "what is new"
+                    )
+
+
+# --- words ------------------------------------------------------------------------------------------
+
+
+def _basename(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def _folder(name: str) -> str:
+    """The folder of a name: empty, or with its final slash."""
+    folder, slash, _ = name.rpartition("/")
+    return folder + slash
+
+
+def _shown(names: Sequence[str]) -> str:
+    more = len(names) - _NAMES_SHOWN
+    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _count(things: Sequence[object], noun: str) -> str:
+    return f"{len(things)} {noun}{'' if len(things) == 1 else 's'}"

@@ -1,0 +1,50 @@
+"""What Airflow knows of this provider, by the entry point ``apache_airflow_provider``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def get_provider_info() -> dict[str, Any]:
+    """By Airflow's ``provider_info.schema.json``."""
+    integration = "ROS to Parquet on AWS Batch"
+    return {
+        "package-name": "airflow-batch-ros",
+        "name": "ROS to Parquet",
+        "description": "Drives of ROS bags in S3 become typed Parquet tables, on AWS Batch.",
+        "integrations": [
+            {
+                "integration-name": integration,
+                "external-doc-url": "https://docs.aws.amazon.com/batch/",
+                "tags": ["aws"],
+            }
+        ],
+        "operators": [
+            {"integration-name": integration, "python-modules": ["airflow_batch_ros.operators.batch"]}
+        ],
+        "sensors": [{"integration-name": integration, "python-modules": ["airflow_batch_ros.sensors.batch"]}],
+        "hooks": [{"integration-name": integration, "python-modules": ["airflow_batch_ros.hooks.batch"]}],
+        "triggers": [
+            {"integration-name": integration, "python-modules": ["airflow_batch_ros.triggers.batch"]}
+        ],
+        "extra-links": [
+            "airflow_batch_ros.links.batch.BatchJobLink",
+            "airflow_batch_ros.links.batch.BatchLogsLink",
+            "airflow_batch_ros.links.batch.LakeLink",
+        ],
+        "config": {
+            "ros_to_parquet": {
+                "description": "Options of airflow-batch-ros.",
+                "options": {
+                    "console_base_url": {
+                        "description": "Where links to jobs, logs and the lake lead, instead of the "
+                        "region's AWS console.",
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "https://eu-central-1.console.aws.amazon.com",
+                        "default": "",
+                    }
+                },
+            }
+        },
+    }

@@ -1,0 +1,177 @@
+"""The sensor that waits for the operator's Batch jobs and says what became of the drives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import (
+    AirflowException,
+    AirflowFailException,
+    BaseSensorOperator,
+    PokeReturnValue,
+)
+
+from airflow_batch_ros.jobs import DriveJob
+from airflow_batch_ros.waiting import DEFAULT_UNKNOWN_AFTER_S, Waiting
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_batch_ros.hooks.batch import RosToParquetBatchHook
+
+
+class RosToParquetBatchSensor(BaseSensorOperator):
+    """Waits until all Batch jobs of `RosToParquetBatchOperator` have ended; returns the run's summary.
+
+    The summary (`airflow_batch_ros.summary.as_dict`) is made from the manifests in the lake: per drive its
+    state, tables, messages, rows, rejects, bytes, seconds, and each failed shard with its reason. A drive
+    whose state the run fails on (conf ``fail_on``) fails the task when all drives have ended, with the causes
+    of all in one message, and without a retry: waiting again cannot help. The summary is then there as
+    XCom all the same. Clearing the operator's task with this one runs what is missing.
+
+    :param jobs: the operator's return value.
+    :param deferrable: wait in the triggerer, with one trigger for all jobs; else as ``mode`` says.
+    :param terminate_on_kill: end the jobs when the task is killed, marked or cleared, deferred or not.
+        (In mode ``reschedule`` there is nobody to be told between two pokes.)
+    :param unknown_after_s: seconds after which a job that Batch does not know counts as ended.
+    :param poke_interval: seconds between two polls; deferred the first ones follow sooner.
+    :param aws_conn_id: AWS connection for S3 and Batch.
+    :param region_name: wins over the connection's region.
+    """
+
+    template_fields: Sequence[str] = ("jobs", "aws_conn_id", "region_name")
+    template_fields_renderers = {"jobs": "json"}  # noqa: RUF012
+    ui_color = "#dcebf7"
+
+    def __init__(
+        self,
+        *,
+        jobs: Any,
+        deferrable: bool = True,
+        terminate_on_kill: bool = False,
+        unknown_after_s: float = DEFAULT_UNKNOWN_AFTER_S,
+        poke_interval: timedelta | float = 30,
+        aws_conn_id: str | None = "aws_default",
+        region_name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(poke_interval=poke_interval, **kwargs)
+        self.jobs = jobs
+        self.deferrable = deferrable
+        self.terminate_on_kill = terminate_on_kill
+        self.unknown_after_s = unknown_after_s
+        self.aws_conn_id = aws_conn_id
+        self.region_name = region_name
+        self._waiting: Waiting | None = None
+
+    def execute(self, context: Context) -> Any:
+        if self.deferrable and self._poll(context):
+            from airflow_batch_ros.triggers.batch import RosToParquetBatchTrigger
+
+            self.defer(
+                trigger=RosToParquetBatchTrigger(
+                    job_ids=self._job_ids(),
+                    poll_interval_s=float(self.poke_interval),
+                    unknown_after_s=self.unknown_after_s,
+                    terminate_on_kill=self.terminate_on_kill,
+                    aws_conn_id=self.aws_conn_id,
+                    region_name=self.region_name or None,
+                ),
+                method_name="execute_complete",
+                timeout=timedelta(seconds=self.timeout),
+            )
+        return super().execute(context)
+
+    def poke(self, context: Context) -> PokeReturnValue:
+        if self._poll(context):
+            return PokeReturnValue(is_done=False)
+        return PokeReturnValue(is_done=True, xcom_value=self._finish(context))
+
+    def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
+        if event is None or event.get("status") != "ended":
+            raise AirflowException(str((event or {}).get("message", f"not an event of the trigger: {event}")))
+        return self._finish(context)
+
+    def on_kill(self) -> None:
+        """Ends the jobs, if that was asked for."""
+        if not self.terminate_on_kill:
+            return
+        from airflow_batch_ros.jobs import terminate
+        from airflow_batch_ros.triggers.batch import KILLED
+
+        ids = self._job_ids()
+        self.log.info("killed: terminating Batch jobs %s", ", ".join(ids) or "(none)")
+        for problem in terminate(self._hook().batch, ids, KILLED):
+            self.log.error("could not terminate %s", problem)
+
+    def _poll(self, context: Context) -> bool:
+        """Whether a job is still to end."""
+        from airflow_batch_ros.jobs import describe
+
+        if self._waiting is None:
+            self._waiting = Waiting(
+                self._job_ids(), unknown_after_s=self.unknown_after_s, waited_s=self._waited_s(context)
+            )
+        if self._waiting.open and (
+            news := self._waiting.update(describe(self._hook().batch, self._waiting.open))
+        ):
+            self.log.info(news)
+        return bool(self._waiting.open)
+
+    def _waited_s(self, context: Context) -> float:
+        """How long earlier pokes have waited: in mode ``reschedule`` each is a process of its own."""
+        first = context["ti"].get_first_reschedule_date(context) if self.reschedule else None
+        return (datetime.now(UTC) - first).total_seconds() if first else 0.0
+
+    def _finish(self, context: Context) -> dict[str, Any]:
+        from airflow_batch_ros import summary
+        from airflow_batch_ros.jobs import describe
+        from airflow_batch_ros.lake import Lake
+
+        hook = self._hook()
+        details = describe(hook.batch, self._job_ids())
+        drives = [
+            summary.summarize_drive(
+                hook.batch, Lake(hook.s3, job.output), job, details.get(job.job_id) if job.job_id else None
+            )
+            for job in self._drive_jobs()
+        ]
+        for line in summary.log_lines(drives):
+            self.log.info(line)
+        result = summary.as_dict(drives)
+        if message := summary.failure_message(drives):
+            context["ti"].xcom_push(key="return_value", value=result)
+            raise AirflowFailException(message)
+        return result
+
+    def _drive_jobs(self) -> list[DriveJob]:
+        jobs = [DriveJob.from_dict(entry) for entry in _flat(self.jobs)]
+        if not jobs:
+            raise AirflowFailException(
+                "no jobs to wait for: 'jobs' takes what RosToParquetBatchOperator returns"
+            )
+        return jobs
+
+    def _job_ids(self) -> list[str]:
+        return [job.job_id for job in self._drive_jobs() if job.job_id]
+
+    def _hook(self) -> RosToParquetBatchHook:
+        from airflow_batch_ros.hooks.batch import RosToParquetBatchHook
+
+        return RosToParquetBatchHook(aws_conn_id=self.aws_conn_id, region_name=self.region_name or None)
+
+
+def _flat(jobs: Any) -> Iterable[Mapping[str, Any]]:
+    """The entries of one operator's return value, or of the list of them that a mapped operator gives."""
+    if isinstance(jobs, Mapping):
+        yield jobs
+    elif isinstance(jobs, str) or not isinstance(jobs, Iterable):
+        raise AirflowFailException(
+            f"'jobs' takes what RosToParquetBatchOperator returns, not {jobs!r:.80}; in Python write "
+            "submit.output, a template needs render_template_as_native_obj"
+        )
+    else:
+        for entry in jobs:
+            yield from _flat(entry)

@@ -1,0 +1,390 @@
+"""What became of a run's drives: manifests first, Batch's word for what left none."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from airflow_batch_ros.jobs import DriveJob, Work, describe, describe_exit, end_reason, job_seconds, job_state
+from airflow_batch_ros.lake import DriveFolder, Lake, drive_folder, read_holdings
+from ros_to_parquet import contract
+from ros_to_parquet.contract import (
+    MAX_REASONS,
+    DriveManifest,
+    DriveState,
+    FailedRecord,
+    Generation,
+    Manifest,
+    Plan,
+    StartedRecord,
+    TableTotal,
+)
+
+if TYPE_CHECKING:
+    from mypy_boto3_batch import BatchClient
+
+MAX_TABLES = 200
+"""Tables of a drive that the summary lists; all are counted, and in the manifests."""
+
+MAX_REASON_LENGTH = 500
+
+_SEVERITY = (
+    DriveState.SUCCEEDED,
+    DriveState.SUCCEEDED_WITH_REJECTS,
+    DriveState.DAMAGED,
+    DriveState.PARTIAL,
+    DriveState.FAILED,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FailedShard:
+    """A shard without a manifest, and why."""
+
+    shard: int
+    reason: str
+    exit_code: int | None = None
+    log_stream: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DriveSummary:
+    """How a drive ended. ``result`` is None where nothing of it could be read back."""
+
+    job: DriveJob
+    state: DriveState
+    result: DriveManifest
+    failed_shards: tuple[FailedShard, ...] = ()
+    failed_shard_count: int = 0
+    job_state: str | None = None
+    job_seconds: float | None = None
+    manifest_uri: str = ""
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def failed(self) -> bool:
+        """Whether the drive fails the run."""
+        return self.state in self.job.fail_on
+
+
+def summarize_drive(
+    batch: BatchClient, lake: Lake, job: DriveJob, detail: Mapping[str, Any] | None
+) -> DriveSummary:
+    """How a drive ended, whose job (``detail`` by DescribeJobs) has.
+
+    Raises:
+        ContractError: a manifest cannot be read.
+    """
+    if job.work == Work.NOTHING:
+        result = _held(lake, job)
+        return DriveSummary(job, result.state, result, manifest_uri=_manifest_uri(lake, job, ""))
+    folder = drive_folder(lake, job.drive_id, job.plan_id)
+    uri = _manifest_uri(lake, job, job.plan_id)
+    state, seconds = (job_state(detail), job_seconds(detail)) if job.job_id else (None, None)
+    if folder.commit and (commit := lake.load(DriveManifest, folder.commit)):
+        return DriveSummary(job, commit.state, commit, (), 0, state, seconds, f"{uri}drive.json")
+    plan = lake.load(Plan, contract.plan_key(job.drive_id, job.plan_id))
+    if plan is None:
+        reason = f"its plan {job.plan_uri} is gone"
+        empty = _empty(job, DriveState.FAILED)
+        return DriveSummary(job, DriveState.FAILED, empty, (), 0, state, seconds, uri, (reason,))
+    manifests = list(lake.load_all(Manifest, [folder.shards[shard] for shard in sorted(folder.shards)]))
+    result = contract.fold(plan, manifests)
+    missing = [shard for shard in range(len(plan.shards)) if shard not in folder.shards]
+    failed = _failed_shards(batch, lake, job, folder, missing[:MAX_REASONS], detail)
+    notes: tuple[str, ...] = ()
+    if not missing:
+        # Every shard is done, but the last job ended before it could commit the drive.
+        result = dataclasses.replace(result, state=max(result.state, DriveState.PARTIAL, key=_SEVERITY.index))
+        why = end_reason(detail) if detail else "Batch does not know the job"
+        notes = (f"all shards are done, but the drive is not committed ({why}); clear the operator's task",)
+    return DriveSummary(job, result.state, result, failed, len(missing), state, seconds, uri, notes)
+
+
+def as_dict(drives: Sequence[DriveSummary]) -> dict[str, Any]:
+    """The sensor's return value: small, JSON-able, exact in its counts, bounded in its reasons."""
+    budget = MAX_REASONS
+    entries = []
+    for drive in drives:
+        shards = [
+            {
+                "shard": each.shard,
+                "reason": _short(each.reason),
+                "exit_code": each.exit_code,
+                "log_stream": each.log_stream,
+            }
+            for each in drive.failed_shards[:budget]
+        ]
+        budget -= len(shards)
+        problems = [_short(text) for text in (*drive.notes, *drive.result.problems)[:budget]]
+        budget -= len(problems)
+        entries.append(_drive_dict(drive, shards, problems))
+    return {"drives": entries, "totals": _totals(drives)}
+
+
+def _drive_dict(drive: DriveSummary, shards: list[dict[str, Any]], problems: list[str]) -> dict[str, Any]:
+    result, job = drive.result, drive.job
+    return {
+        "drive_id": job.drive_id,
+        "state": str(drive.state),
+        "failed": drive.failed,
+        "work": job.work,
+        "source": job.source,
+        "output": job.output,
+        "plan_id": job.plan_id,
+        "manifest": drive.manifest_uri,
+        "job_id": job.job_id,
+        "job_state": drive.job_state,
+        "job_seconds": drive.job_seconds,
+        "console_url": job.console_url,
+        "bags": result.bags,
+        "damaged_bags": result.damaged_bags,
+        "unreadable_bags": result.unreadable_bags,
+        "unverified_bags": result.unverified_bags,
+        "covered": job.covered,
+        "ignored": job.ignored,
+        "shards": job.shards,
+        "shards_done": result.shards,
+        "messages": result.messages,
+        "rows": result.rows,
+        "rejected": result.rejected,
+        "bytes_read": result.bytes_read,
+        "bytes_written": result.bytes_written,
+        "shard_seconds": result.shard_seconds,
+        "table_count": len(result.tables),
+        "tables": [
+            {
+                "table": table.table,
+                "type": ", ".join(table.type_names),
+                "messages": table.messages,
+                "rows": table.rows,
+                "rejected": table.rejected,
+                "bytes_written": table.bytes_written,
+            }
+            for table in result.tables[:MAX_TABLES]
+        ],
+        "failed_shard_count": drive.failed_shard_count,
+        "failed_shards": shards,
+        "problems": problems,
+    }
+
+
+def _totals(drives: Sequence[DriveSummary]) -> dict[str, Any]:
+    states: dict[str, int] = {}
+    for drive in drives:
+        states[str(drive.state)] = states.get(str(drive.state), 0) + 1
+    counted = ("bags", "messages", "rows", "rejected", "bytes_read", "bytes_written", "shard_seconds")
+    sums = {name: sum(getattr(drive.result, name) for drive in drives) for name in counted}
+    return {
+        "drives": len(drives),
+        "states": states,
+        **sums,
+        "failed_shards": sum(each.failed_shard_count for each in drives),
+    }
+
+
+def failure_message(drives: Sequence[DriveSummary]) -> str | None:
+    """Why the run fails, all failed drives in one message; None where none failed."""
+    failed = [drive for drive in drives if drive.failed]
+    if not failed:
+        return None
+    noun = "drive" if len(drives) == 1 else "drives"
+    lines = [f"{len(failed)} of {len(drives)} {noun} failed:"]
+    budget = MAX_REASONS
+    for drive in failed:
+        causes = [*(f"shard {each.shard}: {each.reason}" for each in drive.failed_shards), *drive.notes]
+        causes += drive.result.problems
+        shown = [_short(cause) for cause in causes[: min(budget, 10)]]
+        budget -= len(shown)
+        lines.append(
+            f"- {drive.job.drive_id}: {drive.state}, {drive.result.shards} of {drive.job.shards} shards done"
+            f" ({drive.manifest_uri})"
+        )
+        lines += [f"    {cause}" for cause in shown]
+        more = drive.failed_shard_count - len(drive.failed_shards) + len(causes) - len(shown)
+        if more > 0:
+            lines.append(f"    and {more} more; see the manifests")
+    if any(drive.failed_shard_count for drive in failed):
+        lines.append("Clear the operator's task and what follows it to run only the shards that are missing.")
+    return "\n".join(lines)
+
+
+def log_lines(drives: Sequence[DriveSummary]) -> list[str]:
+    """A line a drive, for the task's log."""
+    lines = []
+    for drive in drives:
+        result = drive.result
+        seconds = drive.job_seconds or result.shard_seconds
+        speed = f", {result.bytes_read / 1e6 / seconds:.1f} MB/s" if seconds and result.bytes_read else ""
+        lines.append(
+            f"drive {drive.job.drive_id}: {drive.state}: {result.bags} bags, {len(result.tables)} tables, "
+            f"{result.messages} messages, {result.rows} rows, {result.rejected} rejected, "
+            f"{result.bytes_read / 1e6:.1f} MB read, {result.bytes_written / 1e6:.1f} MB written"
+            f"{f' in {seconds:.1f} s' if seconds else ''}{speed}"
+        )
+    return lines
+
+
+# --- drives of which there is nothing to do ---------------------------------------------------------
+
+
+def _held(lake: Lake, job: DriveJob) -> DriveManifest:
+    """What earlier runs have left of a drive, as one manifest."""
+    total = _empty(job, DriveState.SUCCEEDED)
+    for holding in read_holdings(lake, job.drive_id, but=job.plan_id):
+        part = holding.commit
+        if part is None:
+            # What that run did not finish, others have: each bag is covered.
+            plan = lake.load(Plan, contract.plan_key(job.drive_id, holding.plan_id))
+            if plan is None:
+                continue
+            manifests = list(lake.load_all(Manifest, holding.manifest_keys))
+            part = contract.fold(dataclasses.replace(plan, shards=plan.shards[: len(manifests)]), manifests)
+        if part.state is not DriveState.FAILED:  # of a failed one no row is there
+            total = _add(total, part)
+    return total
+
+
+def _add(first: DriveManifest, second: DriveManifest) -> DriveManifest:
+    tables = {table.table: table for table in first.tables}
+    for table in second.tables:
+        known = tables.get(table.table)
+        tables[table.table] = table if known is None else _add_tables(known, table)
+    sums = (
+        "shards",
+        "bags",
+        "unreadable_bags",
+        "damaged_bags",
+        "unverified_bags",
+        "messages",
+        "rows",
+        "rejected",
+        "bytes_read",
+        "bytes_written",
+        "shard_seconds",
+    )
+    added: dict[str, Any] = {name: getattr(first, name) + getattr(second, name) for name in sums}
+    return dataclasses.replace(
+        first,
+        state=max(first.state, second.state, key=_SEVERITY.index),
+        tables=tuple(tables[name] for name in sorted(tables)),
+        problems=(first.problems + second.problems)[:MAX_REASONS],
+        **added,
+    )
+
+
+def _add_tables(first: TableTotal, second: TableTotal) -> TableTotal:
+    return TableTotal(
+        table=first.table,
+        topics=tuple(dict.fromkeys(first.topics + second.topics)),
+        type_names=tuple(dict.fromkeys(first.type_names + second.type_names)),
+        messages=first.messages + second.messages,
+        rows=first.rows + second.rows,
+        rejected=first.rejected + second.rejected,
+        bytes_written=first.bytes_written + second.bytes_written,
+    )
+
+
+def _empty(job: DriveJob, state: DriveState) -> DriveManifest:
+    return DriveManifest(
+        contract_version=contract.CONTRACT_VERSION,
+        plan_id=job.plan_id,
+        run=contract.Run("", ""),
+        drive_id=job.drive_id,
+        state=state,
+        shards=0,
+        bags=0,
+        unreadable_bags=0,
+        damaged_bags=0,
+        unverified_bags=0,
+        messages=0,
+        rows=0,
+        rejected=0,
+        bytes_read=0,
+        bytes_written=0,
+        shard_seconds=0.0,
+        tables=(),
+        problems=(),
+    )
+
+
+# --- shards that left no manifest -------------------------------------------------------------------
+
+
+def _failed_shards(
+    batch: BatchClient,
+    lake: Lake,
+    job: DriveJob,
+    folder: DriveFolder,
+    missing: Sequence[int],
+    detail: Mapping[str, Any] | None,
+) -> tuple[FailedShard, ...]:
+    """Why each of the ``missing`` shards has no manifest: its own record, else what Batch says."""
+    records = {
+        record.shard: record
+        for record in lake.load_all(
+            FailedRecord, [folder.failed[each] for each in missing if each in folder.failed]
+        )
+    }
+    starts = {
+        record.shard: record
+        for record in lake.load_all(
+            StartedRecord, [folder.started[each] for each in missing if each in folder.started]
+        )
+    }
+    batch_ids = _batch_ids(lake, job, missing)
+    details = dict(describe(batch, sorted(set(batch_ids.values())))) if job.array_size else {}
+    if job.job_id and detail is not None:
+        details[job.job_id] = dict(detail)
+    found = []
+    for shard in missing:
+        record, started, job_id = records.get(shard), starts.get(shard), batch_ids.get(shard, "")
+        stream = started.log_stream if started else ""
+        own = details.get(job_id)
+        # A record of an earlier generation says less than what Batch says of this one.
+        if record is not None and (not job_id or record.job_id in ("", job_id) or own is None):
+            found.append(
+                FailedShard(
+                    shard, f"{describe_exit(record.exit_code)}: {record.reason}", record.exit_code, stream
+                )
+            )
+        elif own is not None:
+            container = own.get("container") or {}
+            stream = stream or container.get("logStreamName", "")
+            found.append(FailedShard(shard, end_reason(own), container.get("exitCode"), stream))
+        else:
+            found.append(FailedShard(shard, _unknown(job_id), None, stream))
+    return tuple(found)
+
+
+def _batch_ids(lake: Lake, job: DriveJob, missing: Sequence[int]) -> dict[int, str]:
+    """The Batch job, or the array's child, that ran each shard in the job's generation."""
+    if job.job_id is None or job.generation is None:
+        return {}
+    key = contract.generation_key(job.drive_id, job.plan_id, job.generation)
+    generation = lake.load(Generation, key)
+    places = {shard: index for index, shard in enumerate(generation.shards)} if generation else {}
+    return {
+        shard: f"{job.job_id}:{places[shard]}" if job.array_size else job.job_id
+        for shard in missing
+        if shard in places
+    }
+
+
+def _unknown(job_id: str) -> str:
+    if not job_id:
+        return "was not submitted"
+    return (
+        f"Batch does not know job {job_id} (it forgets a job about a week after its end, and asks region and "
+        "account of the connection), and the shard left no record"
+    )
+
+
+def _manifest_uri(lake: Lake, job: DriveJob, plan_id: str) -> str:
+    return lake.uri(contract.manifest_folder(job.drive_id, plan_id).rstrip("/") + "/")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= MAX_REASON_LENGTH else f"{text[: MAX_REASON_LENGTH - 3]}..."

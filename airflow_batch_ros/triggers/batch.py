@@ -1,0 +1,168 @@
+"""The trigger that waits for a run's Batch jobs: one for all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeVar
+
+from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+from asgiref.sync import sync_to_async
+from botocore.exceptions import BotoCoreError, ClientError
+
+from airflow_batch_ros.hooks.batch import RosToParquetBatchHook
+from airflow_batch_ros.jobs import describe, terminate
+from airflow_batch_ros.waiting import Waiting
+
+T = TypeVar("T")
+
+MAX_FAILURES = 10
+"""Polls in a row that may fail, each after the client's own retries, before the wait is given up."""
+
+MIN_INTERVAL_S = 1.0
+
+JITTER = 0.2
+
+KILLED = "the Airflow task that waits for it was killed"
+
+_USER_ACTION = "__airflow_user_action__"
+_HAS_ON_KILL = hasattr(BaseTrigger, "on_kill")
+
+
+class RosToParquetBatchTrigger(BaseTrigger):
+    """Fires one event when the last of the jobs has ended.
+
+    The event is ``{"status": "ended", "states": {job id: state}}``, or, when Batch could not be asked,
+    ``{"status": "error", "message": text}``.
+
+    :param job_ids: Batch job ids.
+    :param poll_interval_s: most seconds between two polls. Before, they are a fifth of the time waited so
+        far, so that short jobs are noticed soon and long ones cost few requests.
+    :param unknown_after_s: seconds after which a job that Batch does not know counts as ended.
+    :param terminate_on_kill: end the jobs when a user acts on the waiting task; never when the triggerer
+        restarts.
+    """
+
+    def __init__(
+        self,
+        *,
+        job_ids: list[str],
+        poll_interval_s: float,
+        unknown_after_s: float,
+        terminate_on_kill: bool,
+        aws_conn_id: str | None,
+        region_name: str | None,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.job_ids = job_ids
+        self.poll_interval_s = poll_interval_s
+        self.unknown_after_s = unknown_after_s
+        self.terminate_on_kill = terminate_on_kill
+        self.aws_conn_id = aws_conn_id
+        self.region_name = region_name
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        return (
+            f"{type(self).__module__}.{type(self).__qualname__}",
+            {
+                "job_ids": self.job_ids,
+                "poll_interval_s": self.poll_interval_s,
+                "unknown_after_s": self.unknown_after_s,
+                "terminate_on_kill": self.terminate_on_kill,
+                "aws_conn_id": self.aws_conn_id,
+                "region_name": self.region_name,
+            },
+        )
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        try:
+            yield TriggerEvent(await self._wait())  # type: ignore[no-untyped-call]
+        except asyncio.CancelledError as error:
+            # Airflow 3.3 calls on_kill() itself. Before, a triggerer that stops and a user who acts on the
+            # task look alike from here; but only the user's act changes the task's state.
+            by_user = not _HAS_ON_KILL and error.args != (_USER_ACTION,)
+            if self.terminate_on_kill and by_user and not await self._is_deferred():
+                await self.on_kill()
+            raise
+
+    async def on_kill(self) -> None:
+        """Ends the jobs, if that was asked for."""
+        if not self.terminate_on_kill:
+            return
+        self.log.info("killed: terminating Batch jobs %s", ", ".join(self.job_ids))
+        for problem in await _in_thread(lambda: terminate(self._hook().batch, self.job_ids, KILLED)):
+            self.log.error("could not terminate %s", problem)
+
+    async def _wait(self) -> dict[str, Any]:
+        batch = await _in_thread(lambda: self._hook().batch)
+        waiting = Waiting(self.job_ids, unknown_after_s=self.unknown_after_s)
+        started = time.monotonic()
+        failures = 0
+        while True:
+            try:
+                details = await _in_thread(lambda: describe(batch, waiting.open))
+            except (ClientError, BotoCoreError) as error:
+                failures += 1
+                self.log.warning("asking Batch failed (%d of %d): %s", failures, MAX_FAILURES, error)
+                if failures == MAX_FAILURES:
+                    return {"status": "error", "message": f"Batch could not be asked: {error}"}
+            else:
+                failures = 0
+                if news := waiting.update(details):
+                    self.log.info(news)
+                if not waiting.open:
+                    return {"status": "ended", "states": waiting.states}
+            interval_s = max(MIN_INTERVAL_S, (time.monotonic() - started) / 5)
+            await asyncio.sleep(
+                min(self.poll_interval_s, interval_s) * random.uniform(1 - JITTER, 1 + JITTER)
+            )
+
+    def _hook(self) -> RosToParquetBatchHook:
+        return RosToParquetBatchHook(aws_conn_id=self.aws_conn_id, region_name=self.region_name)
+
+    async def _is_deferred(self) -> bool:
+        """Whether the task still waits for this trigger, by Airflow's database."""
+        instance = self.task_instance
+        if instance is None:
+            return True
+        state = await _in_thread(lambda: _task_state(instance))
+        return state == "deferred"
+
+
+async def _in_thread(call: Callable[[], T]) -> T:
+    # asgiref's threads, since Airflow finds its way back to the triggerer's loop from those alone.
+    return await sync_to_async(call, thread_sensitive=False)()
+
+
+def _task_state(instance: Any) -> str | None:
+    """The state of a task instance now."""
+    if AIRFLOW_V_3_0_PLUS:
+        from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+
+        states = RuntimeTaskInstance.get_task_states(
+            dag_id=instance.dag_id,
+            task_ids=[instance.task_id],
+            run_ids=[instance.run_id],
+            map_index=instance.map_index,
+        )
+        # A mapped task's key has its index at the end.
+        state = next(iter(states.get(instance.run_id, {}).values()), None)
+    else:
+        from airflow.models.taskinstance import TaskInstance
+        from airflow.utils.session import create_session
+
+        with create_session() as session:
+            state = (
+                session.query(TaskInstance.state)
+                .filter_by(
+                    dag_id=instance.dag_id,
+                    task_id=instance.task_id,
+                    run_id=instance.run_id,
+                    map_index=instance.map_index,
+                )
+                .scalar()
+            )
+    return None if state is None else str(getattr(state, "value", state))

@@ -1,0 +1,92 @@
+"""Drives of ROS bags in S3 to Parquet tables, on AWS Batch: trigger it with a JSON conf."""
+
+from __future__ import annotations
+
+from airflow.providers.common.compat.sdk import DAG, Param
+
+from airflow_batch_ros.conf import CONF_KEYS, param_schema
+from airflow_batch_ros.operators.batch import RosToParquetBatchOperator
+from airflow_batch_ros.sensors.batch import RosToParquetBatchSensor
+
+DOC = """\
+### Drives of ROS bags to Parquet
+
+Trigger with a conf that names the drives; the bags are those directly under each prefix:
+
+```json
+{"drives_to_process": {
+  "drive_1": {"bucket": "raw-data", "prefix": "drive_1/"},
+  "drive_2": {"bucket": "raw-data", "prefix": "drive_2/"}
+}}
+```
+
+Each drive becomes one AWS Batch job; the tables are `{output}/{topic}/schema=.../drive_id={drive}/*.parquet`.
+
+| optional key | what it says | default |
+| --- | --- | --- |
+| `output` | S3 URI of the lake | Variable `ros_to_parquet_output` |
+| `topics` | `{"include": [...], "exclude": [...]}`: globs, `*` crosses `/`, exclude wins | all |
+| `bags` | likewise, over the bags' paths below the prefix | all |
+| `recursive` | take the bags in sub-folders too | `false` |
+| `overwrite` | extract bags again that the lake has, and replace them | `false` |
+| `fail_on` | states that fail the run, also `damaged`, `succeeded_with_rejects` | `["failed", "partial"]` |
+
+A drive whose bags are all in the lake already has nothing to do.
+To run only what failed, clear `submit` and what follows.
+
+| Airflow Variable | for | default |
+| --- | --- | --- |
+| `ros_to_parquet_output` | the lake, where the conf names none | |
+| `ros_to_parquet_job_queue` | Batch job queue | `ros-to-parquet` |
+| `ros_to_parquet_job_definition` | Batch job definition | `ros-to-parquet` |
+| `ros_to_parquet_aws_conn_id` | AWS connection | `aws_default` |
+
+(In the environment: `AIRFLOW_VAR_ROS_TO_PARQUET_OUTPUT`, and so on.)
+"""
+
+DESCRIPTIONS = {
+    "drives_to_process": 'Drive ids, each with bucket and prefix: `{"drive_1": {"bucket": "raw-data", '
+    '"prefix": "drive_1/"}}`',
+    "topics": 'Topics to take: `{"include": ["/imu/*"], "exclude": ["*/image_raw"]}`; all by default',
+    "bags": "Bags to take, likewise, by their path below the prefix; all by default",
+    "output": "S3 URI of the lake; by default the Variable `ros_to_parquet_output`",
+    "recursive": "Take the bags in sub-folders too",
+    "overwrite": "Extract bags again that the lake has, and replace them",
+    "fail_on": 'States of a drive that fail the run; `["failed", "partial"]` by default',
+}
+
+
+def variable(name: str, default: str) -> str:
+    """A template of an Airflow Variable: read when the task runs, never when the file is parsed."""
+    return f"{{{{ var.value.get('ros_to_parquet_{name}', '{default}') }}}}"
+
+
+with DAG(
+    dag_id="ros_image_pipeline",
+    schedule=None,
+    catchup=False,
+    tags=["ros", "parquet"],
+    doc_md=DOC,
+    params={
+        # Without a default: a run cannot do without it.
+        key: Param(description_md=DESCRIPTIONS[key], **param_schema(key))
+        if key == "drives_to_process"
+        else Param(None, description_md=DESCRIPTIONS[key], **param_schema(key))
+        for key in CONF_KEYS
+    },
+) as dag:
+    submit = RosToParquetBatchOperator(
+        task_id="submit",
+        output_uri=variable("output", ""),
+        job_queue=variable("job_queue", "ros-to-parquet"),
+        job_definition=variable("job_definition", "ros-to-parquet"),
+        aws_conn_id=variable("aws_conn_id", "aws_default"),
+        retries=2,
+    )
+    wait = RosToParquetBatchSensor(
+        task_id="wait",
+        jobs=submit.output,
+        terminate_on_kill=True,
+        aws_conn_id=variable("aws_conn_id", "aws_default"),
+        retries=2,
+    )
