@@ -1,0 +1,362 @@
+"""Message definitions as ROS writes them: .msg, .srv, .action and .idl texts, and the standard types.
+
+A definition is parsed into flat, named records here; ``layout`` resolves them into one tree a type.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+if TYPE_CHECKING:
+    from rosbags.interfaces.typing import FieldDesc, Typesdict
+
+RosVersion = Literal[1, 2]
+Shape = Literal["scalar", "array", "sequence"]
+
+PLACEHOLDER: Final = "structure_needs_at_least_one_member"
+"""The one uint8 that ROS 2 puts into a message without fields, under this name."""
+
+BUILTINS: Final = frozenset(
+    {"bool", "byte", "char", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"}
+    | {"float32", "float64", "float128", "string", "wstring"}
+)
+ROS1_BUILTINS: Final = frozenset({"time", "duration"})
+ROS2_DISTRIBUTIONS: Final = (
+    "lyrical",
+    "kilted",
+    "jazzy",
+    "iron",
+    "humble",
+    "galactic",
+    "foxy",
+    "eloquent",
+    "dashing",
+)
+"""Newest first; the order in which a type without a definition is looked up."""
+
+
+class DefinitionError(ValueError):
+    """A type that cannot be decoded: unknown, incomplete, recursive, or a text that does not parse.
+
+    The message names the type and says what to do.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class FieldDefinition:
+    """One field, before its type is resolved.
+
+    Attributes:
+        type_name: a builtin as declared (``byte``, ``time``, ``string``) or ``pkg/msg/Name``.
+        name: as declared.
+        shape: one value, a fixed-size array or a sequence.
+        size: elements of an array; largest count of a bounded sequence; 0 where there is no bound.
+        string_bound: largest length of a bounded string; 0 where there is no bound.
+    """
+
+    type_name: str
+    name: str
+    shape: Shape = "scalar"
+    size: int = 0
+    string_bound: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    type_name: str
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """One message type: ``name`` is ``pkg/msg/Name``."""
+
+    name: str
+    fields: tuple[FieldDefinition, ...]
+    constants: tuple[Constant, ...] = ()
+
+
+def full_type_name(name: str, *, package: str = "") -> str:
+    """``name`` with its package and kind.
+
+    >>> full_type_name("sensor_msgs/Imu"), full_type_name("Imu", package="sensor_msgs")
+    ('sensor_msgs/msg/Imu', 'sensor_msgs/msg/Imu')
+    """
+    parts = [part for part in name.split("/") if part]
+    if len(parts) == 1 and package:
+        return f"{package}/msg/{parts[0]}"
+    if len(parts) == 2:
+        return f"{parts[0]}/msg/{parts[1]}"
+    return "/".join(parts)
+
+
+# --- .msg, .srv and .action -------------------------------------------------------------------------
+
+_SECTION = re.compile(r"^={10,}[ \t]*$", re.MULTILINE)
+_SERVICE_PART = re.compile(r"^---[ \t]*$", re.MULTILINE)
+_ANNOTATION = re.compile(r"@\w+(?:\([^)]*\))?\s*")
+_LINE = re.compile(
+    r"""(?P<type>[A-Za-z][\w/]*)
+        (?:<=(?P<string_bound>\d+))?
+        (?P<array>\[(?P<bounded><=)?(?P<size>\d*)\])?
+        \s+(?P<name>[A-Za-z_]\w*)
+        \s*(?P<rest>.*)""",
+    re.VERBOSE,
+)
+
+
+def parse_msg(text: str, type_name: str, *, ros_version: RosVersion) -> dict[str, Definition]:
+    """Definitions in ``text``: that of ``type_name`` first, its dependencies after lines of ``=``.
+
+    A text with ``---`` is a service's or an action's: the types that ROS 2 derives from it (requests,
+    responses, events, feedback messages) are made from its parts.
+
+    Raises:
+        DefinitionError: a line does not parse.
+    """
+    found: dict[str, Definition] = {}
+    root = full_type_name(type_name)
+    for section in _split_sections(text):
+        name, body = _take_header(section, "MSG:")
+        name = full_type_name(name) if name else root
+        parts = _SERVICE_PART.split(body)
+        if len(parts) == 1:
+            definitions = [_parse_body(body, name, ros_version)]
+        else:
+            definitions = _derive_interface(parts, name, ros_version)
+        for definition in definitions:
+            found.setdefault(definition.name, definition)
+    return found
+
+
+def _split_sections(text: str) -> list[str]:
+    text = text.replace("\r\n", "\n").replace("\r", "\n").strip("\0\ufeff")
+    first, *others = _SECTION.split(text)
+    # A text may begin with a separator and the root's own header.
+    return [first, *others] if first.strip() or not others else others
+
+
+def _take_header(section: str, keyword: str) -> tuple[str, str]:
+    """Type name of a ``MSG: pkg/Name`` line at the start, if there is one, and the rest."""
+    head, _, body = section.lstrip("\n").partition("\n")
+    if head.startswith(keyword):
+        return head[len(keyword) :].strip(), body
+    return "", section
+
+
+def _parse_body(body: str, name: str, ros_version: RosVersion) -> Definition:
+    package = name.split("/", 1)[0]
+    fields: list[FieldDefinition] = []
+    constants: list[Constant] = []
+    for number, line in enumerate(body.split("\n"), start=1):
+        declaration = line.strip()
+        while declaration.startswith("@"):
+            if declaration.startswith("@optional"):
+                raise DefinitionError(f"type {name}: line {number}: optional members are not supported")
+            declaration, found = _ANNOTATION.subn("", declaration, count=1)
+            if not found:
+                break
+        if not declaration or declaration.startswith("#"):
+            continue
+        match = _LINE.fullmatch(declaration)
+        if match is None:
+            raise DefinitionError(
+                f"type {name}: line {number} of its definition does not parse: {declaration!r:.80}; "
+                "the bag's definition is damaged or not a ROS message definition"
+            )
+        if match["rest"].startswith("="):
+            text = match["rest"][1:]
+            if match["type"] not in ("string", "wstring"):
+                text = text.partition("#")[0]
+            constants.append(Constant(match["type"], match["name"], text.strip()))
+            continue
+        type_name = match["type"]
+        if type_name not in BUILTINS and not (ros_version == 1 and type_name in ROS1_BUILTINS):
+            type_name = _reference(type_name, package, ros_version)
+        shape: Shape = "scalar"
+        if match["array"]:
+            shape = "array" if match["size"] and not match["bounded"] else "sequence"
+        fields.append(
+            FieldDefinition(
+                type_name,
+                match["name"],
+                shape,
+                size=int(match["size"] or 0),
+                string_bound=int(match["string_bound"] or 0),
+            )
+        )
+    return Definition(name, _without_placeholder(fields), tuple(constants))
+
+
+def _reference(type_name: str, package: str, ros_version: RosVersion) -> str:
+    if ros_version == 1 and type_name == "Header":
+        return "std_msgs/msg/Header"
+    if ros_version == 2 and type_name in ROS1_BUILTINS:
+        return f"builtin_interfaces/msg/{type_name.capitalize()}"
+    return full_type_name(type_name, package=package)
+
+
+def _without_placeholder(fields: list[FieldDefinition]) -> tuple[FieldDefinition, ...]:
+    return () if [field.name for field in fields] == [PLACEHOLDER] else tuple(fields)
+
+
+def _derive_interface(parts: list[str], name: str, ros_version: RosVersion) -> list[Definition]:
+    """The message types of a service (two parts) or an action (three), as rosidl derives them."""
+    if len(parts) not in (2, 3):
+        raise DefinitionError(
+            f"type {name}: its definition has {len(parts)} parts between '---' lines; "
+            "a service has two, an action three"
+        )
+    package, _, base = name.rpartition("/")
+    base = base.removesuffix("_Event")
+    if len(parts) == 2:
+        base = base.removesuffix("_Request").removesuffix("_Response")
+        stem = f"{package}/{base}"
+        return [
+            _parse_body(parts[0], f"{stem}_Request", ros_version),
+            _parse_body(parts[1], f"{stem}_Response", ros_version),
+            _service_event(stem),
+        ]
+    for suffix in ("_Request", "_Response", "_SendGoal", "_GetResult", "_FeedbackMessage", "_Feedback"):
+        base = base.removesuffix(suffix)
+    stem = f"{package}/{base.removesuffix('_Goal').removesuffix('_Result')}"
+    goal_id = FieldDefinition("unique_identifier_msgs/msg/UUID", "goal_id")
+    return [
+        _parse_body(parts[0], f"{stem}_Goal", ros_version),
+        _parse_body(parts[1], f"{stem}_Result", ros_version),
+        _parse_body(parts[2], f"{stem}_Feedback", ros_version),
+        Definition(f"{stem}_FeedbackMessage", (goal_id, FieldDefinition(f"{stem}_Feedback", "feedback"))),
+        Definition(f"{stem}_SendGoal_Request", (goal_id, FieldDefinition(f"{stem}_Goal", "goal"))),
+        Definition(
+            f"{stem}_SendGoal_Response",
+            (
+                FieldDefinition("bool", "accepted"),
+                FieldDefinition("builtin_interfaces/msg/Time", "stamp"),
+            ),
+        ),
+        Definition(f"{stem}_GetResult_Request", (goal_id,)),
+        Definition(
+            f"{stem}_GetResult_Response",
+            (FieldDefinition("int8", "status"), FieldDefinition(f"{stem}_Result", "result")),
+        ),
+        _service_event(f"{stem}_SendGoal"),
+        _service_event(f"{stem}_GetResult"),
+    ]
+
+
+def _service_event(stem: str) -> Definition:
+    return Definition(
+        f"{stem}_Event",
+        (
+            FieldDefinition("service_msgs/msg/ServiceEventInfo", "info"),
+            FieldDefinition(f"{stem}_Request", "request", "sequence", size=1),
+            FieldDefinition(f"{stem}_Response", "response", "sequence", size=1),
+        ),
+    )
+
+
+# --- .idl -------------------------------------------------------------------------------------------
+
+
+def parse_idl(text: str, type_name: str) -> dict[str, Definition]:
+    """Definitions in an IDL text, or in several of them after ``IDL: pkg/msg/Name`` headers.
+
+    Raises:
+        DefinitionError: the text does not parse or uses what ROS 2 messages do not have.
+    """
+    from rosbags.typesys.base import BaseName, BaseType, TypesysError, make_typesdict
+    from rosbags.typesys.idl import Enum, ExpType, IDLParser, Member
+    from rosbags.typesys.peg import Failure, Success
+
+    class Parser(IDLParser):
+        """An enumeration is an int32 on the wire: taken as a typedef of it."""
+
+        def enum_dcl(self, pos: int):  # type: ignore[no-untyped-def]
+            result = super().enum_dcl(pos)
+            if isinstance(result, Failure):
+                return result
+            assert isinstance(result.value, Enum)
+            return Success(result.pos, Member(result.value.name, ExpType(BaseType(BaseName.INT32))))
+
+    found: dict[str, Definition] = {}
+    for section in _split_sections(text):
+        _, body = _take_header(section, "IDL:")
+        body = re.sub(r"^[ \t]*#.*$", "", body, flags=re.MULTILINE)
+        if re.search(r"@optional\b", body):
+            raise DefinitionError(f"type {type_name}: optional members are not supported")
+        try:
+            types = make_typesdict(Parser(body).specification())
+        except (TypesysError, AssertionError, LookupError, RecursionError, ValueError) as error:
+            raise DefinitionError(
+                f"type {type_name}: its IDL definition does not parse: {str(error)[-120:]!r}"
+            ) from error
+        for name in types:
+            found.setdefault(name, _from_rosbags(name, types, ros_version=2))
+    return found
+
+
+# --- standard types ---------------------------------------------------------------------------------
+
+
+def standard_definitions(type_name: str, *, ros_version: RosVersion) -> dict[str, Definition]:
+    """Definitions of the standard type ``type_name`` by distribution, newest first; empty if unknown."""
+    stores = ("ros1_noetic",) if ros_version == 1 else tuple(f"ros2_{name}" for name in ROS2_DISTRIBUTIONS)
+    found = {}
+    for store in stores:
+        definition = _standard_definition(store, type_name, ros_version)
+        if definition is not None:
+            found[store] = definition
+    return found
+
+
+@functools.cache
+def _standard_definition(store: str, type_name: str, ros_version: RosVersion) -> Definition | None:
+    types = _store(store)
+    return _from_rosbags(type_name, types, ros_version=ros_version) if type_name in types else None
+
+
+@functools.cache
+def _store(name: str) -> Typesdict:
+    module = importlib.import_module(f"rosbags.typesys.stores.{name}")
+    types: Typesdict = module.FIELDDEFS
+    return types
+
+
+def _from_rosbags(
+    name: str, types: Mapping[str, tuple[object, list[tuple[str, FieldDesc]]]], *, ros_version: RosVersion
+) -> Definition:
+    constants, fields = types[name]
+    assert isinstance(constants, list)
+    return Definition(
+        name,
+        _without_placeholder([_field_from_rosbags(field, desc, ros_version) for field, desc in fields]),
+        tuple(Constant(kind, constant, str(value)) for constant, kind, value in constants),
+    )
+
+
+_ROS1_NAMES = {"builtin_interfaces/msg/Time": "time", "builtin_interfaces/msg/Duration": "duration"}
+
+
+def _field_from_rosbags(name: str, desc: FieldDesc, ros_version: RosVersion) -> FieldDefinition:
+    from rosbags.interfaces import Nodetype
+
+    shape: Shape = "scalar"
+    size = 0
+    inner = desc
+    if desc[0] == Nodetype.ARRAY or desc[0] == Nodetype.SEQUENCE:
+        shape = "array" if desc[0] == Nodetype.ARRAY else "sequence"
+        inner, size = desc[1]
+    if inner[0] == Nodetype.BASE:
+        type_name, string_bound = inner[1]
+        return FieldDefinition(type_name, name, shape, size=size, string_bound=string_bound)
+    assert inner[0] == Nodetype.NAME
+    reference = inner[1]
+    if ros_version == 1:
+        reference = _ROS1_NAMES.get(reference, reference)
+    return FieldDefinition(reference, name, shape, size=size)

@@ -1,0 +1,346 @@
+"""The immutable tree that a message definition resolves to; schema and decoder both derive from it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from .bag.model import Connection
+from .definitions import (
+    BUILTINS,
+    ROS1_BUILTINS,
+    Constant,
+    Definition,
+    DefinitionError,
+    FieldDefinition,
+    RosVersion,
+    full_type_name,
+    parse_idl,
+    parse_msg,
+    standard_definitions,
+)
+
+__all__ = [
+    "Array",
+    "DefinitionError",
+    "Field",
+    "Layout",
+    "Node",
+    "Primitive",
+    "Sequence",
+    "String",
+    "Struct",
+    "fallback_layouts",
+    "resolve_layout",
+]
+
+MAX_DEPTH: Final = 64
+MAX_COLUMNS: Final = 5_000
+MAX_MESSAGE_BYTES: Final = 500_000_000
+"""Longest message that is decoded, so that a block's columns keep 32-bit offsets whatever happens."""
+
+EMPTY_MD5: Final = "d41d8cd98f00b204e9800998ecf8427e"
+
+SIZES: Final = {
+    "bool": 1,
+    "int8": 1,
+    "uint8": 1,
+    "int16": 2,
+    "uint16": 2,
+    "int32": 4,
+    "uint32": 4,
+    "int64": 8,
+    "uint64": 8,
+    "float32": 4,
+    "float64": 8,
+    "float128": 16,
+}
+"""Bytes of each primitive."""
+
+
+@dataclass(frozen=True, slots=True)
+class Primitive:
+    """A number or a bool. ``name`` is a key of ``SIZES``; ``declared`` may be ``byte`` or ``char``."""
+
+    name: str
+    declared: str
+
+
+@dataclass(frozen=True, slots=True)
+class String:
+    """Text: UTF-8, or UTF-16 where it is ``wide``; ``bound`` is 0 where there is none."""
+
+    wide: bool = False
+    bound: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    name: str
+    node: Node
+
+
+@dataclass(frozen=True, slots=True)
+class Struct:
+    """A message, or ROS 1's ``time`` and ``duration`` (under these names)."""
+
+    type_name: str
+    fields: tuple[Field, ...]
+    constants: tuple[Constant, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Array:
+    """``size`` items, no more, no less."""
+
+    item: Node
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sequence:
+    """Any number of items; ``bound`` is 0 where there is none. The bound is not enforced."""
+
+    item: Node
+    bound: int = 0
+
+
+Node: TypeAlias = Primitive | String | Struct | Array | Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A message type, resolved.
+
+    Attributes:
+        root: the message.
+        ros_version: whose rules the definition follows (``char``, ``byte`` and ``time`` differ).
+        source: ``recorded`` (the bag's own definition), or the distribution the type was taken from, as
+            ``ros1_noetic`` or ``ros2_jazzy``.
+    """
+
+    root: Struct
+    ros_version: RosVersion
+    source: str
+
+    @property
+    def header_index(self) -> int | None:
+        """Index of the first field that is a ``std_msgs/Header`` with a stamp; None where there is none."""
+        for index, field in enumerate(self.root.fields):
+            node = field.node
+            if isinstance(node, Struct) and node.type_name == "std_msgs/msg/Header" and _has_stamp(node):
+                return index
+        return None
+
+
+def _has_stamp(header: Struct) -> bool:
+    stamp = next((field.node for field in header.fields if field.name == "stamp"), None)
+    return isinstance(stamp, Struct) and [field.name for field in stamp.fields] == ["sec", "nanosec"]
+
+
+def resolve_layout(connection: Connection) -> Layout:
+    """The layout of a connection's messages.
+
+    From the recorded definition (``ros1msg``, ``ros2msg``, ``ros2idl``); types that it lacks, and a type
+    without a definition, are taken from the standard ones: ROS 1 Noetic's, or those of the newest ROS 2
+    distribution that has the type. Nothing is shared between connections that differ in their text.
+
+    Raises:
+        DefinitionError: a type is unknown, recursive, too large, or its definition does not parse.
+    """
+    return _resolve(
+        full_type_name(connection.type_name),
+        connection.definition,
+        connection.definition_format,
+        connection.definition_hash,
+        ros_version_of(connection),
+    )
+
+
+def fallback_layouts(connection: Connection) -> list[Layout]:
+    """Standard types of the connection's name, newest first, each kind of content once.
+
+    For a bag whose recorded definition is a stub or does not parse: the caller decides, by what decodes.
+    Empty where the type is not a standard one.
+    """
+    type_name = full_type_name(connection.type_name)
+    version = ros_version_of(connection)
+    layouts: list[Layout] = []
+    for source in standard_definitions(type_name, ros_version=version):
+        layout = _standard_layout(type_name, source, version)
+        if all(layout.root != known.root for known in layouts):
+            layouts.append(layout)
+    return layouts
+
+
+def ros_version_of(connection: Connection) -> RosVersion:
+    """By the definition's format; where there is none, by the encoding of the messages."""
+    if connection.definition_format:
+        return 1 if connection.definition_format == "ros1msg" else 2
+    return 1 if connection.encoding == "ros1" else 2
+
+
+@functools.lru_cache(maxsize=1024)
+def _resolve(
+    type_name: str, text: str, definition_format: str, definition_hash: str, version: RosVersion
+) -> Layout:
+    definitions = _parse(type_name, text, definition_format, version) if text.strip("\0 \t\r\n") else {}
+    if type_name in definitions:
+        return Layout(_Resolver(definitions, version).resolve(type_name), version, "recorded")
+    if definitions:
+        known = ", ".join(sorted(definitions)[:5])
+        raise DefinitionError(
+            f"type {type_name}: the recorded definition does not define it, but {known}; "
+            "record the topic with its own definition"
+        )
+    # An empty text is the definition of an empty message, or what a recorder writes that had none.
+    if definition_format == "ros1msg" and definition_hash == EMPTY_MD5:
+        return Layout(Struct(type_name, ()), version, "recorded")
+    standard = standard_definitions(type_name, ros_version=version)
+    if standard:
+        return _standard_layout(type_name, next(iter(standard)), version)
+    if definition_format == "ros2msg":
+        return Layout(Struct(type_name, ()), version, "recorded")
+    raise DefinitionError(
+        f"type {type_name}: the bag holds no definition of it and it is not a standard type of "
+        f"ROS {version}; record with definitions (MCAP or ROS 1 bags, or SQLite bags since ROS 2 Iron), "
+        "or convert the bag where the package is installed"
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _standard_layout(type_name: str, source: str, version: RosVersion) -> Layout:
+    return Layout(_Resolver({}, version, source).resolve(type_name), version, source)
+
+
+def _parse(type_name: str, text: str, definition_format: str, version: RosVersion) -> dict[str, Definition]:
+    if definition_format in ("ros1msg", "ros2msg", ""):
+        return parse_msg(text, type_name, ros_version=version)
+    if definition_format in ("ros2idl", "omgidl"):
+        return parse_idl(text, type_name)
+    raise DefinitionError(
+        f"type {type_name}: definitions in {definition_format!r} are not supported; "
+        "ros1msg, ros2msg and ros2idl are"
+    )
+
+
+class _Resolver:
+    """Builds the tree of a type out of definitions, those of the standard types included."""
+
+    def __init__(self, definitions: Mapping[str, Definition], version: RosVersion, source: str = "") -> None:
+        self._definitions = definitions
+        self._version = version
+        self._source = source  # prefer this distribution's standard types
+        self._structs: dict[str, Struct] = {}
+        self._path: list[str] = []
+        self._depths: dict[str, int] = {}
+        self._columns: dict[str, int] = {}
+        self._sizes: dict[str, int] = {}
+        if version == 1:
+            for name, sec, nanosec in (("time", "uint32", "uint32"), ("duration", "int32", "int32")):
+                self._add(
+                    Struct(
+                        name,
+                        (Field("sec", Primitive(sec, sec)), Field("nanosec", Primitive(nanosec, nanosec))),
+                    )
+                )
+
+    def resolve(self, type_name: str) -> Struct:
+        """The struct of ``type_name``, made once a type.
+
+        Raises:
+            DefinitionError: see ``resolve_layout``.
+        """
+        if type_name in self._structs:
+            return self._structs[type_name]
+        if type_name in self._path:
+            cycle = " -> ".join([*self._path[self._path.index(type_name) :], type_name])
+            raise DefinitionError(f"type {self._path[0]}: its definition is recursive: {cycle}")
+        if len(self._path) >= MAX_DEPTH:
+            raise DefinitionError(f"type {self._path[0]}: nested deeper than {MAX_DEPTH} messages")
+        definition = self._find(type_name)
+        self._path.append(type_name)
+        fields = tuple(Field(field.name, self._node(field)) for field in definition.fields)
+        self._path.pop()
+        return self._add(Struct(type_name, fields, definition.constants))
+
+    def _find(self, type_name: str) -> Definition:
+        candidates = [type_name]
+        if type_name.endswith("/Header"):
+            # ROS resolves a bare Header to std_msgs where the package has none.
+            candidates.append("std_msgs/msg/Header")
+        for name in candidates:
+            if name in self._definitions:
+                return self._definitions[name]
+        for name in candidates:
+            standard = standard_definitions(name, ros_version=self._version)
+            if standard:
+                return standard.get(self._source) or next(iter(standard.values()))
+        owner = self._path[0] if self._path else type_name
+        needed = f", needed by {self._path[-1]}," if self._path else ""
+        raise DefinitionError(
+            f"type {owner}: there is no definition of {type_name}{needed} in the bag and it is not a "
+            f"standard type of ROS {self._version}; record with complete definitions"
+        )
+
+    def _node(self, field: FieldDefinition) -> Node:
+        item = self._item(field)
+        if field.shape == "array":
+            return Array(item, field.size)
+        if field.shape == "sequence":
+            return Sequence(item, field.size)
+        return item
+
+    def _item(self, field: FieldDefinition) -> Node:
+        declared = field.type_name
+        if declared in ("string", "wstring"):
+            return String(declared == "wstring", field.string_bound)
+        if declared in BUILTINS:
+            return Primitive(_primitive_name(declared, self._version), declared)
+        if self._version == 1 and declared in ROS1_BUILTINS:
+            return self._structs[declared]
+        if "/" not in declared:
+            raise DefinitionError(
+                f"type {self._path[0]}: field {field.name} of {self._path[-1]} is a {declared}, "
+                "which is not supported"
+            )
+        return self.resolve(declared)
+
+    def _add(self, struct: Struct) -> Struct:
+        """Keeps ``struct``, unless it is deeper, wider or longer than can be decoded."""
+        name = struct.type_name
+        owner = self._path[0] if self._path else name
+        parts = [self._measure(field.node) for field in struct.fields]
+        self._depths[name] = 1 + max((part[0] for part in parts), default=0)
+        self._columns[name] = max(1, sum(part[1] for part in parts))
+        self._sizes[name] = sum(part[2] for part in parts)
+        if self._depths[name] > MAX_DEPTH:
+            raise DefinitionError(f"type {owner}: nested deeper than {MAX_DEPTH} messages")
+        if self._columns[name] > MAX_COLUMNS:
+            raise DefinitionError(f"type {owner}: {self._columns[name]} columns, more than {MAX_COLUMNS}")
+        if self._sizes[name] > MAX_MESSAGE_BYTES:
+            raise DefinitionError(
+                f"type {owner}: at least {self._sizes[name]} bytes a message, more than {MAX_MESSAGE_BYTES}"
+            )
+        self._structs[name] = struct
+        return struct
+
+    def _measure(self, node: Node) -> tuple[int, int, int]:
+        """Depth in messages, columns, smallest size in bytes."""
+        if isinstance(node, Primitive):
+            return 0, 1, SIZES[node.name]
+        if isinstance(node, String):
+            return 0, 1, 4
+        if isinstance(node, Struct):
+            return self._depths[node.type_name], self._columns[node.type_name], self._sizes[node.type_name]
+        depth, columns, size = self._measure(node.item)
+        return depth, columns, 4 if isinstance(node, Sequence) else size * node.size
+
+
+def _primitive_name(declared: str, version: RosVersion) -> str:
+    # ROS 1: byte is an alias of int8 and char of uint8; ROS 2: both are uint8.
+    if declared == "byte":
+        return "int8" if version == 1 else "uint8"
+    return "uint8" if declared == "char" else declared
