@@ -416,9 +416,9 @@ def check_saved(plan: Plan, source: DriveSource, conf: PipelineConf) -> None:
     """Raises `PlanError` where the run's saved plan is not what the conf asks for now."""
     if plan.source != source.uri or plan.options != conf.options:
         raise PlanError(
-            f"drive {plan.drive_id!r}: this run ({plan.run.run_id}) was planned over {plan.source} with topics "
-            f"{list(plan.options.include_topics)} but not {list(plan.options.exclude_topics)}; the conf says "
-            "otherwise now, so start a new run"
+            f"drive {plan.drive_id!r}: this run ({plan.run.run_id}) was planned with source {plan.source}, "
+            f"topics {list(plan.options.include_topics)} but not {list(plan.options.exclude_topics)}; the "
+            "conf says otherwise now, so start a new run"
         )
 
 
