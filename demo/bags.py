@@ -65,14 +65,12 @@ def group(folder: Path) -> Grouping:
     Raises:
         NoBagsError: there is no such path, or no bag below it.
     """
-    folder = Path(os.path.abspath(folder.expanduser()))
+    folder = folder.expanduser().resolve()
     if folder.is_file() and bag_format(folder.name):
         only = DriveFiles(_drive_id(folder.stem, set()), (DriveFile(folder, folder.name),))
         return Grouping((only,), (), ())
     if not folder.is_dir():
-        raise NoBagsError(
-            f"{folder}: no such folder; --bags takes a folder whose sub-folders hold bags, or a bag"
-        )
+        raise NoBagsError(f"{folder}: no such folder; give one whose sub-folders hold bags, or a bag file")
     here: list[DriveFile] = []
     below: dict[str, list[DriveFile]] = {}
     not_bags: list[str] = []
@@ -92,9 +90,15 @@ def group(folder: Path) -> Grouping:
         if any(bag_format(file.name) for file in files):
             drives += _split(name, files, taken, notes)
     if not drives:
-        seen = f"{len(not_bags)} other files ({', '.join(not_bags[:3])}, ...)" if not_bags else "nothing"
-        raise NoBagsError(f"{folder}: no .bag, .mcap or .db3 file in it or below; there is {seen}")
+        raise NoBagsError(f"{folder}: no .bag, .mcap or .db3 file in it or below; there is {_seen(not_bags)}")
     return Grouping(tuple(drives), tuple(notes), tuple(not_bags))
+
+
+def _seen(not_bags: Sequence[str]) -> str:
+    if not not_bags:
+        return "nothing"
+    shown = ", ".join([*not_bags[:3], *(["..."] if len(not_bags) > 3 else [])])
+    return f"{len(not_bags)} other file{'' if len(not_bags) == 1 else 's'} ({shown})"
 
 
 def _files(folder: Path) -> Iterable[Path]:

@@ -592,15 +592,7 @@ def _events(world: World, window: tuple[float, float]) -> Iterator[Message]:
 def _write_ros1(path: Path, messages: list[Message], ros: Ros) -> None:
     writer = rosbag1.Writer(path)
     writer.set_compression(rosbag1.Writer.CompressionFormat.LZ4)
-    # The frames that ROS 1 itself writes, and the only ones that its own reader takes: blocks of 1 MB that
-    # stand alone, a checksum over the content, no size.
-    writer.compressor = lambda chunk: lz4.frame.compress(
-        chunk,
-        block_size=lz4.frame.BLOCKSIZE_MAX1MB,
-        block_linked=False,
-        content_checksum=True,
-        store_size=False,
-    )
+    writer.compressor = _ros1_lz4
     with writer:
         connections = {
             topic: writer.add_connection(
@@ -613,6 +605,17 @@ def _write_ros1(path: Path, messages: list[Message], ros: Ros) -> None:
             for topic in _topics_of(messages)
         }
         _write_all(writer, connections, messages)
+
+
+def _ros1_lz4(chunk: bytes) -> bytes:
+    """The frame that ROS 1 itself writes, and the only one that its own reader takes.
+
+    Blocks of 1 MB that stand alone, a checksum over the content, no size; however small the chunk is.
+    """
+    compressor = lz4.frame.LZ4FrameCompressor(
+        block_size=lz4.frame.BLOCKSIZE_MAX1MB, block_linked=False, content_checksum=True
+    )
+    return bytes(compressor.begin() + compressor.compress(chunk) + compressor.flush())
 
 
 def _write_ros2(path: Path, messages: list[Message], ros: Ros) -> None:

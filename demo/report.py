@@ -31,20 +31,10 @@ def drives_table(summary: Summary) -> Table:
     """A line a drive, and the sum."""
     table = Table(title="Drives", title_justify="left", title_style="bold", header_style="dim", box=None)
     table.add_column("drive", overflow="fold")
-    for name in (
-        "state",
-        "bags",
-        "Batch job",
-        "job state",
-        "shards",
-        "messages",
-        "rows",
-        "rejects",
-        "MB",
-        "MB/s",
-    ):
-        left = name in ("state", "Batch job", "job state")
-        table.add_column(name, justify="left" if left else "right", no_wrap=True)
+    for name in ("state", "bags", "Batch job", "job state"):
+        table.add_column(name, no_wrap=True)
+    for name in ("shards", "messages", "rows", "rejects", "MB", "MB/s"):
+        table.add_column(name, justify="right", no_wrap=True)
     for drive in summary["drives"]:
         table.add_row(
             escape(drive["drive_id"]),
@@ -187,16 +177,15 @@ class Queries:
 def queries(table: str, drives: Sequence[str], lake: str) -> Queries:
     """Queries of ``table`` in the lake copy at ``lake``, over the run's ``drives``."""
     path = f"{lake}/{table}/**/*.parquet".replace("'", "''")
-    source = (
-        f"read_parquet('{path}', hive_partitioning = true, hive_types_autocast = false, union_by_name = true)"
-    )
+    options = "hive_partitioning = true, hive_types_autocast = false, union_by_name = true"
     columns = "drive_id, count(*) AS rows, min(log_time) AS first, max(log_time) AS last"
     if table == "imu.data":
         columns = (
             "drive_id, count(*) AS rows, max(log_time) - min(log_time) AS duration, "
             "round(max(abs(angular_velocity.z)), 2) AS fastest_turn_rad_s"
         )
-    sql = f"SELECT {columns} FROM {source} GROUP BY drive_id ORDER BY rows DESC LIMIT {DRIVES_QUERIED}"
+    sql = f"SELECT {columns} FROM read_parquet('{path}', {options})"
+    sql += f" GROUP BY drive_id ORDER BY rows DESC LIMIT {DRIVES_QUERIED}"
     chosen = f"[{drives[0]!r}]" if drives else "None"
     python = f"ros_to_parquet.open({lake!r}).dataset({table!r}, drives={chosen}).to_table().slice(0, 3)"
     return Queries(sql, python)
@@ -205,9 +194,8 @@ def queries(table: str, drives: Sequence[str], lake: str) -> Queries:
 def choose_table(tables: Sequence[LakeTable]) -> LakeTable | None:
     """The table to show a query of: the generated drive's IMU, else the one with most rows."""
     with_rows = [table for table in tables if table.rows]
-    return next(
-        (table for table in with_rows if table.name == "imu.data"), with_rows[0] if with_rows else None
-    )
+    imu = [table for table in with_rows if table.name == "imu.data"]
+    return next(iter(imu or with_rows), None)
 
 
 def result_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
