@@ -108,14 +108,17 @@ class RandomAccess(Protocol):
 class BagReader(Protocol):
     """One bag file, or slice k of n of it, read forward once.
 
-    ``damage``, ``counts``, ``bytes_read`` and ``expected_counts`` are complete when ``blocks()`` is exhausted;
-    ``blocks()`` may be called once.
+    ``damage``, ``counts``, ``bytes_read`` and ``expected_counts`` are complete when ``blocks()`` is
+    exhausted; ``blocks()`` may be called once.
     """
 
     format: BagFormat
     damage: list[Damage]
     counts: dict[int, int]
     """Messages found a connection id, wanted or not; to hold against ``expected_counts``."""
+    compressions: dict[str, int]
+    """Chunks read by their compression as the bag names it (``none``, ``lz4``, ``bz2``, ``zstd``); a SQLite
+    bag's messages count as one chunk each where they are compressed singly, else as none."""
 
     @property
     def bytes_read(self) -> int: ...

@@ -1,0 +1,251 @@
+"""From the messages of one buffer to blocks, one for each connection."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ros_to_parquet.bag.decompress import ZSTD_MAGIC, decompress_message
+from ros_to_parquet.bag.model import Connection, Damage, Int64Array, MessageBlock, UInt8Array
+
+MAX_BLOCK_BYTES = 16 << 20
+MAX_BLOCK_MESSAGES = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Messages:
+    """Messages of any connections that lie in one buffer, in its order; see `MessageBlock`.
+
+    ``connections`` are ids as the bag records them, int64, shape (messages,).
+    """
+
+    connections: Int64Array
+    starts: Int64Array
+    lengths: Int64Array
+    log_times_ns: Int64Array
+    publish_times_ns: Int64Array | None
+    sequences: Int64Array | None
+    offsets: Int64Array
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """What a buffer says of a connection: its id as recorded, where in the buffer, and it (with id 0)."""
+
+    recorded_id: int
+    position: int
+    content: Connection
+
+
+class ConnectionTable:
+    """The connections of one bag, what was found of each, and what they are called in the bag.
+
+    A recorded id that is defined again with other content becomes a connection of its own.
+    """
+
+    _TABLE_SIZE = 1 << 16
+
+    def __init__(self, wanted: Callable[[str], bool]) -> None:
+        self._wanted = wanted
+        self._taken: list[bool] = []
+        self._meaning: dict[int, int] = {}
+        self._known: dict[int, list[int]] = {}
+        self._lookup = np.full(self._TABLE_SIZE, -1, np.int64)
+        self._undefined: dict[int, list[int]] = {}
+        self.connections: list[Connection] = []
+        self.counts: dict[int, int] = {}
+        self.compressed_messages = 0
+
+    def define(self, recorded_id: int, content: Connection) -> int:
+        """The connection that ``recorded_id`` means from here on; its id."""
+        for known in self._known.setdefault(recorded_id, []):
+            if dataclasses.replace(content, id=known) == self.connections[known]:
+                self._mean(recorded_id, known)
+                return known
+        connection = dataclasses.replace(content, id=len(self.connections))
+        self.connections.append(connection)
+        self.counts[connection.id] = 0
+        self._taken.append(self._wanted(connection.topic))
+        self._known[recorded_id].append(connection.id)
+        self._mean(recorded_id, connection.id)
+        return connection.id
+
+    def _mean(self, recorded_id: int, connection_id: int) -> None:
+        self._meaning[recorded_id] = connection_id
+        if 0 <= recorded_id < self._TABLE_SIZE:
+            self._lookup[recorded_id] = connection_id
+
+    def __contains__(self, recorded_id: int) -> bool:
+        return recorded_id in self._meaning
+
+    def expected(self, recorded: dict[int, int]) -> dict[int, int]:
+        """Counts by recorded id as counts by connection.
+
+        Where a recorded id became several connections, what was found of the others is taken off the
+        first one's: the bag's index does not tell them apart. What the bag never defines counts as -1.
+        """
+        counts = dict.fromkeys(self.counts, 0)
+        for recorded_id, count in recorded.items():
+            if recorded_id not in self._known:
+                counts[-1] = counts.get(-1, 0) + count
+                continue
+            first, *others = self._known[recorded_id]
+            counts[first] += count - sum(self.counts[other] for other in others)
+            for other in others:
+                counts[other] += self.counts[other]
+        return counts
+
+    def undefined(self) -> list[Damage]:
+        """Messages that had to be left because the bag defines no such connection."""
+        return [
+            Damage(
+                offset, f"{count:,} messages of connection {recorded_id}, which the bag never defines", False
+            )
+            for recorded_id, (count, offset) in sorted(self._undefined.items())
+        ]
+
+    def blocks(
+        self, data: UInt8Array, messages: Messages, definitions: Sequence[Definition] = ()
+    ) -> Iterator[MessageBlock]:
+        """The messages of wanted connections, one block or more for each; all are counted.
+
+        A definition holds from its place in the buffer on; the first one of an id also before it.
+        """
+        again = []
+        for definition in definitions:
+            if definition.recorded_id in self:
+                again.append(definition)
+            else:
+                self.define(definition.recorded_id, definition.content)
+        ids = self._resolve(messages.connections)
+        for definition in again:
+            recorded_id = definition.recorded_id
+            before = self._meaning[recorded_id]
+            if (after := self.define(recorded_id, definition.content)) != before:
+                ids[(messages.connections == recorded_id) & (messages.starts > definition.position)] = after
+        for connection_id, rows in groups(ids):
+            if connection_id < 0:
+                self._leave(messages, rows)
+                continue
+            self.counts[connection_id] += len(messages) if isinstance(rows, slice) else len(rows)
+            if self._taken[connection_id]:
+                yield from self._cut(data, messages, connection_id, rows)
+
+    def _resolve(self, recorded: Int64Array) -> Int64Array:
+        if not len(recorded) or (recorded.min() >= 0 and recorded.max() < self._TABLE_SIZE):
+            return self._lookup[recorded]
+        distinct, inverse = np.unique(recorded, return_inverse=True)
+        known = np.array([self._meaning.get(int(recorded_id), -1) for recorded_id in distinct], np.int64)
+        return known[inverse]
+
+    def _leave(self, messages: Messages, rows: Int64Array | slice) -> None:
+        recorded, first, counts = np.unique(messages.connections[rows], return_index=True, return_counts=True)
+        offsets = messages.offsets[rows][first]
+        for recorded_id, offset, count in zip(
+            recorded.tolist(), offsets.tolist(), counts.tolist(), strict=True
+        ):
+            self._undefined.setdefault(recorded_id, [0, offset])[0] += count
+
+    def _cut(
+        self, data: UInt8Array, messages: Messages, connection_id: int, rows: Int64Array | slice
+    ) -> Iterator[MessageBlock]:
+        publish_times_ns, sequences = messages.publish_times_ns, messages.sequences
+        block = MessageBlock(
+            connection=self.connections[connection_id],
+            data=data,
+            starts=messages.starts[rows],
+            lengths=messages.lengths[rows],
+            log_times_ns=messages.log_times_ns[rows],
+            publish_times_ns=None if publish_times_ns is None else publish_times_ns[rows],
+            sequences=None if sequences is None else sequences[rows],
+            offsets=messages.offsets[rows],
+        )
+        ends = np.cumsum(block.lengths)
+        if len(block) <= MAX_BLOCK_MESSAGES and ends[-1] <= MAX_BLOCK_BYTES:
+            yield from self._decompressed(block)
+            return
+        first = 0
+        while first < len(block):
+            before = int(ends[first - 1]) if first else 0
+            fits = int(np.searchsorted(ends, before + MAX_BLOCK_BYTES, side="right"))
+            last = min(max(fits, first + 1), first + MAX_BLOCK_MESSAGES)
+            yield from self._decompressed(_part(block, first, last))
+            first = last
+
+    def _decompressed(self, block: MessageBlock) -> Iterator[MessageBlock]:
+        """The block, its messages decompressed where each is a zstd frame (rosbag2's compression by message).
+
+        The bag itself does not say so (its folder's metadata.yaml does, if it is there), but no CDR message
+        begins as a zstd frame does. A message that begins so and is none stays as it is.
+        """
+        if block.connection.encoding != "cdr":
+            yield block
+            return
+        compressed = np.flatnonzero(block.lengths >= len(ZSTD_MAGIC))
+        for place, byte in enumerate(ZSTD_MAGIC):
+            compressed = compressed[block.data[block.starts[compressed] + place] == byte]
+            if not len(compressed):
+                yield block
+                return
+        self.compressed_messages += len(compressed)
+        frames = set(compressed.tolist())
+        first = 0
+        payloads: list[bytes] = []
+        size_bytes = 0
+        for row, (start, length) in enumerate(
+            zip(block.starts.tolist(), block.lengths.tolist(), strict=True)
+        ):
+            stored = block.data[start : start + length].tobytes()
+            content = decompress_message(stored) if row in frames else None
+            payload = stored if content is None else content
+            if payloads and size_bytes + len(payload) > MAX_BLOCK_BYTES:
+                yield _rebuilt(_part(block, first, row), payloads)
+                first, payloads, size_bytes = row, [], 0
+            payloads.append(payload)
+            size_bytes += len(payload)
+        yield _rebuilt(_part(block, first, len(block)), payloads)
+
+
+def groups(ids: Int64Array) -> Iterator[tuple[int, Int64Array | slice]]:
+    """Each distinct id and where it stands, in order; a slice where it stands everywhere."""
+    if not len(ids):
+        return
+    if ids.min() == ids.max():
+        yield int(ids[0]), slice(None)
+        return
+    narrow = ids.astype(np.int16) if ids.max() < 1 << 15 else ids  # int16 sorts by radix
+    order = np.argsort(narrow, kind="stable")
+    sorted_ids = ids[order]
+    changes = np.flatnonzero(np.diff(sorted_ids)) + 1
+    for rows in np.split(order, changes):
+        yield int(ids[rows[0]]), rows
+
+
+def _part(block: MessageBlock, first: int, last: int) -> MessageBlock:
+    publish_times_ns, sequences = block.publish_times_ns, block.sequences
+    return dataclasses.replace(
+        block,
+        starts=block.starts[first:last],
+        lengths=block.lengths[first:last],
+        log_times_ns=block.log_times_ns[first:last],
+        publish_times_ns=None if publish_times_ns is None else publish_times_ns[first:last],
+        sequences=None if sequences is None else sequences[first:last],
+        offsets=block.offsets[first:last],
+    )
+
+
+def _rebuilt(block: MessageBlock, payloads: Sequence[bytes]) -> MessageBlock:
+    data, starts, lengths = joined(payloads)
+    return dataclasses.replace(block, data=data, starts=starts, lengths=lengths)
+
+
+def joined(payloads: Sequence[bytes]) -> tuple[UInt8Array, Int64Array, Int64Array]:
+    """Payloads in one buffer; where each starts; its length."""
+    lengths = np.fromiter(map(len, payloads), np.int64, len(payloads))
+    return np.frombuffer(b"".join(payloads), np.uint8), np.cumsum(lengths) - lengths, lengths

@@ -1,0 +1,460 @@
+"""ROS 1 bags, format 2.0 (wiki.ros.org/Bags/Format/2.0)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ros_to_parquet.bag.blocks import Definition, Messages, groups
+from ros_to_parquet.bag.chunked import Chunk, ChunkedReader, ChunkFraming
+from ros_to_parquet.bag.decompress import MAX_CHUNK_BYTES
+from ros_to_parquet.bag.model import (
+    BagError,
+    BagFormat,
+    Connection,
+    Int64Array,
+    MessageBlock,
+    UInt8Array,
+)
+from ros_to_parquet.bag.scan import (
+    Broken,
+    Need,
+    Records,
+    Scanner,
+    Skip,
+    gather,
+    part,
+    plan_span,
+)
+from ros_to_parquet.bag.source import CountedSource
+
+MAGIC = b"#ROSBAG V2.0\n"
+
+MESSAGE, BAG_HEADER, INDEX, CHUNK, CHUNK_INFO, CONNECTION = 2, 3, 4, 5, 6, 7
+
+_USUAL_DATA_START = 4117
+"""Bag headers are padded to 4,096 bytes so that they can be written again when the bag is closed."""
+
+_MAX_HEADER_BYTES = 1 << 20
+_MAX_INDEX_BYTES = 256 << 20
+_INDEX_ENTRY_BYTES = 12
+
+_SCAN = """
+input data
+output heads uint32
+output sizes uint32
+begin
+  data end 0=
+while
+  data I-> stack dup heads <- stack data skip
+  data I-> stack dup sizes <- stack data skip
+repeat
+"""
+
+
+class Rosbag1Reader(ChunkedReader["Rosbag1Records"]):
+    """A ROS 1 bag, read forward.
+
+    The index at its end, where there is one, tells where chunks begin (to split the bag, and to go on after
+    a broken record) and how many messages there should be; messages are found without it.
+
+    Raises:
+        BagError: nothing can be read: cut off inside the header, or encrypted.
+    """
+
+    format: BagFormat = "rosbag1"
+
+    def __init__(
+        self, source: CountedSource, *, wanted: Callable[[str], bool], slice_index: int, slice_count: int
+    ) -> None:
+        framing = _Framing()
+        super().__init__(source, framing, wanted=wanted)
+        header = self._read_bag_header()
+        self._closed = header.index_pos != 0
+        self._index: _Index | None = None
+        if self._closed:
+            try:
+                self._index = _read_index(source, framing, header)
+            except ValueError as error:
+                self._harm(header.index_pos, f"the index cannot be used, the bag is read without it: {error}")
+        for definition in self._index.definitions if self._index else ():
+            self._table.define(definition.recorded_id, definition.content)
+        self._span = plan_span(
+            size=source.size,
+            data_start=header.data_start,
+            data_end=header.index_pos if self._index else source.size,
+            anchors=sorted(self._index.chunks) if self._index else (),
+            slice_index=slice_index,
+            slice_count=slice_count,
+        )
+
+    def expected_counts(self) -> dict[int, int] | None:
+        if self._index is None:
+            return None
+        recorded: Counter[int] = Counter()
+        for chunk_pos, counts in self._index.chunks.items():
+            if self._span is not None and self._span.begin <= chunk_pos < self._span.end:
+                for recorded_id, count in counts:
+                    recorded[recorded_id] += count
+        return self._table.expected(recorded)
+
+    def blocks(self) -> Iterator[MessageBlock]:
+        if self._span is None:
+            self.damage.clear()  # the first slice has it
+            return
+        yield from self._read(self._span)
+        if not self._closed and not any(damage.ends_bag for damage in self.damage):
+            self._harm(
+                self._source.size, "the bag was never closed: it may lack its last messages", ends_bag=True
+            )
+
+    def _read_bag_header(self) -> _BagHeader:
+        head = np.frombuffer(self._source.read_at(0, 2 * _USUAL_DATA_START), np.uint8)[len(MAGIC) :]
+        fields = _first_header(head)
+        if fields is not None and fields.get(b"op") == bytes((BAG_HEADER,)):
+            encryptor = _text(fields.get(b"encryptor", b""))
+            if encryptor not in ("", "rosbag/NoEncryptor"):
+                raise BagError(f"it is encrypted with {encryptor}: decrypt it first (rosbag decrypt)")
+            header_length = _integer(head[:4].tobytes())
+            padding = _integer(head[4 + header_length : 8 + header_length].tobytes())
+            data_start = len(MAGIC) + 8 + header_length + padding
+            if data_start <= self._source.size:
+                index_pos = _integer(fields.get(b"index_pos", b""))
+                return _BagHeader(data_start, index_pos, _integer(fields.get(b"chunk_count", b"")))
+        if _first_header(head[_USUAL_DATA_START - len(MAGIC) :]) is None:
+            raise BagError("it is cut off inside its header, or damaged there: no message can be found")
+        self._harm(len(MAGIC), "the bag's header cannot be read, the bag is read without its index")
+        return _BagHeader(_USUAL_DATA_START, 0, 0)
+
+    def _open_chunk(self, record: UInt8Array) -> Chunk | None:
+        fields = _first_header(record)
+        if fields is None or fields.get(b"op") != bytes((CHUNK,)):
+            return None
+        stored = record[8 + _integer(record[:4].tobytes()) :]
+        return Chunk(
+            compression=_text(fields.get(b"compression", b"none")),
+            size_bytes=_integer(fields[b"size"]) if b"size" in fields else len(stored),
+            crc32=0,
+            stored=stored,
+        )
+
+    def _run(self, data: UInt8Array, records: Rosbag1Records, offsets: Int64Array) -> Iterator[MessageBlock]:
+        definitions = []
+        for row in np.flatnonzero(records.kinds == CONNECTION).tolist():
+            definition = _definition(data, records, row)
+            if definition is None:
+                self._harm(int(offsets[row]), "a connection record cannot be read")
+            else:
+                definitions.append(definition)
+        is_message = records.kinds == MESSAGE
+        whole = is_message & (records.connections >= 0) & (records.times_ns >= 0)
+        rows = np.flatnonzero(whole)
+        if np.count_nonzero(is_message) > len(rows):
+            lost = np.flatnonzero(is_message & ~whole)
+            self._harm(
+                int(offsets[lost[0]]), f"{len(lost):,} messages do not say of which connection or time"
+            )
+        messages = Messages(
+            connections=records.connections[rows],
+            starts=records.bodies[rows],
+            lengths=(records.ends - records.bodies)[rows],
+            log_times_ns=records.times_ns[rows],
+            publish_times_ns=None,
+            sequences=None,
+            offsets=offsets[rows],
+        )
+        yield from self._table.blocks(data, messages, definitions)
+
+
+# --- records ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Rosbag1Records(Records):
+    """Records with the header fields that are needed of many at once; -1 where a header has none such.
+
+    Attributes:
+        connections: ``conn``, the recorded connection id.
+        times_ns: ``time``, in nanoseconds.
+        counts: ``count``, the entries of an index record.
+    """
+
+    connections: Int64Array
+    times_ns: Int64Array
+    counts: Int64Array
+
+
+class _Framing(ChunkFraming[Rosbag1Records]):
+    """Record: header length, header, body length, body; lengths are uint32."""
+
+    CHUNK = CHUNK
+
+    def __init__(self) -> None:
+        self._scanner = Scanner(_SCAN, overhead_bytes=8, head_is_size=True)
+
+    def all_records(self, data: UInt8Array) -> Rosbag1Records:
+        heads, sizes, ends = self._scanner.scan(data)
+        bodies = ends - sizes
+        starts = bodies - heads - 8
+        kinds, connections, times, counts = _header_values(data, starts + 4, heads)
+        seconds, nanoseconds = times & 0xFFFFFFFF, times >> 32
+        return Rosbag1Records(
+            kinds=kinds,
+            starts=starts,
+            bodies=bodies,
+            ends=ends,
+            connections=connections,
+            times_ns=np.where(times == _NO_VALUE, _NO_VALUE, seconds * 1_000_000_000 + nanoseconds),
+            counts=counts,
+        )
+
+    def records(self, window: UInt8Array) -> Rosbag1Records:
+        records = self.all_records(window)
+        sizes = records.ends - records.bodies
+        lies = (
+            (records.kinds == INDEX) & (records.counts >= 0) & (sizes != _INDEX_ENTRY_BYTES * records.counts)
+        )
+        unsound = np.flatnonzero(lies | (records.kinds < 0))
+        return part(records, 0, int(unsound[0])) if len(unsound) else records
+
+    def doubtful(self, records: Rosbag1Records) -> npt.NDArray[np.bool_]:
+        return np.asarray(records.kinds < 0, np.bool_)
+
+    def step(self, window: UInt8Array, left: int, /) -> Need | Skip | Broken:
+        zeros = _leading_zeros(window)
+        if zeros >= 4 or zeros == left:  # recorders leave gaps of zeros, before the index above all
+            return Skip(zeros)
+        if len(window) < 4:
+            return Need(4)
+        header_length = _integer(window[:4].tobytes())
+        if header_length > _MAX_HEADER_BYTES:
+            return Broken("no record begins where one should")
+        if len(window) < 8 + header_length:
+            return Need(8 + header_length)
+        fields = _first_header(window)
+        if fields is None:
+            return Broken("no record begins where one should")
+        kind = _integer(fields[b"op"])
+        body_start = 8 + header_length
+        size = _integer(window[body_start - 4 : body_start].tobytes())
+        if kind == INDEX and b"count" in fields:
+            return self._index_record(
+                window, left, body_start + size, body_start + _INDEX_ENTRY_BYTES * _integer(fields[b"count"])
+            )
+        if size > MAX_CHUNK_BYTES:
+            return Broken(f"a record says it is {size:,} bytes long")
+        return Need(body_start + size, "chunk" if kind == CHUNK else "record")
+
+    def _index_record(self, window: UInt8Array, left: int, said: int, counted: int) -> Need | Skip | Broken:
+        """An index record by the length that it says it has, or that its count of entries gives it.
+
+        Some recorders write ``count * 20`` for the length of ``count`` entries of 12 bytes.
+        """
+        for size in (said, counted):
+            seen = min(size + _MAX_HEADER_BYTES, left)
+            if size > left:
+                continue
+            if len(window) < seen:
+                return Need(seen)
+            after = window[size:]
+            if (
+                size == left
+                or _first_header(after) is not None
+                or _leading_zeros(after) >= min(8, len(after))
+            ):
+                return Skip(size)
+        if min(said, counted) > left:
+            return Need(min(said, counted))
+        return Broken("an index record's length is wrong")
+
+
+_NO_VALUE = -1
+_UINT32 = np.dtype("<u4")
+_VALUES: Mapping[bytes, np.dtype[Any]] = {
+    b"op": np.dtype(np.uint8),
+    b"conn": _UINT32,
+    b"time": np.dtype("<i8"),
+    b"count": _UINT32,
+}
+
+_MAX_LAYOUTS = 8
+"""Headers of one length are read all at once for so many orders of their fields; a bag has one or two."""
+
+
+def _header_values(data: UInt8Array, starts: Int64Array, lengths: Int64Array) -> Int64Array:
+    """The values of `_VALUES` of all headers; int64, shape (values, headers), -1 where there is none.
+
+    All headers of a kind are laid out alike by one recorder, so the first one is parsed and the others are
+    only compared with it where they are not values.
+    """
+    values = np.full((len(_VALUES), len(starts)), _NO_VALUE, np.int64)
+    every = np.arange(len(starts))
+    for length, chosen in groups(lengths):
+        if length == 0:
+            continue
+        rows = every[chosen]
+        raw = gather(data, starts[rows], np.dtype(f"V{length}")).view(np.uint8).reshape(-1, length)
+        for _ in range(_MAX_LAYOUTS):
+            alike = _read_alike(values, rows, raw)
+            rows, raw = rows[~alike], raw[~alike]
+            if not len(rows):
+                break
+        for row in range(len(rows)):
+            _read_alike(values, rows[row : row + 1], raw[row : row + 1])
+    return values
+
+
+def _read_alike(values: Int64Array, rows: Int64Array, raw: UInt8Array) -> npt.NDArray[np.bool_]:
+    """Reads the headers that are laid out as the first one is; which they are."""
+    layout = _layout(raw[0].tobytes())
+    if layout is None:
+        return np.arange(len(rows)) == 0
+    constant = np.ones(raw.shape[1], bool)
+    for start, end in layout.values():
+        constant[start:end] = False
+    alike = np.asarray(np.all(raw[:, constant] == raw[0, constant], axis=1), np.bool_)
+    for number, (name, dtype) in enumerate(_VALUES.items()):
+        start, end = layout.get(name, (0, 0))
+        if end - start == dtype.itemsize:
+            values[number, rows[alike]] = np.ascontiguousarray(raw[alike, start:end]).view(dtype)[:, 0]
+    return alike
+
+
+def _layout(header: bytes) -> dict[bytes, tuple[int, int]] | None:
+    """Where each field's value begins and ends; None where it is no header of fields."""
+    layout = {}
+    position = 0
+    while position < len(header):
+        start = position + 4
+        end = start + _integer(header[position:start])
+        equals = header.find(b"=", start, end)
+        if end > len(header) or equals < 0:
+            return None
+        layout[header[start:equals]] = (equals + 1, end)
+        position = end
+    return layout
+
+
+def _fields(header: bytes) -> dict[bytes, bytes] | None:
+    layout = _layout(header)
+    return None if layout is None else {name: header[start:end] for name, (start, end) in layout.items()}
+
+
+def _first_header(data: UInt8Array) -> dict[bytes, bytes] | None:
+    """The header of the record that begins a buffer; None where none does, or not all of it is there."""
+    if len(data) < 4:
+        return None
+    length = _integer(data[:4].tobytes())
+    if not 0 < length <= min(_MAX_HEADER_BYTES, len(data) - 8):
+        return None
+    fields = _fields(data[4 : 4 + length].tobytes())
+    return fields if fields is not None and len(fields.get(b"op", b"")) == 1 else None
+
+
+def _leading_zeros(data: UInt8Array) -> int:
+    for seen in (data[:64], data):
+        if seen.any():
+            return int(np.argmax(seen != 0))
+    return len(data)
+
+
+def _integer(value: bytes) -> int:
+    return int.from_bytes(value, "little")
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "backslashreplace")
+
+
+# --- connections and the index ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _BagHeader:
+    data_start: int
+    index_pos: int
+    chunk_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Index:
+    """``chunks``: by each chunk's offset, (recorded connection id, messages) pairs."""
+
+    definitions: list[Definition]
+    chunks: dict[int, list[tuple[int, int]]]
+
+
+def _definition(data: UInt8Array, records: Rosbag1Records, row: int) -> Definition | None:
+    """A connection record; None where it cannot be read."""
+    start, body, end = (int(places[row]) for places in (records.starts, records.bodies, records.ends))
+    header = _first_header(data[start:end])
+    content = _fields(data[body:end].tobytes())
+    recorded_id = int(records.connections[row])
+    if header is None or content is None or recorded_id < 0 or b"type" not in content:
+        return None
+    has_definition = b"message_definition" in content
+    connection = Connection(
+        id=0,
+        topic=_text(header.get(b"topic") or content.get(b"topic", b"")),
+        type_name=_text(content[b"type"]),
+        definition=_text(content.get(b"message_definition", b"")),
+        definition_format="ros1msg" if has_definition else "",
+        definition_hash=_text(content.get(b"md5sum", b"")).replace("*", ""),
+        encoding="ros1",
+        metadata={
+            _text(name): _text(value)
+            for name, value in content.items()
+            if name not in (b"topic", b"type", b"message_definition", b"md5sum")
+        },
+    )
+    return Definition(recorded_id, start, connection)
+
+
+def _read_index(source: CountedSource, framing: _Framing, header: _BagHeader) -> _Index:
+    """The connections and chunk infos at the bag's end.
+
+    Raises:
+        ValueError: they are not (all) there, or contradict themselves.
+    """
+    size_bytes = source.size - header.index_pos
+    if header.index_pos < header.data_start or size_bytes < 0:
+        raise ValueError(f"it should begin at byte {header.index_pos:,} of {source.size:,}")
+    if size_bytes > _MAX_INDEX_BYTES:
+        raise ValueError(f"{size_bytes:,} bytes are more than any index has")
+    data = np.frombuffer(source.read_at(header.index_pos, size_bytes), np.uint8)
+    records = framing.all_records(data)
+    if (int(records.ends[-1]) if len(records) else 0) != len(data):
+        raise ValueError("it is cut off or broken")
+    definitions: list[Definition] = []
+    contents: dict[int, Connection] = {}
+    chunks: dict[int, list[tuple[int, int]]] = {}
+    for row, kind in enumerate(records.kinds.tolist()):
+        if kind == CONNECTION:
+            definition = _definition(data, records, row)
+            if definition is None:
+                raise ValueError("a connection record cannot be read")
+            if contents.setdefault(definition.recorded_id, definition.content) != definition.content:
+                raise ValueError(f"connection {definition.recorded_id} is defined in two ways")
+            definitions.append(definition)
+        elif kind == CHUNK_INFO:
+            fields = _first_header(data[records.starts[row] :]) or {}
+            entries = data[records.bodies[row] : records.ends[row]]
+            if b"chunk_pos" not in fields or len(entries) % 8:
+                raise ValueError("a chunk info record cannot be read")
+            pairs = entries.view("<u4").reshape(-1, 2).tolist()
+            chunk_pos = _integer(fields[b"chunk_pos"])
+            if not header.data_start <= chunk_pos < header.index_pos or chunk_pos in chunks:
+                raise ValueError(f"it says that a chunk is at byte {chunk_pos:,}")
+            chunks[chunk_pos] = [(recorded_id, count) for recorded_id, count in pairs]
+        else:
+            raise ValueError("it holds records that belong elsewhere")
+    if len(chunks) != header.chunk_count:
+        raise ValueError(f"{header.chunk_count:,} chunks are recorded, {len(chunks):,} are in the index")
+    if any(recorded_id not in contents for pairs in chunks.values() for recorded_id, _ in pairs):
+        raise ValueError("it names connections that it does not define")
+    return _Index(definitions, chunks)

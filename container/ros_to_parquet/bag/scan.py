@@ -1,0 +1,235 @@
+"""Records found by their own lengths: a small compiled loop over a buffer, and a walk over a whole bag.
+
+Both chunked formats are a row of records that say how long they are, in the file and again in each chunk.
+Nothing else is needed to find messages, so an index that is missing or lies does not matter.
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from awkward.forth import ForthMachine64
+
+from ros_to_parquet.bag.model import Int64Array, UInt8Array
+from ros_to_parquet.bag.source import ForwardBuffer
+
+MAX_CUT_BYTES = 256 << 20
+"""Of a record that is cut off, no more is looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """Complete records that follow one another in a buffer; arrays of int64, shape (records,).
+
+    Attributes:
+        kinds: opcodes; -1 where a record's header cannot be read.
+        starts: where each record begins in the buffer.
+        bodies: where its body (what follows its header) begins.
+        ends: where it ends.
+    """
+
+    kinds: Int64Array
+    starts: Int64Array
+    bodies: Int64Array
+    ends: Int64Array
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+
+R = TypeVar("R", bound=Records)
+R_co = TypeVar("R_co", bound=Records, covariant=True)
+
+
+def part(records: R, first: int, last: int) -> R:
+    """Records ``first`` to ``last`` (not included)."""
+    arrays = (getattr(records, field.name)[first:last] for field in dataclasses.fields(records))
+    return type(records)(*arrays)
+
+
+class Scanner:
+    """Finds where records begin and end, 20 million a second.
+
+    Args:
+        program: AwkwardForth over the input ``data`` that writes each record's ``heads`` and ``sizes``.
+        overhead_bytes: length of a record beside its size (and beside its head, where that is a size).
+        head_is_size: the head is the size of a header that precedes the body.
+    """
+
+    def __init__(self, program: str, *, overhead_bytes: int, head_is_size: bool) -> None:
+        self._machine = ForthMachine64(program)
+        self._overhead_bytes = overhead_bytes
+        self._head_is_size = head_is_size
+
+    def scan(self, data: UInt8Array) -> tuple[Int64Array, Int64Array, Int64Array]:
+        """Heads, body sizes and ends of the complete records at the start of ``data``."""
+        self._machine.run(
+            {"data": data}, raise_user_halt=False, raise_read_beyond=False, raise_skip_beyond=False
+        )
+        sizes = self._machine.output("sizes").astype(np.int64)
+        if len(sizes) and sizes[-1] > len(data):  # cannot be complete, and might overflow the sum
+            sizes = sizes[:-1]
+        heads = self._machine.output("heads")[: len(sizes)].astype(np.int64)
+        ends = np.cumsum(sizes + self._overhead_bytes + (heads if self._head_is_size else 0))
+        complete = np.searchsorted(ends, len(data), side="right")
+        return heads[:complete], sizes[:complete], ends[:complete]
+
+
+def gather(data: UInt8Array, starts: Int64Array, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Structures of ``dtype`` that lie at ``starts`` in ``data``, aligned or not; shape (starts,)."""
+    if not len(starts):
+        return np.empty(0, dtype)
+    width = dtype.itemsize
+    overlapping = np.ndarray((len(data) - width + 1,), f"V{width}", data.data, strides=(1,))
+    return overlapping[starts].view(dtype)
+
+
+# --- the walk over a bag ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """The record is ``size`` bytes long, or that many must be seen to tell."""
+
+    size: int
+    what: str = "record"
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """The next ``size`` bytes hold nothing to read."""
+
+    size: int
+    what: str = "record"
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """No record begins here."""
+
+    reason: str
+
+
+class Framing(Protocol[R_co]):
+    """How a format lays out its records."""
+
+    def records(self, window: UInt8Array) -> R_co:
+        """The records at the start of the window, up to the first that is not complete or not sound."""
+        ...
+
+    def step(self, window: UInt8Array, left: int, /) -> Need | Skip | Broken:
+        """What to do about a first record that ``records`` does not take.
+
+        ``left`` bytes are left in the bag, of which the window shows some.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Which records of a bag to read: those that begin in [``begin``, ``end``).
+
+    Attributes:
+        walk_from: where some record begins, at or before ``begin``.
+        data_end: where the bag's data ends, maybe after ``end``.
+        anchors: offsets of chunks by the bag's index, ascending: where to go on after a broken record.
+    """
+
+    walk_from: int
+    begin: int
+    end: int
+    data_end: int
+    anchors: Sequence[int]
+
+
+def plan_span(
+    *,
+    size: int,
+    data_start: int,
+    data_end: int,
+    anchors: Sequence[int],
+    slice_index: int,
+    slice_count: int,
+) -> Span | None:
+    """What slice ``slice_index`` of ``slice_count`` reads; None if nothing.
+
+    Without chunk offsets (``anchors``) a bag cannot be split: its first slice takes it whole.
+    """
+    if slice_count == 1 or not anchors:
+        return Span(data_start, data_start, data_end, data_end, anchors) if slice_index == 0 else None
+    begin = slice_index * size // slice_count
+    end = (slice_index + 1) * size // slice_count
+    before = bisect.bisect_right(anchors, begin)
+    walk_from = anchors[before - 1] if before else data_start
+    return Span(walk_from, begin, min(end, data_end), data_end, anchors)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch(Generic[R]):
+    """Records in a window of the bag that begins at ``offset``."""
+
+    offset: int
+    window: UInt8Array
+    records: R
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A record that is cut off, with what there is of it, or broken (and the window empty).
+
+    ``ends_bag``: there is no place known where records go on.
+    """
+
+    offset: int
+    window: UInt8Array
+    reason: str
+    ends_bag: bool
+
+
+def walk(buffer: ForwardBuffer, framing: Framing[R], span: Span) -> Iterator[Batch[R] | Cut]:
+    """All of a span's records in the order of the file, in windows, and what is broken between them."""
+    position = span.walk_from
+    need = 1
+    while position < span.end:
+        left = span.data_end - position
+        window = buffer.window(position, min(need, left))[:left]
+        if len(window) < min(need, left):  # the source is shorter than it said
+            left = len(window)
+        records = framing.records(window)
+        if len(records):
+            first, last = np.searchsorted(records.starts, (span.begin - position, span.end - position))
+            if first < last:
+                yield Batch(position, window, part(records, int(first), int(last)))
+            position += int(records.ends[-1])
+            need = 1
+            continue
+        step = framing.step(window, left)
+        if isinstance(step, Skip) and step.size <= left:
+            position += step.size
+            need = 1
+            continue
+        if isinstance(step, Need) and len(window) < step.size <= left:
+            if position + step.size <= span.begin:
+                position += step.size
+            else:
+                need = step.size
+            continue
+        after = bisect.bisect_right(span.anchors, position)
+        goes_on = span.anchors[after] if after < len(span.anchors) else None
+        if isinstance(step, Broken):
+            reason, shown = step.reason, 0
+        else:
+            reason = f"cut off inside a {step.what}: {left:,} of {step.size:,} bytes are there"
+            shown = min(left if goes_on is None else goes_on - position, MAX_CUT_BYTES)
+        if position >= span.begin:
+            yield Cut(position, buffer.window(position, shown)[:shown], reason, goes_on is None)
+        if goes_on is None:
+            return
+        position = goes_on
+        need = 1
