@@ -17,9 +17,20 @@ import pyarrow as pa
 # awkward.forth is this class behind a package that takes half a second to import.
 from awkward_cpp.lib._ext import ForthMachine64
 
-from .bag.model import Int64Array, MessageBlock, UInt8Array
-from .layout import MAX_MESSAGE_BYTES, Array, DefinitionError, Layout, Node, Sequence, String, Struct
-from .program import (
+from ros_to_parquet.bag.model import Int64Array, MessageBlock, UInt8Array
+from ros_to_parquet.layout import (
+    MAX_MESSAGE_BYTES,
+    Array,
+    DefinitionError,
+    Layout,
+    Node,
+    Sequence,
+    String,
+    Struct,
+    fallback_layouts,
+    resolve_layout,
+)
+from ros_to_parquet.program import (
     MAX_EMPTY_ELEMENTS,
     ROS1,
     Blob,
@@ -36,7 +47,7 @@ from .program import (
     Wire,
     compile_program,
 )
-from .schema import arrow_fields
+from ros_to_parquet.schema import arrow_fields
 
 MAX_PENDING_BYTES: Final = MAX_MESSAGE_BYTES
 """Payload between two ``take()``; keeps offsets within 32 bits even if every byte of text is escaped."""
@@ -211,6 +222,51 @@ class Decoder:
         seconds: Int64Array = stamp.field(0).to_numpy().astype(np.int64)
         nanoseconds: Int64Array = stamp.field(1).to_numpy().astype(np.int64)
         return seconds * 1_000_000_000 + nanoseconds
+
+
+def choose_layout(block: MessageBlock) -> tuple[Layout, str]:
+    """The layout for a connection, tried on its first block; a remark where it is not the recorded one.
+
+    A bag's definition can be a stub, and a bag without definitions leaves open which distribution's they
+    are. So where the resolved layout does not exist or decodes none of the block's first messages, the
+    standard type of the same name that decodes all of them is taken.
+
+    Raises:
+        DefinitionError: see ``resolve_layout``; or the message encoding is not supported.
+    """
+    connection = block.connection
+    sample = _first_messages(block, 100)
+    layout, problem = None, ""
+    try:
+        layout = resolve_layout(connection)
+    except DefinitionError as error:
+        problem = str(error)
+    else:
+        if len(Decoder(layout, connection.encoding).decode(sample).rejected) < len(sample):
+            return layout, ""
+    for standard in fallback_layouts(connection):
+        known = layout is not None and layout.root == standard.root
+        if not known and not Decoder(standard, connection.encoding).decode(sample).rejected:
+            what = problem or f"type {connection.type_name}: the definition does not fit the messages"
+            return standard, f"{what}; the standard type of {standard.source} does and was used"
+    if layout is None:
+        raise DefinitionError(problem)
+    return layout, ""
+
+
+def _first_messages(block: MessageBlock, count: int) -> MessageBlock:
+    def head(values: Int64Array | None) -> Int64Array | None:
+        return None if values is None else values[:count]
+
+    return dataclasses.replace(
+        block,
+        starts=block.starts[:count],
+        lengths=block.lengths[:count],
+        log_times_ns=block.log_times_ns[:count],
+        publish_times_ns=head(block.publish_times_ns),
+        sequences=head(block.sequences),
+        offsets=block.offsets[:count],
+    )
 
 
 def _has_wide_strings(node: Node) -> bool:

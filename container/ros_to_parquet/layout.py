@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from .bag.model import Connection
-from .definitions import (
+from ros_to_parquet.bag.model import Connection
+from ros_to_parquet.definitions import (
     BUILTINS,
     ROS1_BUILTINS,
     Constant,

@@ -27,9 +27,9 @@ from typing import Final, Literal, TypeAlias
 import numpy as np
 import pyarrow as pa
 
-from .definitions import PLACEHOLDER
-from .layout import SIZES, Array, Node, Primitive, Sequence, String, Struct
-from .schema import arrow_type
+from ros_to_parquet.definitions import PLACEHOLDER
+from ros_to_parquet.layout import SIZES, Array, Node, Primitive, Sequence, String, Struct
+from ros_to_parquet.schema import arrow_type
 
 MAX_EMPTY_ELEMENTS: Final = 1_024
 """Largest count of elements that take no bytes: nothing in the message bounds it."""

@@ -6,7 +6,6 @@ manifest. No manifest, it did not happen.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import queue
@@ -26,8 +25,8 @@ from ros_to_parquet import __version__, contract, lake, parquet
 from ros_to_parquet.bag import open_bag
 from ros_to_parquet.bag.model import BagError, BagReader, Connection, MessageBlock
 from ros_to_parquet.contract import BagStatus, ExitCode, ExtractOptions, Manifest, Plan
-from ros_to_parquet.decode import Decoded, Decoder
-from ros_to_parquet.layout import DefinitionError, fallback_layout, resolve_layout
+from ros_to_parquet.decode import Decoded, Decoder, choose_layout
+from ros_to_parquet.layout import DefinitionError
 from ros_to_parquet.log import event, now
 from ros_to_parquet.schema import arrow_fields, schema_hash
 from ros_to_parquet.storage import (
@@ -229,21 +228,11 @@ class _Extraction:
         """The target of the block's connection, and the block decoded where that had to be tried."""
         connection = block.connection
         try:
-            layout = resolve_layout(connection)
+            layout, remark = choose_layout(block)
             decoder = Decoder(layout, connection.encoding)
         except DefinitionError as error:
             return _Target(self._tally(connection, ""), None, str(error)), None
         decoded = decoder.decode(block)
-        remark = ""
-        if len(decoded.rejected) == len(block) and (standard := fallback_layout(connection)) is not None:
-            other = Decoder(standard, connection.encoding)
-            if not (again := other.decode(block)).rejected:
-                layout, decoder, decoded = standard, other, again
-                connection = dataclasses.replace(connection, definition="", definition_hash="")
-                remark = (
-                    f"the definition of {connection.type_name} in the bag does not fit its messages; "
-                    "the standard one does and was used"
-                )
         columns = parquet.TableColumns(
             stamp=decoder.has_stamp,
             publish_time=block.publish_times_ns is not None,

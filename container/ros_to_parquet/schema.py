@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from .bag.model import Connection
-from .definitions import PLACEHOLDER
-from .layout import Array, Layout, Node, Primitive, Sequence, String, Struct
+from ros_to_parquet.bag.model import Connection
+from ros_to_parquet.definitions import PLACEHOLDER
+from ros_to_parquet.layout import Array, Layout, Node, Primitive, Sequence, String, Struct
 
 RESERVED_COLUMNS: Final = frozenset(
     {"log_time", "log_time_ns", "stamp", "stamp_ns", "publish_time_ns", "sequence"}
@@ -107,20 +107,22 @@ def _is_uint8(node: Node) -> bool:
 
 # --- hashes ------------------------------------------------------------------------------------------
 
-_MD5 = re.compile(r"[0-9a-f]{32}")
+_MD5 = re.compile(r"([0-9a-f]{32})")
 _RIHS01 = re.compile(r"RIHS01_([0-9a-f]{64})")
 
 
 def schema_hash(connection: Connection, layout: Layout) -> str:
     """First eight hex digits of the definition's hash: ROS 1's md5sum, or ROS 2's RIHS01 hash.
 
-    As recorded; where the bag has none (or ``*``) it is computed from the layout, so that one definition
-    has one hash whatever recorded it.
+    As recorded; where the bag has none (or ``*``), or its definition is not the one that is used, it is
+    computed from the layout, so that one definition has one hash whatever recorded it.
     """
-    recorded = connection.definition_hash.strip().lower()
+    used = layout.source == "recorded" or not connection.definition
+    recorded = connection.definition_hash.strip() if used else ""
     if layout.ros_version == 1:
-        return (recorded if _MD5.fullmatch(recorded) else md5sum(layout.root))[:8]
-    match = _RIHS01.fullmatch(connection.definition_hash.strip())
+        match = _MD5.fullmatch(recorded.lower())
+        return (match[1] if match else md5sum(layout.root))[:8]
+    match = _RIHS01.fullmatch(recorded)
     return (match[1] if match else rihs01(layout.root))[:8]
 
 
