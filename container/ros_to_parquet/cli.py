@@ -260,7 +260,7 @@ def command_extract(arguments: argparse.Namespace) -> int:
         take_over=arguments.take_over,
     )
     for name in made.ignored:
-        event("not_a_bag", name=name)
+        event("not_a_bag", file=name)
     for name in made.covered:
         event("already_in_the_lake", bag=name)
     if not made.shards:

@@ -16,7 +16,7 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def event(name: str, *, stream: TextIO | None = None, **fields: Any) -> None:
+def event(name: str, /, *, stream: TextIO | None = None, **fields: Any) -> None:
     """Writes one event to standard error (or ``stream``) as one line."""
     out = stream or sys.stderr
     if out.isatty():

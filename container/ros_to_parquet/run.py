@@ -6,6 +6,7 @@ manifest. No manifest, it did not happen.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import queue
@@ -17,13 +18,15 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import partial
 from itertools import count
 
+import numpy as np
 import pyarrow as pa
 
 from ros_to_parquet import __version__, contract, lake, parquet
 from ros_to_parquet.bag import open_bag
-from ros_to_parquet.bag.model import BagError, BagReader, Connection, MessageBlock
+from ros_to_parquet.bag.model import BagError, BagReader, Connection, Int64Array, MessageBlock
 from ros_to_parquet.contract import BagStatus, ExitCode, ExtractOptions, Manifest, Plan
 from ros_to_parquet.decode import Decoded, Decoder, choose_layout
 from ros_to_parquet.layout import DefinitionError
@@ -37,6 +40,12 @@ from ros_to_parquet.storage import (
     join,
     open_storage,
 )
+
+TAKE_BYTES = 4 << 20
+"""Messages of one connection decoded before they become Arrow arrays, which cost by the column."""
+
+MAX_BLOCK_BYTES = 256 << 20
+"""Blocks with more bytes are decoded in parts, so that columns keep 32-bit offsets."""
 
 READ_AHEAD_BYTES = 64 << 20
 """Messages read and decompressed ahead of the decoder."""
@@ -94,6 +103,31 @@ def topic_filter(options: ExtractOptions) -> Callable[[str], bool]:
     return lambda topic: matches(topic, options.include_topics) and not matches(topic, options.exclude_topics)
 
 
+@dataclass(frozen=True, slots=True)
+class _Messages:
+    """What is known of messages beside their payload; see `MessageBlock`, without its buffer."""
+
+    log_times_ns: Int64Array
+    publish_times_ns: Int64Array | None
+    sequences: Int64Array | None
+    offsets: Int64Array
+
+    @classmethod
+    def joined(cls, blocks: Sequence[MessageBlock | _Messages]) -> _Messages:
+        return cls(
+            np.concatenate([block.log_times_ns for block in blocks]),
+            _concatenated([block.publish_times_ns for block in blocks]),
+            _concatenated([block.sequences for block in blocks]),
+            np.concatenate([block.offsets for block in blocks]),
+        )
+
+
+def _concatenated(arrays: Sequence[Int64Array | None]) -> Int64Array | None:
+    """All of them or none of them: one connection's blocks are of one format."""
+    present = [array for array in arrays if array is not None]
+    return np.concatenate(present) if present else None
+
+
 @dataclass(slots=True)
 class _Tally:
     """What has become of one topic and definition so far."""
@@ -121,10 +155,10 @@ class _Tally:
         self.messages += len(block)
         self.bytes_in += int(block.lengths.sum())
 
-    def reject(self, bag: str, block: MessageBlock, rejected: Sequence[tuple[int, str]]) -> None:
+    def reject(self, bag: str, about: _Messages, rejected: Sequence[tuple[int, str]]) -> None:
         self.rejected += len(rejected)
         for index, reason in rejected[: contract.MAX_REASONS - len(self.rejects)]:
-            offset, log_time_ns = int(block.offsets[index]), int(block.log_times_ns[index])
+            offset, log_time_ns = int(about.offsets[index]), int(about.log_times_ns[index])
             self.rejects.append(contract.Reject(bag, offset, log_time_ns, reason))
 
     def result(self, files: Mapping[str, parquet.TableFile]) -> contract.TopicResult:
@@ -159,16 +193,16 @@ class _Table:
 
     path: str
     decoder: Decoder
-    columns: parquet.TableColumns
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Target:
     """What becomes of a connection's messages; resolved at its first block, looked up once a block."""
 
     tally: _Tally
     table: _Table | None
     refusal: str = ""
+    pending: list[_Messages] = field(default_factory=list)
 
 
 class _Extraction:
@@ -183,56 +217,80 @@ class _Extraction:
         self._taken: set[str] = set()
         self._bags = [plan.bags[part.bag].name for part in plan.shards[shard]]
         self._bag_names = pa.array(self._bags, pa.string())
+        self._targets: dict[int, _Target] = {}
+        self._place = 0
 
-    def add(self, block: MessageBlock, targets: dict[int, _Target], place: int) -> None:
-        """Takes a block of the shard's bag number ``place``; ``targets`` are that bag's, by connection."""
-        decoded: Decoded | None = None
-        target = targets.get(block.connection.id)
-        if target is None:
-            target, decoded = self._resolve(block)
-            targets[block.connection.id] = target
-        tally, table = target.tally, target.table
-        tally.count(block)
-        if table is None:
-            tally.reject(self._bags[place], block, [(index, target.refusal) for index in range(len(block))])
+    def begin_bag(self, place: int) -> None:
+        """Blocks that follow are of the shard's bag number ``place``."""
+        self._place = place
+        self._targets = {}
+
+    def end_bag(self) -> None:
+        """Hands on what has been decoded and not yet become rows."""
+        for target in self._targets.values():
+            self._take(target)
+
+    def add(self, block: MessageBlock) -> None:
+        """Counts and decodes a block of the current bag."""
+        for part in _parts(block):
+            target = self._targets.get(block.connection.id)
+            if target is None:
+                target = self._targets[block.connection.id] = self._resolve(part)
+            target.tally.count(part)
+            about = _Messages.joined([part])
+            if target.table is None:
+                refused = [(index, target.refusal) for index in range(len(part))]
+                target.tally.reject(self._bags[self._place], about, refused)
+                continue
+            target.table.decoder.feed(part)
+            target.pending.append(about)
+            if target.table.decoder.pending_bytes >= TAKE_BYTES:
+                self._take(target)
+
+    def _take(self, target: _Target) -> None:
+        """Rows and rejects of what the target's decoder holds."""
+        if target.table is None or not target.pending:
             return
-        if decoded is None:
-            decoded = table.decoder.decode(block)
-        tally.reject(self._bags[place], block, decoded.rejected)
-        tally.repaired_strings += decoded.repaired_strings
+        about = _Messages.joined(target.pending)
+        target.pending.clear()
+        decoded = target.table.decoder.take()
+        target.tally.reject(self._bags[self._place], about, decoded.rejected)
+        target.tally.repaired_strings += decoded.repaired_strings
         if len(decoded.rows):
-            tally.rows += len(decoded.rows)
-            self._tables.append(table.path, self._columns(block, decoded, table.columns, place))
+            target.tally.rows += len(decoded.rows)
+            self._tables.append(target.table.path, self._columns(about, decoded))
 
     def results(self, files: Mapping[str, parquet.TableFile]) -> tuple[contract.TopicResult, ...]:
         """One result a topic and definition, sorted by topic."""
         tallies = sorted(self._tallies.items())
         return tuple(tally.result(files) for _, tally in tallies)
 
-    def _columns(
-        self, block: MessageBlock, decoded: Decoded, own: parquet.TableColumns, place: int
-    ) -> list[pa.Array]:
+    def _columns(self, about: _Messages, decoded: Decoded) -> list[pa.Array]:
+        """In the order of `parquet.TableColumns.fields`, then the message's own."""
         rows = decoded.rows
-        log_times = block.log_times_ns[rows]
+        log_times = about.log_times_ns[rows]
         columns = [parquet.time_column(log_times), parquet.int64_column(log_times)]
-        if own.stamp and decoded.stamps_ns is not None:
+        if decoded.stamps_ns is not None:
             columns += [parquet.time_column(decoded.stamps_ns), parquet.int64_column(decoded.stamps_ns)]
-        if block.publish_times_ns is not None:
-            columns.append(parquet.int64_column(block.publish_times_ns[rows]))
-        if block.sequences is not None:
-            columns.append(parquet.int64_column(block.sequences[rows]))
-        columns.append(parquet.bag_column(len(rows), place, self._bag_names))
+        if about.publish_times_ns is not None:
+            columns.append(parquet.int64_column(about.publish_times_ns[rows]))
+        if about.sequences is not None:
+            columns.append(parquet.int64_column(about.sequences[rows]))
+        columns.append(parquet.bag_column(len(rows), self._place, self._bag_names))
         return columns + decoded.columns
 
-    def _resolve(self, block: MessageBlock) -> tuple[_Target, Decoded | None]:
-        """The target of the block's connection, and the block decoded where that had to be tried."""
+    def _resolve(self, block: MessageBlock) -> _Target:
+        """The target of the block's connection."""
         connection = block.connection
         try:
             layout, remark = choose_layout(block)
             decoder = Decoder(layout, connection.encoding)
         except DefinitionError as error:
-            return _Target(self._tally(connection, ""), None, str(error)), None
-        decoded = decoder.decode(block)
+            return _Target(self._tally(connection, ""), None, str(error))
+        if remark:  # what the bag records is not what the table is made of
+            connection = dataclasses.replace(
+                connection, definition="", definition_format="", definition_hash=""
+            )
         columns = parquet.TableColumns(
             stamp=decoder.has_stamp,
             publish_time=block.publish_times_ns is not None,
@@ -244,7 +302,7 @@ class _Extraction:
         path = self._path(connection, digits, pa.schema(columns.fields() + arrow_fields(layout)))
         if path not in tally.paths:
             tally.paths.append(path)
-        return _Target(tally, _Table(path, decoder, columns)), decoded
+        return _Target(tally, _Table(path, decoder))
 
     def _tally(self, connection: Connection, digits: str) -> _Tally:
         key = (connection.topic, connection.type_name, digits)
@@ -268,6 +326,16 @@ class _Extraction:
             self._tables.open(path, schema, _table_metadata(connection, digits))
             self._paths[key] = path
         return self._paths[key]
+
+
+def _parts(block: MessageBlock) -> Iterator[MessageBlock]:
+    """The block in parts of at most `MAX_BLOCK_BYTES`, or of one message."""
+    if len(block) < 2 or int(block.lengths.sum()) <= MAX_BLOCK_BYTES:
+        yield block
+    else:
+        middle = len(block) // 2
+        yield from _parts(block.part(0, middle))
+        yield from _parts(block.part(middle, len(block)))
 
 
 def _table_metadata(connection: Connection, digits: str) -> dict[str, str]:
@@ -369,7 +437,7 @@ def _extract(
                 part,
                 place,
                 extraction,
-                progress=lambda done, before=read_before: progress(before + done),
+                progress=partial(_progress_from, progress, read_before),
             )
             read_before += result.bytes_read
             bags.append(result)
@@ -402,6 +470,10 @@ def _extract(
     )
 
 
+def _progress_from(progress: Callable[[int], None], before: int, done: int) -> None:
+    progress(before + done)
+
+
 def _read_bag(
     plan: Plan,
     part: contract.BagSlice,
@@ -422,13 +494,14 @@ def _read_bag(
                 slice_count=part.count,
                 metadata=_metadata(storage, bag),
             )
-            targets: dict[int, _Target] = {}
             extracted = 0
+            extraction.begin_bag(place)
             with closing(read_ahead(reader.blocks(), READ_AHEAD_BYTES)) as blocks:
                 for block in blocks:
                     extracted += len(block)
-                    extraction.add(block, targets, place)
+                    extraction.add(block)
                     progress(reader.bytes_read)
+            extraction.end_bag()
     except BagError as error:
         event("bag_unreadable", drive_id=plan.drive_id, bag=bag.name, reason=str(error))
         return _bag_result(bag, part, BagStatus.UNREADABLE, damage=(contract.BagDamage(0, str(error)),))
