@@ -1,0 +1,398 @@
+"""Batch requests, names and reasons; what waiting knows; all without a server."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, cast
+
+import pytest
+from botocore.exceptions import ClientError, ReadTimeoutError
+from builders import bag, plan
+
+from airflow_batch_ros import jobs
+from airflow_batch_ros.jobs import (
+    DriveJob,
+    Progress,
+    SubmitError,
+    SubmitOptions,
+    command,
+    count_states,
+    describe_exit,
+    end_reason,
+    job_name,
+    job_seconds,
+    next_generation,
+    submit_next,
+    submit_request,
+)
+from airflow_batch_ros.lake import Lake
+from airflow_batch_ros.waiting import Waiting
+from ros_to_parquet import contract
+from ros_to_parquet.contract import Generation, JobRecord
+
+LAKE = Lake(cast(Any, None), "s3://lake/out")
+PLAN = plan([bag("a.bag"), bag("b.bag"), bag("c.bag")])
+PLAN_WORDS = [
+    "run",
+    "--plan",
+    f"s3://lake/out/_plans/drive_id=drive_1/{PLAN.plan_id}/plan.json",
+    "--plan-sha256",
+    contract.sha256(contract.to_json(PLAN)),
+]
+
+
+def generation(*shards: int, number: int = 0) -> Generation:
+    return Generation(1, PLAN.plan_id, number, shards)
+
+
+# --- requests ---------------------------------------------------------------------------------------
+
+
+def test_job_names_follow_batchs_rules() -> None:
+    assert job_name("drive.1", "0123456789ab", 12) == "drive_1-0123456789ab-g12"
+    longest = job_name("x" * 128, "0123456789ab", 10_000)
+    assert len(longest) == 128
+    assert longest.endswith("x-0123456789ab-g10000")
+
+
+def test_a_plain_job_is_told_its_shard() -> None:
+    assert command(LAKE, PLAN, generation(2)) == [*PLAN_WORDS, "--shard", "2"]
+
+
+def test_an_array_over_all_shards_needs_no_map() -> None:
+    assert command(LAKE, PLAN, generation(0, 1, 2)) == PLAN_WORDS
+
+
+def test_an_array_over_some_shards_is_told_which() -> None:
+    some = generation(0, 2, number=1)
+    assert command(LAKE, PLAN, some) == [
+        *PLAN_WORDS,
+        "--index-map",
+        f"s3://lake/out/_plans/drive_id=drive_1/{PLAN.plan_id}/generation-1.json",
+        "--index-map-sha256",
+        contract.sha256(contract.to_json(some)),
+    ]
+
+
+def test_the_plain_request() -> None:
+    assert submit_request(LAKE, PLAN, generation(1), SubmitOptions("queue", "definition")) == {
+        "jobName": f"drive_1-{PLAN.plan_id}-g0",
+        "jobQueue": "queue",
+        "jobDefinition": "definition",
+        "containerOverrides": {"command": [*PLAN_WORDS, "--shard", "1"]},
+        "tags": {"ros-to-parquet:drive": "drive_1", "ros-to-parquet:plan": PLAN.plan_id},
+        "propagateTags": True,
+    }
+
+
+def test_the_request_with_everything() -> None:
+    options = SubmitOptions(
+        "queue",
+        "definition",
+        vcpus=0.5,
+        memory_mib=4096,
+        tags={"team": "perception"},
+        extra={
+            "timeout": {"attemptDurationSeconds": 600},
+            "shareIdentifier": "low",
+            "jobName": "mine",
+            "containerOverrides": {"environment": [{"name": "A", "value": "1"}], "command": ["rm"]},
+        },
+    )
+    request = submit_request(LAKE, PLAN, generation(0, 1, 2), options)
+    assert request["jobName"] == f"drive_1-{PLAN.plan_id}-g0"
+    assert request["arrayProperties"] == {"size": 3}
+    assert request["timeout"] == {"attemptDurationSeconds": 600}
+    assert request["shareIdentifier"] == "low"
+    assert request["tags"]["team"] == "perception"
+    assert request["containerOverrides"] == {
+        "environment": [{"name": "A", "value": "1"}],
+        "command": PLAN_WORDS,
+        "resourceRequirements": [{"type": "VCPU", "value": "0.5"}, {"type": "MEMORY", "value": "4096"}],
+    }
+
+
+def test_the_request_for_the_largest_array_fits_batchs_limits() -> None:
+    large = plan([bag(f"{number}.bag") for number in range(10_000)], output=f"s3://{'b' * 63}/{'p' * 450}")
+    lake = Lake(cast(Any, None), large.output)
+    request = submit_request(
+        lake,
+        large,
+        Generation(1, large.plan_id, 7, tuple(range(1, 10_000))),
+        SubmitOptions("q" * 128, "d" * 128),
+    )
+    assert len(json.dumps(request["containerOverrides"])) < 8192
+    assert len(json.dumps(request)) < 30 * 1024
+
+
+# --- generations ------------------------------------------------------------------------------------
+
+RECORD = JobRecord(PLAN.plan_id, 0, "id", "name", "queue", 3)
+
+
+@pytest.mark.parametrize(
+    ("progress", "number"),
+    [
+        (Progress((0, 1, 2), False), 0),
+        (Progress((0, 1, 2), False, generation(0, 1, 2)), 0),
+        (Progress((2,), False, generation(0, 1, 2), RECORD, "FAILED"), 1),
+        (Progress((2,), False, generation(2, number=4), RECORD, "FAILED"), 5),
+    ],
+)
+def test_a_generation_that_was_never_submitted_is_taken_up(progress: Progress, number: int) -> None:
+    assert next_generation(progress) == number
+
+
+class Batch:
+    """Answers SubmitJob with a script of errors; knows the jobs that got through."""
+
+    def __init__(self, *script: Exception | str) -> None:
+        self.script = list(script)
+        self.jobs: list[dict[str, Any]] = []
+        self.asked = 0
+
+    def submit_job(self, **request: Any) -> dict[str, Any]:
+        step = self.script.pop(0) if self.script else "takes it"
+        if step in ("takes it", "takes it and is not heard"):
+            self.jobs.append(
+                {"jobId": f"id-{len(self.jobs)}", "jobName": request["jobName"], "status": "RUNNABLE"}
+            )
+        if step == "takes it and is not heard":
+            raise ReadTimeoutError(endpoint_url="http://batch")
+        if isinstance(step, Exception):
+            raise step
+        return {"jobId": self.jobs[-1]["jobId"]}
+
+    def get_paginator(self, name: str) -> Any:
+        assert name == "list_jobs"
+        return self
+
+    def paginate(self, *, jobQueue: str, filters: list[dict[str, Any]]) -> list[dict[str, Any]]:  # noqa: N803
+        self.asked += 1
+        wanted = filters[0]["values"][0].lower()
+        return [{"jobSummaryList": [job for job in self.jobs if job["jobName"].lower() == wanted]}]
+
+
+class Store(Lake):
+    """A lake that keeps its objects in a dict."""
+
+    def __init__(self) -> None:
+        super().__init__(cast(Any, None), "s3://lake/out")
+        object.__setattr__(self, "objects", {})
+
+    __slots__ = ("objects",)
+    objects: dict[str, bytes]
+
+    def create(self, key: str, data: bytes) -> bool:
+        return self.objects.setdefault(key, data) is data
+
+    def read(self, key: str) -> bytes | None:
+        return self.objects.get(key)
+
+
+def client_error(code: str, status: int = 400) -> ClientError:
+    return ClientError(
+        {"Error": {"Code": code, "Message": "said so"}, "ResponseMetadata": {"HTTPStatusCode": status}},  # type: ignore[typeddict-item]
+        "SubmitJob",
+    )
+
+
+def submit(batch: Batch) -> tuple[JobRecord, list[float]]:
+    slept: list[float] = []
+    client = cast(Any, batch)
+    record, _ = submit_next(
+        client,
+        Store(),
+        PLAN,
+        Progress((0, 1, 2), False),
+        SubmitOptions("queue", "definition"),
+        submitter=client,
+        sleep=slept.append,
+    )
+    return record, slept
+
+
+def test_throttling_is_waited_for() -> None:
+    batch = Batch(client_error("TooManyRequestsException", 429), client_error("ThrottlingException"))
+    record, slept = submit(batch)
+    assert (record.job_id, slept, len(batch.jobs)) == ("id-0", [1.0, 2.0], 1)
+
+
+@pytest.mark.parametrize("lost", ["takes it and is not heard", client_error("InternalError", 500)])
+def test_a_submission_whose_answer_is_lost_makes_no_second_job(lost: Any) -> None:
+    batch = Batch(lost)
+    record, _ = submit(batch)
+    assert [job["jobId"] for job in batch.jobs] == [record.job_id]
+
+
+@pytest.mark.parametrize(
+    "script",
+    [(client_error("ClientException"),), (client_error("TooManyRequestsException"),) * jobs.SUBMIT_TRIES],
+)
+def test_a_refusal_is_said(script: tuple[Exception, ...]) -> None:
+    with pytest.raises(SubmitError) as caught:
+        submit(Batch(*script))
+    assert str(caught.value).startswith(
+        f"drive 'drive_1': Batch did not take job drive_1-{PLAN.plan_id}-g0 for queue 'queue' and definition "
+        "'definition': An error occurred"
+    )
+    assert str(caught.value).endswith("said so")
+
+
+def test_names_that_differ_in_case_alone_are_not_taken_for_ours() -> None:
+    batch = Batch()
+    batch.jobs = [{"jobId": "other", "jobName": "DRIVE", "status": "RUNNING"}]
+    assert jobs.find_job(cast(Any, batch), "queue", "drive") is None
+    assert jobs.find_job(cast(Any, batch), "queue", "DRIVE") == "other"
+
+
+def test_a_live_job_is_found_before_newer_ones_that_ended() -> None:
+    batch = Batch()
+    batch.jobs = [
+        {"jobId": "old", "jobName": "x", "status": "FAILED", "createdAt": 1},
+        {"jobId": "live", "jobName": "x", "status": "RUNNING", "createdAt": 2},
+        {"jobId": "new", "jobName": "x", "status": "SUCCEEDED", "createdAt": 3},
+    ]
+    assert jobs.find_job(cast(Any, batch), "queue", "x") == "live"
+
+
+# --- what Batch says --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("detail", "reason"),
+    [
+        (
+            {"container": {"exitCode": 65}, "statusReason": "Essential container in task exited"},
+            "exit code 65 (nothing could be read from any of the bags)",
+        ),
+        (
+            {
+                "container": {
+                    "exitCode": 137,
+                    "reason": "OutOfMemoryError: no more memory",
+                },
+                "statusReason": "Essential container in task exited",
+            },
+            "exit code 137 (killed by the system, most often for memory); OutOfMemoryError: no more memory",
+        ),
+        (
+            {"container": {}, "statusReason": "Job attempt duration exceeded timeout"},
+            "Job attempt duration exceeded timeout",
+        ),
+        (
+            {"statusReason": "MISCONFIGURATION:JOB_RESOURCE_REQUIREMENT"},
+            "MISCONFIGURATION:JOB_RESOURCE_REQUIREMENT",
+        ),
+        (
+            {
+                "attempts": [
+                    {"container": {"exitCode": 1}, "statusReason": "first"},
+                    {
+                        "container": {"reason": "CannotPullContainerError: no"},
+                        "statusReason": "Task failed to start",
+                    },
+                ]
+            },
+            "CannotPullContainerError: no; Task failed to start",
+        ),
+        ({"status": "FAILED"}, "ended as FAILED, Batch gives no reason"),
+    ],
+)
+def test_reasons(detail: dict[str, Any], reason: str) -> None:
+    assert end_reason(detail) == reason
+
+
+def test_unknown_exit_codes_are_said_as_they_are() -> None:
+    assert describe_exit(42) == "exit code 42"
+
+
+def test_seconds_are_from_submission_to_end() -> None:
+    assert job_seconds({"createdAt": 1000, "startedAt": 2000, "stoppedAt": 3500}) == 2.5
+    assert job_seconds({"createdAt": 1000}) is None
+    assert job_seconds(None) is None
+
+
+def test_arrays_count_their_children() -> None:
+    array = {
+        "status": "PENDING",
+        "arrayProperties": {"size": 5, "statusSummary": {"RUNNING": 2, "SUCCEEDED": 3, "FAILED": 0}},
+    }
+    young = {"status": "SUBMITTED", "arrayProperties": {"size": 4, "statusSummary": {}}}
+    assert count_states([array, young, {"status": "RUNNING"}, None]) == {
+        "RUNNING": 3,
+        "SUCCEEDED": 3,
+        "SUBMITTED": 4,
+        "UNKNOWN": 1,
+    }
+
+
+def test_an_entry_of_the_operators_return_value_is_json_and_comes_back() -> None:
+    job = drive_job()
+    assert DriveJob.from_dict(json.loads(json.dumps(job.as_dict()))) == job
+
+
+@pytest.mark.parametrize("raw", [{}, {"drive_id": "x"}, "text"])
+def test_what_is_no_such_entry_is_refused(raw: Any) -> None:
+    with pytest.raises(ValueError, match="not what RosToParquetBatchOperator returns"):
+        DriveJob.from_dict(raw)
+
+
+def drive_job() -> DriveJob:
+    return DriveJob(
+        drive_id="drive_1",
+        work="submitted",
+        source="s3://raw/drive_1/",
+        output="s3://lake/out",
+        plan_id=PLAN.plan_id,
+        plan_uri="s3://lake/out/plan.json",
+        job_id="id",
+        job_name="name",
+        job_queue="queue",
+        generation=0,
+        array_size=3,
+        submitted_shards=3,
+        shards=3,
+        bags=3,
+        bag_bytes=300,
+        covered=0,
+        ignored=0,
+        fail_on=("failed", "partial"),
+    )
+
+
+# --- waiting ----------------------------------------------------------------------------------------
+
+
+def test_waiting_ends_when_the_last_job_has() -> None:
+    waiting = Waiting(["a", "b"])
+    assert waiting.update({"a": {"status": "RUNNING"}, "b": {"status": "RUNNABLE"}}) == (
+        "jobs: 1 RUNNABLE, 1 RUNNING; shards: 1 RUNNABLE, 1 RUNNING"
+    )
+    assert waiting.update({"a": {"status": "RUNNING"}, "b": {"status": "RUNNABLE"}}) is None
+    assert waiting.update({"a": {"status": "FAILED"}, "b": {"status": "RUNNING"}}) is not None
+    assert waiting.open == ["b"]
+    news = waiting.update({"b": {"status": "SUCCEEDED"}})
+    assert news == "jobs: 1 FAILED, 1 SUCCEEDED; shards: 1 FAILED, 1 SUCCEEDED"
+    assert waiting.open == []
+    assert waiting.states == {"a": "FAILED", "b": "SUCCEEDED"}
+
+
+def test_a_job_that_batch_does_not_know_counts_as_ended_after_a_while() -> None:
+    now = [0.0]
+    waiting = Waiting(["a"], unknown_after_s=60, clock=lambda: now[0])
+    waiting.update({"a": {"status": "RUNNING"}})
+    now[0] = 100
+    waiting.update({"a": {"status": "RUNNING"}})
+    now[0] = 150
+    waiting.update({})
+    assert waiting.open == ["a"]
+    now[0] = 160
+    waiting.update({})
+    assert (waiting.open, waiting.states) == ([], {"a": "UNKNOWN"})
+
+
+def test_polls_of_other_processes_count_as_waited() -> None:
+    waiting = Waiting(["a"], unknown_after_s=60, waited_s=61)
+    waiting.update({})
+    assert waiting.open == []
