@@ -369,7 +369,7 @@ def s3_client() -> S3Client:
                 read_timeout=60,
                 s3={"addressing_style": "path"} if _has_endpoint() else {},
             )
-            _client = boto3.client("s3", config=config)
+            _client = boto3.session.Session().client("s3", config=config)
         return _client
 
 

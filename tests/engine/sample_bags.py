@@ -1,0 +1,74 @@
+"""Small bags made with ``rosbags``, for tests of what comes after reading and decoding."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rosbags.rosbag1 import Writer as Rosbag1Writer
+from rosbags.rosbag2 import StoragePlugin
+from rosbags.rosbag2 import Writer as Rosbag2Writer
+from rosbags.typesys import Stores, get_typestore
+
+START_NS = 1_700_000_000_123_456_789
+TOPICS = ("/imu/data", "/gps/fix", "/camera/image/compressed", "/status")
+
+
+def write_bag(path: Path, *, messages: int = 40, start_ns: int = START_NS) -> None:
+    """Writes ``messages`` rounds of an Imu, a fix, a camera frame and a string.
+
+    The ending says the format: ``.bag``, ``.mcap`` or ``.db3``.
+    """
+    ros1 = path.suffix == ".bag"
+    store = get_typestore(Stores.ROS1_NOETIC if ros1 else Stores.ROS2_HUMBLE)
+    serialize = store.serialize_ros1 if ros1 else store.serialize_cdr
+    writer: Any
+    if ros1:
+        writer, folder = Rosbag1Writer(path), None
+    else:
+        folder = path.with_name(f"{path.stem}_{path.suffix[1:]}_folder")
+        plugin = StoragePlugin.MCAP if path.suffix == ".mcap" else StoragePlugin.SQLITE3
+        writer = Rosbag2Writer(folder, version=9, storage_plugin=plugin)
+    rng = np.random.default_rng(3)
+    with writer:
+        connections: dict[str, Any] = {}
+        for number in range(messages):
+            for offset, (topic, message) in enumerate(_round(store.types, number, start_ns, rng, ros1=ros1)):
+                if topic not in connections:
+                    connections[topic] = writer.add_connection(topic, message.__msgtype__, typestore=store)
+                time_ns = start_ns + number * 10_000_000 + offset
+                writer.write(connections[topic], time_ns, serialize(message, message.__msgtype__))
+    if folder is not None:
+        (bag,) = folder.glob(f"*{path.suffix}")
+        bag.rename(path)
+        (folder / "metadata.yaml").unlink()
+        folder.rmdir()
+
+
+def _round(types: Any, number: int, start_ns: int, rng: Any, *, ros1: bool) -> list[tuple[str, Any]]:
+    stamp = types["builtin_interfaces/msg/Time"](*divmod(start_ns + number * 10_000_000 - 5_000, 10**9))
+    header = types["std_msgs/msg/Header"](*([number] if ros1 else []), stamp, "base")
+    vector = types["geometry_msgs/msg/Vector3"]
+    quaternion = types["geometry_msgs/msg/Quaternion"](0.0, 0.0, 0.0, 1.0)
+    covariance = np.arange(9.0)
+    imu = types["sensor_msgs/msg/Imu"](
+        header,
+        quaternion,
+        covariance,
+        vector(*rng.normal(size=3)),
+        covariance,
+        vector(number, 0.5, -1.0),
+        covariance,
+    )
+    fix = types["sensor_msgs/msg/NavSatFix"](
+        header, types["sensor_msgs/msg/NavSatStatus"](0, 1), 48.0 + number, 11.0, 500.0, covariance, 2
+    )
+    jpeg = rng.integers(0, 255, 2_000, dtype=np.uint8)
+    image = types["sensor_msgs/msg/CompressedImage"](header, "jpeg", jpeg)
+    return [
+        ("/imu/data", imu),
+        ("/gps/fix", fix),
+        ("/camera/image/compressed", image),
+        ("/status", types["std_msgs/msg/String"](f"round {number}")),
+    ]

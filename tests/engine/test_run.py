@@ -1,0 +1,558 @@
+"""Shards end to end: bags to Parquet, manifests, commits, leases; as processes where exit codes matter."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rosbags.highlevel import AnyReader
+
+import ros_to_parquet
+from ros_to_parquet import contract, lake, run
+from ros_to_parquet.contract import BagStatus, DriveState, ExitCode, ExtractOptions, Manifest, Plan
+from ros_to_parquet.local_plan import make_plan
+from ros_to_parquet.storage import LocalStorage
+from tests.engine.sample_bags import START_NS, TOPICS, write_bag
+
+if TYPE_CHECKING:
+    from airflow_batch_ros.local import EmbeddedAws
+
+REAL_BAGS = Path(__file__).parents[2].parent / "shared" / "bags"
+JOB = run.JobIdentity("", 1, "")
+
+
+def plan_for(*bags: Path, output: Path, drive_id: str = "drive_1", **changes: Any) -> Plan:
+    arguments: dict[str, Any] = {
+        "output": str(output),
+        "drive_id": drive_id,
+        "options": ExtractOptions(),
+        "overwrite": False,
+        "take_over": False,
+    }
+    return make_plan([str(bag) for bag in bags], **arguments | changes)
+
+
+def extract(*bags: Path, output: Path, **changes: Any) -> Manifest:
+    return run.run_shard(plan_for(*bags, output=output, **changes), 0, JOB)
+
+
+def cli(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """``ros-to-parquet`` as a process."""
+    return subprocess.run(
+        [sys.executable, "-m", "ros_to_parquet.cli", *map(str, arguments)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def rows(output: Path, table: str) -> pa.Table:
+    return ros_to_parquet.open(str(output)).dataset(table).to_table().sort_by("log_time_ns")
+
+
+# --- what is in the tables ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".bag", ".mcap", ".db3"])
+def test_every_value_of_every_message(tmp_path: Path, suffix: str) -> None:
+    bag = tmp_path / f"drive{suffix}"
+    write_bag(bag)
+    manifest = extract(bag, output=tmp_path / "lake")
+    assert [bag.status for bag in manifest.bags] == [BagStatus.OK]
+    assert manifest.bags[0].verified is True
+    assert {topic.topic: topic.rows for topic in manifest.topics} == dict.fromkeys(TOPICS, 40)
+
+    imu = rows(tmp_path / "lake", "imu.data").to_pylist()
+    images = rows(tmp_path / "lake", "camera.image.compressed").to_pylist()
+    with AnyReader([bag]) as reader:
+        expected = [
+            (connection.topic, time_ns, reader.deserialize(data, connection.msgtype))
+            for connection, time_ns, data in reader.messages()
+        ]
+    expected_imu = [(time_ns, message) for topic, time_ns, message in expected if topic == "/imu/data"]
+    for row, (time_ns, message) in zip(imu, expected_imu, strict=True):
+        assert row["log_time_ns"] == time_ns
+        assert row["log_time"].timestamp() == pytest.approx(time_ns / 1e9, abs=1e-6)
+        assert row["stamp_ns"] == message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+        assert row["header"]["frame_id"] == "base"
+        assert row["linear_acceleration"]["x"] == message.linear_acceleration.x
+        assert row["orientation_covariance"] == message.orientation_covariance.tolist()
+        assert row["bag"] == bag.name
+        assert row["drive_id"] == "drive_1"
+    frames = [message.data.tobytes() for topic, _, message in expected if topic == "/camera/image/compressed"]
+    assert [row["data"] for row in images] == frames
+
+
+def test_types_and_metadata_of_a_file(tmp_path: Path) -> None:
+    write_bag(tmp_path / "a.mcap")
+    manifest = extract(tmp_path / "a.mcap", output=tmp_path / "lake")
+    topic = next(topic for topic in manifest.topics if topic.topic == "/imu/data")
+    path = tmp_path / "lake" / topic.files[0].path
+    assert topic.files[0].path == (
+        f"imu.data/schema={topic.schema_hash}/drive_id=drive_1/{manifest.plan_id}-00000.parquet"
+    )
+    assert topic.files[0].size_bytes == path.stat().st_size
+    file = pq.ParquetFile(path)
+    schema = file.schema_arrow
+    assert schema.names[:7] == [
+        "log_time", "log_time_ns", "stamp", "stamp_ns", "publish_time_ns", "sequence", "bag",
+    ]  # fmt: skip
+    assert schema.field("log_time").type == pa.timestamp("us", tz="UTC")
+    assert not schema.field("log_time").nullable
+    assert schema.field("angular_velocity_covariance").type.list_size == 9
+    metadata = {key.decode(): value.decode() for key, value in schema.metadata.items()}
+    assert metadata["ros.topic"] == "/imu/data"
+    assert metadata["ros.type"] == "sensor_msgs/msg/Imu"
+    assert "angular_velocity_covariance" in metadata["ros.definition"]
+    assert metadata["ros.encoding"] == "cdr"
+    columns = {
+        file.metadata.row_group(0).column(number).path_in_schema: file.metadata.row_group(0).column(number)
+        for number in range(file.metadata.num_columns)
+    }
+    assert "BYTE_STREAM_SPLIT" in columns["linear_acceleration.x"].encodings
+    assert "DELTA_BINARY_PACKED" in columns["log_time_ns"].encodings
+    assert columns["log_time_ns"].is_stats_set
+    assert columns["linear_acceleration.x"].compression == "ZSTD"
+
+
+def test_what_is_compressed_already_is_not_compressed_again(tmp_path: Path) -> None:
+    write_bag(tmp_path / "a.bag")
+    manifest = extract(tmp_path / "a.bag", output=tmp_path / "lake")
+    image = next(topic for topic in manifest.topics if topic.topic == "/camera/image/compressed")
+    group = pq.ParquetFile(tmp_path / "lake" / image.files[0].path).metadata.row_group(0)
+    data = next(
+        group.column(number)
+        for number in range(group.num_columns)
+        if group.column(number).path_in_schema == "data"
+    )
+    assert data.compression == "UNCOMPRESSED"
+    assert not data.is_stats_set
+
+
+def test_duckdb_reads_it_with_hive_partitions(tmp_path: Path) -> None:
+    write_bag(tmp_path / "a.bag")
+    extract(tmp_path / "a.bag", output=tmp_path / "lake")
+    query = f"""
+        SELECT count(*), min(log_time_ns), max(linear_acceleration.x), any_value(drive_id)
+        FROM read_parquet('{tmp_path}/lake/imu.data/**/*.parquet', hive_partitioning = true)
+    """
+    assert duckdb.sql(query).fetchall() == [(40, START_NS, 39.0, "drive_1")]
+
+
+@pytest.mark.parametrize(
+    ("options", "taken"),
+    [
+        (ExtractOptions(("/imu/*",)), {"/imu/data"}),
+        (ExtractOptions(("*",), ("/camera/*",)), {"/imu/data", "/gps/fix", "/status"}),
+        (ExtractOptions(("/*a*",), ("*compressed",)), {"/imu/data", "/status"}),
+        (ExtractOptions(("imu",)), set()),
+    ],
+)
+def test_topics_are_chosen_by_globs_over_the_whole_name(
+    tmp_path: Path, options: ExtractOptions, taken: set[str]
+) -> None:
+    write_bag(tmp_path / "a.bag")
+    manifest = extract(tmp_path / "a.bag", output=tmp_path / "lake", options=options)
+    assert {topic.topic for topic in manifest.topics} == taken
+    assert manifest.bags[0].messages == 160
+    assert manifest.bags[0].extracted == 40 * len(taken)
+    assert manifest.bags[0].verified is True
+
+
+def test_bags_of_two_formats_in_one_shard_share_tables_in_files_of_their_own(tmp_path: Path) -> None:
+    write_bag(tmp_path / "a.mcap")
+    write_bag(tmp_path / "b.db3", start_ns=START_NS + 10**9)
+    manifest = extract(tmp_path / "a.mcap", tmp_path / "b.db3", output=tmp_path / "lake")
+    (imu,) = [topic for topic in manifest.topics if topic.topic == "/imu/data"]
+    assert len(imu.files) == 2  # with and without publish time and sequence
+    assert imu.rows == sum(file.rows for file in imu.files) == 80
+    table = rows(tmp_path / "lake", "imu.data")
+    assert table.num_rows == 80
+    assert set(table["bag"].to_pylist()) == {"a.mcap", "b.db3"}
+
+
+# --- bags that are not whole -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".bag", ".mcap", ".db3"])
+def test_a_bag_cut_off_keeps_what_can_be_read(tmp_path: Path, suffix: str) -> None:
+    bag = tmp_path / f"a{suffix}"
+    write_bag(bag, messages=400)
+    size = bag.stat().st_size
+    os.truncate(bag, size * 6 // 10)
+    manifest = extract(bag, output=tmp_path / "lake")
+    assert manifest.bags[0].status is BagStatus.DAMAGED
+    assert manifest.bags[0].damage
+    kept = sum(topic.rows for topic in manifest.topics)
+    assert kept > 1600 * 0.4
+    commit = drive_manifest(tmp_path / "lake")
+    assert commit.state is DriveState.DAMAGED
+    assert bag.name in commit.problems[0]
+
+
+def test_one_unreadable_bag_among_others_is_said_and_the_others_are_there(tmp_path: Path) -> None:
+    write_bag(tmp_path / "a.bag")
+    (tmp_path / "b.bag").write_bytes(b"")
+    (tmp_path / "c.bag").write_bytes(b"#ROSRECORD V1.2\n" + bytes(100))
+    manifest = extract(tmp_path / "a.bag", tmp_path / "b.bag", tmp_path / "c.bag", output=tmp_path / "lake")
+    assert [bag.status for bag in manifest.bags] == [BagStatus.OK, BagStatus.UNREADABLE, BagStatus.UNREADABLE]
+    commit = drive_manifest(tmp_path / "lake")
+    assert commit.state is DriveState.DAMAGED
+    assert commit.rows == 160
+    assert "b.bag at offset 0: the file is empty (0 bytes)" in commit.problems[0]
+    assert "rosbag fix" in commit.problems[1]
+    assert run.exit_code(manifest) is ExitCode.OK
+
+
+def test_rejected_messages_are_counted_with_offset_and_reason(tmp_path: Path) -> None:
+    bag = tmp_path / "a.mcap"
+    write_bag(bag)
+    data = bytearray(bag.read_bytes())
+    place = data.find(b"round 7\0")
+    data[place - 4 : place] = (200).to_bytes(4, "little")  # a string longer than its message
+    bag.write_bytes(data)
+    manifest = extract(bag, output=tmp_path / "lake")
+    (status,) = [topic for topic in manifest.topics if topic.topic == "/status"]
+    assert (status.messages, status.rows, status.rejected) == (40, 39, 1)
+    assert status.rejects[0].bag == "a.mcap"
+    assert status.rejects[0].log_time_ns == START_NS + 7 * 10_000_000 + 3
+    assert "data" in status.rejects[0].reason
+    assert run.exit_code(manifest) is ExitCode.OK
+    strict = dataclasses.replace(manifest, options=ExtractOptions(strict=True))
+    assert run.exit_code(strict) is ExitCode.STRICT
+
+
+@pytest.mark.skipif(not REAL_BAGS.is_dir(), reason="no folder of real bags beside the project")
+@pytest.mark.parametrize(
+    "bag",
+    sorted(path for path in REAL_BAGS.rglob("*.*") if path.suffix in (".bag", ".mcap", ".db3")),
+    ids=lambda path: path.name,
+)
+def test_real_bags_become_rows_and_counted_rejects(tmp_path: Path, bag: Path) -> None:
+    manifest = extract(bag, output=tmp_path / "lake")
+    (result,) = manifest.bags
+    assert result.extracted == sum(topic.messages for topic in manifest.topics)
+    assert result.verified in (True, None)
+    written = {
+        path.relative_to(tmp_path / "lake").as_posix(): pq.ParquetFile(path).metadata.num_rows
+        for path in (tmp_path / "lake").rglob("*.parquet")
+    }
+    assert written == {file.path: file.rows for topic in manifest.topics for file in topic.files}
+    for topic in manifest.topics:
+        assert topic.messages == topic.rows + topic.rejected
+        assert topic.rows == sum(file.rows for file in topic.files)
+        assert len(topic.rejects) == min(topic.rejected, contract.MAX_REASONS)
+    if result.status is BagStatus.UNREADABLE:
+        assert bag.stat().st_size == 0
+
+
+# --- commits, leases, running again ------------------------------------------------------------------
+
+
+def drive_manifest(output: Path, drive_id: str = "drive_1") -> contract.DriveManifest:
+    commits = lake.read_drive(LocalStorage(), str(output), drive_id).commits
+    return commits[-1]
+
+
+def test_running_again_does_nothing_and_says_so(tmp_path: Path) -> None:
+    write_bag(tmp_path / "a.bag")
+    arguments = ("extract", tmp_path / "a.bag", "--output", tmp_path / "lake")
+    assert cli(*arguments).returncode == 0
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "lake").rglob("*.parquet")}
+    again = cli(*arguments)
+    assert again.returncode == 0
+    assert "Nothing to do" in again.stdout
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "lake").rglob("*.parquet")} == files
+
+
+def test_a_new_bag_of_a_drive_is_added(tmp_path: Path) -> None:
+    (tmp_path / "bags").mkdir()
+    write_bag(tmp_path / "bags" / "a.bag")
+    extract(tmp_path / "bags", output=tmp_path / "lake")
+    write_bag(tmp_path / "bags" / "b.bag", start_ns=START_NS + 10**9)
+    plan = plan_for(tmp_path / "bags", output=tmp_path / "lake")
+    assert plan.covered == ("a.bag",)
+    assert [bag.name for bag in plan.bags] == ["b.bag"]
+    run.run_shard(plan, 0, JOB)
+    assert rows(tmp_path / "lake", "status").num_rows == 80
+
+
+def test_overwrite_replaces_rows_and_removes_the_old_files(tmp_path: Path) -> None:
+    write_bag(tmp_path / "a.bag")
+    first = extract(tmp_path / "a.bag", output=tmp_path / "lake")
+    second = extract(tmp_path / "a.bag", output=tmp_path / "lake", overwrite=True)
+    assert second.replaces == (first.plan_id,)
+    names = {path.name for path in (tmp_path / "lake").rglob("*.parquet")}
+    assert names == {f"{second.plan_id}-00000.parquet"}
+    assert rows(tmp_path / "lake", "imu.data").num_rows == 40
+
+
+def test_until_an_overwriting_plan_is_committed_readers_see_the_old_rows(tmp_path: Path) -> None:
+    write_bag(tmp_path / "a.bag")
+    write_bag(tmp_path / "b.bag", start_ns=START_NS + 10**9)
+    first = extract(tmp_path / "a.bag", tmp_path / "b.bag", output=tmp_path / "lake")
+    plan = plan_for(tmp_path / "a.bag", tmp_path / "b.bag", output=tmp_path / "lake", overwrite=True)
+    two = dataclasses.replace(plan, shards=((contract.BagSlice(0),), (contract.BagSlice(1),)))
+    run.run_shard(two, 0, JOB)
+    half = rows(tmp_path / "lake", "status")
+    assert half.num_rows == 80
+    assert {path.name[:12] for path in (tmp_path / "lake").rglob("*.parquet")} == {
+        first.plan_id,
+        plan.plan_id,
+    }
+    run.run_shard(two, 1, JOB)
+    assert rows(tmp_path / "lake", "status").to_pylist() == half.to_pylist()
+    assert {path.name[:12] for path in (tmp_path / "lake").rglob("*.parquet")} == {plan.plan_id}
+
+
+def test_orphans_of_a_killed_attempt_are_swept_by_the_commit(tmp_path: Path) -> None:
+    write_bag(tmp_path / "a.bag")
+    orphan = tmp_path / "lake" / "imu.data" / "schema=00000000" / "drive_id=drive_1" / "dead-00000.parquet"
+    other_drive = orphan.parents[1] / "drive_id=drive_2" / "x-00000.parquet"
+    for path in (orphan, other_drive):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"PAR1")
+    extract(tmp_path / "a.bag", output=tmp_path / "lake")
+    assert not orphan.exists()
+    assert other_drive.exists()
+
+
+def test_another_runs_lease_stops_a_shard_and_names_that_run(tmp_path: Path) -> None:
+    write_bag(tmp_path / "a.bag")
+    plan = plan_for(tmp_path / "a.bag", output=tmp_path / "lake")
+    other = contract.Lease(
+        "drive_1", "feedfeedfeed", contract.Run("nightly", "scheduled__7"), "2026-01-01T00:00:00Z"
+    )
+    lease_path = tmp_path / "lake" / contract.lease_key("drive_1")
+    lease_path.write_bytes(contract.to_json(other))
+    with pytest.raises(run.ShardError, match="run scheduled__7 of nightly has it since 2026-01-01") as caught:
+        run.run_shard(plan, 0, JOB)
+    assert caught.value.exit_code is ExitCode.PLAN_REFUSED
+    assert list((tmp_path / "lake").rglob("*.parquet")) == []
+    with pytest.raises(run.ShardError, match="--take-over"):
+        plan_for(tmp_path / "a.bag", output=tmp_path / "lake")
+    lease_path.unlink()
+    with pytest.raises(run.ShardError, match="no lease"):
+        run.run_shard(plan, 0, JOB)
+
+
+def test_a_shard_that_has_its_manifest_is_not_run_again(tmp_path: Path) -> None:
+    write_bag(tmp_path / "a.bag")
+    plan = plan_for(tmp_path / "a.bag", output=tmp_path / "lake")
+    first = run.run_shard(plan, 0, JOB)
+    (tmp_path / "a.bag").unlink()
+    assert run.run_shard(plan, 0, JOB) == first
+
+
+def test_the_last_shard_commits_the_drive_and_gives_the_lease_back(tmp_path: Path) -> None:
+    write_bag(tmp_path / "a.bag")
+    write_bag(tmp_path / "b.bag", start_ns=START_NS + 10**9)
+    plan = plan_for(tmp_path / "a.bag", tmp_path / "b.bag", output=tmp_path / "lake")
+    two = dataclasses.replace(plan, shards=((contract.BagSlice(0),), (contract.BagSlice(1),)))
+    run.run_shard(two, 1, JOB)
+    assert lake.read_drive(LocalStorage(), str(tmp_path / "lake"), "drive_1").commits == ()
+    assert (tmp_path / "lake" / contract.lease_key("drive_1")).exists()
+    run.run_shard(two, 0, JOB)
+    commit = drive_manifest(tmp_path / "lake")
+    assert (commit.state, commit.shards, commit.bags, commit.rows) == (DriveState.SUCCEEDED, 2, 2, 320)
+    assert not (tmp_path / "lake" / contract.lease_key("drive_1")).exists()
+
+
+def test_a_large_bag_can_be_shared_between_shards(tmp_path: Path) -> None:
+    bag = tmp_path / "a.bag"
+    write_bag(bag, messages=2000)
+    plan = plan_for(bag, output=tmp_path / "lake")
+    count = 3
+    shards = tuple((contract.BagSlice(0, index, count),) for index in range(count))
+    sliced = dataclasses.replace(plan, shards=shards)
+    parts = [run.run_shard(sliced, number, JOB) for number in range(count)]
+    assert [part.bags[0].messages for part in parts] != [8000, 0, 0]
+    assert all(part.bags[0].verified for part in parts)
+    table = rows(tmp_path / "lake", "status")
+    assert table["data"].to_pylist() == [f"round {number}" for number in range(2000)]
+
+
+# --- the process: exit codes -------------------------------------------------------------------------
+
+
+def saved_plan(tmp_path: Path, bag: Path) -> tuple[Plan, Path, str]:
+    plan = plan_for(bag, output=tmp_path / "lake")
+    path = tmp_path / "lake" / contract.plan_key("drive_1", plan.plan_id)
+    return plan, path, contract.sha256(path.read_bytes())
+
+
+def test_run_takes_its_shard_from_the_array_index_and_the_index_map(tmp_path: Path) -> None:
+    for number in range(3):
+        write_bag(tmp_path / f"{number}.bag", start_ns=START_NS + number * 10**9)
+    plan, path, _ = saved_plan(tmp_path, tmp_path)
+    three = dataclasses.replace(plan, shards=tuple((contract.BagSlice(number),) for number in range(3)))
+    path.write_bytes(contract.to_json(three))
+    digest = contract.sha256(path.read_bytes())
+    done = cli("run", "--plan", path, "--plan-sha256", digest, AWS_BATCH_JOB_ARRAY_INDEX="1")
+    assert done.returncode == 0, done.stderr
+    index_map = tmp_path / "generation-1.json"
+    index_map.write_bytes(
+        contract.to_json(contract.Generation(contract.CONTRACT_VERSION, plan.plan_id, 1, (0, 2)))
+    )
+    arguments = ("--index-map", index_map, "--index-map-sha256", contract.sha256(index_map.read_bytes()))
+    done = cli("run", "--plan", path, "--plan-sha256", digest, *arguments, AWS_BATCH_JOB_ARRAY_INDEX="1")
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "lake" / contract.manifest_folder("drive_1", plan.plan_id)
+    manifests = sorted(each.name for each in folder.iterdir() if each.name.count(".") == 1)
+    assert manifests == ["00001.json", "00002.json"]
+    started = contract.from_json(
+        contract.StartedRecord, (folder / "00002.started.json").read_bytes(), where="x"
+    )
+    assert started.shard == 2
+    done = cli("run", "--plan", path, "--plan-sha256", digest, AWS_BATCH_JOB_ARRAY_INDEX="7")
+    assert done.returncode == ExitCode.PLAN_REFUSED
+    done = cli("run", "--plan", path)
+    assert done.returncode == ExitCode.USAGE
+    assert "--shard says which" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("break_it", "code", "said"),
+    [
+        ("hash", ExitCode.PLAN_REFUSED, "its SHA-256 is"),
+        ("allow", ExitCode.PLAN_REFUSED, "is outside of what this deployment allows"),
+        ("bag gone", ExitCode.INPUT_MISSING, "a.bag: no such file"),
+        ("bag changed", ExitCode.INPUT_MISSING, "a.bag: changed since it was planned"),
+        ("bag empty", ExitCode.BAG_UNREADABLE, "the file is empty"),
+        ("no lease", ExitCode.PLAN_REFUSED, "no lease"),
+        ("no plan", ExitCode.INPUT_MISSING, "plan.json: no such file"),
+    ],
+)
+def test_exit_codes_and_what_is_said(tmp_path: Path, break_it: str, code: ExitCode, said: str) -> None:
+    bag = tmp_path / "a.bag"
+    write_bag(bag)
+    if break_it == "bag empty":
+        bag.write_bytes(b"")
+    plan, path, digest = saved_plan(tmp_path, bag)
+    environment = {}
+    match break_it:
+        case "hash":
+            digest = "0" * 64
+        case "allow":
+            environment["ROS_TO_PARQUET_ALLOW"] = f"s3://bucket/,{tmp_path}/lake"
+        case "bag gone":
+            bag.unlink()
+        case "bag changed":
+            write_bag(tmp_path / "b.bag", messages=3)
+            (tmp_path / "b.bag").replace(bag)
+        case "no lease":
+            (tmp_path / "lake" / contract.lease_key("drive_1")).unlink()
+        case "no plan":
+            path.unlink()
+    done = cli("run", "--plan", path, "--plan-sha256", digest, **environment)
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    for line in done.stderr.splitlines():
+        json.loads(line)
+    failed = tmp_path / "lake" / contract.failed_key("drive_1", plan.plan_id, 0)
+    if break_it in ("bag gone", "bag changed", "no lease"):
+        record = contract.from_json(contract.FailedRecord, failed.read_bytes(), where="x")
+        assert record.exit_code == code
+        assert said in record.reason
+
+
+@pytest.mark.parametrize("kill", [signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_shard_leaves_nothing_visible_and_can_be_run_again(
+    tmp_path: Path, kill: signal.Signals
+) -> None:
+    bag = tmp_path / "a.bag"
+    write_bag(bag, messages=20_000)
+    plan, path, digest = saved_plan(tmp_path, bag)
+    started = tmp_path / "lake" / contract.started_key("drive_1", plan.plan_id, 0)
+    child = subprocess.Popen(
+        [sys.executable, "-m", "ros_to_parquet.cli", "run", "--plan", str(path), "--plan-sha256", digest],
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 60
+    while not started.exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    time.sleep(0.15)
+    child.send_signal(kill)
+    code = child.wait()
+    assert code == (ExitCode.RETRY if kill is signal.SIGTERM else -signal.SIGKILL)
+    assert list((tmp_path / "lake").rglob("*.parquet")) == []
+    assert cli("run", "--plan", path, "--plan-sha256", digest).returncode == 0
+    assert rows(tmp_path / "lake", "status")["data"].to_pylist() == [f"round {n}" for n in range(20_000)]
+    assert [each for each in (tmp_path / "lake").rglob(".partial-*") if kill is signal.SIGTERM] == []
+
+
+def test_extract_from_s3_to_s3(tmp_path: Path, embedded_aws: EmbeddedAws) -> None:
+    bucket = f"run-{uuid.uuid4().hex[:12]}"
+    s3 = embedded_aws.client("s3")
+    s3.create_bucket(Bucket=bucket)
+    for name in ("a.bag", "b.mcap", "c.db3"):
+        write_bag(tmp_path / name)
+        s3.put_object(Bucket=bucket, Key=f"raw/drive/{name}", Body=(tmp_path / name).read_bytes())
+    environment = embedded_aws.environment()
+    done = cli("extract", f"s3://{bucket}/raw/drive", "--output", f"s3://{bucket}/lake", **environment)
+    assert done.returncode == 0, done.stderr
+    assert "480 rows from 3 bags" in done.stdout
+    keys = [item["Key"] for item in s3.list_objects_v2(Bucket=bucket, Prefix="lake/")["Contents"]]
+    assert sum(key.endswith(".parquet") for key in keys) == 4 * 3
+    assert "lake/_leases/drive_id=drive.json" not in keys
+    again = cli("extract", f"s3://{bucket}/raw/drive", "--output", f"s3://{bucket}/lake", **environment)
+    assert "has all 3 bags of drive drive already" in again.stdout
+
+
+def test_read_ahead_passes_errors_on_and_stops_its_thread(tmp_path: Path) -> None:
+    from ros_to_parquet.bag import LocalFile, open_bag
+
+    write_bag(tmp_path / "a.bag", messages=2000)
+    blocks = run.read_ahead(open_bag(LocalFile(tmp_path / "a.bag")).blocks(), 1)
+    assert len(next(blocks))
+    blocks.close()
+
+    def broken() -> Any:
+        yield from ()
+        raise OSError("disk gone")
+
+    with pytest.raises(OSError, match="disk gone"):
+        list(run.read_ahead(broken(), 1))
+
+
+def test_info_prints_topics_types_counts_times_and_compression(tmp_path: Path) -> None:
+    write_bag(tmp_path / "a.mcap")
+    done = cli("info", tmp_path / "a.mcap")
+    assert done.returncode == 0, done.stderr
+    for said in (
+        "mcap",
+        "160 (index says 160)",
+        "/imu/data",
+        "sensor_msgs/msg/Imu",
+        "2023-11-14T22:13:20.123456",
+    ):
+        assert said in done.stdout
+    as_json = json.loads(cli("info", tmp_path / "a.mcap", "--json").stdout)
+    assert as_json["messages"] == 160
+    assert {topic["topic"]: topic["messages"] for topic in as_json["topics"]} == dict.fromkeys(TOPICS, 40)
+    missing = cli("info", tmp_path / "nothing.bag")
+    assert missing.returncode == ExitCode.INPUT_MISSING
+    assert "nothing.bag: no such file" in missing.stderr
+
+
+def test_time_columns_round_down_and_keep_the_exact_value() -> None:
+    from ros_to_parquet import parquet
+
+    times = np.array([0, 1, 999, 1000, 1_999, -1], dtype=np.int64)
+    assert parquet.time_column(times).cast(pa.int64()).to_pylist() == [0, 0, 0, 1, 1, -1]
+    assert parquet.int64_column(times).to_pylist() == times.tolist()
