@@ -1,2 +1,31 @@
-def main() -> int:
-    raise NotImplementedError
+"""The command line ``airflow-batch-ros``.
+
+Each command is a module with ``add_parser(subparsers)``, which sets ``run`` to a function that takes the
+parsed arguments and returns the exit code. Modules import what is heavy when they run, so that help is fast.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from airflow_batch_ros.local import command as local
+
+COMMANDS = (local,)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="airflow-batch-ros",
+        description="ROS bags in S3 become Parquet tables, from Airflow on AWS Batch.",
+    )
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        command.add_parser(subparsers)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = build_parser().parse_args(argv)
+    exit_code: int = arguments.run(arguments)
+    return exit_code

@@ -1,0 +1,589 @@
+"""Runs AWS Batch jobs as processes of this machine.
+
+What AWS documents for Batch is what happens here: states in their order, array jobs and their parents,
+dependencies, attempts and ``evaluateOnExit``, time-outs, terminate and cancel, exit codes and reasons,
+log lines while the job runs, and a limit on how many run at once. This module knows nothing of HTTP or
+moto; `moto_batch` joins it to the API.
+
+One lock guards all jobs. An attempt has a thread that starts its process, waits for it, and then takes
+the lock to say what follows; nothing else polls.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+import uuid
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import IO, Any
+
+from airflow_batch_ros.local.processes import die_with_parent
+
+MIN_ARRAY_SIZE, MAX_ARRAY_SIZE = 2, 10_000
+MAX_DEPENDENCIES = 20
+MAX_ATTEMPTS = 10
+MAX_RETRY_RULES = 5
+MAX_LOG_EVENT_BYTES = 256 * 1024
+
+EXITED = "Essential container in task exited"
+NOT_STARTED = "Task failed to start"
+TIMED_OUT = "Job attempt duration exceeded timeout"
+DEPENDENCY_FAILED = "Dependent Job failed"
+CHILD_FAILED = "Array Child Job failed"
+
+
+class BatchError(ValueError):
+    """What AWS answers with a ClientException."""
+
+
+class Status(StrEnum):
+    SUBMITTED = "SUBMITTED"
+    PENDING = "PENDING"
+    RUNNABLE = "RUNNABLE"
+    STARTING = "STARTING"
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+
+    @property
+    def is_final(self) -> bool:
+        return self in (Status.SUCCEEDED, Status.FAILED)
+
+
+# --- what is asked for ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an attempt ended. ``exit_code`` is None where no process ran."""
+
+    exit_code: int | None
+    status_reason: str
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryRule:
+    """One of ``evaluateOnExit``: a pattern is exact, or a prefix where it ends with ``*``; None takes all."""
+
+    retry: bool
+    on_exit_code: str | None = None
+    on_reason: str | None = None
+    on_status_reason: str | None = None
+
+    def matches(self, outcome: Outcome) -> bool:
+        exit_code = "" if outcome.exit_code is None else str(outcome.exit_code)
+        return (
+            _matches(self.on_exit_code, exit_code)
+            and _matches(self.on_reason, outcome.reason or "")
+            and _matches(self.on_status_reason, outcome.status_reason)
+        )
+
+
+def _matches(pattern: str | None, text: str) -> bool:
+    if pattern is None:
+        return True
+    return text.startswith(pattern[:-1]) if pattern.endswith("*") else text == pattern
+
+
+@dataclass(frozen=True, slots=True)
+class RetryStrategy:
+    attempts: int = 1
+    rules: tuple[RetryRule, ...] = ()
+
+    def retries(self, outcome: Outcome, *, attempt: int) -> bool:
+        """A failed ``attempt`` (the first is 1) that ended so is followed by another.
+
+        The first rule that matches decides; where none does, the job is tried again.
+        """
+        if attempt >= self.attempts:
+            return False
+        return next((rule.retry for rule in self.rules if rule.matches(outcome)), True)
+
+
+def parse_retry_strategy(raw: Mapping[str, Any] | None) -> RetryStrategy:
+    """The ``retryStrategy`` of a job definition or a SubmitJob.
+
+    Raises:
+        BatchError: attempts outside 1 to 10, more than five rules, a rule without a condition or with an
+            unknown action.
+    """
+    if not raw:
+        return RetryStrategy()
+    attempts = raw.get("attempts") or 1
+    if not 1 <= attempts <= MAX_ATTEMPTS:
+        raise BatchError(f"retryStrategy.attempts must be between 1 and {MAX_ATTEMPTS}, not {attempts}")
+    raw_rules = raw.get("evaluateOnExit") or []
+    if len(raw_rules) > MAX_RETRY_RULES:
+        raise BatchError(f"evaluateOnExit takes at most {MAX_RETRY_RULES} conditions, not {len(raw_rules)}")
+    if raw_rules and "attempts" not in raw:
+        raise BatchError("retryStrategy.attempts must be specified with evaluateOnExit")
+    return RetryStrategy(attempts, tuple(_parse_rule(rule) for rule in raw_rules))
+
+
+def _parse_rule(raw: Mapping[str, str]) -> RetryRule:
+    action = raw.get("action", "").upper()
+    if action not in ("RETRY", "EXIT"):
+        raise BatchError(f"evaluateOnExit.action must be RETRY or EXIT, not {raw.get('action')!r}")
+    if not raw.keys() & {"onExitCode", "onReason", "onStatusReason"}:
+        raise BatchError("evaluateOnExit needs at least one of onExitCode, onReason and onStatusReason")
+    return RetryRule(
+        retry=action == "RETRY",
+        on_exit_code=raw.get("onExitCode"),
+        on_reason=raw.get("onReason"),
+        on_status_reason=raw.get("onStatusReason"),
+    )
+
+
+def substitute(command: Sequence[str], parameters: Mapping[str, str]) -> list[str]:
+    """``command`` with each ``Ref::name`` replaced by the parameter; unknown names stay as they are.
+
+    >>> substitute(["run", "--plan", "Ref::plan", "Ref::x"], {"plan": "s3://b/p"})
+    ['run', '--plan', 's3://b/p', 'Ref::x']
+    """
+    return [
+        re.sub(r"Ref::([A-Za-z0-9_-]+)", lambda ref: parameters.get(ref[1], ref[0]), part) for part in command
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Dependency:
+    """One of ``dependsOn``: ``kind`` is empty, ``SEQUENTIAL`` (no job id) or ``N_TO_N``."""
+
+    job_id: str
+    kind: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRequest:
+    """One SubmitJob, resolved against its job definition.
+
+    Attributes:
+        queue: what jobs are listed by.
+        log_prefix: log streams are ``{log_prefix}/default/{id of the attempt}``.
+        argv: program and arguments.
+        environment: on top of the engine's base environment.
+        timeout_s: of one attempt.
+        array_size: None for a plain job.
+        log: takes a log stream's name and a line, from the attempt's thread.
+        shown: what DescribeJobs shows of it as it stands.
+    """
+
+    name: str
+    queue: str
+    log_prefix: str
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+    retry: RetryStrategy
+    timeout_s: float | None
+    array_size: int | None
+    depends_on: tuple[Dependency, ...]
+    log: Callable[[str, str], None]
+    shown: Mapping[str, Any] = field(default_factory=dict)
+
+
+# --- what came of it --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """An attempt that ended. Times are milliseconds since 1970; ``started_at_ms`` None: no process ran."""
+
+    outcome: Outcome
+    log_stream: str | None
+    started_at_ms: int | None
+    stopped_at_ms: int
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Job:
+    """A plain job, an array's parent (it has ``children``) or an array's child (it has ``index``)."""
+
+    id: str
+    number: int
+    """Its place among all jobs submitted; children share their parent's."""
+    request: JobRequest
+    created_at_ms: int
+    parent: Job | None = None
+    index: int | None = None
+    children: list[Job] = field(default_factory=list)
+    status: Status = Status.SUBMITTED
+    status_reason: str | None = None
+    started_at_ms: int | None = None
+    stopped_at_ms: int | None = None
+    log_stream: str | None = None
+    attempts: list[Attempt] = field(default_factory=list)
+    cancelled: bool = False
+    terminated: bool = False
+    waits_for: set[str] = field(default_factory=set)
+    open_children: int = 0
+    stop_reason: str | None = None
+    """Why a starting or running attempt is being ended: it is not retried."""
+    process: subprocess.Popen[bytes] | None = None
+
+    def child_counts(self) -> dict[str, int]:
+        counts = Counter(child.status for child in self.children)
+        return {status.value: counts[status] for status in Status}
+
+
+class BatchEngine:
+    """All jobs, and the processes of those that run.
+
+    Args:
+        slots: attempts that run at the same time; the others wait as RUNNABLE, first come, first served.
+        base_environment: of every process, beneath the job's own.
+        scratch: each attempt gets a folder below it as its working directory, ``HOME`` and ``TMPDIR``, gone
+            with the attempt as a container's disk is.
+        metadata_url: an attempt's ``ECS_CONTAINER_METADATA_URI_V4`` is this, a slash and the attempt's id;
+            see `log_stream`.
+        kill_grace_s: from SIGTERM to SIGKILL.
+    """
+
+    def __init__(
+        self,
+        *,
+        slots: int,
+        base_environment: Mapping[str, str],
+        scratch: Path,
+        metadata_url: str,
+        kill_grace_s: float = 30.0,
+    ) -> None:
+        self._slots = slots
+        self._base_environment = dict(base_environment)
+        self._scratch = scratch
+        self._metadata_url = metadata_url
+        self._kill_grace_s = kill_grace_s
+        self._lock = threading.RLock()
+        self._jobs: dict[str, Job] = {}
+        self._numbers = itertools.count()
+        self._dependents: dict[str, list[Job]] = defaultdict(list)
+        self._ended: deque[Job] = deque()
+        self._runnable: deque[Job] = deque()
+        self._attempt_threads: set[threading.Thread] = set()
+        self._log_streams: dict[str, str] = {}
+        self._closed = False
+
+    # --- the API ------------------------------------------------------------------------------------
+
+    def submit(self, request: JobRequest) -> Job:
+        """Take a job in.
+
+        Raises:
+            BatchError: array size or dependencies that AWS would refuse.
+        """
+        size = request.array_size
+        if size is not None and not MIN_ARRAY_SIZE <= size <= MAX_ARRAY_SIZE:
+            raise BatchError(
+                f"arrayProperties.size must be between {MIN_ARRAY_SIZE} and {MAX_ARRAY_SIZE}, not {size}"
+            )
+        with self._lock:
+            self._check_dependencies(request)
+            job = Job(
+                id=str(uuid.uuid4()), number=next(self._numbers), request=request, created_at_ms=_now_ms()
+            )
+            self._jobs[job.id] = job
+            for index in range(size or 0):
+                child = Job(
+                    id=f"{job.id}:{index}",
+                    number=job.number,
+                    request=request,
+                    created_at_ms=job.created_at_ms,
+                    parent=job,
+                    index=index,
+                )
+                self._jobs[child.id] = child
+                job.children.append(child)
+            job.open_children = len(job.children)
+            job.status = Status.PENDING
+            for part in job.children or [job]:
+                self._await_dependencies(part)
+            self._advance()
+            return job
+
+    def job(self, job_id: str) -> Job | None:
+        return self._jobs.get(job_id)
+
+    def jobs(self, queue: str) -> list[Job]:
+        """Plain jobs and array parents of ``queue``, the newest first."""
+        with self._lock:
+            found = [job for job in self._jobs.values() if job.request.queue == queue and job.parent is None]
+        return found[::-1]
+
+    def log_stream(self, attempt_id: str) -> str | None:
+        """The log stream of a running attempt, by the id in its metadata URL."""
+        return self._log_streams.get(attempt_id)
+
+    def terminate(self, job_id: str, reason: str) -> None:
+        """End a job whatever it does, of an array all children. Nothing where it is unknown or has ended."""
+        self._stop(job_id, reason, running_too=True)
+
+    def cancel(self, job_id: str, reason: str) -> None:
+        """End a job that has not started yet; of an array, the children that have not."""
+        self._stop(job_id, reason, running_too=False)
+
+    def close(self, *, grace_s: float = 2.0) -> None:
+        """End all processes: SIGTERM, after ``grace_s`` SIGKILL. No attempt starts any more."""
+        with self._lock:
+            self._closed = True
+            threads = list(self._attempt_threads)
+            for job in self._running():
+                job.stop_reason = "The embedded AWS was stopped"
+                self._end_process(job, grace_s=grace_s)
+        deadline = time.monotonic() + grace_s + 5
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    # --- states (all of these hold the lock) --------------------------------------------------------
+
+    def _check_dependencies(self, request: JobRequest) -> None:
+        if len(request.depends_on) > MAX_DEPENDENCIES:
+            raise BatchError(
+                f"dependsOn takes at most {MAX_DEPENDENCIES} jobs, not {len(request.depends_on)}"
+            )
+        for dependency in request.depends_on:
+            if dependency.kind not in ("", "SEQUENTIAL", "N_TO_N"):
+                raise BatchError(f"dependsOn.type must be SEQUENTIAL or N_TO_N, not {dependency.kind!r}")
+            if dependency.kind and request.array_size is None:
+                raise BatchError(f"a {dependency.kind} dependency needs an array job")
+            if dependency.kind == "SEQUENTIAL":
+                if dependency.job_id:
+                    raise BatchError("a SEQUENTIAL dependency takes no jobId")
+                continue
+            other = self._jobs.get(dependency.job_id)
+            if other is None:
+                raise BatchError(f"dependsOn: job {dependency.job_id!r} does not exist")
+            if dependency.kind == "N_TO_N" and len(other.children) != request.array_size:
+                raise BatchError(
+                    f"an N_TO_N dependency needs arrays of one size: {request.array_size} here, "
+                    f"{len(other.children)} in job {other.id}"
+                )
+
+    def _await_dependencies(self, job: Job) -> None:
+        job.status = Status.PENDING
+        for dependency in job.request.depends_on:
+            if dependency.kind == "SEQUENTIAL":
+                assert job.parent is not None and job.index is not None
+                if job.index == 0:
+                    continue
+                other = job.parent.children[job.index - 1]
+            else:
+                other = self._jobs[dependency.job_id]
+                if dependency.kind == "N_TO_N":
+                    assert job.index is not None
+                    other = other.children[job.index]
+            if other.status is Status.FAILED:
+                self._finish(job, Status.FAILED, DEPENDENCY_FAILED)
+                return
+            if other.status is not Status.SUCCEEDED:
+                job.waits_for.add(other.id)
+                self._dependents[other.id].append(job)
+        if not job.waits_for:
+            self._make_runnable(job)
+
+    def _make_runnable(self, job: Job) -> None:
+        job.status = Status.RUNNABLE
+        self._runnable.append(job)
+
+    def _finish(self, job: Job, status: Status, reason: str | None) -> None:
+        job.status = status
+        job.status_reason = reason
+        job.stopped_at_ms = _now_ms()
+        self._ended.append(job)
+
+    def _advance(self) -> None:
+        """All that follows from jobs that ended, then start what there are slots for."""
+        while self._ended:
+            job = self._ended.popleft()
+            for dependent in self._dependents.pop(job.id, ()):
+                if dependent.status is not Status.PENDING:
+                    continue
+                if job.status is Status.FAILED:
+                    self._finish(dependent, Status.FAILED, DEPENDENCY_FAILED)
+                    continue
+                dependent.waits_for.discard(job.id)
+                if not dependent.waits_for:
+                    self._make_runnable(dependent)
+            if job.parent is not None:
+                self._child_ended(job.parent)
+        while self._runnable and len(self._attempt_threads) < self._slots and not self._closed:
+            job = self._runnable.popleft()
+            if job.status is not Status.RUNNABLE:
+                continue  # cancelled while it waited
+            job.status = Status.STARTING
+            thread = threading.Thread(
+                target=self._run_attempt, args=(job,), name=f"job {job.id}", daemon=True
+            )
+            self._attempt_threads.add(thread)
+            thread.start()
+
+    def _child_ended(self, parent: Job) -> None:
+        parent.open_children -= 1
+        if parent.open_children:
+            return
+        if all(child.status is Status.SUCCEEDED for child in parent.children):
+            self._finish(parent, Status.SUCCEEDED, None)
+        else:
+            self._finish(parent, Status.FAILED, parent.stop_reason or CHILD_FAILED)
+
+    def _stop(self, job_id: str, reason: str, *, running_too: bool) -> None:
+        with self._lock:
+            target = self._jobs.get(job_id)
+            if target is None or target.status.is_final:
+                return
+            if target.children:
+                target.stop_reason = reason
+                target.terminated, target.cancelled = running_too, not running_too
+            for job in target.children or [target]:
+                if job.status.is_final:
+                    continue
+                if job.status in (Status.STARTING, Status.RUNNING):
+                    if running_too and job.stop_reason is None:
+                        job.terminated = True
+                        job.stop_reason = reason
+                        self._end_process(job, grace_s=self._kill_grace_s)
+                else:
+                    job.terminated, job.cancelled = running_too, not running_too
+                    self._finish(job, Status.FAILED, reason)
+            self._advance()
+
+    def _attempt_ended(self, job: Job, attempt: Attempt) -> None:
+        job.attempts.append(attempt)
+        outcome = attempt.outcome
+        if outcome.exit_code == 0 and job.stop_reason is None:
+            self._finish(job, Status.SUCCEEDED, outcome.status_reason)
+        elif job.stop_reason is None and job.request.retry.retries(outcome, attempt=len(job.attempts)):
+            job.status_reason = outcome.status_reason
+            self._make_runnable(job)
+        else:
+            self._finish(job, Status.FAILED, outcome.status_reason)
+
+    # --- processes ----------------------------------------------------------------------------------
+
+    def _run_attempt(self, job: Job) -> None:
+        attempt_id = uuid.uuid4().hex
+        self._log_streams[attempt_id] = f"{job.request.log_prefix}/default/{attempt_id}"
+        try:
+            with tempfile.TemporaryDirectory(
+                dir=self._scratch, prefix="job-", ignore_cleanup_errors=True
+            ) as scratch:
+                attempt = self._attempt(job, attempt_id, scratch)
+        except (OSError, ValueError, subprocess.SubprocessError) as error:
+            outcome = Outcome(None, job.stop_reason or NOT_STARTED, f"CannotStartContainerError: {error}")
+            attempt = Attempt(outcome, None, None, _now_ms())
+        with self._lock:
+            del self._log_streams[attempt_id]
+            self._attempt_ended(job, attempt)
+            self._attempt_threads.discard(threading.current_thread())
+            self._advance()
+
+    def _attempt(self, job: Job, attempt_id: str, scratch: str) -> Attempt:
+        request = job.request
+        log_stream = self._log_streams[attempt_id]
+        # It leads a group of its own, so that what it leaves behind can be ended as a container's is.
+        process = subprocess.Popen(
+            request.argv,
+            cwd=scratch,
+            env=self._environment(job, attempt_id, scratch),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=die_with_parent(),
+        )
+        assert process.stdout is not None
+        with self._lock:
+            job.process = process
+            job.status = Status.RUNNING
+            job.status_reason = None
+            job.log_stream = log_stream
+            job.started_at_ms = started_at_ms = _now_ms()
+            if self._closed or job.stop_reason is not None:  # asked for while it started
+                self._end_process(job, grace_s=0.0 if self._closed else self._kill_grace_s)
+        reader = threading.Thread(
+            target=_copy_lines, args=(process.stdout, log_stream, request.log), daemon=True
+        )
+        reader.start()
+        timer = None
+        if request.timeout_s is not None:
+            timer = _after(request.timeout_s, self._expire, job, process)
+        returncode = process.wait()
+        with self._lock:
+            job.process = None
+            _kill_group(process)
+        if timer is not None:
+            timer.cancel()
+        reader.join(2.0)  # a grandchild that left the group may hold the pipe: do not wait for it
+        exit_code = returncode if returncode >= 0 else 128 - returncode
+        return Attempt(Outcome(exit_code, job.stop_reason or EXITED), log_stream, started_at_ms, _now_ms())
+
+    def _environment(self, job: Job, attempt_id: str, scratch: str) -> dict[str, str]:
+        environment = {
+            **self._base_environment,
+            "HOME": scratch,
+            "TMPDIR": scratch,
+            **job.request.environment,
+            "AWS_BATCH_JOB_ID": job.id,
+            "AWS_BATCH_JOB_ATTEMPT": str(len(job.attempts) + 1),
+            "ECS_CONTAINER_METADATA_URI_V4": f"{self._metadata_url}/{attempt_id}",
+        }
+        if job.parent is not None:
+            environment["AWS_BATCH_JOB_ARRAY_INDEX"] = str(job.index)
+            environment["AWS_BATCH_JOB_ARRAY_SIZE"] = str(job.request.array_size)
+        return environment
+
+    def _running(self) -> list[Job]:
+        return [job for job in self._jobs.values() if job.process is not None]
+
+    def _expire(self, job: Job, process: subprocess.Popen[bytes]) -> None:
+        with self._lock:
+            if job.process is process and job.stop_reason is None:
+                job.stop_reason = TIMED_OUT
+                self._end_process(job, grace_s=self._kill_grace_s)
+
+    def _end_process(self, job: Job, *, grace_s: float) -> None:
+        """SIGTERM to the process now, SIGKILL to its whole group later; nothing where none runs yet."""
+        process = job.process
+        if process is None:
+            return
+        process.terminate()
+
+        def kill() -> None:
+            with self._lock:
+                if job.process is process:
+                    _kill_group(process)
+
+        _after(grace_s, kill)
+
+
+def _copy_lines(pipe: IO[bytes], stream: str, log: Callable[[str, str], None]) -> None:
+    with pipe:
+        while line := pipe.readline(MAX_LOG_EVENT_BYTES):
+            if text := line.decode("utf-8", "replace").rstrip("\r\n"):
+                log(stream, text)
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _after(delay_s: float, function: Callable[..., None], *args: object) -> threading.Timer:
+    timer = threading.Timer(delay_s, function, args)
+    timer.daemon = True
+    timer.start()
+    return timer
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

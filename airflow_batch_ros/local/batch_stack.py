@@ -1,0 +1,95 @@
+"""What an embedded AWS has in Batch: compute environment, job queue and job definition, made by the API."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+JOB_QUEUE = "ros-to-parquet"
+JOB_DEFINITION = "ros-to-parquet"
+COMPUTE_ENVIRONMENT = "ros-to-parquet"
+ALLOW_VARIABLE = "ROS_TO_PARQUET_ALLOW"
+
+RETRY_STRATEGY: dict[str, Any] = {
+    "attempts": 3,
+    "evaluateOnExit": [
+        {"onStatusReason": "Host EC2*", "action": "RETRY"},  # the instance was reclaimed
+        {"onStatusReason": "Your Spot Task was interrupted*", "action": "RETRY"},  # likewise on Fargate
+        {"onExitCode": "75", "action": "RETRY"},  # the engine's ExitCode.RETRY
+        {"onReason": "*", "action": "EXIT"},  # without it, what matches nothing is retried
+    ],
+}
+JOB_TIMEOUT_S = 6 * 3600
+
+
+def make_queue(client: Callable[[str], Any]) -> None:
+    """Make compute environment and job queue. ``client`` makes a boto3 client of a service."""
+    batch, ec2 = client("batch"), client("ec2")
+    trust = {
+        "Version": "2012-10-17",
+        "Statement": [
+            {"Effect": "Allow", "Principal": {"Service": "batch.amazonaws.com"}, "Action": "sts:AssumeRole"}
+        ],
+    }
+    role = client("iam").create_role(RoleName=COMPUTE_ENVIRONMENT, AssumeRolePolicyDocument=json.dumps(trust))
+    subnet = ec2.describe_subnets()["Subnets"][0]
+    group = ec2.describe_security_groups(Filters=[{"Name": "vpc-id", "Values": [subnet["VpcId"]]}])
+    environment = batch.create_compute_environment(
+        computeEnvironmentName=COMPUTE_ENVIRONMENT,
+        type="MANAGED",
+        state="ENABLED",
+        computeResources={
+            "type": "FARGATE",
+            "maxvCpus": 256,
+            "subnets": [subnet["SubnetId"]],
+            "securityGroupIds": [group["SecurityGroups"][0]["GroupId"]],
+        },
+        serviceRole=role["Role"]["Arn"],
+    )
+    batch.create_job_queue(
+        jobQueueName=JOB_QUEUE,
+        state="ENABLED",
+        priority=1,
+        computeEnvironmentOrder=[{"order": 1, "computeEnvironment": environment["computeEnvironmentArn"]}],
+    )
+
+
+def allow(batch: Any, uris: Iterable[str]) -> None:
+    """Have the job definition let jobs read and write below ``uris`` too.
+
+    That takes a new revision, where there is no job definition yet or a URI is new to it.
+    """
+    allowed = _allowed(batch)
+    if allowed is None or not allowed.issuperset(uris):
+        _register_job_definition(batch, sorted((allowed or set()).union(uris)))
+
+
+def _allowed(batch: Any) -> set[str] | None:
+    """What the newest revision of the job definition allows; None where there is none."""
+    found = batch.describe_job_definitions(jobDefinitionName=JOB_DEFINITION, status="ACTIVE")[
+        "jobDefinitions"
+    ]
+    if not found:
+        return None
+    newest = max(found, key=lambda definition: definition["revision"])
+    for variable in newest["containerProperties"]["environment"]:
+        if variable["name"] == ALLOW_VARIABLE:
+            return set(variable["value"].split(","))
+    return set()
+
+
+def _register_job_definition(batch: Any, allowed: Sequence[str]) -> None:
+    batch.register_job_definition(
+        jobDefinitionName=JOB_DEFINITION,
+        type="container",
+        platformCapabilities=["FARGATE"],
+        containerProperties={
+            "image": "ros-to-parquet",
+            "command": ["--help"],
+            "resourceRequirements": [{"type": "VCPU", "value": "2"}, {"type": "MEMORY", "value": "4096"}],
+            "environment": [{"name": ALLOW_VARIABLE, "value": ",".join(allowed)}] if allowed else [],
+        },
+        retryStrategy=RETRY_STRATEGY,
+        timeout={"attemptDurationSeconds": JOB_TIMEOUT_S},
+    )

@@ -1,0 +1,140 @@
+"""``airflow-batch-ros local``: the embedded AWS on its own, for DAGs and tools of any kind."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import signal
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from airflow_batch_ros.local.batch_stack import JOB_DEFINITION, JOB_QUEUE
+from airflow_batch_ros.local.stack import DEFAULT_STATE_DIR, EmbeddedAws, stop_running
+from airflow_batch_ros.local.state import LocalAwsError, ServerOptions, StateFolder, find_running
+
+EXIT_NOT_RUNNING = 3
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser(
+        "local",
+        help="an AWS on this machine: S3, Batch and CloudWatch Logs, with jobs that run for real",
+        description="S3 (SeaweedFS) and Batch, CloudWatch Logs and more (moto) on the loopback interface. "
+        "Batch jobs run as processes of the engine.",
+    )
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+
+    up = actions.add_parser("up", help="start it; until Ctrl-C, or in the background with --detach")
+    _add_state_dir(up)
+    up.add_argument("--detach", action="store_true", help="start it in the background, until `local down`")
+    up.add_argument(
+        "--bucket",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="make this bucket and let jobs use it; repeatable (with no --bucket or --allow, jobs may use all)",
+    )
+    up.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="URI",
+        help="let jobs use what is below s3://bucket/prefix/; repeatable",
+    )
+    up.add_argument(
+        "--port", type=int, default=0, help="of all but S3 (default: the last one, or a free one)"
+    )
+    up.add_argument("--s3-port", type=int, default=0, help="of S3 (default: likewise)")
+    up.add_argument("--slots", type=int, default=0, help="jobs that run at a time (default: one a CPU)")
+    up.set_defaults(run=_up)
+
+    for name, run, text in (
+        ("down", _down, "end the one that runs, with its jobs; S3's data stays"),
+        ("status", _status, f"say whether it runs and where; exit code {EXIT_NOT_RUNNING} if not"),
+        ("env", _env, 'print environment variables for a shell: eval "$(airflow-batch-ros local env)"'),
+    ):
+        action = actions.add_parser(name, help=text, description=text)
+        _add_state_dir(action)
+        action.set_defaults(run=run)
+
+
+def _add_state_dir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--state-dir",
+        type=Path,
+        default=DEFAULT_STATE_DIR,
+        metavar="DIR",
+        help="S3's data, logs and ports (default: %(default)s)",
+    )
+
+
+def _up(arguments: argparse.Namespace) -> int:
+    aws = EmbeddedAws(
+        arguments.state_dir,
+        buckets=arguments.bucket,
+        allow=arguments.allow,
+        options=ServerOptions(port=arguments.port, s3_port=arguments.s3_port, slots=arguments.slots),
+    )
+    there_before = find_running(aws.state) is not None
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        aws.start(detached=arguments.detach)
+        print("already up" if there_before else "up")
+        _print_server(aws, arguments.state_dir)
+        if aws.owned:
+            print("Ctrl-C ends it", flush=True)
+            aws.wait()
+    except KeyboardInterrupt:
+        print("ending")
+    except LocalAwsError as error:
+        print(error, file=sys.stderr)
+        return 1
+    finally:
+        aws.stop()
+    return 0
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _down(arguments: argparse.Namespace) -> int:
+    server = stop_running(StateFolder(arguments.state_dir.absolute()))
+    print("not running" if server is None else f"ended (process {server.pid})")
+    return 0
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    try:
+        aws = EmbeddedAws.attach(arguments.state_dir)
+    except LocalAwsError:
+        print("not running")
+        return EXIT_NOT_RUNNING
+    print("up")
+    _print_server(aws, arguments.state_dir)
+    return 0
+
+
+def _env(arguments: argparse.Namespace) -> int:
+    try:
+        aws = EmbeddedAws.attach(arguments.state_dir)
+    except LocalAwsError as error:
+        print(error, file=sys.stderr)
+        return EXIT_NOT_RUNNING
+    # A session's token or a profile would go with the credentials, and be refused.
+    print("unset AWS_SESSION_TOKEN AWS_PROFILE")
+    for name, value in aws.environment().items():
+        print(f"export {name}={shlex.quote(value)}")
+    return 0
+
+
+def _print_server(aws: EmbeddedAws, state_dir: Path) -> None:
+    server = aws.server
+    print(f"  S3          {server.s3_endpoint_url}")
+    print(f"  Batch, logs {server.endpoint_url} ({server.region})")
+    print(f"  jobs        queue {JOB_QUEUE}, definition {JOB_DEFINITION}, {server.slots} at a time")
+    print(f"  process     {server.pid}, since {server.started_at}")
+    print(f"  folder      {aws.state.path}")
+    option = "" if state_dir == DEFAULT_STATE_DIR else f" --state-dir {shlex.quote(str(state_dir))}"
+    print(f'  in a shell  eval "$(airflow-batch-ros local env{option})"')

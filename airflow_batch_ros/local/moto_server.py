@@ -1,0 +1,89 @@
+"""moto's server on loopback, with Batch jobs run for real."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from werkzeug.serving import make_server
+from werkzeug.wrappers import Response
+
+from airflow_batch_ros.local import moto_batch
+from airflow_batch_ros.local.batch_jobs import BatchEngine
+from airflow_batch_ros.local.processes import free_ports, is_free
+from airflow_batch_ros.local.state import ServerOptions
+
+_METADATA_PATH = "/ecs-metadata/v4"
+
+
+class MotoServer:
+    """Serves from construction to `close`; one a process, for moto's state is global."""
+
+    def __init__(
+        self,
+        options: ServerOptions,
+        *,
+        remembered_port: int,
+        scratch: Path,
+        base_environment: Mapping[str, str],
+        client_environment: Mapping[str, str],
+    ) -> None:
+        self._region = options.region
+        self._moto = DomainDispatcherApplication(create_backend_app)
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it logs every request otherwise
+        port = options.port or (remembered_port if is_free(remembered_port) else free_ports(1)[0])
+        self._server = make_server(
+            "127.0.0.1",
+            port,
+            self._answer,
+            threaded=True,
+            request_handler=MotoRequestHandler,
+        )
+        self.port = self._server.server_port
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.slots = options.slots or os.cpu_count() or 1
+        self._engine = BatchEngine(
+            slots=self.slots,
+            base_environment=base_environment,
+            scratch=scratch,
+            metadata_url=f"{self.url}{_METADATA_PATH}",
+            kill_grace_s=options.kill_grace_s,
+        )
+        moto_batch.install(
+            self._engine,
+            entrypoint=options.entrypoint,
+            minimum_timeout_s=options.minimum_timeout_s,
+            client_environment={"AWS_ENDPOINT_URL": self.url, **client_environment},
+        )
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), name="moto", daemon=True).start()
+
+    def _answer(self, environ: dict[str, Any], start_response: Any) -> Any:
+        path = environ.get("PATH_INFO", "")
+        if path.startswith(f"{_METADATA_PATH}/"):
+            return self._container_metadata(path.rpartition("/")[2])(environ, start_response)
+        return self._moto(environ, start_response)
+
+    def _container_metadata(self, attempt_id: str) -> Response:
+        """What the ECS agent tells a container about itself (task metadata endpoint, version 4), in part."""
+        stream = self._engine.log_stream(attempt_id)
+        if stream is None:
+            return Response(status=404)
+        options = {
+            "awslogs-group": moto_batch.LOG_GROUP,
+            "awslogs-stream": stream,
+            "awslogs-region": self._region,
+        }
+        metadata = {"DockerId": attempt_id, "LogDriver": "awslogs", "LogOptions": options}
+        return Response(json.dumps(metadata), mimetype="application/json")
+
+    def close(self) -> None:
+        """End all jobs, then stop answering."""
+        self._engine.close()
+        self._server.shutdown()
+        self._server.server_close()

@@ -1,0 +1,146 @@
+"""The process behind an embedded AWS: SeaweedFS as its child, moto's server in it, jobs as its children.
+
+Started by `stack` as ``python -m airflow_batch_ros.local.server SETTINGS`` with the settings as JSON. It
+ends on SIGTERM, or when its standard input closes (so with its parent, unless detached), or when
+SeaweedFS ends; its children end with it even when it is killed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import shutil
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+from airflow_batch_ros.local import batch_stack, seaweed
+from airflow_batch_ros.local.processes import FileLock, start_time
+from airflow_batch_ros.local.seaweed import Seaweed
+from airflow_batch_ros.local.state import (
+    EXIT_ALREADY_RUNNING,
+    Credentials,
+    Kept,
+    LocalAwsError,
+    RunningServer,
+    ServerOptions,
+    StateFolder,
+    read_kept,
+    write_kept,
+    write_running,
+)
+
+_PASSED_ON = ("LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
+"""Of the user's environment, what jobs see."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    settings = json.loads((argv or sys.argv[1:])[0])
+    options = ServerOptions(**settings["options"] | {"entrypoint": tuple(settings["options"]["entrypoint"])})
+    state = StateFolder(Path(settings["state_dir"]))
+    lock = FileLock(state.lock)
+    if not lock.acquire():
+        return EXIT_ALREADY_RUNNING
+    end: queue.SimpleQueue[str] = (
+        queue.SimpleQueue()
+    )  # of all that could be used, it may be put to by a signal
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: end.put(f"signal {number}"))
+    if not settings["detached"]:
+        threading.Thread(target=_end_with_input, args=(end,), daemon=True).start()
+    try:
+        _serve(state, options, end)
+    except (LocalAwsError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _end_with_input(end: queue.SimpleQueue[str]) -> None:
+    while os.read(0, 4096):
+        pass
+    end.put("the parent ended")
+
+
+def _serve(state: StateFolder, options: ServerOptions, end: queue.SimpleQueue[str]) -> None:
+    state.running.unlink(missing_ok=True)
+    shutil.rmtree(state.scratch, ignore_errors=True)
+    state.scratch.mkdir()
+    kept = read_kept(state)
+    ports = seaweed.choose_ports(kept.s3_ports, s3_port=options.s3_port)
+    store = seaweed.start(state.s3, kept.credentials, ports=ports, log=state.seaweed_log)
+    try:
+        # moto takes a second to import: SeaweedFS starts meanwhile.
+        from airflow_batch_ros.local.moto_server import MotoServer
+
+        aws = MotoServer(
+            options,
+            remembered_port=kept.port,
+            scratch=state.scratch,
+            base_environment=_base_environment(),
+            client_environment=_client_environment(store, kept.credentials),
+        )
+        try:
+            server = RunningServer(
+                pid=os.getpid(),
+                started=start_time(os.getpid()) or "",
+                started_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                endpoint_url=aws.url,
+                s3_endpoint_url=store.url,
+                region=options.region,
+                slots=aws.slots,
+                access_key=kept.credentials.access_key,
+                secret_key=kept.credentials.secret_key,
+            )
+            batch_stack.make_queue(server.client)
+            seaweed.wait_until_ready(store)
+            write_kept(state, Kept(kept.credentials, aws.port, ports))
+            write_running(state, server)
+            _wait_for_end(store, end)
+        finally:
+            state.running.unlink(missing_ok=True)
+            aws.close()
+    finally:
+        seaweed.stop(store)
+        shutil.rmtree(state.scratch, ignore_errors=True)
+
+
+def _wait_for_end(store: Seaweed, end: queue.SimpleQueue[str]) -> None:
+    while True:
+        try:
+            end.get(timeout=0.5)
+        except queue.Empty:
+            code = store.process.poll()
+            if code is not None:
+                raise LocalAwsError(f"SeaweedFS ended with exit code {code}: see {store.log}") from None
+        else:
+            return
+
+
+def _base_environment() -> dict[str, str]:
+    """What jobs find beside their own environment; like the image's, it has output reach the log at once."""
+    programs = Path(sys.executable).parent
+    return {
+        "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        "PYTHONUNBUFFERED": "1",
+        **{name: os.environ[name] for name in _PASSED_ON if name in os.environ},
+    }
+
+
+def _client_environment(store: Seaweed, credentials: Credentials) -> dict[str, str]:
+    return {
+        "AWS_ACCESS_KEY_ID": credentials.access_key,
+        "AWS_SECRET_ACCESS_KEY": credentials.secret_key,
+        "AWS_ENDPOINT_URL_S3": store.url,
+    }
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    exit_code = main()
+    sys.stderr.flush()
+    os._exit(exit_code)  # all is ended and written; taking moto down in good order takes most of a second

@@ -1,0 +1,244 @@
+"""The embedded AWS, as others use it: `EmbeddedAws` starts it, makes the stack, and says how to reach it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from airflow_batch_ros.local import batch_stack
+from airflow_batch_ros.local.processes import end_process
+from airflow_batch_ros.local.state import (
+    EXIT_ALREADY_RUNNING,
+    LocalAwsError,
+    RunningServer,
+    ServerOptions,
+    StateFolder,
+    find_running,
+)
+
+DEFAULT_STATE_DIR = Path(".local/aws")
+START_PATIENCE_S = 90.0
+STOP_PATIENCE_S = 15.0
+
+
+class EmbeddedAws:
+    """S3, Batch and CloudWatch Logs on this machine, with jobs that run as processes of the engine.
+
+    A context manager; or `start` and `stop`. All it starts ends with this process, unless detached. Where
+    one runs already over the same folder it is used as it is, and left running at the end.
+
+    Args:
+        state_dir: S3's data, logs and ports; kept between runs.
+        buckets: made where missing, and what jobs may read and write.
+        allow: further URIs that jobs may read and write, as ``s3://bucket/prefix/``.
+        options: how the server runs.
+
+    >>> with EmbeddedAws(buckets=["drives", "lake"]) as aws:  # doctest: +SKIP
+    ...     os.environ.update(aws.environment())
+    ...     aws.client("s3").list_buckets()
+    """
+
+    def __init__(
+        self,
+        state_dir: Path | str = DEFAULT_STATE_DIR,
+        *,
+        buckets: Sequence[str] = (),
+        allow: Sequence[str] = (),
+        options: ServerOptions | None = None,
+    ) -> None:
+        self.state = StateFolder(Path(state_dir).absolute())
+        self._buckets = tuple(buckets)
+        self._allow = tuple(allow)
+        self._options = options or ServerOptions()
+        self._server: RunningServer | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *, detached: bool = False) -> Self:
+        """Start what does not run yet; return when jobs can be submitted.
+
+        Args:
+            detached: it goes on when this process ends, until `stop_running`.
+
+        Raises:
+            LocalAwsError: it did not start.
+        """
+        self._server = find_running(self.state) or self._launch(detached=detached)
+        try:
+            self._make_stack()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    @classmethod
+    def attach(cls, state_dir: Path | str = DEFAULT_STATE_DIR) -> Self:
+        """The one that runs over ``state_dir``, whoever started it; `stop` leaves it running.
+
+        Raises:
+            LocalAwsError: none does.
+        """
+        aws = cls(state_dir)
+        aws._server = find_running(aws.state)
+        if aws._server is None:
+            raise LocalAwsError(f"no embedded AWS runs over {aws.state.path}: airflow-batch-ros local up")
+        return aws
+
+    def wait(self) -> None:
+        """Block until a server that was started here ends by itself.
+
+        Raises:
+            LocalAwsError: it ended with an error.
+        """
+        if self._process is not None and self._process.wait() != 0:
+            raise LocalAwsError(f"the embedded AWS ended: {_last_line(self.state.server_log)}")
+
+    def stop(self) -> None:
+        """End what `start` started: servers and jobs. What ran before `start`, or is detached, stays."""
+        process, self._process, self._server = self._process, None, None
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(STOP_PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def owned(self) -> bool:
+        """`stop` will end it: it was started here, and not detached."""
+        return self._process is not None
+
+    @property
+    def server(self) -> RunningServer:
+        """Endpoints, credentials and process id.
+
+        Raises:
+            LocalAwsError: not started.
+        """
+        if self._server is None:
+            raise LocalAwsError(
+                "the embedded AWS is not started: call start(), or use it as a context manager"
+            )
+        return self._server
+
+    def environment(self) -> dict[str, str]:
+        """Environment variables with which boto3, the engine and Airflow's ``aws_default`` reach it."""
+        server = self.server
+        connection = {
+            "conn_type": "aws",
+            "login": server.access_key,
+            "password": server.secret_key,
+            "extra": {
+                "region_name": server.region,
+                "endpoint_url": server.endpoint_url,
+                "service_config": {"s3": {"endpoint_url": server.s3_endpoint_url}},
+            },
+        }
+        without_proxy = [os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or "", "127.0.0.1"]
+        return {
+            "AWS_ACCESS_KEY_ID": server.access_key,
+            "AWS_SECRET_ACCESS_KEY": server.secret_key,
+            "AWS_DEFAULT_REGION": server.region,
+            "AWS_ENDPOINT_URL": server.endpoint_url,
+            "AWS_ENDPOINT_URL_S3": server.s3_endpoint_url,
+            "AIRFLOW_CONN_AWS_DEFAULT": json.dumps(connection),
+            "NO_PROXY": ",".join(filter(None, without_proxy)),
+        }
+
+    def client(self, service: str) -> Any:
+        """A boto3 client of ``service``, whatever this process' environment says."""
+        return self.server.client(service)
+
+    def ensure_buckets(self, *names: str) -> None:
+        """Make buckets that are not there, and let jobs read and write them."""
+        s3 = self.client("s3")
+        there = {bucket["Name"] for bucket in s3.list_buckets()["Buckets"]}
+        for name in names:
+            if name not in there:
+                s3.create_bucket(Bucket=name)
+        self.allow(*(f"s3://{name}/" for name in names))
+
+    def allow(self, *uris: str) -> None:
+        """Let jobs submitted from now on read and write below ``uris`` too."""
+        batch_stack.allow(self.client("batch"), uris)
+
+    def _launch(self, *, detached: bool) -> RunningServer:
+        self.state.path.mkdir(parents=True, exist_ok=True)
+        settings = {"state_dir": str(self.state.path), "detached": detached, "options": asdict(self._options)}
+        with self.state.server_log.open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "airflow_batch_ros.local.server", json.dumps(settings)],
+                cwd=self.state.path,
+                # Nothing of the user's AWS: not a profile that moto would look for, not a credential.
+                env={name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
+                stdin=subprocess.DEVNULL if detached else subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self._process = process
+        try:
+            server = self._wait_until_ready(process)
+        except BaseException:
+            self.stop()
+            raise
+        if detached or server.pid != process.pid:
+            self._process = None
+        return server
+
+    def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> RunningServer:
+        deadline = time.monotonic() + START_PATIENCE_S
+        while time.monotonic() < deadline:
+            server = find_running(self.state)
+            if server is not None:
+                return server
+            # Another process may be starting one over the same folder: then that one is waited for.
+            if process.poll() not in (None, EXIT_ALREADY_RUNNING):
+                raise LocalAwsError(
+                    f"the embedded AWS did not start: {_last_line(self.state.server_log)} "
+                    f"(see {self.state.server_log} and {self.state.seaweed_log})"
+                )
+            time.sleep(0.02)
+        raise LocalAwsError(
+            f"the embedded AWS did not start within {START_PATIENCE_S:.0f} s: "
+            f"see {self.state.server_log} and {self.state.seaweed_log}"
+        )
+
+    def _make_stack(self) -> None:
+        self.ensure_buckets(*self._buckets)
+        self.allow(*self._allow)
+
+
+def stop_running(state: StateFolder) -> RunningServer | None:
+    """End the server that runs over ``state``, whoever started it, with its jobs; None where none does."""
+    server = find_running(state)
+    if server is None or not end_process(server.pid, server.started, patience_s=STOP_PATIENCE_S):
+        return None
+    return server
+
+
+def _last_line(log: Path) -> str:
+    with suppress(OSError):
+        lines = log.read_text(errors="replace").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "no reason given")
+    return "no reason given"

@@ -1,0 +1,5 @@
+"""Fixtures for all tests."""
+
+from airflow_batch_ros.local.testing import embedded_aws
+
+__all__ = ["embedded_aws"]
