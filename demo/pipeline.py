@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 import re
-import shlex
 import sqlite3
 import subprocess
 import sys
@@ -96,9 +95,16 @@ def _airflow() -> list[str]:
     return [sys.executable, "-m", "airflow"]
 
 
-def shown_command(conf: Mapping[str, Any]) -> str:
-    """What a person would type for the same run."""
-    return f"airflow dags test {DAG_ID} --conf {shlex.quote(json.dumps(conf))}"
+def shown_conf(conf: Mapping[str, Any]) -> str:
+    """The conf as JSON to read: a line a drive."""
+    lines = []
+    for key, value in conf.items():
+        if isinstance(value, dict):
+            inner = ",\n".join(f"    {json.dumps(name)}: {json.dumps(each)}" for name, each in value.items())
+            lines.append(f"  {json.dumps(key)}: {{\n{inner}\n  }}")
+        else:
+            lines.append(f"  {json.dumps(key)}: {json.dumps(value)}")
+    return "{\n" + ",\n".join(lines) + "\n}"
 
 
 def start_run(airflow: LocalAirflow, conf: Mapping[str, Any]) -> subprocess.Popen[bytes]:
@@ -111,6 +117,17 @@ def start_run(airflow: LocalAirflow, conf: Mapping[str, Any]) -> subprocess.Pope
             stdout=log,
             stderr=subprocess.STDOUT,
         )
+
+
+def end(run: subprocess.Popen[bytes]) -> None:
+    """End the run's process, where it still runs; its tasks then end their Batch jobs."""
+    if run.poll() is None:
+        run.terminate()
+        try:
+            run.wait(10)
+        except subprocess.TimeoutExpired:
+            run.kill()
+            run.wait()
 
 
 @dataclass(frozen=True, slots=True)

@@ -184,10 +184,11 @@ def queries(table: str, drives: Sequence[str], lake: str) -> Queries:
             "drive_id, count(*) AS rows, max(log_time) - min(log_time) AS duration, "
             "round(max(abs(angular_velocity.z)), 2) AS fastest_turn_rad_s"
         )
-    sql = f"SELECT {columns} FROM read_parquet('{path}', {options})"
-    sql += f" GROUP BY drive_id ORDER BY rows DESC LIMIT {DRIVES_QUERIED}"
-    chosen = f"[{drives[0]!r}]" if drives else "None"
-    python = f"ros_to_parquet.open({lake!r}).dataset({table!r}, drives={chosen}).to_table().slice(0, 3)"
+    sql = (
+        f"SELECT {columns}\nFROM read_parquet('{path}',\n  {options})\n"
+        f"GROUP BY drive_id ORDER BY rows DESC LIMIT {DRIVES_QUERIED}"
+    )
+    python = f"ros_to_parquet.open({lake!r}).dataset({table!r}, drives={list(drives[:1])}).to_table()"
     return Queries(sql, python)
 
 
@@ -216,6 +217,14 @@ def run_sql(sql: str, *, at: Path) -> tuple[list[str], list[tuple[Any, ...]]]:
         connection.execute(f"SET file_search_path = '{str(at).replace(chr(39), chr(39) * 2)}'")
         result = connection.execute(sql)
         return [column[0] for column in result.description or []], result.fetchall()
+
+
+def run_python(table: str, drives: Sequence[str], lake: Path) -> str:
+    """What `Queries.python` gives, told in a line: how many rows, and which columns."""
+    import ros_to_parquet
+
+    found = ros_to_parquet.open(str(lake)).dataset(table, drives=drives[:1]).to_table()
+    return f"{found.num_rows} rows; columns {', '.join(found.column_names)}"
 
 
 def print_summary(console: Console, summary: Summary, *, every: bool) -> list[LakeTable]:

@@ -6,11 +6,12 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from demo.bags import DriveFiles
 
 if TYPE_CHECKING:
+    from boto3.s3.transfer import S3Transfer
     from mypy_boto3_s3 import S3Client
 
 Progress = Callable[[int], None]
@@ -37,9 +38,7 @@ def upload(s3: S3Client, bucket: str, drives: Sequence[DriveFiles], *, progress:
     A file is sent unless the object has its size and its MD5, which `upload` leaves in the metadata:
     the ETag of an object in parts is not its MD5.
     """
-    from boto3.s3.transfer import TransferConfig
-
-    parts = TransferConfig(multipart_threshold=64 << 20, multipart_chunksize=16 << 20, max_concurrency=2)
+    transfer = _transfer(s3)
     moved = moved_bytes = same = removed = 0
     for drive in drives:
         prefix = drive_prefix(drive.drive_id)
@@ -52,7 +51,7 @@ def upload(s3: S3Client, bucket: str, drives: Sequence[DriveFiles], *, progress:
                 progress(size)
                 continue
             extra = {"Metadata": {"md5": digest}}
-            s3.upload_file(str(file.path), bucket, key, ExtraArgs=extra, Callback=progress, Config=parts)
+            transfer.upload_file(str(file.path), bucket, key, callback=progress, extra_args=extra)
             moved, moved_bytes = moved + 1, moved_bytes + size
         for key in there:  # of an earlier folder of the same name
             s3.delete_object(Bucket=bucket, Key=key)
@@ -67,6 +66,7 @@ def download(s3: S3Client, bucket: str, prefix: str, folder: Path, *, progress: 
     what is not Parquet is small, and fetched every time.
     """
     moved = moved_bytes = same = 0
+    transfer = _transfer(s3)
     there = _sizes(s3, bucket, prefix)
     for key, size in there.items():
         path = folder / key.removeprefix(prefix)
@@ -75,7 +75,7 @@ def download(s3: S3Client, bucket: str, prefix: str, folder: Path, *, progress: 
             progress(size)
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
-        s3.download_file(bucket, key, str(path), Callback=progress)
+        transfer.download_file(bucket, key, str(path), callback=progress)
         moved, moved_bytes = moved + 1, moved_bytes + size
     wanted = {folder / key.removeprefix(prefix) for key in there}
     removed = 0
@@ -90,6 +90,13 @@ def download(s3: S3Client, bucket: str, prefix: str, folder: Path, *, progress: 
 
 def stored_bytes(s3: S3Client, bucket: str, prefix: str) -> int:
     return sum(_sizes(s3, bucket, prefix).values())
+
+
+def _transfer(s3: S3Client) -> S3Transfer:
+    from boto3.s3.transfer import S3Transfer, TransferConfig
+
+    parts: Any = TransferConfig(multipart_threshold=64 << 20, multipart_chunksize=16 << 20, max_concurrency=2)
+    return S3Transfer(s3, parts)
 
 
 def _sizes(s3: S3Client, bucket: str, prefix: str) -> dict[str, int]:
