@@ -474,10 +474,11 @@ def _reason(step: Step, amount: int, left: int) -> str:
     field = f"field {step.path}" if step.path else "the message"
     match step.kind:
         case "run":
-            # The fields of a run are read at once: find the one where the message ends.
-            ends = [*(offset for offset, _ in step.fields[1:]), amount]
-            paths = [path for (_, path), end in zip(step.fields, ends, strict=True) if end > left]
-            place = f"in field {paths[0]}" if paths else "in padding"
+            # The fields of a run are read at once: the message ends in the last one that begins before.
+            begun = [path for offset, path in step.fields if offset <= left] or [
+                path for _, path in step.fields[:1]
+            ]
+            place = f"in field {begun[-1]}" if begun else "in padding"
             return f"ends {amount - left} bytes or more too early, {place}"
         case "length":
             return f"ends too early, in the length of {field}"

@@ -106,7 +106,7 @@ _LINE = re.compile(
         (?:<=(?P<string_bound>\d+))?
         (?P<array>\[(?P<bounded><=)?(?P<size>\d*)\])?
         \s+(?P<name>[A-Za-z_]\w*)
-        \s*(?P<rest>.*)""",
+        \s*(?P<rest>(?:[=#]|(?<=\s)).*)?""",
     re.VERBOSE,
 )
 
@@ -138,8 +138,8 @@ def parse_msg(text: str, type_name: str, *, ros_version: RosVersion) -> dict[str
 def _split_sections(text: str) -> list[str]:
     text = text.replace("\r\n", "\n").replace("\r", "\n").strip("\0\ufeff")
     first, *others = _SECTION.split(text)
-    # A text may begin with a separator and the root's own header.
-    return [first, *others] if first.strip() or not others else others
+    # Nothing in front of a separator is an empty message, unless the root follows under its own header.
+    return [first, *others] if first.strip() else [*others, first]
 
 
 def _take_header(section: str, keyword: str) -> tuple[str, str]:
@@ -170,8 +170,9 @@ def _parse_body(body: str, name: str, ros_version: RosVersion) -> Definition:
                 f"type {name}: line {number} of its definition does not parse: {declaration!r:.80}; "
                 "the bag's definition is damaged or not a ROS message definition"
             )
-        if match["rest"].startswith("="):
-            text = match["rest"][1:]
+        rest = match["rest"] or ""
+        if rest.startswith("="):
+            text = rest[1:]
             if match["type"] not in ("string", "wstring"):
                 text = text.partition("#")[0]
             constants.append(Constant(match["type"], match["name"], text.strip()))
@@ -287,6 +288,8 @@ def parse_idl(text: str, type_name: str) -> dict[str, Definition]:
     found: dict[str, Definition] = {}
     for section in _split_sections(text):
         _, body = _take_header(section, "IDL:")
+        if not body.strip():
+            continue
         body = re.sub(r"^[ \t]*#.*$", "", body, flags=re.MULTILINE)
         if re.search(r"@optional\b", body):
             raise DefinitionError(f"type {type_name}: optional members are not supported")

@@ -34,6 +34,7 @@ __all__ = [
     "Struct",
     "fallback_layouts",
     "resolve_layout",
+    "standard_layout",
 ]
 
 MAX_DEPTH: Final = 64
@@ -169,7 +170,7 @@ def fallback_layouts(connection: Connection) -> list[Layout]:
     version = ros_version_of(connection)
     layouts: list[Layout] = []
     for source in standard_definitions(type_name, ros_version=version):
-        layout = _standard_layout(type_name, source, version)
+        layout = standard_layout(type_name, source, version)
         if all(layout.root != known.root for known in layouts):
             layouts.append(layout)
     return layouts
@@ -200,7 +201,7 @@ def _resolve(
         return Layout(Struct(type_name, ()), version, "recorded")
     standard = standard_definitions(type_name, ros_version=version)
     if standard:
-        return _standard_layout(type_name, next(iter(standard)), version)
+        return standard_layout(type_name, next(iter(standard)), version)
     if definition_format == "ros2msg":
         return Layout(Struct(type_name, ()), version, "recorded")
     raise DefinitionError(
@@ -211,8 +212,13 @@ def _resolve(
 
 
 @functools.lru_cache(maxsize=1024)
-def _standard_layout(type_name: str, source: str, version: RosVersion) -> Layout:
-    return Layout(_Resolver({}, version, source).resolve(type_name), version, source)
+def standard_layout(type_name: str, source: str, ros_version: RosVersion) -> Layout:
+    """The layout of a standard type as distribution ``source`` (``ros1_noetic``, ``ros2_jazzy``) has it.
+
+    Raises:
+        DefinitionError: no distribution has the type.
+    """
+    return Layout(_Resolver({}, ros_version, source).resolve(type_name), ros_version, source)
 
 
 def _parse(type_name: str, text: str, definition_format: str, version: RosVersion) -> dict[str, Definition]:

@@ -383,6 +383,8 @@ class _Compiler:
             if item.name == "uint8":
                 return dataclasses.replace(leaf, kind="bytes", type=type_)
             return FixedList(size, leaf, type_)
+        if self._wire.delimiters == "none" and self._primitive_sizes(item) == []:
+            return FixedList(size, self._node(item, f"{path}[]"), type_)  # takes no bytes
         if self._wire.delimiters != "none":
             with self._delimited(path):
                 return FixedList(size, self._repeated(item, size, path), type_)
@@ -395,8 +397,7 @@ class _Compiler:
     def _repeated(self, item: Node, count: int, path: str) -> Column:
         self._settle(item)
         body, column = self._body(item, path)
-        if body:
-            self.operations.append(Loop("", count, self._least(item), body, path))
+        self.operations.append(Loop("", count, self._least(item), body, path))
         return column
 
     def _records_in_run(self, item: Node, item_size: int, count: int, path: str) -> Column:

@@ -223,6 +223,12 @@ def least_size(node: Node, wire: Wire) -> int:
 TEXTS = ("", "a", "frame_id", "ä€𝄞", "\0", "a\0b", "x" * 40, "line\nline")
 
 
+def random_message(root: Struct, wire: Wire, rng: random.Random) -> dict[str, Any]:
+    """A message; that of a type without fields is an empty dict."""
+    message: dict[str, Any] = random_value(root, wire, rng) if root.fields else {}
+    return message
+
+
 def random_value(node: Node, wire: Wire, rng: random.Random) -> Any:
     """A value of ``node``: extremes, NaN and empty sequences among them."""
     if isinstance(node, Primitive):
