@@ -57,7 +57,8 @@ class FanoutError(RuntimeError):
         self.problems = tuple(problems)
         self.retry_helps = retry_helps
         drives = "1 drive" if len(problems) == 1 else f"{len(problems)} drives"
-        done = f"{submitted} others are submitted" if submitted else "nothing was submitted"
+        others = "1 other is submitted" if submitted == 1 else f"{submitted} others are submitted"
+        done = others if submitted else "nothing was submitted"
         super().__init__(f"{drives} cannot be run; {done}:\n" + "\n".join(f"- {each}" for each in problems))
 
 

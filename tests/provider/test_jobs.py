@@ -7,7 +7,6 @@ from typing import Any, cast
 
 import pytest
 from botocore.exceptions import ClientError, ReadTimeoutError
-from builders import bag, plan
 
 from airflow_batch_ros import jobs
 from airflow_batch_ros.jobs import (
@@ -29,6 +28,7 @@ from airflow_batch_ros.lake import Lake
 from airflow_batch_ros.waiting import Waiting
 from ros_to_parquet import contract
 from ros_to_parquet.contract import Generation, JobRecord
+from tests.provider.builders import bag, plan
 
 LAKE = Lake(cast(Any, None), "s3://lake/out")
 PLAN = plan([bag("a.bag"), bag("b.bag"), bag("c.bag")])

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import pytest
-from builders import GIB, bag, conf, manifest, plan, put, save_manifests, save_plan
 
 from airflow_batch_ros.conf import DriveSource, NameGlobs
 from airflow_batch_ros.lake import Lake
@@ -30,6 +29,7 @@ from airflow_batch_ros.plan import (
 )
 from ros_to_parquet import contract
 from ros_to_parquet.contract import BagSlice, BagStatus, ExtractOptions, PlannedBag, Run
+from tests.provider.builders import GIB, bag, conf, manifest, plan, put, save_manifests, save_plan
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

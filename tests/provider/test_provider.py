@@ -13,10 +13,10 @@ from typing import Any
 
 import jsonschema
 import pytest
-from test_jobs import drive_job
 
 from airflow_batch_ros.links import batch as links
 from airflow_batch_ros.provider import get_provider_info
+from tests.provider.test_jobs import drive_job
 
 DAG_FILE = Path(__file__).parents[2] / "dags" / "ros_image_pipeline.py"
 

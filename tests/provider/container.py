@@ -1,0 +1,20 @@
+"""The entry point of jobs in the provider's tests: the engine, unless the job's environment says otherwise.
+
+``TEST_CONTAINER``: ``hang`` sleeps until it is ended; ``exit N`` ends with that code before it does anything;
+``exit N for 0,2`` only in those children of an array.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+words = os.environ.get("TEST_CONTAINER", "").split()
+index = os.environ.get("AWS_BATCH_JOB_ARRAY_INDEX")
+if words[:1] == ["hang"]:
+    time.sleep(600)
+elif words[:1] == ["exit"] and (len(words) == 2 or index in words[3].split(",")):
+    print(f"told to exit {words[1]}")
+    sys.exit(int(words[1]))
+os.execvp("ros-to-parquet", ["ros-to-parquet", *sys.argv[1:]])
