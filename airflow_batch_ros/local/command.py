@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from airflow_batch_ros.local.batch_stack import JOB_DEFINITION, JOB_QUEUE
 from airflow_batch_ros.local.stack import DEFAULT_STATE_DIR, EmbeddedAws, stop_running
-from airflow_batch_ros.local.state import LocalAwsError, ServerOptions, StateFolder, find_running
+from airflow_batch_ros.local.state import Credentials, LocalAwsError, ServerOptions, StateFolder, find_running
 
 EXIT_NOT_RUNNING = 3
 
@@ -33,7 +33,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action="append",
         default=[],
         metavar="NAME",
-        help="make this bucket and let jobs use it; repeatable (with no --bucket or --allow, jobs may use all)",
+        help="make this bucket and let jobs use it, alone with other buckets and URIs named; repeatable",
     )
     up.add_argument(
         "--allow",
@@ -47,6 +47,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     up.add_argument("--s3-port", type=int, default=0, help="of S3 (default: likewise)")
     up.add_argument("--slots", type=int, default=0, help="jobs that run at a time (default: one a CPU)")
+    up.add_argument(
+        "--all-interfaces",
+        action="store_true",
+        help="listen on all network interfaces, as in a container, not on loopback alone: anyone who reaches "
+        "the ports can then run jobs",
+    )
+    up.add_argument(
+        "--credentials",
+        type=_parse_credentials,
+        metavar="KEY:SECRET",
+        help="of S3 (default: the last ones, or new ones)",
+    )
     up.set_defaults(run=_up)
 
     for name, run, text in (
@@ -69,12 +81,25 @@ def _add_state_dir(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _parse_credentials(text: str) -> Credentials:
+    access_key, _, secret_key = text.partition(":")
+    if not (access_key and secret_key):
+        raise argparse.ArgumentTypeError("KEY:SECRET is expected")
+    return Credentials(access_key, secret_key)
+
+
 def _up(arguments: argparse.Namespace) -> int:
     aws = EmbeddedAws(
         arguments.state_dir,
         buckets=arguments.bucket,
         allow=arguments.allow,
-        options=ServerOptions(port=arguments.port, s3_port=arguments.s3_port, slots=arguments.slots),
+        options=ServerOptions(
+            port=arguments.port,
+            s3_port=arguments.s3_port,
+            slots=arguments.slots,
+            all_interfaces=arguments.all_interfaces,
+            credentials=arguments.credentials,
+        ),
     )
     there_before = find_running(aws.state) is not None
     signal.signal(signal.SIGTERM, _interrupt)

@@ -39,7 +39,7 @@ class MotoServer:
         logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it logs every request otherwise
         port = options.port or (remembered_port if is_free(remembered_port) else free_ports(1)[0])
         self._server = make_server(
-            "127.0.0.1",
+            options.bind_address,
             port,
             self._answer,
             threaded=True,

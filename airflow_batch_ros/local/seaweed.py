@@ -79,10 +79,15 @@ def choose_ports(remembered: Mapping[str, int], *, s3_port: int = 0) -> dict[str
     return ports
 
 
-def start(folder: Path, credentials: Credentials, *, ports: Mapping[str, int], log: Path) -> Seaweed:
-    """Start the server over the data in ``folder``; `wait_until_ready` says when it answers."""
+def start(
+    folder: Path, credentials: Credentials, *, ports: Mapping[str, int], bind_address: str, log: Path
+) -> Seaweed:
+    """Start the server over the data in ``folder``; `wait_until_ready` says when it answers.
+
+    S3 listens on ``bind_address``, what is behind it on the loopback interface alone.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    port_flags = []
+    port_flags = [f"-s3.ip.bind={bind_address}"]
     for name, port in ports.items():
         service, _, grpc = name.partition(".")
         port_flags.append(f"-{service}.port{'.grpc' if grpc else ''}={port}")

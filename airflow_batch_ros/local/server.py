@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from airflow_batch_ros.local import batch_stack, seaweed
 from airflow_batch_ros.local.processes import FileLock, start_time
@@ -40,7 +41,7 @@ _PASSED_ON = ("LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
 
 def main(argv: list[str] | None = None) -> int:
     settings = json.loads((argv or sys.argv[1:])[0])
-    options = ServerOptions(**settings["options"] | {"entrypoint": tuple(settings["options"]["entrypoint"])})
+    options = _parse_options(settings["options"])
     state = StateFolder(Path(settings["state_dir"]))
     lock = FileLock(state.lock)
     if not lock.acquire():
@@ -60,6 +61,11 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def _parse_options(raw: dict[str, Any]) -> ServerOptions:
+    credentials = raw["credentials"] and Credentials(**raw["credentials"])
+    return ServerOptions(**raw | {"entrypoint": tuple(raw["entrypoint"]), "credentials": credentials})
+
+
 def _end_with_input(end: queue.SimpleQueue[str]) -> None:
     while os.read(0, 4096):
         pass
@@ -72,7 +78,10 @@ def _serve(state: StateFolder, options: ServerOptions, end: queue.SimpleQueue[st
     state.scratch.mkdir()
     kept = read_kept(state)
     ports = seaweed.choose_ports(kept.s3_ports, s3_port=options.s3_port)
-    store = seaweed.start(state.s3, kept.credentials, ports=ports, log=state.seaweed_log)
+    credentials = options.credentials or kept.credentials
+    store = seaweed.start(
+        state.s3, credentials, ports=ports, bind_address=options.bind_address, log=state.seaweed_log
+    )
     try:
         # moto takes a second to import: SeaweedFS starts meanwhile.
         from airflow_batch_ros.local.moto_server import MotoServer
@@ -82,7 +91,7 @@ def _serve(state: StateFolder, options: ServerOptions, end: queue.SimpleQueue[st
             remembered_port=kept.port,
             scratch=state.scratch,
             base_environment=_base_environment(),
-            client_environment=_client_environment(store, kept.credentials),
+            client_environment=_client_environment(store, credentials),
         )
         try:
             server = RunningServer(
@@ -93,12 +102,12 @@ def _serve(state: StateFolder, options: ServerOptions, end: queue.SimpleQueue[st
                 s3_endpoint_url=store.url,
                 region=options.region,
                 slots=aws.slots,
-                access_key=kept.credentials.access_key,
-                secret_key=kept.credentials.secret_key,
+                access_key=credentials.access_key,
+                secret_key=credentials.secret_key,
             )
             batch_stack.make_queue(server.client)
             seaweed.wait_until_ready(store)
-            write_kept(state, Kept(kept.credentials, aws.port, ports))
+            write_kept(state, Kept(credentials, aws.port, ports))
             write_running(state, server)
             _wait_for_end(store, end)
         finally:

@@ -20,6 +20,12 @@ class LocalAwsError(RuntimeError):
     """The embedded AWS, or a part of it, did not start or ended; the message says what to look at."""
 
 
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    access_key: str
+    secret_key: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerOptions:
     """How an embedded AWS runs.
@@ -32,6 +38,9 @@ class ServerOptions:
         slots: jobs that run at the same time; 0 is one a CPU.
         kill_grace_s: from SIGTERM to SIGKILL when a job is terminated or timed out.
         minimum_timeout_s: the least ``attemptDurationSeconds`` of a job; AWS's is 60.
+        all_interfaces: listen on all of them, not on loopback alone, so that other containers can reach it.
+            moto checks no credentials, and whoever may submit a job can run the engine: only behind a wall.
+        credentials: of S3; None is those of the last run, or new ones.
     """
 
     region: str = "us-east-1"
@@ -41,12 +50,12 @@ class ServerOptions:
     slots: int = 0
     kill_grace_s: float = 30.0
     minimum_timeout_s: int = 60
+    all_interfaces: bool = False
+    credentials: Credentials | None = None
 
-
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    access_key: str
-    secret_key: str
+    @property
+    def bind_address(self) -> str:
+        return "0.0.0.0" if self.all_interfaces else "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
