@@ -14,6 +14,9 @@ from rich.table import Table
 Summary = Mapping[str, Any]
 """What the sensor returns: see ``airflow_batch_ros.summary.as_dict``."""
 
+WIDE = 125
+"""Columns of a console from which on all of a drive's columns fit."""
+
 TABLES_SHOWN = 20
 REASONS_SHOWN = 4
 DRIVES_QUERIED = 6
@@ -27,45 +30,61 @@ _STATE_STYLES = {
 }
 
 
-def drives_table(summary: Summary) -> Table:
-    """A line a drive, and the sum."""
+def drives_table(summary: Summary, *, width: int) -> Table:
+    """A line a drive, and the sum; below `WIDE` columns without what matters least."""
+    wide = width >= WIDE
     table = Table(title="Drives", title_justify="left", title_style="bold", header_style="dim", box=None)
-    table.add_column("drive", overflow="fold")
-    for name in ("state", "bags", "Batch job", "job state"):
+    table.add_column("drive", overflow="fold", min_width=12)
+    table.add_column("state", min_width=9)
+    for name in ("bags", "Batch job", *(("job state",) if wide else ())):
         table.add_column(name, no_wrap=True)
-    for name in ("shards", "messages", "rows", "rejects", "MB", "MB/s"):
+    for name in (
+        *(("shards",) if wide else ()),
+        "messages",
+        "rows",
+        "rejects",
+        *(("MB",) if wide else ()),
+        "MB/s",
+    ):
         table.add_column(name, justify="right", no_wrap=True)
-    for drive in summary["drives"]:
+
+    def add(*cells: str, job_state: str, shards: str, counted: Mapping[str, Any], style: str = "") -> None:
         table.add_row(
+            *cells,
+            *((job_state, shards) if wide else ()),
+            f"{counted['messages']:,}",
+            f"{counted['rows']:,}",
+            f"{counted['rejected']:,}",
+            *((f"{counted['bytes_read'] / 1e6:.1f}",) if wide else ()),
+            _speed(counted["bytes_read"], counted["shard_seconds"]),
+            style=style,
+        )
+
+    for drive in summary["drives"]:
+        add(
             escape(drive["drive_id"]),
-            f"[{_STATE_STYLES.get(drive['state'], 'white')}]{drive['state']}[/]",
+            _state(drive["state"]),
             _bags(drive),
-            (drive["job_id"] or "-")[:8],
-            drive["job_state"] or ("nothing new" if drive["work"] == "nothing" else "-"),
-            f"{drive['shards_done']}/{max(drive['shards'], drive['shards_done'])}",
-            f"{drive['messages']:,}",
-            f"{drive['rows']:,}",
-            f"{drive['rejected']:,}",
-            f"{drive['bytes_read'] / 1e6:.1f}",
-            _speed(drive["bytes_read"], drive["shard_seconds"]),
+            "nothing new" if drive["work"] == "nothing" else (drive["job_id"] or "-")[:8],
+            job_state=drive["job_state"] or "-",
+            shards=f"{drive['shards_done']}/{max(drive['shards'], drive['shards_done'])}",
+            counted=drive,
         )
     totals = summary["totals"]
     table.add_section()
-    table.add_row(
-        f"{totals['drives']} drives",
-        ", ".join(f"{count} {state}" for state, count in totals["states"].items()),
-        f"{totals['bags']}",
-        "",
-        "",
-        "",
-        f"{totals['messages']:,}",
-        f"{totals['rows']:,}",
-        f"{totals['rejected']:,}",
-        f"{totals['bytes_read'] / 1e6:.1f}",
-        _speed(totals["bytes_read"], totals["shard_seconds"]),
-        style="bold",
-    )
+    name = f"{totals['drives']} drive{'' if totals['drives'] == 1 else 's'}"
+    add(name, "", f"{totals['bags']}", "", job_state="", shards="", counted=totals, style="bold")
     return table
+
+
+def states_line(summary: Summary) -> str:
+    """How many drives ended in which state, in markup."""
+    return ", ".join(f"{count} {_state(state)}" for state, count in summary["totals"]["states"].items())
+
+
+def _state(state: str) -> str:
+    """A state to read, in its colour."""
+    return f"[{_STATE_STYLES.get(state, 'white')}]{state.replace('_', ' ')}[/]"
 
 
 def _bags(drive: Mapping[str, Any]) -> str:
@@ -85,8 +104,7 @@ def reasons(summary: Summary, *, every: bool) -> list[str]:
         said += drive["problems"]
         if drive["state"] == "succeeded" and not said:
             continue
-        style = _STATE_STYLES.get(drive["state"], "white")
-        lines.append(f"[bold]{escape(drive['drive_id'])}[/]  [{style}]{drive['state']}[/]")
+        lines.append(f"[bold]{escape(drive['drive_id'])}[/]  {_state(drive['state'])}")
         shown = said if every else said[:REASONS_SHOWN]
         lines += [f"    {escape(reason)}" for reason in shown]
         if len(said) > len(shown):
@@ -229,7 +247,8 @@ def run_python(table: str, drives: Sequence[str], lake: Path) -> str:
 
 def print_summary(console: Console, summary: Summary, *, every: bool) -> list[LakeTable]:
     """Prints drives, reasons and tables; returns the tables."""
-    console.print(drives_table(summary))
+    console.print(drives_table(summary, width=console.width))
+    console.print(f"\n{states_line(summary)}")
     said = reasons(summary, every=every)
     if said:
         console.print("\n[bold]Why[/]")

@@ -112,11 +112,17 @@ def test_every_drive_has_a_line_with_its_counts() -> None:
     counted = line_text(text, "drive_1  ").split()
     assert counted[1:6] == ["succeeded", "2", "aaaabbbb", "SUCCEEDED", "1/1"]
     assert counted[6:] == ["1,230", "1,230", "0", "50.0", "25.0"]
-    assert line_text(text, "drive_2  ").split()[1:4] == ["succeeded_with_rejects", "2", "aaaabbbb"]
+    assert line_text(text, "drive_2  ").split()[1:4] == ["succeeded", "with", "rejects"]
     assert line_text(text, "drive_2  ").split()[-5:-2] == ["805", "800", "5"]
     assert line_text(text, "drive_3  ").split()[1:6] == ["failed", "2", "aaaabbbb", "FAILED", "0/1"]
-    assert "1 succeeded, 1 succeeded_with_rejects, 1 failed" in text
+    assert "1 succeeded, 1 succeeded with rejects, 1 failed" in text
     assert line(text, "3 drives")[-5:] == ["2,035", "2,030", "5", "150.0", "25.0"]
+
+
+def test_a_narrow_console_keeps_every_name_and_count() -> None:
+    text = printed(SUMMARY, width=80)
+    (row,) = [each for each in text.splitlines() if each.startswith(" drive_1 ")]
+    assert row.split() == ["drive_1", "succeeded", "2", "aaaabbbb", "1,230", "1,230", "0", "25.0"]
 
 
 def test_drives_that_are_not_whole_have_their_reasons() -> None:
