@@ -1,0 +1,558 @@
+"""Operator, sensor and trigger, as Airflow calls them, against a real S3 and a Batch with real jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.providers.common.compat.sdk import (
+    AirflowException,
+    AirflowFailException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    TaskDeferred,
+)
+
+from airflow_batch_ros.hooks.batch import RosToParquetBatchHook
+from airflow_batch_ros.jobs import describe, job_state
+from airflow_batch_ros.lake import Lake
+from airflow_batch_ros.operators.batch import RosToParquetBatchOperator
+from airflow_batch_ros.sensors.batch import RosToParquetBatchSensor
+from airflow_batch_ros.triggers import batch as triggers
+from airflow_batch_ros.triggers.batch import RosToParquetBatchTrigger
+from ros_to_parquet import contract
+from tests.provider.bags import MESSAGES, UNREADABLE, cut_off, ros1_bag
+from tests.provider.builders import put
+from tests.provider.conftest import make_context
+from tests.provider.test_fanout import wait_for_end
+
+if TYPE_CHECKING:
+    from mypy_boto3_batch import BatchClient
+    from mypy_boto3_s3 import S3Client
+
+pytestmark = pytest.mark.airflow
+
+SMALL = 8000
+
+
+class Pipeline:
+    """Operator and sensor over one bucket."""
+
+    def __init__(self, s3: S3Client, batch: BatchClient, bucket: str, definitions: dict[str, str]) -> None:
+        self.s3, self.batch, self.bucket, self.definitions = s3, batch, bucket, definitions
+        self.context = make_context(f"run-{bucket}")
+
+    def conf(self, *drives: str, **optional: Any) -> dict[str, Any]:
+        raw = {drive: {"bucket": self.bucket, "prefix": drive} for drive in drives}
+        return {"drives_to_process": raw, **optional}
+
+    def operator(self, *drives: str, definition: str = "good", **changes: Any) -> RosToParquetBatchOperator:
+        settings: dict[str, Any] = {
+            "task_id": "submit",
+            "conf": self.conf(*drives),
+            "output_uri": f"s3://{self.bucket}/lake",
+            "job_definition": self.definitions[definition],
+            **changes,
+        }
+        return RosToParquetBatchOperator(**settings)
+
+    def submit(self, *drives: str, **changes: Any) -> list[dict[str, Any]]:
+        return self.operator(*drives, **changes).execute(self.context)  # type: ignore[arg-type]
+
+    def sensor(self, jobs: Any, **changes: Any) -> RosToParquetBatchSensor:
+        settings = {"task_id": "wait", "jobs": jobs, "deferrable": False, "poke_interval": 0.1, **changes}
+        return RosToParquetBatchSensor(**settings)
+
+    def wait(self, jobs: Any, **changes: Any) -> dict[str, Any]:
+        summary: dict[str, Any] = self.sensor(jobs, **changes).execute(self.context)  # type: ignore[arg-type]
+        return summary
+
+    def put(self, key: str, body: bytes) -> None:
+        put(self.s3, self.bucket, key, body=body)
+
+    def state(self, job_id: str) -> str:
+        return job_state(describe(self.batch, [job_id]).get(job_id))
+
+
+@pytest.fixture
+def pipeline(
+    s3: S3Client, batch: BatchClient, bucket: str, definitions: dict[str, str]
+) -> Iterator[Pipeline]:
+    made = Pipeline(s3, batch, bucket, definitions)
+    made.put("good/a.bag", ros1_bag())
+    yield made
+    for page in batch.get_paginator("list_jobs").paginate(jobQueue="ros-to-parquet", jobStatus="RUNNING"):
+        for job in page["jobSummaryList"]:
+            batch.terminate_job(jobId=job["jobId"], reason="the test is over")
+
+
+# --- operator ---------------------------------------------------------------------------------------
+
+
+def test_the_operator_returns_an_entry_a_drive_and_stores_links(pipeline: Pipeline) -> None:
+    (entry,) = pipeline.submit("good", console_base_url="http://console/")
+    assert json.loads(json.dumps(entry)) == entry
+    plan_id = contract.make_plan_id(contract.Run("some_dag", f"run-{pipeline.bucket}"), "good")
+    lake = f"s3://{pipeline.bucket}/lake"
+    assert entry == {
+        "drive_id": "good",
+        "work": "submitted",
+        "source": f"s3://{pipeline.bucket}/good/",
+        "output": lake,
+        "plan_id": plan_id,
+        "plan_uri": f"{lake}/_plans/drive_id=good/{plan_id}/plan.json",
+        "job_id": entry["job_id"],
+        "job_name": f"good-{plan_id}-g0",
+        "job_queue": "ros-to-parquet",
+        "generation": 0,
+        "array_size": 0,
+        "submitted_shards": 1,
+        "shards": 1,
+        "bags": 1,
+        "bag_bytes": len(ros1_bag()),
+        "covered": 0,
+        "ignored": 0,
+        "fail_on": ["failed", "partial"],
+        "console_url": f"http://console/batch/home?region=us-east-1#jobs/detail/{entry['job_id']}",
+    }
+    urls = pipeline.context["ti"].pushed["ros_to_parquet_links"]
+    assert urls["Batch job"] == entry["console_url"]
+    assert set(urls) == {"Batch job", "Batch logs", "Parquet lake"}
+
+
+def test_the_conf_comes_from_the_run_and_the_params(pipeline: Pipeline) -> None:
+    pipeline.context["params"] = {"fail_on": ["damaged"], "recursive": None, "unrelated": 1}
+    pipeline.context["dag_run"] = SimpleNamespace(
+        conf=pipeline.conf("good", output=f"s3://{pipeline.bucket}/other")
+    )
+    (entry,) = pipeline.submit(conf=None)
+    assert entry["fail_on"] == ["damaged"]
+    assert entry["output"] == f"s3://{pipeline.bucket}/other", "the conf's wins"
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"conf": {"drives_to_process": {}}}, "key 'drives_to_process' names no drive"),
+        ({"conf": None}, "key 'drives_to_process' is missing"),
+        ({"conf": "{"}, "it is text, and not JSON"),
+        ({"output_uri": None}, "key 'output': missing, and there is no default (argument output_uri of the"),
+        ({"output_uri": "lake"}, "key 'output': expected an S3 URI"),
+        ({"memory_mib": "much"}, "vcpus None and memory_mib 'much'"),
+    ],
+)
+def test_a_bad_conf_fails_without_a_retry(pipeline: Pipeline, changes: dict[str, Any], text: str) -> None:
+    with pytest.raises(AirflowFailException) as caught:
+        pipeline.submit("good", **changes)
+    assert text in str(caught.value)
+
+
+def test_a_misspelt_key_of_the_run_is_refused(pipeline: Pipeline) -> None:
+    pipeline.context["dag_run"] = SimpleNamespace(conf=pipeline.conf("good", overwritte=True))
+    with pytest.raises(AirflowFailException, match="key 'overwritte' is unknown"):
+        pipeline.submit(conf=None)
+
+
+def test_a_drive_without_bags_fails_without_a_retry(pipeline: Pipeline) -> None:
+    with pytest.raises(AirflowFailException, match="drive 'empty': no bag directly under"):
+        pipeline.submit("good", "empty")
+
+
+def test_a_drive_of_another_run_fails_with_a_retry(pipeline: Pipeline) -> None:
+    pipeline.submit("good", definition="hang")
+    pipeline.context = make_context("another")
+    with pytest.raises(AirflowException, match="has it since") as caught:
+        pipeline.submit("good")
+    assert not isinstance(caught.value, AirflowFailException)
+
+
+def test_what_a_job_is_given(pipeline: Pipeline) -> None:
+    (entry,) = pipeline.submit(
+        "good",
+        definition="hang",
+        vcpus="0.5",
+        memory_mib=1024,
+        tags={"team": "perception"},
+        submit_options={"timeout": {"attemptDurationSeconds": 90}},
+    )
+    detail = describe(pipeline.batch, [entry["job_id"]])[entry["job_id"]]
+    given = {each["type"]: each["value"] for each in detail["container"]["resourceRequirements"]}
+    assert given == {"VCPU": "0.5", "MEMORY": "1024"}
+    assert detail["timeout"] == {"attemptDurationSeconds": 90}
+    assert detail["tags"]["team"] == "perception"
+
+
+def test_a_killed_operator_ends_what_it_submitted(pipeline: Pipeline) -> None:
+    operator = pipeline.operator("good", definition="hang")
+    operator.on_kill()  # before it has done anything
+    (entry,) = operator.execute(pipeline.context)  # type: ignore[arg-type]
+    operator.on_kill()
+    wait_for_end(pipeline.batch, [entry["job_id"]])
+    assert pipeline.state(entry["job_id"]) == "FAILED"
+
+
+# --- sensor -----------------------------------------------------------------------------------------
+
+
+def test_the_summary_of_a_good_run(pipeline: Pipeline) -> None:
+    pipeline.put("more/x.bag", ros1_bag(first=50))
+    pipeline.put("more/y.bag", ros1_bag(first=90, topic="/outside"))
+    pipeline.put("more/notes.txt", b"")
+    jobs = pipeline.submit("good", "more", shard_bytes=SMALL)
+    summary = pipeline.wait(jobs)
+    assert json.loads(json.dumps(summary)) == summary
+    good, more = summary["drives"]
+    assert more == {
+        "drive_id": "more",
+        "state": "succeeded",
+        "failed": False,
+        "work": "submitted",
+        "source": f"s3://{pipeline.bucket}/more/",
+        "output": f"s3://{pipeline.bucket}/lake",
+        "plan_id": jobs[1]["plan_id"],
+        "manifest": f"s3://{pipeline.bucket}/lake/_manifests/drive_id=more/{jobs[1]['plan_id']}/drive.json",
+        "job_id": jobs[1]["job_id"],
+        "job_state": "SUCCEEDED",
+        "job_seconds": more["job_seconds"],
+        "console_url": jobs[1]["console_url"],
+        "bags": 2,
+        "damaged_bags": 0,
+        "unreadable_bags": 0,
+        "unverified_bags": 0,
+        "covered": 0,
+        "ignored": 1,
+        "shards": 2,
+        "shards_done": 2,
+        "messages": 2 * MESSAGES,
+        "rows": 2 * MESSAGES,
+        "rejected": 0,
+        "bytes_read": more["bytes_read"],
+        "bytes_written": more["bytes_written"],
+        "shard_seconds": more["shard_seconds"],
+        "table_count": 2,
+        "tables": [
+            {
+                "table": name,
+                "type": "sensor_msgs/Temperature",
+                "messages": MESSAGES,
+                "rows": MESSAGES,
+                "rejected": 0,
+                "bytes_written": table["bytes_written"],
+            }
+            for name, table in zip(("outside", "temperature"), more["tables"], strict=True)
+        ],
+        "failed_shard_count": 0,
+        "failed_shards": [],
+        "problems": [],
+    }
+    assert more["job_seconds"] > 0
+    assert more["bytes_written"] > 0
+    assert good["rows"] == MESSAGES
+    totals = summary["totals"]
+    assert (totals["drives"], totals["states"], totals["rows"]) == (2, {"succeeded": 2}, 3 * MESSAGES)
+
+
+def test_failed_drives_fail_the_task_with_all_causes_in_one_message(pipeline: Pipeline) -> None:
+    pipeline.put("junk/x.bag", UNREADABLE)
+    (good,) = pipeline.submit("good")
+    (junk,) = pipeline.submit("junk")
+    pipeline.put("part/x.bag", ros1_bag())
+    pipeline.put("part/y.bag", ros1_bag(first=50))
+    (part,) = pipeline.submit("part", definition="some fail", shard_bytes=SMALL)
+    with pytest.raises(AirflowFailException) as caught:
+        pipeline.wait([good, junk, part])
+    lines = str(caught.value).splitlines()
+    manifests = f"s3://{pipeline.bucket}/lake/_manifests"
+    assert lines[0] == "2 of 3 drives failed:"
+    assert (
+        lines[1]
+        == f"- junk: failed, 1 of 1 shards done ({manifests}/drive_id=junk/{junk['plan_id']}/drive.json)"
+    )
+    assert lines[2].startswith("    bag x.bag at offset 0: ")
+    assert lines[3] == f"- part: partial, 1 of 2 shards done ({manifests}/drive_id=part/{part['plan_id']}/)"
+    assert lines[4] == "    shard 1: exit code 70"
+    assert (
+        lines[5] == "Clear the operator's task and what follows it to run only the shards that are missing."
+    )
+    assert len(lines) == 6
+    # All the same the summary is there, for tasks that follow in any case.
+    summary = pipeline.context["ti"].pushed["return_value"]
+    assert [drive["state"] for drive in summary["drives"]] == ["succeeded", "failed", "partial"]
+    assert summary["drives"][2]["failed_shards"] == [
+        {
+            "shard": 1,
+            "reason": "exit code 70",
+            "exit_code": 70,
+            "log_stream": summary["drives"][2]["failed_shards"][0]["log_stream"],
+        }
+    ]
+    assert summary["drives"][2]["rows"] == MESSAGES
+    assert pipeline.wait(pipeline.submit("part", shard_bytes=SMALL))["drives"][0]["rows"] == 2 * MESSAGES
+
+
+def test_a_job_killed_for_memory_is_said_with_the_meaning_of_its_code(pipeline: Pipeline) -> None:
+    with pytest.raises(
+        AirflowFailException, match=r"exit code 137 \(killed by the system, most often for memory\)"
+    ):
+        pipeline.wait(pipeline.submit("good", definition="oom"))
+
+
+def test_the_engines_own_reason_comes_first(pipeline: Pipeline) -> None:
+    jobs = pipeline.submit("good", definition="hang")
+    pipeline.batch.terminate_job(jobId=jobs[0]["job_id"], reason="make room")
+    wait_for_end(pipeline.batch, [jobs[0]["job_id"]])
+    pipeline.put("good/a.bag", ros1_bag(first=5, messages=3))  # no longer what was planned
+    with pytest.raises(
+        AirflowFailException, match=r"shard 0: exit code 66 \(a bag is not there, or is not the one"
+    ):
+        pipeline.wait(pipeline.submit("good"))
+
+
+def test_fail_on_decides_what_fails(pipeline: Pipeline) -> None:
+    pipeline.put("short/x.bag", cut_off(ros1_bag(messages=2000)))
+    jobs = pipeline.submit("short")
+    (drive,) = pipeline.wait(jobs)["drives"]
+    assert (drive["state"], drive["failed"], drive["damaged_bags"]) == ("damaged", False, 1)
+    assert drive["problems"]
+    with pytest.raises(
+        AirflowFailException, match="1 of 1 drive failed:\n- short: damaged, 1 of 1 shards done"
+    ):
+        pipeline.wait([{**jobs[0], "fail_on": ["damaged"]}])
+
+
+def test_soft_fail_skips(pipeline: Pipeline) -> None:
+    with pytest.raises(AirflowSkipException):
+        pipeline.wait(pipeline.submit("good", definition="oom"), soft_fail=True)
+
+
+def test_a_drive_with_nothing_new_has_the_state_it_had(pipeline: Pipeline) -> None:
+    pipeline.put("short/x.bag", cut_off(ros1_bag(messages=2000)))
+    (first,) = pipeline.wait(pipeline.submit("short"))["drives"]
+    pipeline.context = make_context("another")
+    jobs = pipeline.submit("short")
+    assert (jobs[0]["work"], jobs[0]["job_id"]) == ("nothing", None)
+    (again,) = pipeline.wait(jobs, deferrable=True)["drives"]
+    same = ("state", "messages", "rows", "tables", "problems", "damaged_bags", "bytes_written")
+    assert {key: again[key] for key in same} == {key: first[key] for key in same}
+    assert (again["job_state"], again["shards"], again["covered"]) == (None, 0, 1)
+
+
+def test_a_job_that_batch_does_not_know_is_said(pipeline: Pipeline) -> None:
+    (entry,) = pipeline.submit("good", definition="hang")
+    lost = [{**entry, "job_id": "00000000-0000-0000-0000-000000000000"}]
+    with pytest.raises(
+        AirflowFailException, match="shard 0: Batch does not know job 00000000-0000-0000-0000-0000"
+    ):
+        pipeline.wait(lost, unknown_after_s=0.0)
+
+
+def test_an_uncommitted_drive_is_no_success(pipeline: Pipeline) -> None:
+    jobs = pipeline.submit("good")
+    wait_for_end(pipeline.batch, [jobs[0]["job_id"]])
+    lake = Lake(pipeline.s3, jobs[0]["output"])
+    lake.delete(contract.drive_manifest_key("good", jobs[0]["plan_id"]))
+    with pytest.raises(AirflowFailException, match="all shards are done, but the drive is not committed"):
+        pipeline.wait(jobs)
+    assert pipeline.wait(pipeline.submit("good"))["drives"][0]["state"] == "succeeded"
+
+
+def test_reasons_are_bounded_and_counts_exact(pipeline: Pipeline) -> None:
+    for number in range(130):
+        pipeline.put(f"many/{number:03d}.bag", b"x")
+    jobs = pipeline.submit("many", definition="oom", shard_bytes=1)
+    assert jobs[0]["array_size"] == 130
+    with pytest.raises(AirflowFailException) as caught:
+        pipeline.wait(jobs)
+    (drive,) = pipeline.context["ti"].pushed["return_value"]["drives"]
+    assert (drive["failed_shard_count"], len(drive["failed_shards"])) == (130, 100)
+    assert "    and 120 more; see the manifests" in str(caught.value).splitlines()
+
+
+def test_the_jobs_of_a_mapped_operator_are_taken(pipeline: Pipeline) -> None:
+    pipeline.put("more/x.bag", ros1_bag())
+    mapped = [pipeline.submit("good"), pipeline.submit("more")]
+    assert pipeline.wait(mapped)["totals"]["rows"] == 2 * MESSAGES
+
+
+@pytest.mark.parametrize(
+    ("jobs", "text"),
+    [([], "no jobs to wait for"), ("[{'a': 1}]", "in Python write submit.output"), (None, "takes what")],
+)
+def test_other_jobs_are_refused(pipeline: Pipeline, jobs: Any, text: str) -> None:
+    with pytest.raises(AirflowFailException, match=text):
+        pipeline.wait(jobs)
+
+
+# --- deferral ---------------------------------------------------------------------------------------
+
+
+def defer(pipeline: Pipeline, jobs: Any, **changes: Any) -> RosToParquetBatchTrigger:
+    with pytest.raises(TaskDeferred) as caught:
+        pipeline.wait(jobs, deferrable=True, **changes)
+    assert caught.value.method_name == "execute_complete"
+    trigger = caught.value.trigger
+    assert isinstance(trigger, RosToParquetBatchTrigger)
+    return trigger
+
+
+def test_one_trigger_waits_for_all_jobs(pipeline: Pipeline) -> None:
+    pipeline.put("more/x.bag", ros1_bag())
+    jobs = pipeline.submit("good", "more")
+    sensor = pipeline.sensor(jobs, deferrable=True, timeout=3600)
+    with pytest.raises(TaskDeferred) as caught:
+        sensor.execute(pipeline.context)  # type: ignore[arg-type]
+    assert caught.value.timeout is not None
+    assert caught.value.timeout.total_seconds() == 3600
+    (event,) = asyncio.run(collect(caught.value.trigger))
+    assert event == {"status": "ended", "states": {job["job_id"]: "SUCCEEDED" for job in jobs}}
+    summary = pipeline.sensor(jobs).execute_complete(pipeline.context, event)  # type: ignore[arg-type]
+    assert summary["totals"]["states"] == {"succeeded": 2}
+
+
+async def collect(trigger: Any) -> list[Any]:
+    return [event.payload async for event in trigger.run()]
+
+
+def test_the_trigger_is_serialized_exactly(pipeline: Pipeline) -> None:
+    jobs = pipeline.submit("good", definition="hang")
+    trigger = defer(pipeline, jobs, terminate_on_kill=True, poke_interval=12, unknown_after_s=7.0)
+    path, arguments = trigger.serialize()
+    assert path == "airflow_batch_ros.triggers.batch.RosToParquetBatchTrigger"
+    assert arguments == {
+        "job_ids": [jobs[0]["job_id"]],
+        "poll_interval_s": 12.0,
+        "unknown_after_s": 7.0,
+        "terminate_on_kill": True,
+        "aws_conn_id": "aws_default",
+        "region_name": None,
+    }
+    assert RosToParquetBatchTrigger(**arguments).serialize() == trigger.serialize()
+
+
+def test_no_deferral_when_all_has_ended(pipeline: Pipeline) -> None:
+    jobs = pipeline.submit("good")
+    wait_for_end(pipeline.batch, [jobs[0]["job_id"]])
+    assert pipeline.wait(jobs, deferrable=True)["totals"]["rows"] == MESSAGES
+
+
+def test_a_batch_that_cannot_be_asked_ends_the_wait_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    extra = {
+        "region_name": "us-east-1",
+        "endpoint_url": "http://127.0.0.1:9",
+        "config_kwargs": {"retries": {"total_max_attempts": 1}},
+    }
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_NOBODY",
+        json.dumps({"conn_type": "aws", "login": "a", "password": "b", "extra": extra}),
+    )
+    monkeypatch.setattr(triggers, "MAX_FAILURES", 3)
+    trigger = RosToParquetBatchTrigger(
+        job_ids=["x"],
+        poll_interval_s=0.01,
+        unknown_after_s=1,
+        terminate_on_kill=False,
+        aws_conn_id="nobody",
+        region_name=None,
+    )
+    (event,) = asyncio.run(collect(trigger))
+    assert event["status"] == "error"
+    assert event["message"].startswith("Batch could not be asked: Could not connect to the endpoint URL")
+    with pytest.raises(AirflowException, match="Batch could not be asked"):
+        RosToParquetBatchSensor(task_id="wait", jobs=[]).execute_complete({}, event)  # type: ignore[typeddict-item]
+
+
+# --- killed while waiting ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("terminate_on_kill", [True, False])
+def test_killed_while_deferred(pipeline: Pipeline, terminate_on_kill: bool) -> None:
+    (job,) = pipeline.submit("good", definition="hang")
+    trigger = defer(pipeline, [job], terminate_on_kill=terminate_on_kill)
+
+    async def kill() -> None:
+        waiting = asyncio.ensure_future(collect(trigger))
+        await asyncio.sleep(0.5)
+        waiting.cancel("__airflow_user_action__")  # as Airflow 3.3 does, which then calls on_kill
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert pipeline.state(job["job_id"]) in ("STARTING", "RUNNING")
+        await trigger.on_kill()
+
+    asyncio.run(kill())
+    if terminate_on_kill:
+        wait_for_end(pipeline.batch, [job["job_id"]])
+        with pytest.raises(AirflowFailException, match="the Airflow task that waits for it was killed"):
+            pipeline.wait([job])
+    else:
+        time.sleep(0.3)
+        assert pipeline.state(job["job_id"]) == "RUNNING"
+
+
+@pytest.mark.parametrize(("deferred", "state"), [(True, "RUNNING"), (False, "FAILED")])
+def test_before_airflow_3_3_the_tasks_state_tells_a_kill_from_a_restart(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, deferred: bool, state: str
+) -> None:
+    (job,) = pipeline.submit("good", definition="hang")
+    trigger = defer(pipeline, [job], terminate_on_kill=True)
+    trigger.task_instance = SimpleNamespace(dag_id="d", task_id="wait", run_id="r", map_index=-1)  # type: ignore[assignment]
+    monkeypatch.setattr(triggers, "_HAS_ON_KILL", False)
+    monkeypatch.setattr(triggers, "_task_state", lambda instance: "deferred" if deferred else "failed")
+
+    async def cancel() -> None:
+        waiting = asyncio.ensure_future(collect(trigger))
+        await asyncio.sleep(0.5)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    asyncio.run(cancel())
+    if state == "FAILED":
+        wait_for_end(pipeline.batch, [job["job_id"]])
+    assert pipeline.state(job["job_id"]) == state
+
+
+@pytest.mark.parametrize("terminate_on_kill", [True, False])
+def test_killed_while_poking(pipeline: Pipeline, terminate_on_kill: bool) -> None:
+    (job,) = pipeline.submit("good", definition="hang")
+    sensor = pipeline.sensor([job], terminate_on_kill=terminate_on_kill, timeout=1.0)
+
+    def execute() -> None:
+        with pytest.raises((AirflowFailException, AirflowSensorTimeout)):
+            sensor.execute(pipeline.context)  # type: ignore[arg-type]
+
+    waiting = threading.Thread(target=execute)
+    waiting.start()
+    time.sleep(0.3)
+    sensor.on_kill()
+    waiting.join()
+    if terminate_on_kill:
+        wait_for_end(pipeline.batch, [job["job_id"]])
+    assert pipeline.state(job["job_id"]) == ("FAILED" if terminate_on_kill else "RUNNING")
+
+
+# --- hook -------------------------------------------------------------------------------------------
+
+
+def test_the_connections_settings_win_but_submissions_are_sent_once(
+    aws: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = json.loads(aws.environment()["AIRFLOW_CONN_AWS_DEFAULT"])
+    connection["extra"]["config_kwargs"] = {
+        "retries": {"mode": "legacy", "total_max_attempts": 2},
+        "read_timeout": 5,
+    }
+    monkeypatch.setenv("AIRFLOW_CONN_MINE", json.dumps(connection))
+    hook = RosToParquetBatchHook(aws_conn_id="mine", region_name="eu-west-1")
+    assert hook.batch.meta.region_name == hook.s3.meta.region_name == "eu-west-1"
+    assert hook.s3.meta.endpoint_url == aws.server.s3_endpoint_url
+    assert hook.batch.meta.endpoint_url == aws.server.endpoint_url
+    assert hook.batch.meta.config.retries["total_max_attempts"] == 2
+    assert hook.submitter.meta.config.retries["total_max_attempts"] == 1
+    assert hook.batch.meta.config.read_timeout == 5
+    assert RosToParquetBatchHook().batch.meta.config.retries == {"mode": "adaptive", "total_max_attempts": 10}
