@@ -7,7 +7,8 @@ without a copy where the bytes already lie as Arrow wants them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -100,6 +101,7 @@ class Decoder:
         self._encoding = encoding
         self._wide = _has_wide_strings(layout.root)
         self._kernels: dict[Wire, _Kernel] = {}
+        self._fitting: dict[Wire, int] = {}
         self._fed_messages = 0
         self._fed_bytes = 0
         self._rejected: list[tuple[int, str]] = []
@@ -168,9 +170,19 @@ class Decoder:
         starts: Int64Array,
         stops: Int64Array,
         members: Int64Array,
-        wires: Iterable[Wire],
+        wires: SequenceOf[Wire],
     ) -> None:
-        """Decodes messages as the first of ``wires`` that fits each; rejects what fits none."""
+        """Decodes messages as the first of ``wires`` that fits each; rejects what fits none.
+
+        Where there is more than one, a message can fit several by accident. So the one goes first that has
+        fitted the most messages so far.
+        """
+        if len(wires) > 1:
+            for wire in wires:
+                begins = starts[members] + wire.header_bytes
+                fitting = self._kernel(wire).count_fitting(data, begins, stops[members])
+                self._fitting[wire] = self._fitting.get(wire, 0) + fitting
+            wires = sorted(wires, key=self._fitting.__getitem__, reverse=True)
         reasons: dict[int, str] = {}
         for wire in wires:
             begins = starts[members] + wire.header_bytes
@@ -180,7 +192,11 @@ class Decoder:
             members = members[[position for position, _ in failed]]
             if not len(members):
                 return
-        self._reject(members, [reasons[int(index)] for index in members])
+        if wires[0] in _WITHOUT_HEADER:
+            for index in members.tolist():
+                head = data[starts[index] : min(starts[index] + 4, stops[index])].tobytes().hex(" ")
+                reasons[index] = f"no CDR header ({head}), and without one: {reasons[index]}"
+        self._reject(members, [reasons[index] for index in members.tolist()])
 
     def _reject(self, members: Int64Array, reasons: list[str]) -> None:
         indices = (members + self._fed_messages).tolist()
@@ -419,8 +435,7 @@ class _Kernel:
         At most three passes, whatever the messages hold: one until the first bad message, a check of it and
         all behind it, and one over those that are good.
         """
-        if self._program.wire.big_endian:
-            data = data.copy()  # the machine wants to own what it reads as big-endian
+        data = self._own(data)
         done = self._decoder.run(data, starts, stops)
         self._rows.append(rows[:done])
         if done == len(starts):
@@ -434,6 +449,15 @@ class _Kernel:
             )
         self._rows.append(rows[good])
         return [(done + int(position), reason) for position, reason in zip(failed, reasons, strict=True)]
+
+    def count_fitting(self, data: UInt8Array, starts: Int64Array, stops: Int64Array) -> int:
+        """How many of the messages would decode."""
+        failed, _ = self._check(self._own(data), starts, stops)
+        return len(starts) - len(failed)
+
+    def _own(self, data: UInt8Array) -> UInt8Array:
+        # The machine takes big-endian numbers from memory that it may write to alone.
+        return data.copy() if self._program.wire.big_endian else data
 
     def take(self) -> list[_Part]:
         """What was decoded since the last time: at least one part, however empty."""

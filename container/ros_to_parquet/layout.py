@@ -187,28 +187,36 @@ def ros_version_of(connection: Connection) -> RosVersion:
 def _resolve(
     type_name: str, text: str, definition_format: str, definition_hash: str, version: RosVersion
 ) -> Layout:
-    definitions = _parse(type_name, text, definition_format, version) if text.strip("\0 \t\r\n") else {}
-    if type_name in definitions:
-        return Layout(_Resolver(definitions, version).resolve(type_name), version, "recorded")
-    if definitions:
-        known = ", ".join(sorted(definitions)[:5])
-        raise DefinitionError(
-            f"type {type_name}: the recorded definition does not define it, but {known}; "
-            "record the topic with its own definition"
-        )
-    # An empty text is the definition of an empty message, or what a recorder writes that had none.
-    if definition_format == "ros1msg" and definition_hash == EMPTY_MD5:
-        return Layout(Struct(type_name, ()), version, "recorded")
+    definitions: dict[str, Definition] = {}
+    if text.strip("\0 \t\r\n"):
+        definitions = _parse(type_name, text, definition_format, version)
+        if type_name not in definitions:
+            known = ", ".join(sorted(definitions)[:5])
+            raise DefinitionError(
+                f"type {type_name}: the recorded definition does not define it, but {known}; "
+                "record the topic with its own definition"
+            )
+    elif _may_be_empty(definition_format, definition_hash):
+        definitions = {type_name: Definition(type_name, ())}
     standard = standard_definitions(type_name, ros_version=version)
+    recorded = definitions.get(type_name)
+    # Without fields it is an empty message, unless the standard type tells that it is a stub.
+    if recorded and (recorded.fields or not any(known.fields for known in standard.values())):
+        return Layout(_Resolver(definitions, version).resolve(type_name), version, "recorded")
     if standard:
         return standard_layout(type_name, next(iter(standard)), version)
-    if definition_format == "ros2msg":
-        return Layout(Struct(type_name, ()), version, "recorded")
     raise DefinitionError(
         f"type {type_name}: the bag holds no definition of it and it is not a standard type of "
         f"ROS {version}; record with definitions (MCAP or ROS 1 bags, or SQLite bags since ROS 2 Iron), "
         "or convert the bag where the package is installed"
     )
+
+
+def _may_be_empty(definition_format: str, definition_hash: str) -> bool:
+    """Whether an empty text may be the definition of an empty message."""
+    if definition_format == "ros1msg":
+        return definition_hash == EMPTY_MD5
+    return definition_format == "ros2msg"
 
 
 @functools.lru_cache(maxsize=1024)

@@ -280,6 +280,12 @@ def test_an_empty_definition() -> None:
         resolve("pkg/Nothing", "ros1msg", "0123456789abcdef0123456789abcdef")
 
 
+def test_a_definition_of_nothing_but_comments() -> None:
+    assert resolve_layout(connection("pkg/Type", "# nothing\nuint8 A=1")).root.fields == ()
+    assert resolve_layout(connection("std_msgs/String", "# to be filled in")).source.startswith("ros2_")
+    assert resolve_layout(connection("std_msgs/Empty", "# really")).source == "recorded"
+
+
 # --- what cannot be ----------------------------------------------------------------------------------
 
 
