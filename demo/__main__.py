@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -12,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 
 from airflow_batch_ros.jobs import count_states, describe
 from airflow_batch_ros.local import JOB_QUEUE, EmbeddedAws, LocalAwsError
@@ -30,6 +31,8 @@ ROOT = Path(__file__).parents[1]
 BAGS_BUCKET, LAKE_BUCKET = "bags", "lake"
 OUTPUT = f"s3://{LAKE_BUCKET}"
 POLL_S = 0.5
+SILENCE_S = 60.0
+"""A machine that has too much to do answers late; after so long the server is taken to be gone."""
 NARROWEST = 130
 """Columns that the tables need; taken where there is no terminal to ask."""
 
@@ -109,8 +112,7 @@ def run_demo(options: Options, console: Console) -> None:
     seconds = time.monotonic() - started
     console.print(
         f"\n[dim]{seconds:.1f} s in all. The servers are stopped; S3 keeps its data in "
-        f"{shown_path(options.folder / 'aws')} and will be at {s3_url} again.[/]",
-        soft_wrap=True,
+        f"{shown_path(options.folder / 'aws')} and will be at {s3_url} again.[/]"
     )
 
 
@@ -138,7 +140,7 @@ def take_drives(options: Options, console: Console, steps: Steps) -> list[DriveF
         size = sum(file.path.stat().st_size for file in files)
         step.detail = f"{_count(drives, 'drive')}, {_count(files, 'file')}, {size / 1e6:.1f} MB, {how}"
     for note in notes:
-        console.print(f"    [yellow]·[/] {escape(note)}", soft_wrap=True)
+        console.print(Padding(f"[yellow]·[/] {escape(note)}", (0, 0, 0, 4)))
     return drives
 
 
@@ -164,6 +166,9 @@ def run_pipeline(
         )
         made = pipeline.prepare(airflow)
         step.detail = f"{shown_path(airflow.home)}, SQLite" + ("" if made else ", as it was")
+    if aws.owned:
+        # Leases of runs that were killed: no job of theirs can be alive, for jobs end with the servers.
+        store.remove(s3, LAKE_BUCKET, "_leases/")
     conf = make_conf(s3, drives)
     print_conf(console, conf, shown_path(airflow.home))
     with steps.step(f"DAG {pipeline.DAG_ID}") as step:
@@ -207,8 +212,7 @@ def print_conf(console: Console, conf: dict[str, Any], airflow_home: str) -> Non
     if conf.get("overwrite"):
         console.print(
             "[dim]The lake has drives of these from an earlier run, of which a plain conf would find nothing "
-            'new: "overwrite" has them done again and replaced.[/]',
-            soft_wrap=True,
+            'new: "overwrite" has them done again and replaced.[/]'
         )
     if conf.get("recursive"):
         console.print('[dim]Bags lie deeper than directly below a prefix: "recursive" finds them.[/]')
@@ -225,13 +229,16 @@ def follow_run(
     before = pipeline.last_run(airflow)
     begun_ms = time.time() * 1000
     run = pipeline.start_run(airflow, conf)
+    answered = time.monotonic()
     try:
-        while True:
+        while run.poll() is None:
+            time.sleep(POLL_S)
             try:
-                run.wait(POLL_S)
-                break
-            except subprocess.TimeoutExpired:
                 step.now(_jobs_now(batch, begun_ms))
+                answered = time.monotonic()
+            except (BotoCoreError, ClientError) as error:
+                if time.monotonic() - answered > SILENCE_S:
+                    raise DemoError(f"Batch has not answered for {SILENCE_S:.0f} s: {error}") from error
     finally:
         pipeline.end(run)
     outcome = pipeline.read_outcome(airflow, after=before)
@@ -264,8 +271,7 @@ def _print_state(console: Console, outcome: pipeline.Outcome, written: Path) -> 
     if failed:
         console.print(
             f"[bold]The DAG run {outcome.state}[/], as it should: {_some(failed)} ended in a state that "
-            "fails a run (conf fail_on; by default failed and partial). The other drives are in the lake.",
-            soft_wrap=True,
+            "fails a run (conf fail_on; by default failed and partial). The other drives are in the lake."
         )
     else:
         console.print(f"[bold]The DAG run: {outcome.state}.[/] No drive failed it.")
@@ -299,7 +305,7 @@ def print_lake(
     console.print(report.result_table(*report.run_sql(queries.sql, at=Path.cwd())))
     console.print("\n[bold]pyarrow[/]")
     console.print(escape(queries.python), soft_wrap=True)
-    console.print(f"[dim]{escape(report.run_python(table.name, drives, lake))}[/]", soft_wrap=True)
+    console.print(f"[dim]{escape(report.run_python(table.name, drives, lake))}[/]")
 
 
 def shown_path(path: Path) -> str:

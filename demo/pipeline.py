@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from airflow_batch_ros.local.processes import die_with_parent
+
 DAG_ID = "ros_image_pipeline"
 OPERATOR_TASK, SENSOR_TASK = "submit", "wait"
 
@@ -53,6 +55,8 @@ def local_airflow(home: Path, *, dags: Path, aws: Mapping[str, str]) -> LocalAir
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}",
         "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO",
         "AIRFLOW__LOGGING__COLORED_CONSOLE_LOG": "False",
+        # Nothing here passes only after minutes.
+        "AIRFLOW__CORE__DEFAULT_TASK_RETRY_DELAY": "5",
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
         "NO_COLOR": "1",
         "PYTHONWARNINGS": "ignore",
@@ -116,15 +120,18 @@ def start_run(airflow: LocalAirflow, conf: Mapping[str, Any]) -> subprocess.Pope
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
+            # Ctrl-C is for the demo: Airflow would take it for a task that failed and is to be tried again.
+            start_new_session=True,
+            preexec_fn=die_with_parent(),
         )
 
 
 def end(run: subprocess.Popen[bytes]) -> None:
-    """End the run's process, where it still runs; its tasks then end their Batch jobs."""
+    """End the run's process, where it still runs."""
     if run.poll() is None:
         run.terminate()
         try:
-            run.wait(10)
+            run.wait(5)
         except subprocess.TimeoutExpired:
             run.kill()
             run.wait()

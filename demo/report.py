@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 
 Summary = Mapping[str, Any]
@@ -173,7 +174,7 @@ def tables_table(tables: Sequence[LakeTable], *, every: bool) -> Table:
         )
     table.add_section()
     table.add_row(
-        f"{len(tables)} tables",
+        f"{len(tables)} table{'' if len(tables) == 1 else 's'}",
         "",
         "",
         f"{sum(each.rows for each in tables):,}",
@@ -253,7 +254,8 @@ def print_summary(console: Console, summary: Summary, *, every: bool) -> list[La
     if said:
         console.print("\n[bold]Why[/]")
         for line in said:
-            console.print(line, soft_wrap=True)
+            indent = len(line) - len(line.lstrip())
+            console.print(Padding(line.lstrip(), (0, 0, 0, indent)))
     console.print()
     tables = merge_tables(summary)
     console.print(tables_table(tables, every=every))

@@ -88,6 +88,12 @@ def download(s3: S3Client, bucket: str, prefix: str, folder: Path, *, progress: 
     return Transfer(moved, moved_bytes, same, removed)
 
 
+def remove(s3: S3Client, bucket: str, prefix: str) -> None:
+    """Delete what is below ``prefix``."""
+    for key in _sizes(s3, bucket, prefix):
+        s3.delete_object(Bucket=bucket, Key=key)
+
+
 def stored_bytes(s3: S3Client, bucket: str, prefix: str) -> int:
     return sum(_sizes(s3, bucket, prefix).values())
 
