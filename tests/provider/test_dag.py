@@ -1,0 +1,145 @@
+"""The DAG `ros_image_pipeline` run for real: Airflow, its database, S3, Batch and the engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.provider.bags import MESSAGES, UNREADABLE, cut_off, ros1_bag
+from tests.provider.builders import put
+from tests.provider.conftest import ROOT
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+pytestmark = pytest.mark.airflow
+
+DAG_ID = "ros_image_pipeline"
+
+
+@pytest.fixture(scope="module")
+def dag(airflow_database: None) -> Any:
+    from runpy import run_path
+
+    return run_path(str(ROOT / "dags" / f"{DAG_ID}.py"))["dag"]
+
+
+@pytest.fixture
+def variables(monkeypatch: pytest.MonkeyPatch, bucket: str, definitions: dict[str, str]) -> None:
+    """What an installation sets once."""
+    monkeypatch.setenv("AIRFLOW_VAR_ROS_TO_PARQUET_OUTPUT", f"s3://{bucket}/lake")
+    monkeypatch.setenv("AIRFLOW_VAR_ROS_TO_PARQUET_JOB_DEFINITION", definitions["good"])
+
+
+def run(dag: Any, conf: dict[str, Any]) -> tuple[str, dict[str, str], dict[str, Any]]:
+    """The run's state, its tasks' states, and what they returned."""
+    done = dag.test(run_conf=conf)
+    path = os.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].removeprefix("sqlite:///")
+    with closing(sqlite3.connect(path)) as database:
+        states = dict(
+            database.execute("select task_id, state from task_instance where run_id = ?", (done.run_id,))
+        )
+        values = dict(
+            database.execute(
+                "select task_id, value from xcom where key = 'return_value' and run_id = ?", (done.run_id,)
+            )
+        )
+    returned = {task: json.loads(value) for task, value in values.items()}
+    # Airflow 3 keeps JSON in a column of that type: its text is the JSON of a JSON text in some versions.
+    returned = {
+        task: json.loads(value) if isinstance(value, str) else value for task, value in returned.items()
+    }
+    return str(getattr(done.state, "value", done.state)), states, returned
+
+
+def drives(bucket: str, *names: str) -> dict[str, Any]:
+    return {name: {"bucket": bucket, "prefix": f"raw/{name}"} for name in names}
+
+
+def test_a_plain_conf_is_enough(dag: Any, s3: S3Client, bucket: str, variables: None) -> None:
+    put(s3, bucket, "raw/drive_1/a.bag", body=ros1_bag())
+    put(s3, bucket, "raw/drive_10/b.bag", body=ros1_bag(first=100))
+    conf = {"drives_to_process": drives(bucket, "drive_1", "drive_10")}
+    state, tasks, returned = run(dag, conf)
+    assert (state, tasks) == ("success", {"submit": "success", "wait": "success"})
+    assert [entry["work"] for entry in returned["submit"]] == ["submitted", "submitted"]
+    totals = returned["wait"]["totals"]
+    assert (totals["states"], totals["rows"]) == ({"succeeded": 2}, 2 * MESSAGES)
+
+    # The same again: there is nothing to do, and that is no failure.
+    state, tasks, returned = run(dag, conf)
+    assert (state, tasks) == ("success", {"submit": "success", "wait": "success"})
+    assert [entry["work"] for entry in returned["submit"]] == ["nothing", "nothing"]
+    assert returned["wait"]["totals"]["rows"] == 2 * MESSAGES
+
+
+def test_every_optional_key(dag: Any, s3: S3Client, bucket: str, variables: None) -> None:
+    put(s3, bucket, "raw/drive_1/deep/a.bag", body=ros1_bag())
+    put(s3, bucket, "raw/drive_1/deep/b.bag", body=ros1_bag(topic="/other"))
+    put(s3, bucket, "raw/drive_1/deep/no.bag", body=UNREADABLE)
+    state, _, returned = run(
+        dag,
+        {
+            "drives_to_process": drives(bucket, "drive_1"),
+            "topics": {"include": ["/temp*"], "exclude": ["/nothing"]},
+            "bags": {"exclude": ["*/no.bag"]},
+            "output": f"s3://{bucket}/elsewhere",
+            "recursive": True,
+            "overwrite": True,
+            "fail_on": ["failed", "partial", "damaged"],
+        },
+    )
+    assert state == "success"
+    (drive,) = returned["wait"]["drives"]
+    assert drive["output"] == f"s3://{bucket}/elsewhere"
+    assert [table["table"] for table in drive["tables"]] == ["temperature"]
+    assert (drive["bags"], drive["ignored"]) == (2, 1)
+
+
+def test_a_drive_whose_bags_are_broken(dag: Any, s3: S3Client, bucket: str, variables: None) -> None:
+    put(s3, bucket, "raw/good/a.bag", body=ros1_bag())
+    put(s3, bucket, "raw/short/a.bag", body=cut_off(ros1_bag(messages=2000)))
+    put(s3, bucket, "raw/junk/a.bag", body=UNREADABLE)
+    state, tasks, returned = run(dag, {"drives_to_process": drives(bucket, "good", "junk", "short")})
+    assert (state, tasks) == ("failed", {"submit": "success", "wait": "failed"})
+    summary = returned["wait"]
+    assert {drive["drive_id"]: drive["state"] for drive in summary["drives"]} == {
+        "good": "succeeded",
+        "junk": "failed",
+        "short": "damaged",
+    }
+    assert summary["totals"]["rows"] > MESSAGES, "of the broken ones what could be read is there"
+
+
+@pytest.mark.parametrize(
+    "conf",
+    [
+        {},
+        {"drives_to_process": {}},
+        {"drives_to_process": {"drive 1": {"bucket": "raw-data", "prefix": "x/"}}},
+        {"drives_to_process": {"drive_1": {"bucket": "raw-data"}}},
+        {"drives_to_process": {"drive_1": {"bucket": "raw-data", "prefix": "x/"}}, "fail_on": ["broken"]},
+    ],
+)
+def test_a_bad_conf_is_refused_before_anything_runs(dag: Any, conf: dict[str, Any], variables: None) -> None:
+    with pytest.raises(Exception, match=r"Invalid input for param|No value passed") as caught:
+        run(dag, conf)
+    assert type(caught.value).__name__ == "ParamValidationError"
+
+
+def test_what_the_schema_cannot_say_fails_the_first_task(dag: Any, bucket: str, variables: None) -> None:
+    twice = {name: {"bucket": bucket, "prefix": "raw/same"} for name in ("a", "b")}
+    state, tasks, _ = run(dag, {"drives_to_process": twice, "overwritte": True})
+    assert (state, tasks) == ("failed", {"submit": "failed", "wait": "upstream_failed"})
+
+
+def test_a_drive_without_bags_submits_nothing(dag: Any, s3: S3Client, bucket: str, variables: None) -> None:
+    put(s3, bucket, "raw/good/a.bag", body=ros1_bag())
+    state, tasks, _ = run(dag, {"drives_to_process": drives(bucket, "good", "empty")})
+    assert (state, tasks) == ("failed", {"submit": "failed", "wait": "upstream_failed"})
+    assert not s3.list_objects_v2(Bucket=bucket, Prefix="lake/").get("Contents")
