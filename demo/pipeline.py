@@ -131,7 +131,7 @@ def end(run: subprocess.Popen[bytes]) -> None:
     if run.poll() is None:
         run.terminate()
         try:
-            run.wait(5)
+            run.wait(3)
         except subprocess.TimeoutExpired:
             run.kill()
             run.wait()

@@ -21,6 +21,7 @@ WIDE = 125
 TABLES_SHOWN = 20
 REASONS_SHOWN = 4
 DRIVES_QUERIED = 6
+MORE = "make demo ALL=1 shows them"
 
 _STATE_STYLES = {
     "succeeded": "green",
@@ -109,7 +110,7 @@ def reasons(summary: Summary, *, every: bool) -> list[str]:
         shown = said if every else said[:REASONS_SHOWN]
         lines += [f"    {escape(reason)}" for reason in shown]
         if len(said) > len(shown):
-            lines.append(f"    … and {len(said) - len(shown)} more (--all shows them)")
+            lines.append(f"    … and {len(said) - len(shown)} more ({MORE})")
         if not said:
             lines.append(f"    no reason was recorded; see {escape(drive['manifest'])}")
     return lines
@@ -164,7 +165,7 @@ def tables_table(tables: Sequence[LakeTable], *, every: bool) -> Table:
     rest = tables[len(shown) :]
     if rest:
         table.add_row(
-            f"… and {len(rest)} more (--all)",
+            f"… and {len(rest)} more ({MORE})",
             "",
             "",
             f"{sum(each.rows for each in rest):,}",

@@ -130,7 +130,7 @@ def test_drives_that_are_not_whole_have_their_reasons() -> None:
     assert "shard 0: exit code 65 (nothing could be read)" in text
     assert "topic /imu/data: [3] of 805 messages rejected" in text
     assert "[4] of 805" not in text
-    assert "… and 3 more (--all shows them)" in text
+    assert "… and 3 more (make demo ALL=1 shows them)" in text
     assert "[6] of 805" in printed(SUMMARY, every=True)
 
 
@@ -151,7 +151,7 @@ def test_many_tables_are_cut_and_their_sum_kept() -> None:
     text = printed(many)
     assert "t29" in text
     assert "t05" not in text
-    assert line(text, "… and 10 more")[5:] == ["1,045", "0", "0.01"]
+    assert line(text, "… and 10 more")[-3:] == ["1,045", "0", "0.01"]
     assert "t05" in printed(many, every=True)
     assert "more" not in printed(many, every=True)
 
