@@ -300,7 +300,7 @@ def print_lake(
         if any(each["table"] == table.name and each["rows"] for each in drive["tables"])
     ]
     queries = report.queries(table.name, drives, shown_path(lake))
-    console.print("\n[bold]DuckDB[/] (duckdb.sql)")
+    console.print("\n[bold]DuckDB[/] (duckdb.sql), over every drive in the lake")
     console.print(escape(queries.sql), soft_wrap=True)
     console.print(report.result_table(*report.run_sql(queries.sql, at=Path.cwd())))
     console.print("\n[bold]pyarrow[/]")

@@ -102,7 +102,14 @@ def _seen(not_bags: Sequence[str]) -> str:
 
 
 def _files(folder: Path) -> Iterable[Path]:
-    for root, folders, names in os.walk(folder):
+    """All files below ``folder`` but hidden ones; links are followed, each folder is entered once."""
+    entered: set[str] = set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in entered:
+            folders.clear()
+            continue
+        entered.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in names:
             if not name.startswith("."):

@@ -94,6 +94,14 @@ def test_hidden_files_and_folders_without_bags_are_no_drives(tmp_path: Path) -> 
     assert group(root).not_bags == ("docs/readme.md",)
 
 
+def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    disk = tree(tmp_path / "disk", "x.bag")
+    root = tree(tmp_path / "r", "other/y.bag")
+    (root / "monday").symlink_to(disk)
+    (disk / "again").symlink_to(root)
+    assert {"monday": ["x.bag"], "other": ["y.bag"]}.items() <= names(root).items()
+
+
 def test_no_bags_is_an_error_that_says_what_is_there(tmp_path: Path) -> None:
     with pytest.raises(NoBagsError, match=r"no \.bag, \.mcap or \.db3 file in it or below; there is nothing"):
         group(tmp_path)
