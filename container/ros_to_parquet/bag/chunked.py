@@ -94,7 +94,8 @@ class ChunkedReader(ABC, Generic[R]):
         offsets = batch.offset + records.starts
         done = 0
         for row in [*np.flatnonzero(records.kinds == self._framing.CHUNK).tolist(), len(records)]:
-            yield from self._run(batch.window, part(records, done, row), offsets[done:row])
+            if done < row:
+                yield from self._run(batch.window, part(records, done, row), offsets[done:row])
             if row < len(records):
                 window = batch.window[records.starts[row] : records.ends[row]]
                 yield from self._chunk(int(offsets[row]), window)

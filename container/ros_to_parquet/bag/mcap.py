@@ -14,7 +14,7 @@ from ros_to_parquet.bag.blocks import Definition, Messages
 from ros_to_parquet.bag.chunked import Chunk, ChunkedReader, ChunkFraming
 from ros_to_parquet.bag.decompress import MAX_CHUNK_BYTES
 from ros_to_parquet.bag.model import BagFormat, Connection, Int64Array, MessageBlock, UInt8Array
-from ros_to_parquet.bag.scan import Broken, Need, Records, Scanner, Skip, gather, part, plan_span
+from ros_to_parquet.bag.scan import Broken, Look, Need, Records, Scanner, Skip, gather, part, plan_span
 from ros_to_parquet.bag.source import CountedSource
 
 MAGIC = b"\x89MCAP0\r\n"
@@ -198,16 +198,16 @@ class _Framing(ChunkFraming[Records]):
         unsound = np.flatnonzero(records.kinds == 0)
         return part(records, 0, int(unsound[0])) if len(unsound) else records
 
-    def step(self, window: UInt8Array, _left: int, /) -> Need | Skip | Broken:
+    def step(self, window: UInt8Array, left: int, /) -> Look | Need | Skip | Broken:
         if len(window) < _RECORD_HEAD_BYTES:
-            return Need(_RECORD_HEAD_BYTES)
+            return Look(_RECORD_HEAD_BYTES)
         kind = int(window[0])
         size = int.from_bytes(window[1:_RECORD_HEAD_BYTES].tobytes(), "little")
         if kind == 0:
             return Broken("no record begins where one should")
         if kind not in (SCHEMA, CHANNEL, MESSAGE, CHUNK):
             return Skip(_RECORD_HEAD_BYTES + size)
-        if size > MAX_CHUNK_BYTES + _MAX_CHUNK_HEAD_BYTES:
+        if MAX_CHUNK_BYTES < size <= left - _RECORD_HEAD_BYTES:
             return Broken(f"a record says it is {size:,} bytes long")
         return Need(_RECORD_HEAD_BYTES + size, "chunk" if kind == CHUNK else "record")
 

@@ -76,6 +76,23 @@ class MessageBlock:
     def __len__(self) -> int:
         return len(self.starts)
 
+    def part(self, start: int, stop: int) -> MessageBlock:
+        """Messages ``start`` to ``stop`` of it, in the same buffer."""
+
+        def cut(array: Int64Array | None) -> Int64Array | None:
+            return None if array is None else array[start:stop]
+
+        return MessageBlock(
+            connection=self.connection,
+            data=self.data,
+            starts=self.starts[start:stop],
+            lengths=self.lengths[start:stop],
+            log_times_ns=self.log_times_ns[start:stop],
+            publish_times_ns=cut(self.publish_times_ns),
+            sequences=cut(self.sequences),
+            offsets=self.offsets[start:stop],
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Damage:

@@ -23,6 +23,7 @@ from ros_to_parquet.bag.model import (
 )
 from ros_to_parquet.bag.scan import (
     Broken,
+    Look,
     Need,
     Records,
     Scanner,
@@ -225,17 +226,17 @@ class _Framing(ChunkFraming[Rosbag1Records]):
     def doubtful(self, records: Rosbag1Records) -> npt.NDArray[np.bool_]:
         return np.asarray(records.kinds < 0, np.bool_)
 
-    def step(self, window: UInt8Array, left: int, /) -> Need | Skip | Broken:
+    def step(self, window: UInt8Array, left: int, /) -> Look | Need | Skip | Broken:
         zeros = _leading_zeros(window)
         if zeros >= 4 or zeros == left:  # recorders leave gaps of zeros, before the index above all
             return Skip(zeros)
         if len(window) < 4:
-            return Need(4)
+            return Look(4)
         header_length = _integer(window[:4].tobytes())
         if header_length > _MAX_HEADER_BYTES:
             return Broken("no record begins where one should")
         if len(window) < 8 + header_length:
-            return Need(8 + header_length)
+            return Look(8 + header_length)
         fields = _first_header(window)
         if fields is None:
             return Broken("no record begins where one should")
@@ -246,11 +247,13 @@ class _Framing(ChunkFraming[Rosbag1Records]):
             return self._index_record(
                 window, left, body_start + size, body_start + _INDEX_ENTRY_BYTES * _integer(fields[b"count"])
             )
-        if size > MAX_CHUNK_BYTES:
+        if MAX_CHUNK_BYTES < size <= left - body_start:
             return Broken(f"a record says it is {size:,} bytes long")
         return Need(body_start + size, "chunk" if kind == CHUNK else "record")
 
-    def _index_record(self, window: UInt8Array, left: int, said: int, counted: int) -> Need | Skip | Broken:
+    def _index_record(
+        self, window: UInt8Array, left: int, said: int, counted: int
+    ) -> Look | Need | Skip | Broken:
         """An index record by the length that it says it has, or that its count of entries gives it.
 
         Some recorders write ``count * 20`` for the length of ``count`` entries of 12 bytes.
@@ -260,7 +263,7 @@ class _Framing(ChunkFraming[Rosbag1Records]):
             if size > left:
                 continue
             if len(window) < seen:
-                return Need(seen)
+                return Look(seen)
             after = window[size:]
             if (
                 size == left
@@ -313,11 +316,13 @@ def _read_alike(values: Int64Array, rows: Int64Array, raw: UInt8Array) -> npt.ND
     """Reads the headers that are laid out as the first one is; which they are."""
     layout = _layout(raw[0].tobytes())
     if layout is None:
-        return np.arange(len(rows)) == 0
+        alone = np.zeros(len(rows), np.bool_)
+        alone[0] = True
+        return alone
     constant = np.ones(raw.shape[1], bool)
     for start, end in layout.values():
         constant[start:end] = False
-    alike = np.asarray(np.all(raw[:, constant] == raw[0, constant], axis=1), np.bool_)
+    alike: npt.NDArray[np.bool_] = (raw[:, constant] == raw[0, constant]).all(axis=1)
     for number, (name, dtype) in enumerate(_VALUES.items()):
         start, end = layout.get(name, (0, 0))
         if end - start == dtype.itemsize:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import os
+import shutil
 import sqlite3
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +34,8 @@ _MAX_ROWS = 64
 _MAX_GAPS = 1000
 """Unreadable stretches after which the rest is given up."""
 
-_Row = tuple[int, int, int, bytes]
+_ERRORS = (sqlite3.Error, MemoryError)
+"""What a damaged database raises; it may ask for impossible amounts of memory."""
 
 
 class SqliteReader:
@@ -50,17 +55,21 @@ class SqliteReader:
         self.counts = self._table.counts
         self._expected: dict[int, int] | None = {}
         self._counted = slice_index > 0
-        self._path = "" if slice_index else source.local_path()
-        if not self._path:
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self._path = ""
+        if slice_index > 0:
             return
-        missing_bytes = _missing_bytes(source)
+        self._path = source.local_path()
+        page_bytes, missing_bytes = _header(source)
         if missing_bytes > 0:
             self._harm(source.size, f"the file is cut off: its last {missing_bytes:,} bytes are not there")
+            if cut_bytes := source.size % page_bytes:
+                self._copy_without(cut_bytes)
         try:
             with closing(self._connect()) as database:
                 for topic_id, connection in _topics(database):
                     self._table.define(topic_id, connection)
-        except sqlite3.Error as error:
+        except _ERRORS as error:
             raise BagError(
                 f"the SQLite database cannot be read: {error}; `sqlite3 FILE .recover` may help"
             ) from error
@@ -78,7 +87,7 @@ class SqliteReader:
             try:
                 with closing(self._connect()) as database:
                     self._expected = self._table.expected(_count(database, self._source.size))
-            except sqlite3.Error:  # what is damaged cannot be counted, and is reported when it is read
+            except _ERRORS:  # what is damaged cannot be counted, and is reported when it is read
                 self._expected = None
         return self._expected
 
@@ -87,25 +96,34 @@ class SqliteReader:
             return
         with closing(self._connect()) as database:
             for rows in self._rows(database):
-                rowids, topic_ids, timestamps, payloads = zip(*rows, strict=True)
-                data, starts, lengths = joined(payloads)
+                data, starts, lengths = joined(rows.payloads)
                 messages = Messages(
-                    connections=np.array(topic_ids, np.int64),
+                    connections=np.array(rows.topic_ids, np.int64),
                     starts=starts,
                     lengths=lengths,
-                    log_times_ns=np.array(timestamps, np.int64),
+                    log_times_ns=np.array(rows.timestamps, np.int64),
                     publish_times_ns=None,
                     sequences=None,
-                    offsets=np.array(rowids, np.int64),
+                    offsets=np.array(rows.rowids, np.int64),
                 )
                 yield from self._table.blocks(data, messages)
         self.damage.extend(self._table.undefined())
         if compressed := self._table.compressed_messages:
             self.compressions["zstd"] = compressed
         self.expected_counts()  # while the file is there
+        if self._scratch is not None:
+            self._scratch.cleanup()
 
     def _harm(self, rowid: int, reason: str, *, ends_bag: bool = False) -> None:
         self.damage.append(Damage(rowid, reason, ends_bag))
+
+    def _copy_without(self, cut_bytes: int) -> None:
+        """Leaves out a page that is cut off, for SQLite would take zeros for the rest of it."""
+        self._scratch = tempfile.TemporaryDirectory(prefix="ros-to-parquet-")
+        copy = str(Path(self._scratch.name) / "whole-pages.db3")
+        shutil.copyfile(self._path, copy)
+        os.truncate(copy, self._source.size - cut_bytes)
+        self._path = copy
 
     def _connect(self) -> sqlite3.Connection:
         """A connection that changes nothing, takes no lock, and may be used by another thread."""
@@ -116,24 +134,22 @@ class SqliteReader:
         database.execute("PRAGMA writable_schema = ON")  # or a file that is cut off cannot be read at all
         return database
 
-    def _rows(self, database: sqlite3.Connection) -> Iterator[list[_Row]]:
-        """All rows that can be read, in lists of bounded size; where some cannot, damage is noted."""
-        rows: list[_Row] = []
-        size_bytes = 0
+    def _rows(self, database: sqlite3.Connection) -> Iterator[_Rows]:
+        """All rows that can be read, some at a time; where some cannot, damage is noted."""
+        rows = _Rows()
         first = _LEAST_ROWID
         most = _MAX_ROWS
         gaps = 0
         while True:
             try:
                 for taken in _fetch(database, first, most):
-                    rows += taken
-                    size_bytes += sum(len(row[3]) for row in taken)
-                    first = taken[-1][0] + 1
-                    if size_bytes >= MAX_BLOCK_BYTES or len(rows) >= MAX_BLOCK_MESSAGES:
+                    rows.extend(*taken)
+                    first = rows.rowids[-1] + 1
+                    if rows.size_bytes >= MAX_BLOCK_BYTES or len(rows.rowids) >= MAX_BLOCK_MESSAGES:
                         yield rows
-                        rows, size_bytes = [], 0
+                        rows = _Rows()
                 break
-            except sqlite3.Error as error:
+            except _ERRORS as error:
                 if most > 1:  # again, one by one: the others of the rows taken together can be read
                     most = 1
                     continue
@@ -145,12 +161,36 @@ class SqliteReader:
                     break
                 self._harm(begin, f"rows {begin:,} to {readable - 1:,} cannot be read: {error}")
                 first, most = readable, _MAX_ROWS
-        if rows:
+        if rows.rowids:
             yield rows
 
 
-def _fetch(database: sqlite3.Connection, first: int, most: int) -> Iterator[list[_Row]]:
-    """The rows from row id ``first`` on, at most ``most`` at a time, fewer where they are large.
+class _Rows:
+    """Rows of the table of messages in columns (as tuples, they would keep the garbage collector busy)."""
+
+    def __init__(self) -> None:
+        self.rowids: list[int] = []
+        self.topic_ids: list[int] = []
+        self.timestamps: list[int] = []
+        self.payloads: list[bytes] = []
+        self.size_bytes = 0
+
+    def extend(
+        self,
+        rowids: Sequence[int],
+        topic_ids: Sequence[int],
+        timestamps: Sequence[int],
+        payloads: Sequence[bytes],
+    ) -> None:
+        self.rowids.extend(rowids)
+        self.topic_ids.extend(topic_ids)
+        self.timestamps.extend(timestamps)
+        self.payloads.extend(payloads)
+        self.size_bytes += sum(map(len, payloads))
+
+
+def _fetch(database: sqlite3.Connection, first: int, most: int) -> Iterator[tuple[Any, Any, Any, Any]]:
+    """The rows from row id ``first`` on, in columns; ``most`` at a time, fewer where they are large.
 
     Raises:
         sqlite3.Error: the next row, or one of those that would be next, cannot be read.
@@ -158,13 +198,12 @@ def _fetch(database: sqlite3.Connection, first: int, most: int) -> Iterator[list
     cursor = database.execute(_ROWS, (first,))
     limit = 1
     while taken := cursor.fetchmany(limit):
-        rowids = [first - 1, *(row[0] for row in taken)]
-        if any(after <= before for before, after in itertools.pairwise(rowids)):
+        rowids, topic_ids, timestamps, payloads = zip(*taken, strict=True)
+        if rowids[0] < first or rowids[-1] < rowids[0]:  # a loop in a damaged file would never end
             raise sqlite3.DatabaseError("the rows are out of order")
-        yield taken
+        yield rowids, topic_ids, timestamps, payloads
         first = rowids[-1] + 1
-        largest = max(len(row[3]) for row in taken)
-        limit = max(1, min(most, MAX_BLOCK_BYTES // max(largest, 1)))
+        limit = max(1, min(most, MAX_BLOCK_BYTES // max(1, *map(len, payloads))))
 
 
 def _next_readable(database: sqlite3.Connection, first: int) -> int | None:
@@ -173,7 +212,7 @@ def _next_readable(database: sqlite3.Connection, first: int) -> int | None:
     def rows_are_there(rowid: int) -> bool:
         try:
             return database.execute(_ROWS + " LIMIT 1", (rowid,)).fetchone() is not None
-        except sqlite3.Error:
+        except _ERRORS:
             return False
 
     first = max(first, 0)
@@ -206,15 +245,14 @@ def _count(database: sqlite3.Connection, size: int) -> dict[int, int]:
     return dict(database.execute(query).fetchall())
 
 
-def _missing_bytes(source: CountedSource) -> int:
-    """How many bytes the file lacks by its own header; 0 where it does not say."""
-    head = source.read_at(0, 100)
-    if len(head) < 100:
-        return 0
+def _header(source: CountedSource) -> tuple[int, int]:
+    """The size of a page, and how many bytes the file lacks by its own header (0 where it does not say)."""
+    head = source.read_at(0, 100).ljust(100, b"\0")
     page_bytes, pages = int.from_bytes(head[16:18], "big"), int.from_bytes(head[28:32], "big")
-    if head[24:28] != head[92:96]:  # the count of pages is of an older version of SQLite's, and not valid
-        return 0
-    return max(pages * (65_536 if page_bytes == 1 else page_bytes) - source.size, 0)
+    page_bytes = 65_536 if page_bytes == 1 else max(page_bytes, 512)
+    if head[24:28] != head[92:96]:  # then the count of pages is left over from an older version of SQLite
+        return page_bytes, -source.size % page_bytes
+    return page_bytes, max(pages * page_bytes - source.size, 0)
 
 
 def _topics(database: sqlite3.Connection) -> Iterator[tuple[int, Connection]]:
@@ -242,7 +280,11 @@ def _topics(database: sqlite3.Connection) -> Iterator[tuple[int, Connection]]:
     rows = database.execute(_select(columns["topics"], names, "topics ORDER BY id", "CAST(id AS INTEGER)"))
     for topic_id, topic, type_name, encoding, qos, digest in rows:
         definition_format, definition = (
-            definitions.get((type_name, digest)) or definitions.get((type_name, "")) or ("", "")
+            definitions.get((type_name, digest))
+            or definitions.get((type_name, ""))
+            # An event of a service is defined by the service.
+            or definitions.get((type_name.removesuffix("_Event"), ""))
+            or ("", "")
         )
         yield (
             topic_id,

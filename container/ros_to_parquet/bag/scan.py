@@ -94,8 +94,16 @@ def gather(data: UInt8Array, starts: Int64Array, dtype: np.dtype[Any]) -> npt.ND
 
 
 @dataclass(frozen=True, slots=True)
+class Look:
+    """So many bytes must be seen to tell."""
+
+    size: int
+    what: str = "record"
+
+
+@dataclass(frozen=True, slots=True)
 class Need:
-    """The record is ``size`` bytes long, or that many must be seen to tell."""
+    """The record is ``size`` bytes long."""
 
     size: int
     what: str = "record"
@@ -123,7 +131,7 @@ class Framing(Protocol[R_co]):
         """The records at the start of the window, up to the first that is not complete or not sound."""
         ...
 
-    def step(self, window: UInt8Array, left: int, /) -> Need | Skip | Broken:
+    def step(self, window: UInt8Array, left: int, /) -> Look | Need | Skip | Broken:
         """What to do about a first record that ``records`` does not take.
 
         ``left`` bytes are left in the bag, of which the window shows some.
@@ -210,16 +218,15 @@ def walk(buffer: ForwardBuffer, framing: Framing[R], span: Span) -> Iterator[Bat
             need = 1
             continue
         step = framing.step(window, left)
-        if isinstance(step, Skip) and step.size <= left:
-            position += step.size
-            need = 1
-            continue
-        if isinstance(step, Need) and len(window) < step.size <= left:
-            if position + step.size <= span.begin:
+        if not isinstance(step, Broken) and step.size <= left:
+            before_span = isinstance(step, Need) and position + step.size <= span.begin
+            if isinstance(step, Skip) or before_span:
                 position += step.size
-            else:
+                need = 1
+                continue
+            if step.size > len(window):
                 need = step.size
-            continue
+                continue
         after = bisect.bisect_right(span.anchors, position)
         goes_on = span.anchors[after] if after < len(span.anchors) else None
         if isinstance(step, Broken):

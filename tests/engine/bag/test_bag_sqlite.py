@@ -1,0 +1,260 @@
+"""rosbag2's SQLite bags of all versions of the schema, damaged ones too."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zstandard
+from bag_bytes import DEFINITION, T0, Memory, read
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
+
+from ros_to_parquet.bag import BagError, LocalFile, open_bag
+from ros_to_parquet.bag.blocks import MAX_BLOCK_BYTES, MAX_BLOCK_MESSAGES
+
+MESSAGES = """CREATE TABLE messages(
+    id INTEGER PRIMARY KEY, topic_id INTEGER NOT NULL, timestamp INTEGER NOT NULL, data BLOB NOT NULL)"""
+TOPICS = {
+    1: "id INTEGER PRIMARY KEY, name TEXT NOT NULL, type TEXT NOT NULL, serialization_format TEXT NOT NULL",
+    2: "id INTEGER PRIMARY KEY, name TEXT NOT NULL, type TEXT NOT NULL, serialization_format TEXT NOT NULL,"
+    " offered_qos_profiles TEXT NOT NULL",
+    4: "id INTEGER PRIMARY KEY, name TEXT NOT NULL, type TEXT NOT NULL, serialization_format TEXT NOT NULL,"
+    " offered_qos_profiles TEXT NOT NULL, type_description_hash TEXT NOT NULL",
+}
+DEFINITIONS = """CREATE TABLE message_definitions(id INTEGER PRIMARY KEY, topic_type TEXT NOT NULL,
+    encoding TEXT NOT NULL, encoded_message_definition TEXT NOT NULL, type_description_hash TEXT NOT NULL)"""
+
+
+def make(path: Path, rows, *, version: int = 4, topics=None, page_size: int = 4096) -> Path:
+    """A bag of (topic id, time, payload) rows."""
+    topics = topics or {1: "/a", 2: "/b"}
+    with closing(sqlite3.connect(path)) as database:
+        database.execute(f"PRAGMA page_size = {page_size}")
+        database.execute(f"CREATE TABLE topics({TOPICS[version]})")
+        database.execute(MESSAGES)
+        database.execute("CREATE INDEX timestamp_idx ON messages (timestamp ASC)")
+        more = {1: (), 2: ("- history: 3",), 4: ("- history: 3", "RIHS01_aa")}[version]
+        for topic_id, name in topics.items():
+            row = (topic_id, name, "std_msgs/msg/String", "cdr", *more)
+            database.execute(f"INSERT INTO topics VALUES({','.join('?' * len(row))})", row)
+        if version == 4:
+            database.execute(DEFINITIONS)
+            values = ("std_msgs/msg/String", "ros2msg", DEFINITION, "RIHS01_aa")
+            database.execute("INSERT INTO message_definitions VALUES(1, ?, ?, ?, ?)", values)
+        database.executemany("INSERT INTO messages(topic_id, timestamp, data) VALUES(?, ?, ?)", rows)
+        database.commit()
+    return path
+
+
+def read_file(path: Path, **options):
+    with LocalFile(path) as file:
+        return read(file, **options)
+
+
+def some_rows(count: int, size: int = 40) -> list[tuple[int, int, bytes]]:
+    return [(1 + n % 3 // 2, T0 + n, b"\0\1\0\0" + b"%06d" % n * (size // 6)) for n in range(count)]
+
+
+def as_topics(rows, names=("/a", "/b")) -> dict[str, list[tuple[int, bytes]]]:
+    found: dict[str, list[tuple[int, bytes]]] = {}
+    for topic_id, time_ns, payload in rows:
+        found.setdefault(names[topic_id - 1], []).append((time_ns, payload))
+    return found
+
+
+@pytest.mark.parametrize("mode", [CompressionMode.NONE, CompressionMode.MESSAGE])
+def test_rosbag2_files(tmp_path, mode) -> None:
+    folder = tmp_path / "bag"
+    store = get_typestore(Stores.ROS2_JAZZY)
+    writer = Writer(folder, version=9, storage_plugin=StoragePlugin.SQLITE3)
+    writer.set_compression(mode, CompressionFormat.ZSTD)
+    random = np.random.default_rng(7)
+    rows = []
+    with writer:
+        imu = writer.add_connection("/imu", "sensor_msgs/msg/Imu", typestore=store)
+        image = writer.add_connection("/image", "sensor_msgs/msg/Image", typestore=store)
+        for number in range(1500):
+            row = (1, T0 + number * 7, b"\0\1\0\0" + random.bytes(random.integers(0, 400)))
+            writer.write(imu, *row[1:])
+            rows.append(row)
+            if number % 100 == 0:
+                row = (2, T0 + number * 7 + 1, b"\0\1\0\0" + bytes(100_000))
+                writer.write(image, *row[1:])
+                rows.append(row)
+    path = folder / "bag.db3"
+    found = read_file(path, metadata=(folder / "metadata.yaml").read_text())
+    assert found.is_as_expected and found.by_topic == as_topics(rows, ("/imu", "/image"))
+    assert found.reader.bytes_read == path.stat().st_size
+    assert found.reader.compressions == ({"zstd": len(rows)} if mode == CompressionMode.MESSAGE else {})
+    connection = found.reader.connections()[0]
+    assert (connection.topic, connection.type_name, connection.encoding) == (
+        "/imu",
+        "sensor_msgs/msg/Imu",
+        "cdr",
+    )
+    assert (connection.definition_format, "MSG: geometry_msgs/Vector3" in connection.definition) == (
+        "ros2msg",
+        True,
+    )
+    assert connection.definition_hash == store.hash_rihs01("sensor_msgs/msg/Imu")
+
+
+@pytest.mark.parametrize("version", [1, 2, 4])
+def test_schemas(tmp_path, version: int) -> None:
+    rows = some_rows(100)
+    found = read_file(make(tmp_path / "a #1?.db3", rows, version=version))
+    assert found.is_as_expected and found.by_topic == as_topics(rows)
+    connection = found.reader.connections()[0]
+    assert connection.metadata == ({} if version == 1 else {"offered_qos_profiles": "- history: 3"})
+    assert connection.definition_hash == ("RIHS01_aa" if version == 4 else "")
+    assert connection.definition_format == ("ros2msg" if version == 4 else "")
+    assert connection.definition == (DEFINITION if version == 4 else "")
+
+
+def test_order_offsets_and_bounds(tmp_path) -> None:
+    rows = [(1, T0 - n, b"") for n in range(MAX_BLOCK_MESSAGES + 10)]
+    rows += [(2, T0, bytes(MAX_BLOCK_BYTES // 4))] * 9
+    with LocalFile(make(tmp_path / "a.db3", rows)) as file:
+        blocks = list(open_bag(file).blocks())
+    offsets = [offset for block in blocks for offset in block.offsets.tolist()]
+    assert offsets == list(range(1, len(rows) + 1))
+    assert max(len(block) for block in blocks) <= MAX_BLOCK_MESSAGES
+    assert max(int(block.lengths.sum()) for block in blocks) <= MAX_BLOCK_BYTES
+    assert blocks[0].log_times_ns[:3].tolist() == [T0, T0 - 1, T0 - 2]
+    assert blocks[0].publish_times_ns is None and blocks[0].sequences is None
+
+
+def test_no_messages(tmp_path) -> None:
+    found = read_file(make(tmp_path / "a.db3", []))
+    assert found.is_as_expected and found.messages == []
+    assert [connection.topic for connection in found.reader.connections()] == ["/a", "/b"]
+    assert found.reader.expected_counts() == {0: 0, 1: 0}
+
+
+def test_only_the_first_slice_reads(tmp_path) -> None:
+    rows = some_rows(50)
+    path = make(tmp_path / "a.db3", rows)
+    assert read_file(path, slice_index=0, slice_count=3).by_topic == as_topics(rows)
+    source = Memory(path.read_bytes())  # without a folder: its local path must not be asked for
+    second = read(source, slice_index=1, slice_count=3)
+    assert second.messages == [] and second.is_as_expected and second.reader.expected_counts() == {}
+
+
+def test_wanted_topics_are_yielded_and_all_are_counted(tmp_path) -> None:
+    rows = some_rows(50)
+    found = read_file(make(tmp_path / "a.db3", rows), wanted=lambda topic: topic == "/b")
+    assert found.is_as_expected
+    assert found.by_topic == as_topics(row for row in rows if row[0] == 2) | {}
+    assert sum(found.reader.counts.values()) == 50
+
+
+def test_compressed_messages_without_metadata(tmp_path) -> None:
+    rows = [(1, T0 + n, b"\0\1\0\0payload %d" % n) for n in range(20)]
+    stored = [(topic_id, time_ns, zstandard.compress(payload)) for topic_id, time_ns, payload in rows]
+    found = read_file(make(tmp_path / "a.db3", stored))
+    assert found.is_as_expected and found.by_topic == as_topics(rows)
+    assert found.reader.compressions == {"zstd": 20}
+
+
+def test_odd_values(tmp_path) -> None:
+    path = make(tmp_path / "a.db3", [])
+    with closing(sqlite3.connect(path)) as database:
+        for table, columns in (("messages", "topic_id, timestamp, data"), ("topics", "name, type")):
+            database.execute(f"DROP TABLE {table}")
+            database.execute(f"CREATE TABLE {table}(id INTEGER PRIMARY KEY, {columns})")
+        rows = [
+            (1, "12", "text"),
+            ("1", 13.7, 5),
+            (1, None, None),
+            (None, 1, b""),
+            (-7, 1, b""),
+            (99_999, 1, b""),
+        ]
+        database.executemany("INSERT INTO messages(topic_id, timestamp, data) VALUES(?, ?, ?)", rows)
+        database.execute("INSERT INTO topics VALUES(1, CAST(x'2fff' AS TEXT), NULL)")
+        database.commit()
+    found = read_file(path)
+    assert found.by_topic == {"/\\xff": [(12, b"text"), (13, b"5"), (0, b"")]}
+    assert found.reasons == [
+        "1 messages of connection -7, which the bag never defines",
+        "1 messages of connection -1, which the bag never defines",
+        "1 messages of connection 99999, which the bag never defines",
+    ]
+    assert found.reader.expected_counts() == {0: 3, -1: 3}
+
+
+def test_databases_that_are_no_bags(tmp_path) -> None:
+    path = tmp_path / "a.db3"
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE other(x)")
+    with pytest.raises(BagError, match="no rosbag2 bag: it has no table 'topics'"):
+        read_file(path)
+    with closing(sqlite3.connect(path)) as database:
+        database.execute(f"CREATE TABLE topics({TOPICS[4]})")
+    with pytest.raises(BagError, match="it has no table 'messages'"):
+        read_file(path)
+    path.write_bytes(b"SQLite format 3\0" + bytes(5000))
+    with pytest.raises(BagError, match=r"SQLite database cannot be read: .*recover"):
+        read_file(path)
+
+
+# --- damage -----------------------------------------------------------------------------------------
+
+
+def test_a_file_that_is_cut_off_gives_what_is_there(tmp_path) -> None:
+    rows = some_rows(3000, size=300)
+    path = make(tmp_path / "a.db3", rows)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    found = read_file(path)
+    kept = len(found.messages)
+    assert 1000 < kept < 2000
+    assert found.by_topic == as_topics(rows[:kept])
+    assert (
+        found.reasons[0]
+        == f"the file is cut off: its last {len(data) - len(data) // 2:,} bytes are not there"
+    )
+    assert found.reasons[1].startswith(f"rows from {kept + 1:,} on cannot be read: ")
+    assert found.reader.damage[1].ends_bag and found.reader.damage[1].offset == kept + 1
+    assert found.reader.expected_counts() is None
+
+
+def test_after_a_broken_page_reading_goes_on(tmp_path) -> None:
+    rows = some_rows(3000, size=300)
+    path = make(tmp_path / "a.db3", rows)
+    data = bytearray(path.read_bytes())
+    for number in (500, 1500, 1501, 2900):
+        page = data.index(b"%06d" % number * 50) // 4096 * 4096
+        data[page : page + 8] = b"\xff" * 8
+    path.write_bytes(data)
+    found = read_file(path)
+    gaps = [damage.offset for damage in found.reader.damage]
+    assert len(gaps) == 3 and gaps == sorted(gaps)
+    assert not any(damage.ends_bag for damage in found.reader.damage)
+    assert 3000 - len(found.messages) <= 4 * 13  # rows of a page
+    expected = {row[1:] for row in rows}
+    assert all((message.log_time_ns, message.payload) in expected for message in found.messages)
+    assert max(message.log_time_ns for message in found.messages) == rows[-1][1]
+
+
+def test_a_loop_of_pages_ends(tmp_path) -> None:
+    """A page of the table's tree that points to itself would give rows for ever."""
+    rows = some_rows(3000, size=300)
+    path = make(tmp_path / "a.db3", rows)
+    data = bytearray(path.read_bytes())
+    with closing(sqlite3.connect(path)) as database:
+        (root,) = database.execute("SELECT rootpage FROM sqlite_master WHERE name = 'messages'").fetchone()
+    start = (root - 1) * 4096
+    assert data[start] == 5  # an interior page: each of its cells begins with a page number
+    cells = int.from_bytes(data[start + 3 : start + 5], "big")
+    for cell in range(cells // 2, cells):
+        place = start + int.from_bytes(data[start + 12 + 2 * cell : start + 14 + 2 * cell], "big")
+        data[place : place + 4] = root.to_bytes(4, "big")
+    path.write_bytes(data)
+    found = read_file(path)
+    assert found.reader.damage and len(found.messages) >= 1000
+    assert len({message.log_time_ns for message in found.messages}) == len(found.messages)
