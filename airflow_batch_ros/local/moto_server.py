@@ -16,7 +16,6 @@ from werkzeug.wrappers import Response
 
 from airflow_batch_ros.local import moto_batch
 from airflow_batch_ros.local.batch_jobs import BatchEngine
-from airflow_batch_ros.local.processes import free_ports, is_free
 from airflow_batch_ros.local.state import ServerOptions
 
 _METADATA_PATH = "/ecs-metadata/v4"
@@ -29,7 +28,7 @@ class MotoServer:
         self,
         options: ServerOptions,
         *,
-        remembered_port: int,
+        port: int,
         scratch: Path,
         base_environment: Mapping[str, str],
         client_environment: Mapping[str, str],
@@ -37,16 +36,10 @@ class MotoServer:
         self._region = options.region
         self._moto = DomainDispatcherApplication(create_backend_app)
         logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it logs every request otherwise
-        port = options.port or (remembered_port if is_free(remembered_port) else free_ports(1)[0])
         self._server = make_server(
-            options.bind_address,
-            port,
-            self._answer,
-            threaded=True,
-            request_handler=MotoRequestHandler,
+            options.bind_address, port, self._answer, threaded=True, request_handler=MotoRequestHandler
         )
-        self.port = self._server.server_port
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http://127.0.0.1:{port}"
         self.slots = options.slots or os.cpu_count() or 1
         self._engine = BatchEngine(
             slots=self.slots,

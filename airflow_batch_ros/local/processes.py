@@ -10,12 +10,12 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _LOWEST_PORT, _HIGHEST_PORT = 10_240, 32_000
-"""Below the range from which systems take ports for outgoing connections."""
+"""Below the range that systems give out to outgoing connections."""
 
 
 def die_with_parent() -> Callable[[], None] | None:
@@ -114,23 +114,31 @@ def is_locked(path: Path) -> bool:
     return False
 
 
-def is_free(port: int) -> bool:
-    """Nothing listens on ``port`` of the loopback interface."""
+def choose_port(asked: int, *, remembered: int, taken: Collection[int] = ()) -> int:
+    """A port of the loopback interface: the one ``asked`` for, else the ``remembered`` one, else any.
+
+    Zero is none. Any is a port on which nothing listens, outside the range that systems give out to
+    outgoing connections, and not in ``taken``.
+
+    Raises:
+        OSError: something listens on the port that was asked for.
+    """
+    if asked:
+        if not _is_free(asked):
+            raise OSError(f"port {asked} is taken; choose another one, or 0 for any")
+        return asked
+    candidates = random.sample(range(_LOWEST_PORT, _HIGHEST_PORT), k=_HIGHEST_PORT - _LOWEST_PORT)
+    for port in (remembered, *candidates):
+        if port and port not in taken and _is_free(port):
+            return port
+    raise OSError(f"nothing is free between ports {_LOWEST_PORT} and {_HIGHEST_PORT} of 127.0.0.1")
+
+
+def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what just ended does not matter
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
             return False
     return True
-
-
-def free_ports(count: int) -> list[int]:
-    """``count`` different ports on which nothing listens, none of which is given out as ephemeral."""
-    ports: list[int] = []
-    for port in random.sample(range(_LOWEST_PORT, _HIGHEST_PORT), k=_HIGHEST_PORT - _LOWEST_PORT):
-        if is_free(port):
-            ports.append(port)
-            if len(ports) == count:
-                return ports
-    raise OSError(f"no {count} free ports between {_LOWEST_PORT} and {_HIGHEST_PORT} on 127.0.0.1")

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow_batch_ros.local import batch_stack, seaweed
-from airflow_batch_ros.local.processes import FileLock, start_time
+from airflow_batch_ros.local.processes import FileLock, choose_port, start_time
 from airflow_batch_ros.local.seaweed import Seaweed
 from airflow_batch_ros.local.state import (
     EXIT_ALREADY_RUNNING,
@@ -77,10 +77,11 @@ def _serve(state: StateFolder, options: ServerOptions, end: queue.SimpleQueue[st
     shutil.rmtree(state.scratch, ignore_errors=True)
     state.scratch.mkdir()
     kept = read_kept(state)
-    ports = seaweed.choose_ports(kept.s3_ports, s3_port=options.s3_port)
+    port = choose_port(options.port, remembered=kept.port)
+    s3_ports = seaweed.choose_ports(kept.s3_ports, s3_port=options.s3_port)
     credentials = options.credentials or kept.credentials
     store = seaweed.start(
-        state.s3, credentials, ports=ports, bind_address=options.bind_address, log=state.seaweed_log
+        state.s3, credentials, ports=s3_ports, bind_address=options.bind_address, log=state.seaweed_log
     )
     try:
         # moto takes a second to import: SeaweedFS starts meanwhile.
@@ -88,7 +89,7 @@ def _serve(state: StateFolder, options: ServerOptions, end: queue.SimpleQueue[st
 
         aws = MotoServer(
             options,
-            remembered_port=kept.port,
+            port=port,
             scratch=state.scratch,
             base_environment=_base_environment(),
             client_environment=_client_environment(store, credentials),
@@ -107,7 +108,7 @@ def _serve(state: StateFolder, options: ServerOptions, end: queue.SimpleQueue[st
             )
             batch_stack.make_queue(server.client)
             seaweed.wait_until_ready(store)
-            write_kept(state, Kept(credentials, aws.port, ports))
+            write_kept(state, Kept(credentials, port, s3_ports))
             write_running(state, server)
             _wait_for_end(store, end)
         finally:

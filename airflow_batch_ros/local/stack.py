@@ -216,7 +216,7 @@ class EmbeddedAws:
             if process.poll() not in (None, EXIT_ALREADY_RUNNING):
                 raise LocalAwsError(
                     f"the embedded AWS did not start: {_last_line(self.state.server_log)} "
-                    f"(see {self.state.server_log} and {self.state.seaweed_log})"
+                    f"(see {self.state.server_log})"
                 )
             time.sleep(0.02)
         raise LocalAwsError(

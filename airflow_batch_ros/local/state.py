@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from airflow_batch_ros.local.processes import is_locked
+from airflow_batch_ros.local.processes import is_locked, start_time
 
 EXIT_ALREADY_RUNNING = 3
 """Exit code of a server that found another one over its folder."""
@@ -78,11 +78,15 @@ class RunningServer:
     secret_key: str
 
     def client(self, service: str) -> Any:
-        """A boto3 client of ``service``, whatever the environment says about AWS or proxies."""
+        """A boto3 client of ``service``, whatever the user's environment and files say of AWS or proxies."""
         from botocore.config import Config
         from botocore.session import Session
 
-        return Session().create_client(
+        nothing_of_the_user = {
+            "profile": (None, None, None, None),
+            "config_file": (None, None, os.devnull, None),
+        }
+        return Session(nothing_of_the_user).create_client(
             service,
             region_name=self.region,
             endpoint_url=self.s3_endpoint_url if service == "s3" else self.endpoint_url,
@@ -144,8 +148,9 @@ def find_running(state: StateFolder) -> RunningServer | None:
         raw = json.loads(state.running.read_text())
     except FileNotFoundError:
         return None
-    # Without the lock the file is what a server that was killed left behind.
-    return RunningServer(**raw) if is_locked(state.lock) else None
+    server = RunningServer(**raw)
+    # Otherwise the file is what a server that was killed left behind.
+    return server if start_time(server.pid) == server.started and is_locked(state.lock) else None
 
 
 def write_running(state: StateFolder, server: RunningServer) -> None:
