@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 import os
+import socket
 import subprocess
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,6 @@ import boto3
 import pyarrow.parquet as pq
 import pytest
 
-from airflow_batch_ros.local.processes import free_ports
 from tests.engine.sample_bags import TOPICS, write_bag
 
 ROOT = Path(__file__).parents[2]
@@ -43,20 +44,17 @@ class Stack:
     s3_port: int
 
     def compose(self, *words: str) -> str:
-        """Output of a ``docker compose`` command; its errors go to the test's."""
+        """Output of a ``docker compose`` command, which must succeed."""
         ports = {
             "AIRFLOW_PORT": str(self.airflow_port),
             "AWS_PORT": str(self.aws_port),
             "S3_PORT": str(self.s3_port),
         }
+        command = ["docker", "compose", "--project-name", PROJECT, *words]
         done = subprocess.run(
-            ["docker", "compose", "--project-name", PROJECT, *words],
-            cwd=ROOT,
-            env=os.environ | ports,
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
+            command, cwd=ROOT, env=os.environ | ports, capture_output=True, text=True, check=False
         )
+        assert done.returncode == 0, f"{' '.join(command)}: {done.stderr[-4_000:]}"
         return done.stdout
 
     def request(
@@ -87,14 +85,21 @@ class Stack:
         )
 
 
+def free_ports(count: int) -> list[int]:
+    """Different ports of the loopback interface that nothing listens on."""
+    with ExitStack() as probes:
+        sockets = [probes.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [each.getsockname()[1] for each in sockets]
+
+
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
     services = Stack(*free_ports(3))
     try:
         try:
             services.compose("up", "--build", "--wait", "--wait-timeout", str(START_PATIENCE_S))
-        except subprocess.CalledProcessError:
-            print(services.compose("ps", "--all"), services.compose("logs", "--tail", "40"))
+        except AssertionError as error:
+            error.add_note(services.compose("logs", "--tail", "40"))
             raise
         yield services
     finally:
