@@ -235,8 +235,9 @@ class Decoder:
         assert isinstance(header, Struct)
         place = [field.name for field in header.fields].index("stamp")
         stamp = columns[index].field(place)
-        seconds: Int64Array = stamp.field(0).to_numpy().astype(np.int64)
-        nanoseconds: Int64Array = stamp.field(1).to_numpy().astype(np.int64)
+        # Not to_numpy(): like pa.array() it imports pandas.
+        seconds = np.from_dlpack(stamp.field(0)).astype(np.int64)
+        nanoseconds = np.from_dlpack(stamp.field(1)).astype(np.int64)
         return seconds * 1_000_000_000 + nanoseconds
 
 

@@ -198,11 +198,13 @@ def _resolve(
             )
     elif _may_be_empty(definition_format, definition_hash):
         definitions = {type_name: Definition(type_name, ())}
-    standard = standard_definitions(type_name, ros_version=version)
     recorded = definitions.get(type_name)
-    # Without fields it is an empty message, unless the standard type tells that it is a stub.
-    if recorded and (recorded.fields or not any(known.fields for known in standard.values())):
+    if recorded and recorded.fields:
         return Layout(_Resolver(definitions, version).resolve(type_name), version, "recorded")
+    standard = standard_definitions(type_name, ros_version=version)
+    # Without fields it is an empty message, unless the standard type tells that it is a stub.
+    if recorded and not any(known.fields for known in standard.values()):
+        return Layout(Struct(type_name, (), recorded.constants), version, "recorded")
     if standard:
         return standard_layout(type_name, next(iter(standard)), version)
     raise DefinitionError(

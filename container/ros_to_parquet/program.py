@@ -31,8 +31,9 @@ from ros_to_parquet.definitions import PLACEHOLDER
 from ros_to_parquet.layout import SIZES, Array, Node, Primitive, Sequence, String, Struct
 from ros_to_parquet.schema import arrow_type
 
-MAX_EMPTY_ELEMENTS: Final = 1_024
-"""Largest count of elements that take no bytes: nothing in the message bounds it."""
+MAX_EMPTY_ELEMENTS: Final = 16
+"""Largest count of elements that take no bytes. Nothing in a message bounds it; at 16 for each four bytes of
+a count, the elements of all pending messages stay below 2^31, whatever they say."""
 
 
 @dataclass(frozen=True, slots=True)

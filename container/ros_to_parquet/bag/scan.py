@@ -14,7 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from awkward.forth import ForthMachine64
+from awkward_cpp.lib._ext import ForthMachine64  # awkward.forth is this, and takes half a second to import
 
 from ros_to_parquet.bag.model import Int64Array, UInt8Array
 from ros_to_parquet.bag.source import ForwardBuffer

@@ -57,6 +57,10 @@ def encode(root: Struct, wire: Wire, message: dict[str, Any]) -> bytes:
     return bytes(writer.data)
 
 
+def _is_none(node: Node) -> bool:
+    return isinstance(node, Array) and node.size == 0
+
+
 def _names(node: Struct) -> list[str]:
     return unique_names(field.name for field in node.fields)
 
@@ -112,11 +116,11 @@ class _Reader:
                 name: self.node(field.node) for name, field in zip(_names(node), node.fields, strict=True)
             }
         count = node.size if isinstance(node, Array) else self.length(least_size(node.item, self.wire))
-        if isinstance(node, Sequence) and least_size(node.item, self.wire) == 0 and count > 1024:
+        if isinstance(node, Sequence) and least_size(node.item, self.wire) == 0 and count > 16:
             raise BadMessageError("too many empty elements")
-        items = [self.node(node.item) for _ in range(count)]
-        is_bytes = isinstance(node.item, Primitive) and node.item.name == "uint8"
-        return bytes(items) if is_bytes and not (isinstance(node, Array) and count == 0) else items
+        if isinstance(node.item, Primitive) and node.item.name == "uint8" and not _is_none(node):
+            return self.take(count)
+        return [self.node(node.item) for _ in range(count)]
 
     def text(self) -> str:
         raw = self.take(self.length(1))
@@ -196,7 +200,7 @@ class _Writer:
 def _is_delimited(node: Node, wire: Wire) -> bool:
     if isinstance(node, Struct):
         return wire.delimiters == "all"
-    if isinstance(node, Array) and node.size == 0:
+    if _is_none(node):
         return False
     return (
         isinstance(node, Array | Sequence)
@@ -248,7 +252,7 @@ def random_value(node: Node, wire: Wire, rng: random.Random) -> Any:
         count = min(count, node.bound)
     items = [random_value(node.item, wire, rng) for _ in range(count)]
     if isinstance(node.item, Primitive) and node.item.name == "uint8":
-        return items if isinstance(node, Array) and not count else bytes(items)
+        return items if _is_none(node) else bytes(items)
     return items
 
 

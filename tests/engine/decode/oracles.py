@@ -40,9 +40,9 @@ def from_object(value: Any, node: Node) -> Any:
         case Struct(fields=()):
             return {PLACEHOLDER: getattr(value, PLACEHOLDER, 0)}
         case Struct(type_name="time"):  # uint32 both; `rosbags` has them as ROS 2 does
-            return {"sec": value.sec & 0xFFFFFFFF, "nanosec": value.nanosec & 0xFFFFFFFF}
+            return {name: number & 0xFFFFFFFF for name, number in _time(value).items()}
         case Struct(type_name="duration"):
-            return {"sec": value.sec, "nanosec": (value.nanosec + 2**31) % 2**32 - 2**31}
+            return {name: (number + 2**31) % 2**32 - 2**31 for name, number in _time(value).items()}
         case Struct():
             names = unique_names(field.name for field in node.fields)
             return {
@@ -50,9 +50,17 @@ def from_object(value: Any, node: Node) -> Any:
                 for name, field in zip(names, node.fields, strict=True)
             }
         case Array() | Sequence():
-            items = [from_object(item, node.item) for item in _items(value)]
-            is_bytes = isinstance(node.item, Primitive) and node.item.name == "uint8"
-            return bytes(items) if is_bytes else items
+            if isinstance(node.item, Primitive) and node.item.name == "uint8":
+                return (
+                    bytes(value) if isinstance(value, bytes) else np.array(value).astype(np.uint8).tobytes()
+                )
+            return [from_object(item, node.item) for item in _items(value)]
+
+
+def _time(value: Any) -> dict[str, int]:
+    if hasattr(value, "secs"):
+        return {"sec": value.secs, "nanosec": value.nsecs}
+    return {"sec": value.sec, "nanosec": value.nanosec}
 
 
 def _attribute(value: Any, name: str) -> Any:

@@ -6,13 +6,14 @@ import random
 import struct
 from dataclasses import replace
 
-import naive
 import pytest
-from blocks import HEADERS, block, connection, rows
 
 from ros_to_parquet.decode import Decoder
 from ros_to_parquet.layout import Layout, resolve_layout, standard_layout
 from ros_to_parquet.program import Wire
+
+from . import naive
+from .blocks import HEADERS, block, connection, rows
 
 CDR = Wire("CDR")
 XCDR2 = Wire("XCDR2", max_align=4, delimiters="collections")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import oracles
 import pytest
-from blocks import block, connection
 from rosbags.typesys import get_types_from_idl
 
 from ros_to_parquet.decode import Decoder
@@ -23,6 +21,9 @@ from ros_to_parquet.layout import (
     standard_layout,
 )
 from ros_to_parquet.schema import md5sum, rihs01, schema_hash
+
+from . import oracles
+from .blocks import block, connection
 
 SEPARATOR = "=" * 80
 

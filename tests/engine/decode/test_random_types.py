@@ -6,10 +6,7 @@ import random
 from dataclasses import replace
 from typing import Any
 
-import naive
-import oracles
 import pytest
-from blocks import block, connection, rows
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
@@ -18,6 +15,9 @@ from ros_to_parquet.bag.model import Connection
 from ros_to_parquet.decode import Decoder
 from ros_to_parquet.layout import Layout, resolve_layout
 from ros_to_parquet.program import ROS1, Wire
+
+from . import naive, oracles
+from .blocks import block, connection, rows
 
 XCDR2 = Wire("XCDR2", max_align=4, delimiters="collections")
 APPENDABLE = replace(XCDR2, delimiters="all")

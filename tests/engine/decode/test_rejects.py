@@ -6,14 +6,15 @@ import random
 import struct
 import time
 
-import naive
 import pytest
-from blocks import HEADERS, block, connection, rows
 
 from ros_to_parquet.bag.model import MessageBlock
 from ros_to_parquet.decode import Decoder
 from ros_to_parquet.layout import resolve_layout, standard_layout
 from ros_to_parquet.program import ROS1, Wire
+
+from . import naive
+from .blocks import HEADERS, block, connection, rows
 
 TYPE = """
 std_msgs/Header header
@@ -97,14 +98,14 @@ def test_reasons_name_the_field() -> None:
 def test_counts_of_elements_without_size_are_bounded() -> None:
     text = "std_msgs/Empty[] nothing\nuint8 x"
     decoder = decoder_of(text, "ros1")
-    payloads = [struct.pack("<IB", count, 7) for count in (3, 0, 1024, 1025, 2**32 - 1)]
+    payloads = [struct.pack("<IB", count, 7) for count in (3, 0, 16, 17, 2**32 - 1)]
     decoded = decoder.decode(block(payloads, encoding="ros1"))
     assert decoded.rows.tolist() == [0, 1, 2]
     assert [reason for _, reason in decoded.rejected] == [
-        "field nothing says it has 1025 elements of no size, more than 1024",
-        "field nothing says it has 4294967295 elements of no size, more than 1024",
+        "field nothing says it has 17 elements of no size, more than 16",
+        "field nothing says it has 4294967295 elements of no size, more than 16",
     ]
-    assert [len(row["nothing"]) for row in rows(decoder, decoded)] == [3, 0, 1024]
+    assert [len(row["nothing"]) for row in rows(decoder, decoded)] == [3, 0, 16]
 
 
 def test_a_block_of_nothing_but_rejects_gives_empty_columns() -> None:

@@ -7,17 +7,18 @@ import random
 from pathlib import Path
 from typing import Any
 
-import naive
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from blocks import HEADERS, block, connection, rows
 
 from ros_to_parquet.bag.model import Connection, MessageBlock
 from ros_to_parquet.decode import Decoder, choose_layout
 from ros_to_parquet.layout import DefinitionError, resolve_layout, standard_layout
 from ros_to_parquet.program import Wire
 from ros_to_parquet.schema import arrow_fields, unique_names
+
+from . import naive
+from .blocks import HEADERS, block, connection, rows
 
 KITCHEN_SINK = """
 std_msgs/Header header

@@ -5,13 +5,14 @@ from __future__ import annotations
 import struct
 from dataclasses import replace
 
-import naive
 import pytest
-from blocks import HEADERS, block, connection, rows
 
 from ros_to_parquet.decode import Decoder
 from ros_to_parquet.layout import resolve_layout
 from ros_to_parquet.program import Wire
+
+from . import naive
+from .blocks import HEADERS, block, connection, rows
 
 RAW = [
     b"plain",
