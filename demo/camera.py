@@ -357,8 +357,16 @@ def _draw_things(stage: _Stage, scenery: Scenery, cars: Cars) -> None:
     for depth, what, number in sorted(things, reverse=True):
         if what == "tree":
             _draw_tree(stage, scenery, trees[number], depth, float(tree_left[number]))
-        else:
+        elif not _is_hidden(stage, depth, float(car_left[number])):
             _draw_car(stage, scenery.light, cars, number)
+
+
+def _is_hidden(stage: _Stage, ahead: float, left: float) -> bool:
+    """Whether a car there is behind walls, told quickly; `_hidden_parts` tells it exactly."""
+    middle = stage.lens.width / 2 - left / ahead * stage.lens.focal_px
+    half = CAR_LENGTH_M * stage.lens.focal_px / ahead
+    walls = stage.wall_depth[max(int(middle - half), 0) : max(int(middle + half) + 1, 0)]
+    return len(walls) == 0 or float(walls.max()) < ahead - CAR_LENGTH_M
 
 
 def _draw_tree(stage: _Stage, scenery: Scenery, tree: Floats, ahead: float, left: float) -> None:

@@ -43,26 +43,26 @@ def scan(town: Town, cars: Cars, poses: Poses, rng: np.random.Generator) -> npt.
     bright = np.full(nearest.shape, 14.0)
 
     def meet(distance: Floats, low: Floats, high: Floats, brightness: Floats) -> None:
-        """Surfaces (n, firings) that stand upright from ``low`` to ``high`` (n)."""
-        distance = distance.astype(np.float32, copy=False)
-        low, high = low.astype(np.float32), high.astype(np.float32)
-        for ring, rise in enumerate(slope):
+        """Surfaces, level distances (n, firings), that stand upright from ``low`` to ``high`` (n)."""
+        # Most are behind something in every direction: those cost nothing any more.
+        seen = np.flatnonzero((distance < in_front).any(axis=1))
+        distance = distance[seen].astype(np.float32, copy=False)
+        low, high = low[seen, None].astype(np.float32), high[seen, None].astype(np.float32)
+        for ring, rise in enumerate(slope if len(seen) else ()):
             height = np.float32(MOUNT_HEIGHT_M) + distance * rise
-            met = np.where((height >= low[:, None]) & (height <= high[:, None]), distance, np.float32(FAR_M))
+            met = np.where((height >= low) & (height <= high), distance, np.float32(FAR_M))
             first = met.argmin(axis=0)
             candidate = met[first, np.arange(FIRINGS)]
             closer = candidate < nearest[ring]
             nearest[ring][closer] = candidate[closer]
-            bright[ring][closer] = brightness[first][closer]
+            bright[ring][closer] = brightness[seen][first][closer]
 
     x, y = float(poses.x.mean()), float(poses.y.mean())
     walls = town_module.walls_in_sight(town.walls, x, y, range_m=RANGE_M)
-    meet(
-        town_module.cast(walls, poses.x, poses.y, ray_x, ray_y),
-        np.zeros(len(walls.at)),
-        walls.height,
-        30.0 + walls.house * 37 % 60,
-    )
+    to_walls = town_module.cast(walls, poses.x, poses.y, ray_x, ray_y)
+    # Houses are so high that what is behind the nearest one is out of reach, or out of range.
+    in_front = to_walls.min(axis=0) + np.float32(0.01)
+    meet(to_walls, np.zeros(len(walls.at)), walls.height, 30.0 + walls.house * 37 % 60)
     near = np.hypot(cars.x - x, cars.y - y) < RANGE_M
     boxes = _cast_boxes(cars.x[near], cars.y[near], cars.heading[near], poses, ray_x, ray_y)
     meet(boxes, np.full(near.sum(), 0.25), np.full(near.sum(), CAR_HEIGHT_M), 90.0 + 8.0 * cars.colour[near])
