@@ -129,13 +129,23 @@ class ConnectionTable:
             before = self._meaning[recorded_id]
             if (after := self.define(recorded_id, definition.content)) != before:
                 ids[(messages.connections == recorded_id) & (messages.starts > definition.position)] = after
+        pins_too_much = self._pins_too_much(data, messages, ids)
         for connection_id, rows in groups(ids):
             if connection_id < 0:
                 self._leave(messages, rows)
                 continue
             self.counts[connection_id] += len(messages) if isinstance(rows, slice) else len(rows)
             if self._taken[connection_id]:
-                yield from self._cut(data, messages, connection_id, rows)
+                for block in self._cut(data, messages, connection_id, rows):
+                    yield _on_its_own(block) if pins_too_much and block.data is data else block
+
+    def _pins_too_much(self, data: UInt8Array, messages: Messages, ids: Int64Array) -> bool:
+        """Whether blocks would keep a buffer in memory that is mostly of topics nobody wants."""
+        if all(self._taken) or not len(ids):
+            return False
+        taken = np.array([*self._taken, False])[ids]  # the last one is for id -1
+        pinned_bytes = data.base.nbytes if isinstance(data.base, np.ndarray) else data.nbytes
+        return 2 * int(messages.lengths[taken].sum()) < pinned_bytes
 
     def _resolve(self, recorded: Int64Array) -> Int64Array:
         if not len(recorded) or (recorded.min() >= 0 and recorded.max() < self._TABLE_SIZE):
@@ -240,12 +250,18 @@ def _part(block: MessageBlock, first: int, last: int) -> MessageBlock:
     )
 
 
-def _rebuilt(block: MessageBlock, payloads: Sequence[bytes]) -> MessageBlock:
+def _on_its_own(block: MessageBlock) -> MessageBlock:
+    view, ends = block.data.data, block.starts + block.lengths
+    payloads = [view[start:end] for start, end in zip(block.starts.tolist(), ends.tolist(), strict=True)]
+    return _rebuilt(block, payloads)
+
+
+def _rebuilt(block: MessageBlock, payloads: Sequence[bytes | memoryview]) -> MessageBlock:
     data, starts, lengths = joined(payloads)
     return dataclasses.replace(block, data=data, starts=starts, lengths=lengths)
 
 
-def joined(payloads: Sequence[bytes]) -> tuple[UInt8Array, Int64Array, Int64Array]:
+def joined(payloads: Sequence[bytes | memoryview]) -> tuple[UInt8Array, Int64Array, Int64Array]:
     """Payloads in one buffer; where each starts; its length."""
     lengths = np.fromiter(map(len, payloads), np.int64, len(payloads))
     return np.frombuffer(b"".join(payloads), np.uint8), np.cumsum(lengths) - lengths, lengths

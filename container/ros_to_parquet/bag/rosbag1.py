@@ -44,6 +44,7 @@ _USUAL_DATA_START = 4117
 _MAX_HEADER_BYTES = 1 << 20
 _MAX_INDEX_BYTES = 256 << 20
 _INDEX_ENTRY_BYTES = 12
+_MAX_INDEX_RECORD_BYTES = 64 << 20
 
 _SCAN = """
 input data
@@ -259,17 +260,13 @@ class _Framing(ChunkFraming[Rosbag1Records]):
         Some recorders write ``count * 20`` for the length of ``count`` entries of 12 bytes.
         """
         for size in (said, counted):
-            seen = min(size + _MAX_HEADER_BYTES, left)
-            if size > left:
+            if size > min(left, _MAX_INDEX_RECORD_BYTES):
                 continue
-            if len(window) < seen:
+            if len(window) < (seen := min(size + _MAX_HEADER_BYTES, left)):
                 return Look(seen)
             after = window[size:]
-            if (
-                size == left
-                or _first_header(after) is not None
-                or _leading_zeros(after) >= min(8, len(after))
-            ):
+            ends_here = size == left or _leading_zeros(after) >= min(8, len(after))
+            if ends_here or _first_header(after) is not None:
                 return Skip(size)
         if min(said, counted) > left:
             return Need(min(said, counted))

@@ -221,6 +221,21 @@ def test_wanted_topics_are_yielded_and_all_are_counted() -> None:
     assert counts == Counter(message.topic for message in messages)
 
 
+@pytest.mark.parametrize("compression", ["none", "lz4"])
+def test_a_small_topic_does_not_keep_whole_chunks_in_memory(compression: str) -> None:
+    bag = Ros1Bag()
+    definitions = [bag.connection(0, "/small"), bag.connection(1, "/large")]
+    records = [ros1_message(0, T0 + n, b"%d" % n) for n in range(3)]
+    bag.chunk([*definitions, *records, ros1_message(1, T0, bytes(1_000_000))], {0: 3, 1: 1}, compression)
+    whole = open_bag(Memory(bag.bytes()))
+    small, large = whole.blocks()
+    assert np.shares_memory(small.data, large.data)
+    (alone,) = open_bag(Memory(bag.bytes()), wanted=lambda topic: topic == "/small").blocks()
+    assert alone.data.tobytes() == b"012"
+    assert (alone.starts.tolist(), alone.lengths.tolist()) == ([0, 1, 2], [1, 1, 1])
+    assert alone.log_times_ns.tolist() == small.log_times_ns.tolist()
+
+
 @pytest.mark.parametrize("gap", [1, 3, 4, 7, 8, 13, 16, 1000])
 def test_gap_of_zeros_before_the_index(gap: int) -> None:
     data, messages = simple_ros1(gap=gap)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from bag_bytes import (
     simple_ros1,
 )
 
-from ros_to_parquet.bag import BagError, source
+from ros_to_parquet.bag import BagError, open_bag, source
 
 Made = tuple[bytes, list[Message]]
 
@@ -162,6 +163,16 @@ def test_reads_are_few_large_and_forward() -> None:
     assert sum(min(length, memory.size - offset) for offset, length in memory.reads) < memory.size / 3 + (
         18 << 20
     )
+
+
+@pytest.mark.parametrize("name", ["ros1", "mcap", "sqlite"])
+def test_blocks_may_be_read_by_another_thread(name: str, tmp_path: Path) -> None:
+    data, messages = simple_sqlite(tmp_path) if name == "sqlite" else CHUNKED[name]()
+    reader = open_bag(Memory(data, tmp_path))
+    with ThreadPoolExecutor(1) as pool:
+        blocks = pool.submit(lambda: list(reader.blocks())).result()
+    assert sum(map(len, blocks)) == len(messages)
+    assert reader.expected_counts() == reader.counts
 
 
 # --- cut off ----------------------------------------------------------------------------------------
