@@ -11,8 +11,8 @@ help: ## this list
 setup: ## make .venv: locked dependencies, airflow, airflow-batch-ros, ros-to-parquet
 	@./scripts/setup
 
-demo: setup ## run the main job on this machine; BAGS=folder takes your own drives
-	@$(BIN)/python -m demo $(if $(BAGS),--bags "$(BAGS)")
+demo: setup ## run the main job on this machine; BAGS=folder takes your drives, ALL=1 shows all tables
+	@$(BIN)/python -m demo $(if $(BAGS),--bags "$(BAGS)") $(if $(ALL),--all)
 
 test: setup check ## format, lint, types, import rules and all tests
 	$(BIN)/pytest $(PYTEST_ARGS)
