@@ -73,10 +73,13 @@ class EmbeddedAws:
         """
         self._server = find_running(self.state) or self._launch(detached=detached)
         try:
-            self._make_stack()
+            self.ensure_buckets(*self._buckets)
+            self.allow(*self._allow)
         except BaseException:
             self.stop()
             raise
+        if detached:
+            self._process = None
         return self
 
     @classmethod
@@ -202,7 +205,7 @@ class EmbeddedAws:
         except BaseException:
             self.stop()
             raise
-        if detached or server.pid != process.pid:
+        if server.pid != process.pid:
             self._process = None
         return server
 
@@ -223,10 +226,6 @@ class EmbeddedAws:
             f"the embedded AWS did not start within {START_PATIENCE_S:.0f} s: "
             f"see {self.state.server_log} and {self.state.seaweed_log}"
         )
-
-    def _make_stack(self) -> None:
-        self.ensure_buckets(*self._buckets)
-        self.allow(*self._allow)
 
 
 def stop_running(state: StateFolder) -> RunningServer | None:

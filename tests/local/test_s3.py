@@ -75,7 +75,7 @@ def test_of_those_who_race_one_wins(s3: Any, condition: str) -> None:
         return True
 
     with ThreadPoolExecutor(6) as pool:
-        for _ in range(10):
+        for _ in range(5):
             name, expected = f"race/{uuid.uuid4().hex}", "*"
             if condition == "IfMatch":
                 expected = s3.put_object(Bucket="lake", Key=name, Body=b"")["ETag"]
@@ -143,7 +143,7 @@ def test_a_bucket_that_was_not_made_is_not_there(s3: Any) -> None:
 
 
 def test_many_buckets(aws: EmbeddedAws, s3: Any) -> None:
-    names = [f"bucket-{uuid.uuid4().hex[:8]}" for _ in range(20)]
+    names = [f"bucket-{uuid.uuid4().hex[:8]}" for _ in range(10)]
     aws.ensure_buckets(*names)
     aws.ensure_buckets(*names)
     for name in names:
