@@ -3,10 +3,10 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 
-.PHONY: help setup demo test check format lock clean
+.PHONY: help setup demo test test-container check format lock clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' Makefile
 
 setup: ## make .venv: locked dependencies, airflow, airflow-batch-ros, ros-to-parquet
 	@./scripts/setup
@@ -16,6 +16,9 @@ demo: setup ## run the main job on this machine; BAGS=folder takes your drives, 
 
 test: setup check ## format, lint, types, import rules and all tests
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+test-container: ## build and check the image, then docker-compose.yaml; needs a Docker engine
+	@./scripts/test-container
 
 check: setup ## format, lint and types
 	$(BIN)/ruff format --check .

@@ -83,9 +83,9 @@ class RosToParquetBatchTrigger(BaseTrigger):
         except asyncio.CancelledError as error:
             # Airflow 3.3 calls on_kill() itself. Before, a triggerer that stops and a user who acts on the
             # task look alike from here; but only the user's act changes the task's state.
-            by_user = not _HAS_ON_KILL and error.args != (_USER_ACTION,)
-            if self.terminate_on_kill and by_user and not await self._is_deferred():
-                await self.on_kill()
+            maybe_by_user = not _HAS_ON_KILL and error.args != (_USER_ACTION,)
+            if self.terminate_on_kill and maybe_by_user:
+                await self._end_jobs_unless_deferred()
             raise
 
     async def on_kill(self) -> None:
@@ -95,6 +95,14 @@ class RosToParquetBatchTrigger(BaseTrigger):
         self.log.info("killed: terminating Batch jobs %s", ", ".join(self.job_ids))
         for problem in await _in_thread(lambda: terminate(self._hook().batch, self.job_ids, KILLED)):
             self.log.error("could not terminate %s", problem)
+
+    async def _end_jobs_unless_deferred(self) -> None:
+        try:
+            if not await self._is_deferred():
+                await self.on_kill()
+        except Exception:
+            # Raised from here it would take the cancellation's place, and fail a task that only moves on.
+            self.log.exception("was the task killed? Airflow does not say, so its jobs are left as they are")
 
     async def _wait(self) -> dict[str, Any]:
         batch = await _in_thread(lambda: self._hook().batch)

@@ -302,17 +302,23 @@ class _OpenRun:
         )
 
 
+class _Memory:
+    """What was found out about nodes, by their id: definitions nest, and the same is asked at every level."""
+
+    def __init__(self) -> None:
+        self.exits: dict[tuple[int, State], State] = {}
+        self.types: dict[int, pa.DataType] = {}
+
+
 class _Compiler:
     """Compiles nodes one after another, keeping track of what is known about the alignment."""
 
-    def __init__(
-        self, wire: Wire, *, state: State | None = None, exits: dict[tuple[int, State], State] | None = None
-    ) -> None:
+    def __init__(self, wire: Wire, *, state: State | None = None, memory: _Memory | None = None) -> None:
         self.operations: list[Operation] = []
         self.record_types: dict[str, np.dtype[np.void]] = {}
         self._wire = wire
         self._state: State = state or (wire.max_align, 0)
-        self._exits = {} if exits is None else exits
+        self._memory = memory or _Memory()
         self._run: _OpenRun | None = None
         self._outputs = 0
 
@@ -351,7 +357,7 @@ class _Compiler:
             items = (self._values(_PLACEHOLDER, prefix + PLACEHOLDER),)
         else:
             items = (Nothing(pa.uint8()),)
-        return Group(items, arrow_type(struct))
+        return Group(items, self._type(struct))
 
     def _values(self, primitive: Primitive, path: str, count: int | None = None) -> Leaf:
         """One value, or ``count`` of them."""
@@ -376,7 +382,7 @@ class _Compiler:
         return Text(offsets, data, unit, wire.big_endian, wire.terminated and not string.wide, counts_bytes)
 
     def _array(self, array: Array, path: str) -> Column:
-        item, size, type_ = array.item, array.size, arrow_type(array)
+        item, size, type_ = array.item, array.size, self._type(array)
         if size == 0:
             return Nothing(type_)
         if isinstance(item, Primitive):
@@ -416,7 +422,7 @@ class _Compiler:
         return self._counted(sequence, path)
 
     def _counted(self, sequence: Sequence, path: str) -> Column:
-        item, type_ = sequence.item, arrow_type(sequence)
+        item, type_ = sequence.item, self._type(sequence)
         self._length()
         offsets = self._new_output()
         if isinstance(item, Primitive):
@@ -450,7 +456,7 @@ class _Compiler:
 
     def _record(self, item: Node, records: Records, path: str) -> tuple[np.dtype[np.void], Column]:
         """The record type of a uniform item, and the column of many of them."""
-        inner = _Compiler(self._wire, exits=self._exits)
+        inner = _Compiler(self._wire, memory=self._memory)
         inner._run = _OpenRun()
         inner._run.records = records
         column = inner._node(item, f"{path}[]")
@@ -485,11 +491,12 @@ class _Compiler:
     def _exit(self, node: Node, state: State) -> State:
         """What is known behind ``node`` if ``state`` is known before it."""
         key = (id(node), state)
-        if key not in self._exits:
-            scratch = _Compiler(self._wire, state=state, exits=self._exits)
+        exits = self._memory.exits
+        if key not in exits:
+            scratch = _Compiler(self._wire, state=state, memory=self._memory)
             scratch._node(node, "")
-            self._exits[key] = scratch._state
-        return self._exits[key]
+            exits[key] = scratch._state
+        return exits[key]
 
     # --- parts of operations
 
@@ -543,6 +550,12 @@ class _Compiler:
         self._outputs += 1
         return f"o{self._outputs}"
 
+    def _type(self, node: Node) -> pa.DataType:
+        types = self._memory.types
+        if id(node) not in types:
+            types[id(node)] = arrow_type(node)
+        return types[id(node)]
+
     def _number(self, primitive: Primitive) -> str:
         return (">" if self._wire.big_endian else "<") + _CODES[primitive.name]
 
@@ -576,7 +589,7 @@ class _Compiler:
         alignments = [min(size, 8, self._wire.max_align) for size in self._primitive_sizes(item) or ()]
         if not alignments or alignments[0] != max(alignments):
             return None
-        scratch = _Compiler(self._wire, exits=self._exits)
+        scratch = _Compiler(self._wire, memory=self._memory)
         scratch._node(item, "")
         assert scratch._run is not None
         size = scratch._run.size

@@ -166,7 +166,7 @@ _RIHS_TYPES: Final = {
     "float32": 10,
     "float64": 11,
     "float128": 12,
-    "char": 13,
+    "char": 3,  # rosidl makes uint8 of it before it hashes
     "bool": 15,
     "byte": 16,
 }

@@ -22,8 +22,9 @@ pytestmark = pytest.mark.airflow
 DAG_ID = "ros_image_pipeline"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def dag(airflow_database: None) -> Any:
+    """Parsed anew for each test: Airflow 2's ``test`` leaves the run's conf in the DAG's params."""
     from runpy import run_path
 
     return run_path(str(ROOT / "dags" / f"{DAG_ID}.py"))["dag"]

@@ -56,7 +56,7 @@ def connections(draw: st.DrawFn, encoding: str) -> Connection:
 
 
 @pytest.mark.parametrize("name", WIRES)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_messages_equal_what_was_written(name: str, data: st.DataObject) -> None:
     wire, header = WIRES[name]
@@ -78,7 +78,7 @@ def test_messages_equal_what_was_written(name: str, data: st.DataObject) -> None
 
 
 @pytest.mark.parametrize("name", WIRES)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_damaged_messages_are_rejected_alone(name: str, data: st.DataObject) -> None:
     wire, header = WIRES[name]

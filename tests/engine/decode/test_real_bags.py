@@ -25,7 +25,7 @@ from .blocks import rows
 
 BAGS = Path(__file__).parents[4] / "shared" / "bags"
 FILES = sorted(path for path in BAGS.glob("*/*") if path.suffix in (".bag", ".mcap", ".db3"))
-COMPARED = 60
+COMPARED = 30
 """Messages a connection that are compared one by one; they are taken evenly from all of its blocks."""
 
 if not FILES:
@@ -131,7 +131,7 @@ def test_recorded_hashes_are_those_computed() -> None:
     for path in FILES:
         for connection in {block.connection.id: block.connection for block in blocks_of(path)}.values():
             digest = connection.definition_hash
-            if not connection.definition or not digest or "/srv/" in connection.type_name:
+            if not connection.definition or not digest:
                 continue
             root = resolve_layout(connection).root
             if connection.encoding == "ros1":
