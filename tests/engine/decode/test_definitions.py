@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from rosbags.typesys import get_types_from_idl
 
@@ -71,7 +73,7 @@ def test_ros2_texts_resolve_as_the_standard_types_do(distribution: str) -> None:
         standard = standard_layout(name, f"ros2_{distribution}", 2)
         assert shape(layout.root) == shape(standard.root)
         assert rihs01(layout.root) == rihs01(standard.root)
-        if "char" not in text and "ServiceEventInfo" not in name:
+        if not re.search(r"\bchar\b", text):
             # `rosbags` has another number for char; bags recorded by ROS 2 itself tell that it is uint8's.
             assert f"RIHS01_{rihs01(layout.root)}" == store.hash_rihs01(name)
 
