@@ -40,6 +40,10 @@ _ENVIRONMENT = {
 }
 
 
+_GARBAGE_THRESHOLD = 0.3
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever proxy the user has
+
+
 @dataclass(frozen=True, slots=True)
 class Seaweed:
     """A running server. It dies with the thread that started it."""
@@ -127,6 +131,18 @@ def wait_until_ready(seaweed: Seaweed, *, patience_s: float = 60.0) -> None:
         time.sleep(0.02)
 
 
+def reclaim_space(seaweed: Seaweed) -> None:
+    """Give back what deleted and overwritten objects take on disk, where that is much of a volume.
+
+    SeaweedFS does it by itself only after hours, longer than it lives here.
+
+    Raises:
+        OSError: it did not answer.
+    """
+    url = f"http://127.0.0.1:{seaweed.ports['master']}/vol/vacuum?garbageThreshold={_GARBAGE_THRESHOLD}"
+    _DIRECT.open(url, timeout=60).close()
+
+
 def stop(seaweed: Seaweed) -> None:
     """End the server at once.
 
@@ -142,10 +158,9 @@ def stop(seaweed: Seaweed) -> None:
 
 def _is_ready(seaweed: Seaweed) -> bool:
     """S3 answers, and the master knows the volume server that takes what is written."""
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        direct.open(f"{seaweed.url}/healthz", timeout=5).close()
-        with direct.open(f"http://127.0.0.1:{seaweed.ports['master']}/dir/status", timeout=5) as response:
+        _DIRECT.open(f"{seaweed.url}/healthz", timeout=5).close()
+        with _DIRECT.open(f"http://127.0.0.1:{seaweed.ports['master']}/dir/status", timeout=5) as response:
             return bool(json.load(response).get("Topology", {}).get("DataCenters"))
     except OSError:
         return False

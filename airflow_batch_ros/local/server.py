@@ -108,6 +108,7 @@ def _serve(state: StateFolder, options: ServerOptions, end: queue.SimpleQueue[st
             )
             batch_stack.make_queue(server.client)
             seaweed.wait_until_ready(store)
+            seaweed.reclaim_space(store)
             write_kept(state, Kept(credentials, port, s3_ports))
             write_running(state, server)
             _wait_for_end(store, end)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -167,3 +170,22 @@ def test_wrong_credentials_are_refused(aws: EmbeddedAws, wrong: str, says: str) 
     with pytest.raises(ClientError) as error:
         client.list_objects_v2(Bucket="lake")
     assert code(error) == (says, 403)
+
+
+def test_space_of_deleted_objects_is_given_back_at_the_next_start(tmp_path: Path) -> None:
+    def stored() -> int:
+        return sum(path.stat().st_size for path in tmp_path.rglob("*.dat"))
+
+    data = os.urandom(8 << 20)
+    with EmbeddedAws(tmp_path, buckets=["lake"]) as aws:
+        s3 = aws.client("s3")
+        s3.put_object(Bucket="lake", Key="kept", Body=b"kept")
+        for _ in range(4):
+            s3.put_object(Bucket="lake", Key="again", Body=data)
+        s3.delete_object(Bucket="lake", Key="again")
+        time.sleep(4)  # the store marks what is deleted in the background
+    before = stored()
+    assert before > 2 * len(data)
+    with EmbeddedAws(tmp_path) as aws:
+        assert aws.client("s3").get_object(Bucket="lake", Key="kept")["Body"].read() == b"kept"
+        assert stored() < before / 4
