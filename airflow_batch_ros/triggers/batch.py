@@ -141,8 +141,12 @@ class RosToParquetBatchTrigger(BaseTrigger):
 
 
 async def _in_thread(call: Callable[[], T]) -> T:
-    # asgiref's threads, since Airflow finds its way back to the triggerer's loop from those alone.
-    return await sync_to_async(call, thread_sensitive=False)()
+    """``call`` in a thread, so that a cancellation is raised here at once and with its message.
+
+    In asgiref's threads, since from those alone older triggerers find their way back to Airflow's API. They
+    lose the message of a cancellation, which tells Airflow 3.3 that a user acted; the shield keeps it.
+    """
+    return await asyncio.shield(asyncio.ensure_future(sync_to_async(call, thread_sensitive=False)()))
 
 
 def _task_state(instance: Any) -> str | None:

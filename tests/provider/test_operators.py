@@ -494,6 +494,24 @@ def test_killed_while_deferred(pipeline: Pipeline, terminate_on_kill: bool) -> N
         assert pipeline.state(job["job_id"]) == "RUNNING"
 
 
+def test_a_cancellation_keeps_its_message_while_batch_is_asked(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By that message Airflow 3.3 knows that a user acted, and calls on_kill."""
+    trigger = defer(pipeline, pipeline.submit("good", definition="hang"))
+    monkeypatch.setattr(triggers, "describe", lambda batch, ids: time.sleep(1.0))
+
+    async def cancel() -> tuple[Any, ...]:
+        waiting = asyncio.ensure_future(collect(trigger))
+        await asyncio.sleep(0.5)
+        waiting.cancel("__airflow_user_action__")
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await waiting
+        return caught.value.args
+
+    assert asyncio.run(cancel()) == ("__airflow_user_action__",)
+
+
 @pytest.mark.parametrize(("deferred", "state"), [(True, "RUNNING"), (False, "FAILED")])
 def test_before_airflow_3_3_the_tasks_state_tells_a_kill_from_a_restart(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, deferred: bool, state: str

@@ -1,0 +1,187 @@
+"""What only a whole Airflow shows: REST, a scheduler, and a triggerer that a kill has to reach."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.provider.bags import ros1_bag
+from tests.provider.builders import put
+from tests.provider.conftest import ROOT
+from tests.provider.test_fanout import wait_for_end
+
+if TYPE_CHECKING:
+    from mypy_boto3_batch import BatchClient
+    from mypy_boto3_s3 import S3Client
+
+    from airflow_batch_ros.local import EmbeddedAws
+
+pytestmark = [
+    pytest.mark.airflow,
+    pytest.mark.slow,
+    pytest.mark.skipif(version("apache-airflow").startswith("2."), reason="Airflow 2 has another REST API"),
+]
+
+DAG = "ros_image_pipeline"
+PATIENCE_S = 150.0
+
+
+@dataclass
+class Standalone:
+    """``airflow standalone``, by its REST API."""
+
+    url: str
+    token: str = ""
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        request = urllib.request.Request(
+            self.url + path,
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Content-Type": "application/json", "Authorization": f"Bearer {self.token}"},
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)
+
+    def trigger(self, conf: dict[str, Any]) -> str:
+        run = self.call("POST", f"/api/v2/dags/{DAG}/dagRuns", {"logical_date": None, "conf": conf})
+        return str(run["dag_run_id"])
+
+    def task(self, run_id: str, task_id: str) -> str | None:
+        found = self.call("GET", f"/api/v2/dags/{DAG}/dagRuns/{run_id}/taskInstances/{task_id}")
+        return None if found["state"] is None else str(found["state"])
+
+
+def until(condition: Callable[[], bool], what: str, *, tolerate: tuple[type[Exception], ...] = ()) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            if condition():
+                return
+        except tolerate:
+            pass
+        assert time.monotonic() < deadline, f"waited in vain: {what}"
+        time.sleep(0.3)
+
+
+def processes_of_session(session: int) -> list[int]:
+    """All processes that a session leader has started, however deep, also those it left behind."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[3]) == session:
+                found.append(int(entry.name))
+    return found
+
+
+@pytest.fixture
+def airflow(
+    aws: EmbeddedAws, tmp_path: Path, bucket: str, definitions: dict[str, str]
+) -> Iterator[Standalone]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "AWS_"))},
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "AIRFLOW_HOME": str(tmp_path),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__PARALLELISM": "2",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
+        "AIRFLOW__API__PORT": str(port),
+        "AIRFLOW__API__BASE_URL": f"http://127.0.0.1:{port}",
+        "AIRFLOW__API__WORKERS": "1",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{tmp_path / 'airflow.db'}",
+        "AIRFLOW_VAR_ROS_TO_PARQUET_OUTPUT": f"s3://{bucket}/lake",
+        "AIRFLOW_VAR_ROS_TO_PARQUET_JOB_DEFINITION": definitions["hang"],
+        "NO_PROXY": "127.0.0.1",
+    }
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "airflow", "standalone"],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    running = Standalone(f"http://127.0.0.1:{port}")
+
+    def is_up() -> bool:
+        assert process.poll() is None, (tmp_path / "log").read_text()[-3000:]
+        running.token = running.call("GET", "/auth/token")["access_token"]
+        parts = running.call("GET", "/api/v2/monitor/health")
+        running.call("GET", f"/api/v2/dags/{DAG}")
+        return all(parts[part]["status"] == "healthy" for part in ("scheduler", "triggerer", "dag_processor"))
+
+    try:
+        until(is_up, "airflow standalone", tolerate=(urllib.error.URLError, KeyError, OSError))
+        # In the database, not the environment: the triggerer has to ask for it.
+        connection = json.loads(aws.environment()["AIRFLOW_CONN_AWS_DEFAULT"])
+        connection |= {"connection_id": "aws_default", "extra": json.dumps(connection["extra"])}
+        try:
+            running.call("DELETE", "/api/v2/connections/aws_default")
+        except ValueError:  # answered with nothing
+            pass
+        except urllib.error.HTTPError as error:
+            assert error.code == 404
+        running.call("POST", "/api/v2/connections", connection)
+        yield running
+    finally:
+        # The leader leaves its children behind when it is ended: end the whole session.
+        for pid in processes_of_session(process.pid):
+            os.kill(pid, signal.SIGKILL)
+        process.wait()
+
+
+def test_bad_confs_are_refused_and_a_kill_reaches_the_jobs(
+    airflow: Standalone, s3: S3Client, batch: BatchClient, bucket: str
+) -> None:
+    put(s3, bucket, "drive_1/a.bag", body=ros1_bag())
+    for bad in ({}, {"drives_to_process": {"a/b": {"bucket": bucket, "prefix": "drive_1/"}}}):
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            airflow.trigger(bad)
+        assert caught.value.code == 400
+        assert "drives_to_process" in caught.value.read().decode()
+
+    run_id = airflow.trigger({"drives_to_process": {"drive_1": {"bucket": bucket, "prefix": "drive_1/"}}})
+    until(lambda: airflow.task(run_id, "wait") == "deferred", "the sensor defers")
+    entry = airflow.call(
+        "GET", f"/api/v2/dags/{DAG}/dagRuns/{run_id}/taskInstances/submit/xcomEntries/return_value"
+    )
+    value = entry["value"]
+    (job,) = json.loads(value) if isinstance(value, str) else value
+    links = airflow.call("GET", f"/api/v2/dags/{DAG}/dagRuns/{run_id}/taskInstances/submit/links")
+    assert links["extra_links"]["Batch job"].endswith(f"#jobs/detail/{job['job_id']}")
+    time.sleep(3.0)  # the triggerer picks the trigger up
+    (detail,) = batch.describe_jobs(jobs=[job["job_id"]])["jobs"]
+    assert detail["status"] in ("STARTING", "RUNNING")
+
+    airflow.call("PATCH", f"/api/v2/dags/{DAG}/dagRuns/{run_id}/taskInstances/wait", {"new_state": "failed"})
+    wait_for_end(batch, [job["job_id"]])
+    (detail,) = batch.describe_jobs(jobs=[job["job_id"]])["jobs"]
+    assert (detail["status"], detail["statusReason"]) == (
+        "FAILED",
+        "the Airflow task that waits for it was killed",
+    )
