@@ -19,7 +19,7 @@ from ros_to_parquet.storage import Storage, Upload
 ROW_GROUP_BYTES = 64 << 20
 """A table's row group is written when its rows take this many bytes in memory."""
 
-BUFFER_BYTES = 192 << 20
+BUFFER_BYTES = 64 << 20
 """Rows of all tables together that wait in memory; past it, the largest table writes a row group early."""
 
 COMPRESSION = "zstd"

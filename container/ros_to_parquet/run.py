@@ -47,7 +47,7 @@ TAKE_BYTES = 4 << 20
 MAX_BLOCK_BYTES = 256 << 20
 """Blocks with more bytes are decoded in parts, so that columns keep 32-bit offsets."""
 
-READ_AHEAD_BYTES = 64 << 20
+READ_AHEAD_BYTES = 32 << 20
 """Messages read and decompressed ahead of the decoder."""
 
 
