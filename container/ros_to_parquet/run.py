@@ -44,6 +44,13 @@ from ros_to_parquet.storage import (
 TAKE_BYTES = 4 << 20
 """Messages of one connection decoded before they become Arrow arrays, which cost by the column."""
 
+PENDING_BYTES = 64 << 20
+"""Messages of all connections together that are decoded and not yet Arrow arrays; past it, the connection
+with the most becomes arrays early."""
+
+MESSAGE_OVERHEAD_BYTES = 64
+"""What a message costs in memory beside its payload: times, offsets, its place. Many have hardly any payload."""
+
 MAX_BLOCK_BYTES = 256 << 20
 """Blocks with more bytes are decoded in parts, so that columns keep 32-bit offsets."""
 
@@ -203,6 +210,7 @@ class _Target:
     table: _Table | None
     refusal: str = ""
     pending: list[_Messages] = field(default_factory=list)
+    pending_bytes: int = 0
 
 
 class _Extraction:
@@ -218,12 +226,14 @@ class _Extraction:
         self._bags = [plan.bags[part.bag].name for part in plan.shards[shard]]
         self._bag_names = pa.array(self._bags, pa.string())
         self._targets: dict[int, _Target] = {}
+        self._pending_bytes = 0
         self._place = 0
 
     def begin_bag(self, place: int) -> None:
         """Blocks that follow are of the shard's bag number ``place``."""
         self._place = place
         self._targets = {}
+        self._pending_bytes = 0
 
     def end_bag(self) -> None:
         """Hands on what has been decoded and not yet become rows."""
@@ -244,8 +254,13 @@ class _Extraction:
                 continue
             target.table.decoder.feed(part)
             target.pending.append(about)
-            if target.table.decoder.pending_bytes >= TAKE_BYTES:
+            cost = _memory_bytes(part)
+            target.pending_bytes += cost
+            self._pending_bytes += cost
+            if target.pending_bytes >= TAKE_BYTES:
                 self._take(target)
+            elif self._pending_bytes >= PENDING_BYTES:
+                self._take(max(self._targets.values(), key=lambda each: each.pending_bytes))
 
     def _take(self, target: _Target) -> None:
         """Rows and rejects of what the target's decoder holds."""
@@ -253,6 +268,8 @@ class _Extraction:
             return
         about = _Messages.joined(target.pending)
         target.pending.clear()
+        self._pending_bytes -= target.pending_bytes
+        target.pending_bytes = 0
         decoded = target.table.decoder.take()
         target.tally.reject(self._bags[self._place], about, decoded.rejected)
         target.tally.repaired_strings += decoded.repaired_strings
@@ -326,6 +343,11 @@ class _Extraction:
             self._tables.open(path, schema, _table_metadata(connection, digits))
             self._paths[key] = path
         return self._paths[key]
+
+
+def _memory_bytes(block: MessageBlock) -> int:
+    """About what a block's messages take in memory."""
+    return int(block.lengths.sum()) + MESSAGE_OVERHEAD_BYTES * len(block)
 
 
 def _parts(block: MessageBlock) -> Iterator[MessageBlock]:
@@ -606,7 +628,7 @@ def read_ahead(blocks: Iterator[MessageBlock], budget_bytes: int) -> Generator[M
                         room.wait()
                     if stopped:
                         return
-                    held += int(block.lengths.sum())
+                    held += _memory_bytes(block)
                 ready.put(block)
             ready.put(None)
         except BaseException as error:  # noqa: BLE001 (raised again by the consumer)
@@ -620,7 +642,7 @@ def read_ahead(blocks: Iterator[MessageBlock], budget_bytes: int) -> Generator[M
                 raise item
             yield item
             with room:
-                held -= int(item.lengths.sum())
+                held -= _memory_bytes(item)
                 room.notify()
     finally:
         with room:

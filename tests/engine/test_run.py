@@ -19,9 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from rosbags.highlevel import AnyReader
+from rosbags.rosbag1 import Writer as Rosbag1Writer
+from rosbags.typesys import Stores, get_typestore
 
 import ros_to_parquet
-from ros_to_parquet import contract, lake, run
+from ros_to_parquet import contract, lake, parquet, run
 from ros_to_parquet.contract import BagStatus, DriveState, ExitCode, ExtractOptions, Manifest, Plan
 from ros_to_parquet.local_plan import make_plan
 from ros_to_parquet.storage import LocalStorage
@@ -183,6 +185,41 @@ def test_bags_of_two_formats_in_one_shard_share_tables_in_files_of_their_own(tmp
     table = rows(tmp_path / "lake", "imu.data")
     assert table.num_rows == 80
     assert set(table["bag"].to_pylist()) == {"a.mcap", "b.db3"}
+
+
+def write_many_topics(bag: Path, topics: int, *, type_name: str, payload: bytes, rounds: int) -> None:
+    store = get_typestore(Stores.ROS1_NOETIC)
+    with Rosbag1Writer(bag) as writer:
+        connections = [
+            writer.add_connection(f"/topic_{number}", type_name, typestore=store) for number in range(topics)
+        ]
+        for time_ns in range(rounds):
+            for connection in connections:
+                writer.write(connection, time_ns, payload)
+
+
+@pytest.mark.parametrize(
+    ("type_name", "payload", "limit"),
+    [("std_msgs/msg/Empty", b"", "TAKE_BYTES"), ("std_msgs/msg/Bool", b"\1", "PENDING_BYTES")],
+)
+def test_what_waits_to_become_rows_is_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, type_name: str, payload: bytes, limit: str
+) -> None:
+    """Of messages without payload, and of many topics with little each."""
+    monkeypatch.setattr(run, limit, 16 << 10, raising=False)
+    monkeypatch.setattr("ros_to_parquet.bag.blocks.MAX_BLOCK_MESSAGES", 10)
+    appended = []
+    append = parquet.TableWriters.append
+
+    def watched(self: parquet.TableWriters, path: str, columns: list[pa.Array]) -> None:
+        appended.append(len(columns[0]))
+        append(self, path, columns)
+
+    monkeypatch.setattr(parquet.TableWriters, "append", watched)
+    write_many_topics(tmp_path / "a.bag", 20, type_name=type_name, payload=payload, rounds=400)
+    manifest = extract(tmp_path / "a.bag", output=tmp_path / "lake")
+    assert sum(topic.rows for topic in manifest.topics) == sum(appended) == 8000
+    assert max(appended) <= 300
 
 
 # --- bags that are not whole -------------------------------------------------------------------------
