@@ -46,6 +46,9 @@ _PERMANENT = frozenset(
 """S3 errors that trying again cannot help."""
 
 
+KILLED = "the Airflow task that submitted it was killed"
+
+
 class FanoutError(RuntimeError):
     """Drives that could not be planned or submitted: all of them in one message.
 
@@ -62,6 +65,10 @@ class FanoutError(RuntimeError):
         super().__init__(f"{drives} cannot be run; {done}:\n" + "\n".join(f"- {each}" for each in problems))
 
 
+class KilledError(RuntimeError):
+    """The task was killed while it planned or submitted."""
+
+
 @dataclass(slots=True)
 class Fanout:
     """One operator's work.
@@ -71,6 +78,7 @@ class Fanout:
         owned: ids of the jobs that were submitted or adopted so far, for `terminate_owned`.
         say: is told what is done, a line at a time.
         submitting: name of the job whose submission has begun and is not confirmed.
+        killed: nothing more is to be submitted.
     """
 
     s3: S3Client
@@ -84,6 +92,7 @@ class Fanout:
     say: Callable[[str], None] = field(default=logging.getLogger(__name__).info)
     owned: list[str] = field(default_factory=list)
     submitting: str | None = None
+    killed: bool = False
 
     def submit_all(self) -> list[DriveJob]:
         """Leases and plans every drive, then submits what is neither live nor done.
@@ -91,6 +100,7 @@ class Fanout:
         Raises:
             FanoutError: a drive cannot be planned (then nothing is submitted) or submitted (then the
                 others are; a retry adopts them).
+            KilledError: `kill` was called.
         """
         prepared = self._prepare_all()
         jobs: list[DriveJob] = []
@@ -104,16 +114,32 @@ class Fanout:
             except PlanError as error:
                 problems.append(str(error))
                 retry_helps = False
+            self._stop_if_killed()
         if problems:
             raise FanoutError(problems, retry_helps=retry_helps, submitted=len(jobs))
         return jobs
 
-    def terminate_owned(self, reason: str) -> list[str]:
-        """Ends every job that this run has at Batch; returns what went wrong."""
-        ids = list(self.owned)
-        if self.submitting and (unconfirmed := find_job(self.batch, self.options.job_queue, self.submitting)):
-            ids.append(unconfirmed)
-        return terminate(self.batch, dict.fromkeys(ids), reason)
+    def kill(self, reason: str = KILLED) -> list[str]:
+        """Ends every job that this run has at Batch; returns what went wrong.
+
+        Airflow 3 calls it from a signal handler and lets the task go on where it was, so `submit_all` looks.
+        """
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        self.killed = True
+        ids, problems = list(self.owned), []
+        if self.submitting:
+            try:
+                unconfirmed = find_job(self.batch, self.options.job_queue, self.submitting)
+                ids += [unconfirmed] if unconfirmed else []
+            except (BotoCoreError, ClientError) as error:
+                problems.append(f"job {self.submitting}, if it was submitted: {error}")
+        return problems + terminate(self.batch, dict.fromkeys(ids), reason)
+
+    def _stop_if_killed(self) -> None:
+        if self.killed:
+            self.kill()  # what was on its way to Batch then
+            raise KilledError("the task was killed: its jobs are terminated, nothing more is submitted")
 
     # --- planning
 
@@ -124,6 +150,7 @@ class Fanout:
         problems: list[str] = []
         retry_helps = True
         for source in self.conf.drives:
+            self._stop_if_killed()
             try:
                 prepared.append(self._prepare(Lake(self.s3, self.output), source))
             except LeaseHeldError as error:

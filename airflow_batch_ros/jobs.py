@@ -141,7 +141,8 @@ class SubmitOptions:
 
     Attributes:
         extra: further members of the SubmitJob request, as boto3 names them (``timeout``,
-            ``retryStrategy``, ``shareIdentifier``...); what is said here wins but for name and command.
+            ``retryStrategy``, ``shareIdentifier``...); what is said here wins, but for the job's name, its
+            array and its command.
     """
 
     job_queue: str
@@ -172,6 +173,7 @@ def submit_request(lake: Lake, plan: Plan, generation: Generation, options: Subm
         "jobName": job_name(plan.drive_id, plan.plan_id, generation.generation),
         "containerOverrides": {**overrides, "command": command(lake, plan, generation)},
     }
+    request.pop("arrayProperties", None)
     if len(generation.shards) > 1:
         request["arrayProperties"] = {"size": len(generation.shards)}
     return request

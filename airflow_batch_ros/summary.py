@@ -25,8 +25,8 @@ from ros_to_parquet.contract import (
 if TYPE_CHECKING:
     from mypy_boto3_batch import BatchClient
 
-MAX_TABLES = 200
-"""Tables of a drive that the summary lists; all are counted, and in the manifests."""
+MAX_TABLES = 2000
+"""Tables that the summary lists, over all drives; all are counted, and in the manifests."""
 
 MAX_REASON_LENGTH = 500
 
@@ -105,7 +105,7 @@ def summarize_drive(
 
 def as_dict(drives: Sequence[DriveSummary]) -> dict[str, Any]:
     """The sensor's return value: small, JSON-able, exact in its counts, bounded in its reasons."""
-    budget = MAX_REASONS
+    budget, table_budget = MAX_REASONS, MAX_TABLES
     entries = []
     for drive in drives:
         shards = [
@@ -120,11 +120,26 @@ def as_dict(drives: Sequence[DriveSummary]) -> dict[str, Any]:
         budget -= len(shards)
         problems = [_short(text) for text in (*drive.notes, *drive.result.problems)[:budget]]
         budget -= len(problems)
-        entries.append(_drive_dict(drive, shards, problems))
+        tables = [_table_dict(table) for table in drive.result.tables[:table_budget]]
+        table_budget -= len(tables)
+        entries.append(_drive_dict(drive, tables, shards, problems))
     return {"drives": entries, "totals": _totals(drives)}
 
 
-def _drive_dict(drive: DriveSummary, shards: list[dict[str, Any]], problems: list[str]) -> dict[str, Any]:
+def _table_dict(table: TableTotal) -> dict[str, Any]:
+    return {
+        "table": table.table,
+        "type": ", ".join(table.type_names),
+        "messages": table.messages,
+        "rows": table.rows,
+        "rejected": table.rejected,
+        "bytes_written": table.bytes_written,
+    }
+
+
+def _drive_dict(
+    drive: DriveSummary, tables: list[dict[str, Any]], shards: list[dict[str, Any]], problems: list[str]
+) -> dict[str, Any]:
     result, job = drive.result, drive.job
     return {
         "drive_id": job.drive_id,
@@ -154,17 +169,7 @@ def _drive_dict(drive: DriveSummary, shards: list[dict[str, Any]], problems: lis
         "bytes_written": result.bytes_written,
         "shard_seconds": result.shard_seconds,
         "table_count": len(result.tables),
-        "tables": [
-            {
-                "table": table.table,
-                "type": ", ".join(table.type_names),
-                "messages": table.messages,
-                "rows": table.rows,
-                "rejected": table.rejected,
-                "bytes_written": table.bytes_written,
-            }
-            for table in result.tables[:MAX_TABLES]
-        ],
+        "tables": tables,
         "failed_shard_count": drive.failed_shard_count,
         "failed_shards": shards,
         "problems": problems,

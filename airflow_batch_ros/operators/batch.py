@@ -94,6 +94,7 @@ class RosToParquetBatchOperator(BaseOperator):
         self.aws_conn_id = aws_conn_id
         self.region_name = region_name
         self._fanout: Fanout | None = None
+        self._killed = False
 
     def execute(self, context: Context) -> list[dict[str, Any]]:
         from airflow_batch_ros.fanout import Fanout, FanoutError
@@ -117,6 +118,7 @@ class RosToParquetBatchOperator(BaseOperator):
             options=options,
             shard_bytes=self.shard_bytes,
             say=self.log.info,
+            killed=self._killed,
         )
         try:
             jobs = self._fanout.submit_all()
@@ -126,9 +128,10 @@ class RosToParquetBatchOperator(BaseOperator):
 
     def on_kill(self) -> None:
         """Ends the jobs that this task has submitted or adopted."""
+        self._killed = True
         if self._fanout is not None:
             self.log.info("killed: terminating Batch jobs %s", ", ".join(self._fanout.owned) or "(none)")
-            for problem in self._fanout.terminate_owned("the Airflow task that submitted it was killed"):
+            for problem in self._fanout.kill():
                 self.log.error("could not terminate %s", problem)
 
     def _output(self, conf: PipelineConf) -> str:

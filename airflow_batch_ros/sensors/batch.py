@@ -122,7 +122,7 @@ class RosToParquetBatchSensor(BaseSensorOperator):
 
     def _waited_s(self, context: Context) -> float:
         """How long earlier pokes have waited: in mode ``reschedule`` each is a process of its own."""
-        first = context["ti"].get_first_reschedule_date(context) if self.reschedule else None
+        first = _first_reschedule_date(context) if self.reschedule else None
         return (datetime.now(UTC) - first).total_seconds() if first else 0.0
 
     def _finish(self, context: Context) -> dict[str, Any]:
@@ -161,6 +161,21 @@ class RosToParquetBatchSensor(BaseSensorOperator):
         from airflow_batch_ros.hooks.batch import RosToParquetBatchHook
 
         return RosToParquetBatchHook(aws_conn_id=self.aws_conn_id, region_name=self.region_name or None)
+
+
+def _first_reschedule_date(context: Context) -> datetime | None:
+    """When the first poke was; None in the first poke."""
+    instance: Any = context["ti"]
+    if hasattr(instance, "get_first_reschedule_date"):
+        first: datetime | None = instance.get_first_reschedule_date(context)
+        return first
+    from airflow.models.taskreschedule import TaskReschedule  # Airflow 2
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        pokes: Any = session.scalars(TaskReschedule.stmt_for_task_instance(instance, descending=False))
+        earliest = pokes.first()
+        return earliest.start_date if earliest else None
 
 
 def _flat(jobs: Any) -> Iterable[Mapping[str, Any]]:

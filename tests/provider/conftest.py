@@ -27,13 +27,19 @@ _home = tempfile.mkdtemp(prefix="airflow-batch-ros-tests-")
 atexit.register(shutil.rmtree, _home, ignore_errors=True)
 os.environ |= {
     "AIRFLOW_HOME": _home,
-    "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
+    "AIRFLOW__CORE__DAGS_FOLDER": f"{_home}/dags",
     "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
     "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
     "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{_home}/airflow.db",
     "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING",
     "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
 }
+
+DAGS = Path(_home) / "dags"
+DAGS.mkdir()
+for _folder in (ROOT / "dags", Path(__file__).parent / "dags"):
+    for _file in _folder.glob("*.py"):
+        shutil.copy(_file, DAGS)
 
 _numbers = itertools.count(1)
 
@@ -116,7 +122,6 @@ def make_context(run_id: str, conf: dict[str, Any] | None = None) -> dict[str, A
     instance = SimpleNamespace(
         dag_id="some_dag",
         xcom_push=lambda key, value: pushed.__setitem__(key, value),
-        get_first_reschedule_date=lambda context: None,
         pushed=pushed,
     )
     return {"ti": instance, "run_id": run_id, "params": {}, "dag_run": SimpleNamespace(conf=conf or {})}

@@ -6,20 +6,20 @@ import json
 import os
 import sqlite3
 from contextlib import closing
+from importlib.metadata import version
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.provider.bags import MESSAGES, UNREADABLE, cut_off, ros1_bag
 from tests.provider.builders import put
-from tests.provider.conftest import ROOT
+from tests.provider.conftest import DAGS
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 pytestmark = pytest.mark.airflow
-
-DAG_ID = "ros_image_pipeline"
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def dag(airflow_database: None) -> Any:
     """Parsed anew for each test: Airflow 2's ``test`` leaves the run's conf in the DAG's params."""
     from runpy import run_path
 
-    return run_path(str(ROOT / "dags" / f"{DAG_ID}.py"))["dag"]
+    return run_path(str(DAGS / "ros_image_pipeline.py"))["dag"]
 
 
 @pytest.fixture
@@ -137,6 +137,32 @@ def test_what_the_schema_cannot_say_fails_the_first_task(dag: Any, bucket: str, 
     twice = {name: {"bucket": bucket, "prefix": "raw/same"} for name in ("a", "b")}
     state, tasks, _ = run(dag, {"drives_to_process": twice, "overwritte": True})
     assert (state, tasks) == ("failed", {"submit": "failed", "wait": "upstream_failed"})
+
+
+def test_a_dag_of_ones_own(
+    airflow_database: None, s3: S3Client, bucket: str, definitions: dict[str, str]
+) -> None:
+    from runpy import run_path
+
+    put(s3, bucket, "raw/one/a.bag", body=ros1_bag())
+    put(s3, bucket, "raw/two/a.bag", body=UNREADABLE)
+    own = run_path(str(DAGS / "own_dag.py"))["dag"]
+    state, tasks, returned = run(own, {"bucket": bucket, "job_definition": definitions["good"]})
+    assert (state, set(tasks.values())) == ("success", {"success"})
+    assert returned["wait"]["totals"]["states"] == {"succeeded": 1, "failed": 1}, "it fails on damaged alone"
+
+
+@pytest.mark.skipif(not version("apache-airflow").startswith("2."), reason="Airflow 3 asks its API")
+def test_on_airflow_2_the_trigger_reads_the_tasks_state_from_the_database(
+    dag: Any, s3: S3Client, bucket: str, variables: None
+) -> None:
+    from airflow_batch_ros.triggers.batch import _task_state
+
+    put(s3, bucket, "raw/good/a.bag", body=ros1_bag())
+    done = dag.test(run_conf={"drives_to_process": drives(bucket, "good")})
+    asked = {"dag_id": done.dag_id, "run_id": done.run_id, "map_index": -1}
+    assert _task_state(SimpleNamespace(task_id="wait", **asked)) == "success"
+    assert _task_state(SimpleNamespace(task_id="none", **asked)) is None
 
 
 def test_a_drive_without_bags_submits_nothing(dag: Any, s3: S3Client, bucket: str, variables: None) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import botocore.client
 import pytest
 
+from airflow_batch_ros import fanout as fanouts
 from airflow_batch_ros import lease
 from airflow_batch_ros.conf import PipelineConf
 from airflow_batch_ros.fanout import Fanout, FanoutError
@@ -483,7 +484,7 @@ class Refusing:
 def test_a_killed_operator_ends_its_jobs(world: World) -> None:
     fanout = world.fanout("drive_1", "drive_2", definition="hang")
     jobs = fanout.submit_all()
-    assert fanout.terminate_owned("killed") == []
+    assert fanout.kill() == []
     world.wait(*jobs)
     assert {world.state(job) for job in jobs} == {"FAILED"}
 
@@ -500,10 +501,33 @@ def test_a_job_whose_submission_is_not_confirmed_is_ended_too(
     monkeypatch.setattr(fanout, "submitter", type("Submitter", (), {"submit_job": staticmethod(submit_job)}))
     with pytest.raises(KilledError):
         fanout.submit_all()
-    assert fanout.terminate_owned("killed") == []
+    assert fanout.kill() == []
     (job,) = world.jobs("drive_1")
     wait_for_end(world.batch, [job["jobId"]])
     assert [job["status"] for job in world.jobs("drive_1")] == ["FAILED"]
+
+
+@pytest.mark.parametrize("heard", [True, False])
+def test_killed_by_a_signal_that_lets_it_go_on_it_submits_no_more(
+    world: World, monkeypatch: pytest.MonkeyPatch, heard: bool
+) -> None:
+    fanout = world.fanout("drive_1", "drive_2", definition="hang")
+
+    def submit_job(**request: Any) -> Any:
+        if not heard:
+            fanout.kill()  # the request is on its way, Batch does not show the job yet
+        answer = world.batch.submit_job(**request)
+        if heard:
+            fanout.kill()
+        return answer
+
+    monkeypatch.setattr(fanout, "submitter", type("Submitter", (), {"submit_job": staticmethod(submit_job)}))
+    with pytest.raises(fanouts.KilledError, match="nothing more is submitted"):
+        fanout.submit_all()
+    (job,) = world.jobs("drive_1")
+    wait_for_end(world.batch, [job["jobId"]])
+    assert [job["status"] for job in world.jobs("drive_1")] == ["FAILED"]
+    assert world.jobs("drive_2") == []
 
 
 def test_what_it_leaves_in_the_lake_is_the_contracts(world: World) -> None:
