@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ros_to_parquet.bag.model import Int64Array
-from ros_to_parquet.storage import Storage, Upload
+from ros_to_parquet.log import event
+from ros_to_parquet.storage import Storage, StorageError, Upload
 
 ROW_GROUP_BYTES = 64 << 20
 """A table's row group is written when its rows take this many bytes in memory."""
@@ -155,16 +156,24 @@ def incompressible_leaves(batch: pa.RecordBatch) -> list[str]:
 
 
 class _Sink(io.RawIOBase):
-    """An upload as the file object that Arrow writes to."""
+    """An upload as the file object that Arrow writes to.
+
+    A Parquet writer that is given up still writes its footer when it is collected: after ``cut``, to nowhere.
+    """
 
     def __init__(self, upload: Upload) -> None:
         self._upload = upload
+        self._cut = False
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any) -> int:
-        return self._upload.write(data)
+        return memoryview(data).nbytes if self._cut else self._upload.write(data)
+
+    def cut(self) -> None:
+        """What is written from here on is dropped."""
+        self._cut = True
 
 
 @dataclass(slots=True)
@@ -182,6 +191,10 @@ class TableFile:
     waiting_bytes: int = 0
     writer: pq.ParquetWriter | None = None
     last: Future[None] | None = None
+    sink: _Sink = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sink = _Sink(self.upload)
 
     def encode(self, batches: Sequence[pa.RecordBatch], before: Future[None] | None) -> None:
         """Writes ``batches`` as one row group, after the one before it."""
@@ -189,11 +202,14 @@ class TableFile:
             before.result()
         if self.writer is None:
             options = writer_options(self.schema, incompressible_leaves(batches[0]))
-            self.writer = pq.ParquetWriter(
-                pa.PythonFile(_Sink(self.upload), mode="w"), self.schema, **options
-            )
+            self.writer = pq.ParquetWriter(pa.PythonFile(self.sink, mode="w"), self.schema, **options)
         table = pa.Table.from_batches(batches, self.schema)
         self.writer.write_table(table, row_group_size=max(1, table.num_rows))
+
+    def abort(self) -> None:
+        """Gives the file up; to be called when no writer thread is at it."""
+        self.sink.cut()
+        self.upload.abort()
 
 
 class TableWriters:
@@ -219,7 +235,10 @@ class TableWriters:
         self._pool.shutdown(wait=True, cancel_futures=kind is not None)
         if not self._ended.is_set():
             for file in self._files.values():
-                file.upload.abort()
+                try:
+                    file.abort()
+                except StorageError as error:  # all others still are to be ended, and why we are here be told
+                    event("upload_not_ended", uri=file.upload.uri, reason=str(error))
 
     def schema_of(self, path: str) -> pa.Schema | None:
         """The schema of the file at ``path``, where it has been opened."""

@@ -15,7 +15,7 @@ import urllib.parse
 from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 PART_BYTES = 8 << 20
-"""Size of the parts of a multipart upload; what is smaller is put in one request."""
+"""Size of the first parts of a multipart upload; what is smaller is put in one request."""
+
+PARTS_OF_A_SIZE = 500
+"""Parts after which they grow by `PART_BYTES`: S3 takes 10,000 of them, which so can hold 840 GB."""
 
 CLIENT_ATTEMPTS = 8
 """Tries of one request, by the client itself, with growing waits."""
@@ -79,7 +82,10 @@ class Source(Protocol):
 
 
 class Upload(Protocol):
-    """An object being written; it is not there until ``publish``, and never after ``abort``."""
+    """An object being written; it is not there until ``publish``, and never after ``abort``.
+
+    ``abort`` may follow a ``publish``, done or failed; it does not take back one that is done.
+    """
 
     uri: str
     size_bytes: int
@@ -279,8 +285,10 @@ class LocalUpload:
                 Path(self._partial).unlink()
 
     def abort(self) -> None:
-        self._file.close()
-        Path(self._partial).unlink(missing_ok=True)
+        with _local_errors(self.uri):
+            Path(self._partial).unlink(missing_ok=True)
+            with suppress(OSError):  # it writes what it still holds, to a disk that may be full
+                self._file.close()
 
 
 def _read_umask() -> int:
@@ -533,7 +541,7 @@ class S3Upload:
     def write(self, data: Any) -> int:
         written = self._buffer.write(data)
         self.size_bytes += written
-        if self._buffer.tell() >= PART_BYTES:
+        if self._buffer.tell() >= PART_BYTES * (1 + len(self._etags) // PARTS_OF_A_SIZE):
             self._send_part()
         return written
 
@@ -571,10 +579,12 @@ class S3Upload:
                     ]
                 },
             )
+        self._upload_id = None
 
     def abort(self) -> None:
         if self._upload_id is not None:
-            with _s3_errors(self.uri):
+            with _s3_errors(self.uri), suppress(s3_client().exceptions.NoSuchUpload):
                 s3_client().abort_multipart_upload(
                     Bucket=self._bucket, Key=self._key, UploadId=self._upload_id
                 )
+            self._upload_id = None

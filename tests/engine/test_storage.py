@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import uuid
 from pathlib import Path
@@ -101,6 +102,14 @@ class StorageTests:
         upload.abort()
         assert list(storage.objects(join(base, "gone"))) == []
 
+    @pytest.mark.parametrize("size", [10, 2 * PART_BYTES + 1])
+    def test_abort_after_publish_takes_nothing_back(self, storage: Storage, base: str, size: int) -> None:
+        upload = storage.upload(join(base, "x"))
+        upload.write(bytes(size))
+        upload.publish()
+        upload.abort()
+        assert storage.head(join(base, "x")).size_bytes == size
+
     def test_reads_anywhere(self, storage: Storage, base: str) -> None:
         data = bytes(range(251)) * (2 * READ_BYTES // 251 + 1000)
         storage.write(join(base, "big"), data)
@@ -139,6 +148,23 @@ class TestLocalStorage(StorageTests):
         upload.abort()
         assert list(tmp_path.iterdir()) == []
 
+    def test_an_upload_to_a_full_disk_can_be_aborted(self, tmp_path: Path) -> None:
+        upload = LocalStorage().upload(str(tmp_path / "x"))
+        upload.write(b"waits to be written")
+        with Path("/dev/full").open("wb") as full:
+            os.dup2(full.fileno(), upload._file.fileno())
+        with pytest.raises(StorageError, match="x: No space left on device"):
+            upload.publish()
+        upload.abort()
+        assert list(tmp_path.iterdir()) == []
+
+        upload = LocalStorage().upload(str(tmp_path / "y"))
+        upload.write(b"waits to be written")
+        with Path("/dev/full").open("wb") as full:
+            os.dup2(full.fileno(), upload._file.fileno())
+        upload.abort()
+        assert list(tmp_path.iterdir()) == []
+
     def test_a_file_where_a_folder_is_needed(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
         with pytest.raises(StorageError, match="file"):
@@ -155,6 +181,21 @@ class TestS3Storage(StorageTests):
         bucket = f"storage-{uuid.uuid4().hex[:12]}"
         s3.client("s3").create_bucket(Bucket=bucket)
         return f"s3://{bucket}/lake"
+
+    def test_the_parts_of_a_large_object_grow(
+        self, storage: S3Storage, base: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """S3 takes 10,000 parts, which of the first size would hold 84 GB."""
+        monkeypatch.setattr(storage_module, "PARTS_OF_A_SIZE", 2, raising=False)
+        upload = storage.upload(join(base, "x"))
+        sizes = []
+        for _ in range(9 * PART_BYTES // (1 << 20)):
+            upload.write(bytes(1 << 20))
+            if upload._buffer.tell() == 0:
+                sizes.append(upload.size_bytes - sum(sizes))
+        assert sizes == [PART_BYTES, PART_BYTES, 2 * PART_BYTES, 2 * PART_BYTES, 3 * PART_BYTES]
+        upload.publish()
+        assert storage.head(join(base, "x")).size_bytes == 9 * PART_BYTES
 
     def test_a_bucket_that_is_not_there(self, storage: S3Storage) -> None:
         with pytest.raises(NotFoundError, match="NoSuchBucket"):

@@ -1,0 +1,66 @@
+"""Parquet writers over a storage that fails."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ros_to_parquet import parquet
+from ros_to_parquet.storage import LocalStorage, LocalUpload, StorageError, TransientError
+
+SCHEMA = pa.schema([pa.field("x", pa.int64(), nullable=False)])
+
+
+class FailingUpload(LocalUpload):
+    """Fails to write, publish or end where its name says so."""
+
+    def write(self, data: Any) -> int:
+        if "write-fails" in self.uri:
+            raise TransientError(f"{self.uri}: SlowDown")
+        return super().write(data)
+
+    def publish(self, *, exclusive: bool = False) -> None:
+        if "publish-fails" in self.uri:
+            raise TransientError(f"{self.uri}: SlowDown")
+        super().publish(exclusive=exclusive)
+
+    def abort(self) -> None:
+        if "abort-fails" in self.uri:
+            raise StorageError(f"{self.uri}: cannot be ended")
+        super().abort()
+
+
+class FailingStorage(LocalStorage):
+    def upload(self, uri: str) -> LocalUpload:
+        return FailingUpload(uri)
+
+
+@pytest.mark.filterwarnings("error")  # what a writer does when it is collected raises nowhere else
+@pytest.mark.parametrize("step", ["write", "publish"])
+def test_a_failed_step_ends_every_upload_and_is_what_is_raised(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], step: str
+) -> None:
+    names = ["first", "abort-fails", f"{step}-fails", "last"]
+    with (
+        pytest.raises(TransientError, match=f"{step}-fails: SlowDown"),
+        parquet.TableWriters(FailingStorage(), str(tmp_path)) as tables,
+    ):
+        for name in names:
+            tables.open(name, SCHEMA, {})
+            tables.append(name, [parquet.int64_column(np.arange(3))])
+        tables.finish()
+        tables.publish()
+    del tables
+    gc.collect()
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left - {"first", "abort-fails", "last"} == {
+        name for name in left if name.startswith(LocalUpload.PARTIAL)
+    }
+    # of the one that could not be ended; the writers of the others ended theirs
+    assert sum(name.startswith(LocalUpload.PARTIAL) for name in left) == (step == "write")
+    assert "upload_not_ended" in capsys.readouterr().err
