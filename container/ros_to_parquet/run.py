@@ -49,7 +49,7 @@ PENDING_BYTES = 64 << 20
 with the most becomes arrays early."""
 
 MESSAGE_OVERHEAD_BYTES = 64
-"""What a message costs in memory beside its payload: times, offsets, its place. Many have hardly any payload."""
+"""What a message takes in memory beside its payload (times, offsets): more than many a payload."""
 
 MAX_BLOCK_BYTES = 256 << 20
 """Blocks with more bytes are decoded in parts, so that columns keep 32-bit offsets."""
