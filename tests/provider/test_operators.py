@@ -19,6 +19,7 @@ from airflow.providers.common.compat.sdk import (
     TaskDeferred,
 )
 
+from airflow_batch_ros.fanout import KilledError
 from airflow_batch_ros.hooks.batch import RosToParquetBatchHook
 from airflow_batch_ros.jobs import describe, job_state
 from airflow_batch_ros.lake import Lake
@@ -190,11 +191,18 @@ def test_what_a_job_is_given(pipeline: Pipeline) -> None:
 
 def test_a_killed_operator_ends_what_it_submitted(pipeline: Pipeline) -> None:
     operator = pipeline.operator("good", definition="hang")
-    operator.on_kill()  # before it has done anything
     (entry,) = operator.execute(pipeline.context)  # type: ignore[arg-type]
     operator.on_kill()
     wait_for_end(pipeline.batch, [entry["job_id"]])
     assert pipeline.state(entry["job_id"]) == "FAILED"
+
+
+def test_an_operator_that_is_killed_before_it_began_submits_nothing(pipeline: Pipeline) -> None:
+    operator = pipeline.operator("good")
+    operator.on_kill()
+    with pytest.raises(KilledError):
+        operator.execute(pipeline.context)  # type: ignore[arg-type]
+    assert Lake(pipeline.s3, f"s3://{pipeline.bucket}/lake").keys("_plans") == []
 
 
 # --- sensor -----------------------------------------------------------------------------------------
