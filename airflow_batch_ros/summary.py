@@ -90,8 +90,8 @@ def summarize_drive(
         reason = f"its plan {job.plan_uri} is gone"
         empty = _empty(job, DriveState.FAILED)
         return DriveSummary(job, DriveState.FAILED, empty, (), 0, state, seconds, uri, (reason,))
-    manifests = list(lake.load_all(Manifest, [folder.shards[shard] for shard in sorted(folder.shards)]))
-    result = contract.fold(plan, manifests)
+    keys = [folder.shards[shard] for shard in sorted(folder.shards)]
+    result = contract.fold(plan, lake.load_all(Manifest, keys))
     missing = [shard for shard in range(len(plan.shards)) if shard not in folder.shards]
     failed = _failed_shards(batch, lake, job, folder, missing[:MAX_REASONS], detail)
     notes: tuple[str, ...] = ()
@@ -245,8 +245,9 @@ def _held(lake: Lake, job: DriveJob) -> DriveManifest:
             plan = lake.load(Plan, contract.plan_key(job.drive_id, holding.plan_id))
             if plan is None:
                 continue
-            manifests = list(lake.load_all(Manifest, holding.manifest_keys))
-            part = contract.fold(dataclasses.replace(plan, shards=plan.shards[: len(manifests)]), manifests)
+            keys = holding.manifest_keys
+            whole = dataclasses.replace(plan, shards=plan.shards[: len(keys)])
+            part = contract.fold(whole, lake.load_all(Manifest, keys))
         if part.state is not DriveState.FAILED:  # of a failed one no row is there
             total = _add(total, part)
     return total
