@@ -388,18 +388,29 @@ class DriveManifest:
     covered: tuple[str, ...] = field(default=())
 
 
-def fold(plan: Plan, manifests: Sequence[Manifest]) -> DriveManifest:
-    """The drive's manifest from its shards' manifests (any order; all of them for a commit).
+def fold(plan: Plan, manifests: Iterable[Manifest]) -> DriveManifest:
+    """The drive's manifest from its shards' manifests (all of them for a commit).
 
+    A sequence of them may be in any order; an iterator must be in the order of shards, and none is kept.
     With manifests missing the state is ``partial``, or ``failed`` where there are none.
     """
-    by_shard = sorted(manifests, key=lambda manifest: manifest.shard)
+    by_shard = (
+        sorted(manifests, key=lambda manifest: manifest.shard)
+        if isinstance(manifests, Sequence)
+        else manifests
+    )
+    shards = bytes_read = bytes_written = 0
+    seconds = 0.0
     tables: dict[str, TableTotal] = {}
     statuses: dict[str, BagStatus] = {}
     unverified: set[str] = set()
     problems: list[str] = []
     severity = list(BagStatus)
     for manifest in by_shard:
+        shards += 1
+        bytes_read += manifest.bytes_read
+        bytes_written += manifest.bytes_written
+        seconds += manifest.seconds
         for bag in manifest.bags:
             known = statuses.get(bag.name, BagStatus.OK)
             statuses[bag.name] = max(known, bag.status, key=severity.index)
@@ -432,12 +443,13 @@ def fold(plan: Plan, manifests: Sequence[Manifest]) -> DriveManifest:
                 )
             if topic.remark:
                 problems.append(f"topic {topic.topic}: {topic.remark}")
+        del problems[MAX_REASONS:]
     rejected = sum(table.rejected for table in tables.values())
     unreadable = sum(status is BagStatus.UNREADABLE for status in statuses.values())
     damaged = sum(status is BagStatus.DAMAGED for status in statuses.values())
-    if not by_shard or (statuses and unreadable == len(statuses)):
+    if not shards or (statuses and unreadable == len(statuses)):
         state = DriveState.FAILED
-    elif len(by_shard) < len(plan.shards):
+    elif shards < len(plan.shards):
         state = DriveState.PARTIAL
     elif unreadable or damaged:
         state = DriveState.DAMAGED
@@ -451,7 +463,7 @@ def fold(plan: Plan, manifests: Sequence[Manifest]) -> DriveManifest:
         run=plan.run,
         drive_id=plan.drive_id,
         state=state,
-        shards=len(by_shard),
+        shards=shards,
         bags=len(statuses),
         unreadable_bags=unreadable,
         damaged_bags=damaged,
@@ -459,11 +471,11 @@ def fold(plan: Plan, manifests: Sequence[Manifest]) -> DriveManifest:
         messages=sum(table.messages for table in tables.values()),
         rows=sum(table.rows for table in tables.values()),
         rejected=rejected,
-        bytes_read=sum(manifest.bytes_read for manifest in by_shard),
-        bytes_written=sum(manifest.bytes_written for manifest in by_shard),
-        shard_seconds=round(sum(manifest.seconds for manifest in by_shard), 3),
+        bytes_read=bytes_read,
+        bytes_written=bytes_written,
+        shard_seconds=round(seconds, 3),
         tables=tuple(tables[name] for name in sorted(tables)),
-        problems=tuple(problems[:MAX_REASONS]),
+        problems=tuple(problems),
         replaces=plan.replaces,
         covered=plan.covered,
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ros_to_parquet import contract
 from ros_to_parquet.contract import DriveManifest, Manifest, Plan
@@ -12,6 +14,13 @@ from ros_to_parquet.storage import NotFoundError, Storage, join, normalize, open
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
+
+T = TypeVar("T")
+
+_THREADS = 16
+"""Requests at a time: a drive of 10,000 shards is read in seconds."""
+
+_READ_TRIES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,24 +44,52 @@ class DriveRecord:
 
 def read_drive(storage: Storage, output: str, drive_id: str) -> DriveRecord:
     """Reads every manifest of a drive."""
-    root = join(output, f"_manifests/drive_id={drive_id}")
-    commits: list[DriveManifest] = []
-    manifests: list[Manifest] = []
-    for plan_id in storage.folders(root):
-        for name, data in _objects(storage, join(root, plan_id)):
-            where = f"{root}/{plan_id}/{name}"
-            if name == "drive.json":
-                commits.append(contract.from_json(DriveManifest, data, where=where))
-            else:
-                manifests.append(contract.from_json(Manifest, data, where=where))
-    return DriveRecord(drive_id=drive_id, commits=tuple(commits), manifests=tuple(manifests))
+    for _ in range(_READ_TRIES):
+        keys = _list_drive(storage, output, drive_id)
+        record = DriveRecord(
+            drive_id=drive_id,
+            commits=tuple(_load(storage, DriveManifest, keys.commits)),
+            manifests=tuple(_load(storage, Manifest, keys.manifests)),
+        )
+        if len(record.commits) == len(keys.commits) and len(record.manifests) == len(keys.manifests):
+            break  # else a commit has replaced some of them meanwhile
+    return record
 
 
-def _objects(storage: Storage, folder: str) -> Iterable[tuple[str, bytes]]:
-    for info in storage.objects(folder):
-        name = info.uri.rpartition("/")[2]
-        if name.endswith(".json") and not name.endswith((".started.json", ".failed.json")):
-            yield name, storage.read(info.uri)
+@dataclass(frozen=True, slots=True)
+class _DriveKeys:
+    """URIs of a drive's manifests, of each kind sorted."""
+
+    commits: list[str]
+    manifests: list[str]
+
+
+def _list_drive(storage: Storage, output: str, drive_id: str, plan_id: str = "") -> _DriveKeys:
+    """Of one plan, or of all."""
+    folder = join(output, contract.manifest_folder(drive_id, plan_id)).rstrip("/")
+    uris = sorted(info.uri for info in storage.objects(folder))
+    names = [uri.rpartition("/")[2] for uri in uris]
+    return _DriveKeys(
+        commits=[uri for uri, name in zip(uris, names, strict=True) if name == "drive.json"],
+        manifests=[uri for uri, name in zip(uris, names, strict=True) if re.fullmatch(r"\d+\.json", name)],
+    )
+
+
+def _load(storage: Storage, kind: type[T], uris: Sequence[str]) -> Iterator[T]:
+    """The objects that are (still) there, in order; only some at a time are in memory."""
+
+    def read(uri: str) -> bytes | None:
+        try:
+            return storage.read(uri)
+        except NotFoundError:
+            return None
+
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="lake") as pool:
+        for start in range(0, len(uris), 4 * _THREADS):
+            some = uris[start : start + 4 * _THREADS]
+            for uri, data in zip(some, pool.map(read, some), strict=True):
+                if data is not None:
+                    yield contract.from_json(kind, data, where=uri)
 
 
 def commit_drive(storage: Storage, plan: Plan) -> DriveManifest | None:
@@ -61,66 +98,80 @@ def commit_drive(storage: Storage, plan: Plan) -> DriveManifest | None:
     Idempotent, and safe from several shards at once: the drive manifest is written by a conditional put,
     then what it replaces and what no manifest names is removed, then the lease is given back.
     """
-    manifests = read_manifests(storage, plan)
+    manifests = _list_drive(storage, plan.output, plan.drive_id, plan.plan_id).manifests
     if len(manifests) < len(plan.shards):
         return None
     key = join(plan.output, contract.drive_manifest_key(plan.drive_id, plan.plan_id))
-    commit = contract.fold(plan, manifests)
     try:
-        storage.create(key, contract.to_json(commit))
-    except FileExistsError:
         commit = contract.from_json(DriveManifest, storage.read(key), where=key)
+    except NotFoundError:
+        commit = contract.fold(plan, _load(storage, Manifest, manifests))
+        if commit.shards < len(plan.shards):  # removed meanwhile: another run has replaced this one's
+            return None
+        try:
+            storage.create(key, contract.to_json(commit))
+        except FileExistsError:
+            commit = contract.from_json(DriveManifest, storage.read(key), where=key)
     sweep(storage, plan)
     release_lease(storage, plan)
     return commit
 
 
-def read_manifests(storage: Storage, plan: Plan) -> list[Manifest]:
-    """The manifests that the plan's shards have written so far."""
-    folder = join(plan.output, contract.manifest_folder(plan.drive_id, plan.plan_id))
-    return [
-        contract.from_json(Manifest, data, where=f"{folder}/{name}")
-        for name, data in _objects(storage, folder)
-        if name != "drive.json"
-    ]
-
-
 def sweep(storage: Storage, plan: Plan) -> list[str]:
     """Removes the drive's files that no manifest names, and the manifests of replaced plans.
 
+    While the plan has the drive's lease, that is: later, files without a manifest are another run's work.
     Returns the URIs of what it removed.
     """
-    record = read_drive(storage, plan.output, plan.drive_id)
-    kept = [manifest for manifest in record.manifests if manifest.plan_id not in record.superseded]
-    named = {file.path for manifest in kept for topic in manifest.topics for file in topic.files}
-    orphans = [uri for uri, path in _drive_files(storage, plan) if path not in named]
-    for replaced in record.superseded:
-        folder = join(plan.output, contract.manifest_folder(plan.drive_id, replaced))
-        orphans += [info.uri for info in storage.objects(folder)]
-    for uri in orphans:
-        storage.delete(uri)
-    return orphans
+    if not _has_lease(storage, plan):
+        return []
+    keys = _list_drive(storage, plan.output, plan.drive_id)
+    superseded = {
+        replaced for commit in _load(storage, DriveManifest, keys.commits) for replaced in commit.replaces
+    }
+    named: set[str] = set()
+    for manifest in _load(
+        storage, Manifest, [uri for uri in keys.manifests if uri.split("/")[-2] not in superseded]
+    ):
+        named.update(file.path for topic in manifest.topics for file in topic.files)
+
+    def orphans_in(table: str) -> list[str]:
+        return [uri for uri, path in _drive_files(storage, plan, table) if path not in named]
+
+    def manifests_of(plan_id: str) -> list[str]:
+        folder = join(plan.output, contract.manifest_folder(plan.drive_id, plan_id))
+        return [info.uri for info in storage.objects(folder)]
+
+    tables = [name for name in storage.folders(plan.output) if not name.startswith("_")]
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="lake") as pool:
+        orphans = [uri for found in pool.map(orphans_in, tables) for uri in found]
+        replaced = [uri for found in pool.map(manifests_of, sorted(superseded)) for uri in found]
+        if not _has_lease(storage, plan):  # so what was found is older than any other run's work
+            return []
+        for uris in (orphans, replaced):
+            list(pool.map(storage.delete, uris))
+    return orphans + replaced
 
 
-def _drive_files(storage: Storage, plan: Plan) -> Iterable[tuple[str, str]]:
-    for table in storage.folders(plan.output):
-        if table.startswith("_"):
-            continue
-        for schema in storage.folders(join(plan.output, table)):
-            folder = f"{table}/{schema}/drive_id={plan.drive_id}"
-            for info in storage.objects(join(plan.output, folder)):
-                yield info.uri, f"{folder}/{info.uri.rpartition('/')[2]}"
+def _drive_files(storage: Storage, plan: Plan, table: str) -> Iterator[tuple[str, str]]:
+    for schema in storage.folders(join(plan.output, table)):
+        folder = f"{table}/{schema}/drive_id={plan.drive_id}"
+        for info in storage.objects(join(plan.output, folder)):
+            yield info.uri, f"{folder}/{info.uri.rpartition('/')[2]}"
+
+
+def _has_lease(storage: Storage, plan: Plan) -> bool:
+    uri = join(plan.output, contract.lease_key(plan.drive_id))
+    try:
+        return contract.from_json(contract.Lease, storage.read(uri), where=uri).plan_id == plan.plan_id
+    except NotFoundError:
+        return False
 
 
 def release_lease(storage: Storage, plan: Plan) -> None:
     """Gives the drive's lease back, where it is still this plan's."""
-    uri = join(plan.output, contract.lease_key(plan.drive_id))
-    try:
-        lease = contract.from_json(contract.Lease, storage.read(uri), where=uri)
-    except NotFoundError:
-        return
-    if lease.plan_id == plan.plan_id:
-        storage.delete(uri)
+    if _has_lease(storage, plan):
+        storage.delete(join(plan.output, contract.lease_key(plan.drive_id)))
 
 
 def describe(lease: contract.Lease) -> str:

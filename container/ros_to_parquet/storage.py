@@ -204,9 +204,12 @@ class LocalStorage:
 
     def objects(self, folder: str) -> Iterator[ObjectInfo]:
         with _local_errors(folder):
-            for path in Path(folder).rglob("*"):
-                if path.is_file() and not path.name.startswith(LocalUpload.PARTIAL):
-                    yield _local_info(path)
+            for parent, _, names in os.walk(folder):
+                for name in names:
+                    path = Path(parent, name)
+                    if path.is_file() and not name.startswith(LocalUpload.PARTIAL):
+                        with suppress(FileNotFoundError):  # deleted since it was listed
+                            yield _local_info(path)
 
     def folders(self, folder: str) -> list[str]:
         with _local_errors(folder):

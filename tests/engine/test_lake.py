@@ -1,0 +1,177 @@
+"""Commits of drives with many shards, and commits that meet other runs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ros_to_parquet import contract, lake
+from ros_to_parquet.contract import (
+    CONTRACT_VERSION,
+    BagResult,
+    BagSlice,
+    BagStatus,
+    ExtractOptions,
+    Lease,
+    Manifest,
+    OutputFile,
+    Plan,
+    PlannedBag,
+    Run,
+    TopicResult,
+)
+from ros_to_parquet.storage import LocalStorage, ObjectInfo, join
+
+
+def plan_of(output: Path, shards: int, *, plan_id: str = "plan", replaces: tuple[str, ...] = ()) -> Plan:
+    return Plan(
+        contract_version=CONTRACT_VERSION,
+        plan_id=plan_id,
+        run=Run("dag", "run"),
+        drive_id="d",
+        source="s3://raw/d/",
+        output=str(output),
+        options=ExtractOptions(),
+        bags=tuple(PlannedBag(f"/{n}.bag", f"{n}.bag", "rosbag1", 1, "", f"{n}.bag") for n in range(shards)),
+        shards=tuple((BagSlice(number),) for number in range(shards)),
+        replaces=replaces,
+    )
+
+
+def manifest_of(plan: Plan, shard: int) -> Manifest:
+    path = f"imu/schema=0/drive_id=d/{contract.shard_name(plan.plan_id, shard)}.parquet"
+    rejects = (contract.Reject("0.bag", 1, 2, "short"),)
+    topic = TopicResult(
+        "/imu", "imu", "T", "0", 2, 1, 1, 0, 9, 0, 9, (OutputFile(path, 1, 4),), rejects, remark="odd"
+    )
+    bag = BagResult(f"{shard}.bag", BagSlice(shard), BagStatus.OK, 1, "", 1, 2, 2, 2, True, ())
+    return Manifest(
+        CONTRACT_VERSION, "1", plan.plan_id, "d", shard, ExtractOptions(), "", 1, "", "", "", 1.5, 1, 1, 4,
+        (topic,), (bag,), plan.replaces,
+    )  # fmt: skip
+
+
+def write_shard(plan: Plan, shard: int) -> None:
+    manifest = manifest_of(plan, shard)
+    storage = LocalStorage()
+    storage.write(join(plan.output, manifest.topics[0].files[0].path), b"PAR1")
+    key = contract.manifest_key("d", plan.plan_id, shard)
+    storage.write(join(plan.output, key), contract.to_json(manifest))
+
+
+def take_lease(plan: Plan) -> None:
+    lease = Lease("d", plan.plan_id, plan.run, "2026-01-01T00:00:00Z")
+    LocalStorage().write(join(plan.output, contract.lease_key("d")), contract.to_json(lease))
+
+
+class WatchedStorage(LocalStorage):
+    """Counts reads, and calls ``meanwhile`` once, before the first call of a verb on a URI with ``where``."""
+
+    def __init__(self, where: str = "", meanwhile: Callable[[], object] | None = None) -> None:
+        self.reads: Counter[str] = Counter()
+        self._where = where
+        self._meanwhile = meanwhile
+
+    def _happen(self, uri: str) -> None:
+        if self._meanwhile is not None and self._where in uri:
+            meanwhile, self._meanwhile = self._meanwhile, None
+            meanwhile()
+
+    def read(self, uri: str) -> bytes:
+        self._happen(uri)
+        self.reads[uri.rpartition("/")[2]] += 1
+        return super().read(uri)
+
+    def objects(self, folder: str) -> Iterator[ObjectInfo]:
+        self._happen(folder)
+        return super().objects(folder)
+
+
+def parquet_files(output: Path) -> list[str]:
+    return sorted(path.name for path in output.rglob("*.parquet"))
+
+
+def test_a_shard_that_is_not_the_last_reads_no_manifest(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, 30)
+    take_lease(plan)
+    for shard in range(29):
+        write_shard(plan, shard)
+    storage = WatchedStorage()
+    assert lake.commit_drive(storage, plan) is None
+    assert storage.reads.total() == 0
+    write_shard(plan, 29)
+    commit = lake.commit_drive(storage, plan)
+    assert commit is not None
+    assert (commit.shards, commit.rows, commit.rejected) == (30, 30, 30)
+    assert storage.reads["00007.json"] == 2  # for the commit, and for the sweep
+
+
+def test_manifests_fold_alike_one_by_one_and_together(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, 150)
+    manifests = [manifest_of(plan, shard) for shard in range(150)]
+    together = contract.fold(plan, manifests[::-1])
+    assert contract.fold(plan, iter(manifests)) == together
+    assert len(together.problems) == contract.MAX_REASONS
+    assert (together.shards, together.shard_seconds, together.bytes_written) == (150, 225.0, 600)
+
+
+def test_of_two_commits_at_once_the_slow_one_leaves_the_next_runs_files_alone(tmp_path: Path) -> None:
+    """The fast one gives the lease back; another run takes it and publishes; only then the slow one looks."""
+    plan, following = plan_of(tmp_path, 1), plan_of(tmp_path, 1, plan_id="following")
+    take_lease(plan)
+    write_shard(plan, 0)
+
+    def fast_one_commits_and_the_following_run_publishes() -> None:
+        lake.commit_drive(LocalStorage(), plan)
+        take_lease(following)
+        write_shard(following, 0)
+        (tmp_path / contract.manifest_key("d", "following", 0)).unlink()  # not yet
+
+    slow = WatchedStorage("imu/schema=0", fast_one_commits_and_the_following_run_publishes)
+    assert lake.commit_drive(slow, plan) is not None
+    assert parquet_files(tmp_path) == ["following-00000.parquet", "plan-00000.parquet"]
+    lease = contract.from_json(Lease, (tmp_path / contract.lease_key("d")).read_bytes(), where="x")
+    assert lease.plan_id == "following"
+
+
+def test_a_commit_after_the_lease_was_given_back_removes_nothing(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, 1)
+    write_shard(plan, 0)
+    orphan = tmp_path / "imu" / "schema=0" / "drive_id=d" / "other-00000.parquet"
+    orphan.write_bytes(b"PAR1")
+    assert lake.commit_drive(LocalStorage(), plan) is not None
+    assert orphan.exists()
+
+
+@pytest.mark.parametrize("place", ["old/00001.json", "old/drive.json"])
+def test_manifests_that_are_replaced_while_they_are_read(tmp_path: Path, place: str) -> None:
+    old = plan_of(tmp_path, 3, plan_id="old")
+    new = plan_of(tmp_path, 2, plan_id="new", replaces=("old",))
+    take_lease(old)
+    for shard in range(3):
+        write_shard(old, shard)
+    lake.commit_drive(LocalStorage(), old)
+    take_lease(new)
+    for shard in range(2):
+        write_shard(new, shard)
+
+    reader = WatchedStorage(place, lambda: lake.commit_drive(LocalStorage(), new))
+    record = lake.read_drive(reader, str(tmp_path), "d")
+    assert [file.path.rpartition("/")[2] for file in record.files()] == [
+        "new-00000.parquet",
+        "new-00001.parquet",
+    ]
+    assert parquet_files(tmp_path) == ["new-00000.parquet", "new-00001.parquet"]
+
+
+def test_a_replaced_run_does_not_commit_again(tmp_path: Path) -> None:
+    old = plan_of(tmp_path, 3, plan_id="old")
+    for shard in range(3):
+        write_shard(old, shard)
+    gone = tmp_path / contract.manifest_key("d", "old", 1)
+    late = WatchedStorage("old/00000.json", gone.unlink)
+    assert lake.commit_drive(late, old) is None
+    assert not (tmp_path / contract.drive_manifest_key("d", "old")).exists()
