@@ -497,13 +497,13 @@ def standing_manifests(manifests: Iterable[Manifest], commits: Iterable[DriveMan
 
 
 def covered_bags(standing: Iterable[Manifest], options: ExtractOptions) -> set[tuple[str, int, str]]:
-    """(name, size, ETag) of the bags that standing manifests cover whole, with equal options.
+    """(name, size, ETag) of the bags that standing manifests cover whole, with the same topics.
 
     A bag that could not be read is not covered: another version of the engine may read it.
     """
     slices: dict[tuple[str, int, str], set[BagSlice]] = {}
     for manifest in standing:
-        if manifest.options == options:
+        if dataclasses.replace(manifest.options, strict=options.strict) == options:
             for bag in manifest.bags:
                 if bag.status is not BagStatus.UNREADABLE:
                     place = dataclasses.replace(bag.slice, bag=0)

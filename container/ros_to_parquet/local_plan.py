@@ -6,7 +6,7 @@ import posixpath
 import re
 from collections.abc import Iterable, Sequence
 
-from ros_to_parquet import contract, lake
+from ros_to_parquet import __version__, contract, lake
 from ros_to_parquet.contract import ExitCode, ExtractOptions, PlannedBag
 from ros_to_parquet.log import now
 from ros_to_parquet.run import ShardError
@@ -40,7 +40,7 @@ def make_plan(
     A plan without shards means that the lake has all of the bags; it is not saved.
 
     Raises:
-        ShardError: no bag found, or another run has the drive.
+        ShardError: no bag found, another run has the drive, or rows of a bag would be there twice.
     """
     found, ignored = _find(bags)
     if not found:
@@ -63,7 +63,11 @@ def make_plan(
     standing = contract.standing_manifests(record.manifests, record.commits)
     done = set() if overwrite else contract.covered_bags(standing, options)
     todo = tuple(bag for bag in planned if (bag.name, bag.size_bytes, bag.etag) not in done)
-    what = contract.sha256(repr((todo, options, replaces)).encode())[:16]
+    if not overwrite:
+        _refuse_second_rows(drive_id, todo, standing)
+    # Nothing counts any more of a plan that was replaced; what one version cannot read, another may.
+    made_of = (todo, options, replaces, sorted(record.superseded), __version__)
+    what = contract.sha256(repr(made_of).encode())[:16]
     run = contract.Run("", f"extract-{what}")
     plan = contract.Plan(
         contract_version=contract.CONTRACT_VERSION,
@@ -112,6 +116,26 @@ def _find(bags: Iterable[str]) -> tuple[list[tuple[ObjectInfo, str]], list[str]]
                 else:
                     ignored += [info.uri for info in inside]
     return [found[uri] for uri in sorted(found)], sorted(ignored)
+
+
+def _refuse_second_rows(
+    drive_id: str, todo: Sequence[PlannedBag], standing: Iterable[contract.Manifest]
+) -> None:
+    """Raises `ShardError` where rows of a bag to do are in the drive already: they would be there twice."""
+    present = {
+        bag.name
+        for manifest in standing
+        for bag in manifest.bags
+        if bag.status is not contract.BagStatus.UNREADABLE
+    }
+    if again := [bag.name for bag in todo if bag.name in present]:
+        shown = ", ".join(again[:5]) + (f" and {len(again) - 5} more" if len(again) > 5 else "")
+        raise ShardError(
+            f"drive {drive_id}: rows of {shown} are in the lake already, of other content, other topics or a "
+            "part of it, and would be there twice; use --overwrite to replace all of the drive, "
+            "or another --drive-id",
+            ExitCode.USAGE,
+        )
 
 
 def _planned(info: ObjectInfo, metadata: str, base: str) -> PlannedBag:

@@ -328,6 +328,47 @@ def test_a_new_bag_of_a_drive_is_added(tmp_path: Path) -> None:
     assert rows(tmp_path / "lake", "status").num_rows == 80
 
 
+def test_strict_or_not_a_bag_is_extracted_once(tmp_path: Path) -> None:
+    write_bag(tmp_path / "a.bag")
+    extract(tmp_path / "a.bag", output=tmp_path / "lake")
+    again = plan_for(tmp_path / "a.bag", output=tmp_path / "lake", options=ExtractOptions(strict=True))
+    assert (again.bags, again.covered) == ((), ("a.bag",))
+
+
+def test_rows_that_would_be_there_twice_are_refused(tmp_path: Path) -> None:
+    bag, output = tmp_path / "a.bag", tmp_path / "lake"
+    write_bag(bag)
+    imu = ExtractOptions(("/imu/*",))
+    extract(bag, output=output, options=imu)
+    with pytest.raises(
+        run.ShardError, match=r"rows of a\.bag are in the lake already.*--overwrite"
+    ) as caught:
+        plan_for(bag, output=output)
+    assert caught.value.exit_code is ExitCode.USAGE
+    bag.unlink()
+    write_bag(bag, messages=7)
+    with pytest.raises(run.ShardError, match=r"rows of a\.bag are in the lake already"):
+        plan_for(bag, output=output, options=imu)
+    assert rows(output, "imu.data").num_rows == 40
+    extract(bag, output=output, overwrite=True)
+    assert rows(output, "imu.data").num_rows == 7
+
+
+def test_a_plan_that_was_replaced_is_not_taken_up_again(tmp_path: Path) -> None:
+    """What it writes would be swept at once."""
+    (tmp_path / "a.bag").write_bytes(b"")
+    write_bag(tmp_path / "b.bag")
+    first = plan_for(tmp_path / "a.bag", output=tmp_path / "lake")
+    run.run_shard(first, 0, JOB)
+    extract(tmp_path / "b.bag", output=tmp_path / "lake", overwrite=True)
+    again = plan_for(tmp_path / "a.bag", output=tmp_path / "lake")
+    assert [bag.name for bag in again.bags] == ["a.bag"]
+    assert again.plan_id != first.plan_id
+    assert run.run_shard(again, 0, JOB).bags[0].status is BagStatus.UNREADABLE
+    record = lake.read_drive(LocalStorage(), str(tmp_path / "lake"), "drive_1")
+    assert again.plan_id in {manifest.plan_id for manifest in record.manifests}
+
+
 def test_overwrite_replaces_rows_and_removes_the_old_files(tmp_path: Path) -> None:
     write_bag(tmp_path / "a.bag")
     first = extract(tmp_path / "a.bag", output=tmp_path / "lake")
