@@ -70,27 +70,32 @@ def group(folder: Path) -> Grouping:
         only = DriveFiles(_drive_id(folder.stem, set()), (DriveFile(folder, folder.name),))
         return Grouping((only,), (), ())
     if not folder.is_dir():
-        raise NoBagsError(f"{folder}: no such folder; give one whose sub-folders hold bags, or a bag file")
+        what = "no .bag, .mcap or .db3 file" if folder.exists() else "no such folder"
+        raise NoBagsError(f"{folder}: {what}; give a folder whose sub-folders hold bags, or a bag file")
     here: list[DriveFile] = []
     below: dict[str, list[DriveFile]] = {}
     not_bags: list[str] = []
+    unreadable: list[str] = []
     for path in sorted(_files(folder)):
         name = path.relative_to(folder).as_posix()
         first, slash, rest = name.partition("/")
         if bag_format(name) is None and path.name != METADATA:
             not_bags.append(name)
+        elif not (path.is_file() and os.access(path, os.R_OK)):
+            unreadable.append(name)
         elif slash:
             below.setdefault(first, []).append(DriveFile(path, rest))
         else:
             here.append(DriveFile(path, name))
     drives: list[DriveFiles] = []
-    notes: list[str] = []
+    notes = [f"left out, a broken link or not a file that can be read: {name}" for name in unreadable]
     taken: set[str] = set()
     for name, files in [(folder.name, here), *below.items()]:
         if any(bag_format(file.name) for file in files):
             drives += _split(name, files, taken, notes)
     if not drives:
-        raise NoBagsError(f"{folder}: no .bag, .mcap or .db3 file in it or below; there is {_seen(not_bags)}")
+        seen = _seen([*not_bags, *unreadable])
+        raise NoBagsError(f"{folder}: no .bag, .mcap or .db3 file in it or below; there is {seen}")
     return Grouping(tuple(drives), tuple(notes), tuple(not_bags))
 
 

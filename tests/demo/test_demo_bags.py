@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -120,3 +121,16 @@ def test_every_real_bag_is_in_one_drive_or_named() -> None:
     assert len(taken) == len(set(taken))
     assert set(taken) | left_out == files
     assert not set(taken) & left_out
+
+
+def test_what_cannot_be_read_is_left_out_and_said(tmp_path: Path) -> None:
+    root = tree(tmp_path / "r", "day/good.bag")
+    (root / "day/broken.bag").symlink_to(tmp_path / "nowhere.bag")
+    os.mkfifo(root / "day/pipe.mcap")
+    assert names(root) == {"day": ["good.bag"]}
+    assert [note.rpartition(" ")[2] for note in group(root).notes] == ["day/broken.bag", "day/pipe.mcap"]
+
+
+def test_a_file_that_is_no_bag_is_not_called_missing(tmp_path: Path) -> None:
+    with pytest.raises(NoBagsError, match=r"notes\.txt: no \.bag, \.mcap or \.db3 file"):
+        group(tree(tmp_path, "notes.txt") / "notes.txt")
