@@ -26,8 +26,11 @@ ALLOW_VARIABLE = "ROS_TO_PARQUET_ALLOW"
 """Environment variable: comma-separated URIs below which plans, bags and outputs must lie."""
 
 
-class TerminatedError(Exception):
-    """SIGTERM: a reclaimed instance, a timeout, or somebody ended the job."""
+class TerminatedError(BaseException):
+    """SIGTERM: a reclaimed instance, a timeout, or somebody ended the job.
+
+    As little an `Exception` as ``KeyboardInterrupt`` is: libraries catch those, and S3's client tries again.
+    """
 
 
 class UsageError(ValueError):
@@ -106,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(arguments.call(arguments))
     except KeyboardInterrupt:
         return _fail("interrupted", ExitCode.RETRY)
-    except Exception as error:  # noqa: BLE001 (the edge: each becomes an exit code and a line)
+    except (Exception, TerminatedError) as error:  # noqa: BLE001 (each becomes an exit code and a line)
         code, reason = explain(error)
         return _fail(reason, code)
 
@@ -120,7 +123,7 @@ def _fail(reason: str, code: ExitCode) -> int:
     return int(code)
 
 
-def explain(error: Exception) -> tuple[ExitCode, str]:
+def explain(error: Exception | TerminatedError) -> tuple[ExitCode, str]:
     """Exit code and reason of whatever a command raised. An unexpected error's traceback is printed."""
     from ros_to_parquet import storage
     from ros_to_parquet.bag.model import BagError
@@ -163,7 +166,7 @@ def command_run(arguments: argparse.Namespace) -> int:
     check_allowed(plan, arguments.plan)
     try:
         manifest = run.run_shard(plan, shard, job)
-    except Exception as error:  # noqa: BLE001 (each becomes an exit code and a record)
+    except (Exception, TerminatedError) as error:  # noqa: BLE001 (each becomes an exit code and a record)
         code, reason = explain(error)
         record = contract.FailedRecord(plan.plan_id, shard, job.job_id, job.attempt, int(code), reason, now())
         uri = join(plan.output, contract.failed_key(plan.drive_id, plan.plan_id, shard))

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from ros_to_parquet import __version__, contract, lake
 from ros_to_parquet.contract import ExitCode, ExtractOptions, PlannedBag
 from ros_to_parquet.log import now
-from ros_to_parquet.run import ShardError
+from ros_to_parquet.run import ShardError, output_errors
 from ros_to_parquet.storage import (
     ExistsError,
     NotFoundError,
@@ -58,7 +58,8 @@ def make_plan(
         )
     target = normalize(output)
     storage = open_storage(target)
-    record = lake.read_drive(storage, target, drive_id)
+    with output_errors():
+        record = lake.read_drive(storage, target, drive_id)
     replaces = tuple(sorted({manifest.plan_id for manifest in record.manifests})) if overwrite else ()
     standing = contract.standing_manifests(record.manifests, record.commits)
     done = set() if overwrite else contract.covered_bags(standing, options)
@@ -85,8 +86,9 @@ def make_plan(
         covered=tuple(bag.name for bag in planned if bag not in todo),
     )
     if plan.shards:
-        _take_lease(storage, plan, take_over=take_over)
-        storage.write(join(target, contract.plan_key(drive_id, plan.plan_id)), contract.to_json(plan))
+        with output_errors():
+            _take_lease(storage, plan, take_over=take_over)
+            storage.write(join(target, contract.plan_key(drive_id, plan.plan_id)), contract.to_json(plan))
     return plan
 
 

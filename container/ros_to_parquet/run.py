@@ -15,7 +15,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
@@ -33,10 +33,13 @@ from ros_to_parquet.layout import DefinitionError
 from ros_to_parquet.log import event, now
 from ros_to_parquet.schema import arrow_fields, schema_hash
 from ros_to_parquet.storage import (
+    AccessDeniedError,
     ChangedError,
     NotFoundError,
     ObjectInfo,
     Storage,
+    StorageError,
+    TransientError,
     join,
     open_storage,
 )
@@ -391,6 +394,30 @@ def run_shard(
         ShardError: the shard could not be done; nothing of it is visible.
         StorageError: likewise; the kind of error says why.
     """
+    with output_errors():
+        return _run_shard(plan, shard, job, progress)
+
+
+@contextmanager
+def output_errors() -> Iterator[None]:
+    """What is not there, or not as it should be, is the output: errors of bags are `ShardError` already."""
+    try:
+        yield
+    except (NotFoundError, ChangedError) as error:
+        raise ShardError(f"output: {error}", ExitCode.OUTPUT_FAILED) from error
+
+
+@contextmanager
+def _input_errors(plan: Plan) -> Iterator[None]:
+    try:
+        yield
+    except (TransientError, AccessDeniedError):
+        raise
+    except StorageError as error:
+        raise ShardError(f"drive {plan.drive_id}, bag {error}", ExitCode.INPUT_MISSING) from error
+
+
+def _run_shard(plan: Plan, shard: int, job: JobIdentity, progress: Callable[[int], None]) -> Manifest:
     storage = open_storage(plan.output)
     manifest_uri = join(plan.output, contract.manifest_key(plan.drive_id, plan.plan_id, shard))
     try:
@@ -463,13 +490,10 @@ def _extract(
             )
             read_before += result.bytes_read
             bags.append(result)
-        try:
-            files = tables.finish()
-            topics = extraction.results(files)
-            check_lease(storage, plan)
-            tables.publish()
-        except (NotFoundError, ChangedError) as error:
-            raise ShardError(f"output: {error}", ExitCode.OUTPUT_FAILED) from error
+        files = tables.finish()
+        topics = extraction.results(files)
+        check_lease(storage, plan)
+        tables.publish()
     return Manifest(
         contract_version=contract.CONTRACT_VERSION,
         engine_version=__version__,
@@ -507,29 +531,36 @@ def _read_bag(
     """Reads one bag slice into the extraction; damage and unreadable bags become its result."""
     bag = plan.bags[part.bag]
     storage = open_storage(bag.uri)
-    try:
-        with closing(storage.open(ObjectInfo(bag.uri, bag.size_bytes, bag.etag))) as source:
-            reader = open_bag(
-                source,
-                wanted=topic_filter(plan.options),
-                slice_index=part.index,
-                slice_count=part.count,
-                metadata=_metadata(storage, bag),
-            )
-            extracted = 0
-            extraction.begin_bag(place)
-            with closing(read_ahead(reader.blocks(), READ_AHEAD_BYTES)) as blocks:
-                for block in blocks:
-                    extracted += len(block)
-                    extraction.add(block)
-                    progress(reader.bytes_read)
-            extraction.end_bag()
-    except BagError as error:
-        event("bag_unreadable", drive_id=plan.drive_id, bag=bag.name, reason=str(error))
-        return _bag_result(bag, part, BagStatus.UNREADABLE, damage=(contract.BagDamage(0, str(error)),))
-    except (NotFoundError, ChangedError) as error:
-        raise ShardError(f"drive {plan.drive_id}, bag {error}", ExitCode.INPUT_MISSING) from error
+    with ExitStack() as stack:
+        try:
+            with _input_errors(plan):
+                source = stack.enter_context(
+                    closing(storage.open(ObjectInfo(bag.uri, bag.size_bytes, bag.etag)))
+                )
+                reader = open_bag(
+                    source,
+                    wanted=topic_filter(plan.options),
+                    slice_index=part.index,
+                    slice_count=part.count,
+                    metadata=_metadata(storage, bag),
+                )
+        except BagError as error:
+            event("bag_unreadable", drive_id=plan.drive_id, bag=bag.name, reason=str(error))
+            return _bag_result(bag, part, BagStatus.UNREADABLE, damage=(contract.BagDamage(0, str(error)),))
+        extracted = 0
+        extraction.begin_bag(place)
+        blocks = stack.enter_context(closing(_blocks(plan, reader)))
+        for block in blocks:
+            extracted += len(block)
+            extraction.add(block)
+            progress(reader.bytes_read)
+        extraction.end_bag()
     return _finished_bag(plan, bag, part, reader, extracted)
+
+
+def _blocks(plan: Plan, reader: BagReader) -> Generator[MessageBlock]:
+    with _input_errors(plan), closing(read_ahead(reader.blocks(), READ_AHEAD_BYTES)) as blocks:
+        yield from blocks
 
 
 def _metadata(storage: Storage, bag: contract.PlannedBag) -> str | None:

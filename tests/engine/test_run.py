@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -26,7 +27,7 @@ import ros_to_parquet
 from ros_to_parquet import contract, lake, parquet, run
 from ros_to_parquet.contract import BagStatus, DriveState, ExitCode, ExtractOptions, Manifest, Plan
 from ros_to_parquet.local_plan import make_plan
-from ros_to_parquet.storage import LocalStorage
+from ros_to_parquet.storage import LocalSource, LocalStorage, LocalUpload, NotFoundError, StorageError
 from tests.engine.sample_bags import START_NS, TOPICS, write_bag
 
 if TYPE_CHECKING:
@@ -547,6 +548,75 @@ def test_exit_codes_and_what_is_said(tmp_path: Path, break_it: str, code: ExitCo
         record = contract.from_json(contract.FailedRecord, failed.read_bytes(), where="x")
         assert record.exit_code == code
         assert said in record.reason
+
+
+def test_an_output_that_vanishes_is_not_called_a_missing_bag(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While bags are still read: a bucket that was deleted, an upload that a lifecycle rule ended."""
+
+    def gone(upload: LocalUpload, data: Any) -> int:
+        raise NotFoundError(f"{upload.uri}: NoSuchUpload")
+
+    write_bag(tmp_path / "a.bag")
+    plan = plan_for(tmp_path / "a.bag", output=tmp_path / "lake")
+    monkeypatch.setattr(parquet, "ROW_GROUP_BYTES", 1)
+    monkeypatch.setattr(parquet, "BUFFER_BYTES", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(parquet.TableFile, "encode", lambda file, *_: gone(file.upload, b""))
+        with pytest.raises(run.ShardError, match=r"output: .*\.parquet: NoSuchUpload") as caught:
+            run.run_shard(plan, 0, JOB)
+    assert caught.value.exit_code is ExitCode.OUTPUT_FAILED
+    assert extract(tmp_path / "a.bag", output=tmp_path / "lake").bags[0].status is BagStatus.OK
+
+
+def test_a_bag_that_cannot_be_read_is_not_called_an_output_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(source: LocalSource, offset: int, length: int) -> bytes:
+        raise StorageError(f"{source.name}: Input/output error")
+
+    write_bag(tmp_path / "a.bag")
+    plan = plan_for(tmp_path / "a.bag", output=tmp_path / "lake")
+    monkeypatch.setattr(LocalSource, "read_at", broken)
+    with pytest.raises(run.ShardError, match=r"bag .*a\.bag: Input/output error") as caught:
+        run.run_shard(plan, 0, JOB)
+    assert caught.value.exit_code is ExitCode.INPUT_MISSING
+
+
+def test_an_output_that_cannot_be_there_is_said(tmp_path: Path, embedded_aws: EmbeddedAws) -> None:
+    write_bag(tmp_path / "a.bag")
+    done = cli(
+        "extract", tmp_path / "a.bag", "--output", "s3://no-such-bucket/lake", **embedded_aws.environment()
+    )
+    assert done.returncode == ExitCode.OUTPUT_FAILED
+    assert "output: s3://no-such-bucket/lake" in done.stderr
+    done = cli("extract", tmp_path / "a.bag", "--output", tmp_path / "a.bag")
+    assert done.returncode == ExitCode.OUTPUT_FAILED
+    assert "Traceback" not in done.stderr
+
+
+def test_sigterm_is_heeded_in_the_middle_of_a_request(tmp_path: Path) -> None:
+    """S3's client takes whatever happens meanwhile for a fault of the network, and tries again."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        host, port = server.getsockname()
+        endpoint = {"AWS_ENDPOINT_URL_S3": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "k"}
+        child = subprocess.Popen(
+            [sys.executable, "-m", "ros_to_parquet.cli", "info", "s3://bucket/a.bag"],
+            env={**os.environ, **endpoint, "AWS_SECRET_ACCESS_KEY": "s"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        connection, _ = server.accept()
+        with connection:
+            assert connection.recv(1 << 16)
+            child.send_signal(signal.SIGTERM)
+            try:
+                _, said = child.communicate(timeout=10)
+            finally:
+                child.kill()
+    assert child.returncode == ExitCode.RETRY, said
+    assert "ended by SIGTERM" in said
 
 
 @pytest.mark.parametrize("kill", [signal.SIGTERM, signal.SIGKILL])
