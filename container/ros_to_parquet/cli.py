@@ -134,7 +134,7 @@ def explain(error: Exception | TerminatedError) -> tuple[ExitCode, str]:
             return error.exit_code, str(error)
         case BagError():
             return ExitCode.BAG_UNREADABLE, str(error)
-        case UsageError():
+        case UsageError() | storage.LocationError():
             return ExitCode.USAGE, str(error)
         case ContractError():
             return ExitCode.PLAN_REFUSED, str(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import urllib.parse
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -223,7 +224,8 @@ class Lake:
             raise KeyError(
                 f"{self.uri}: no table {table}; there are {', '.join(self.tables(drives)) or 'none'}"
             )
-        filesystem, root = fs.FileSystem.from_uri(self.uri)
+        uri = urllib.parse.quote(self.uri, safe="/:") if self.uri.startswith("s3://") else self.uri
+        filesystem, root = fs.FileSystem.from_uri(uri)
         partitioning = ds.HivePartitioning(pa.schema([("schema", pa.string()), ("drive_id", pa.string())]))
         return ds.dataset(
             [f"{root}/{path}" for path in paths],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from ros_to_parquet import __version__, contract, lake
 from ros_to_parquet.contract import ExitCode, ExtractOptions, PlannedBag
@@ -75,7 +76,7 @@ def make_plan(
         plan_id=contract.make_plan_id(run, drive_id),
         run=run,
         drive_id=drive_id,
-        source=base.replace("/s3/", "s3://", 1),
+        source=f"s3://{base.removeprefix('/s3/')}" if uris[0].startswith("s3://") else base,
         output=target,
         options=options,
         bags=todo,
@@ -102,22 +103,35 @@ def _find(bags: Iterable[str]) -> tuple[list[tuple[ObjectInfo, str]], list[str]]
         try:
             found[uri] = (storage.head(uri), "")
         except NotFoundError:
-            listed = sorted(storage.objects(uri), key=lambda info: info.uri)
-            if not listed:
+            folders: dict[str, list[ObjectInfo]] = {}
+            for info in storage.objects(uri):
+                folders.setdefault(posixpath.dirname(info.uri), []).append(info)
+            if not folders and not Path(uri).is_dir():
                 raise
-            for folder in {posixpath.dirname(info.uri) for info in listed}:
+            for folder, inside in sorted(folders.items()):
                 # directly in the folder, or in a rosbag2 folder directly in it
-                inside = [info for info in listed if posixpath.dirname(info.uri) == folder]
                 metadata = next((info.uri for info in inside if info.uri.endswith(f"/{_METADATA}")), "")
                 if folder == uri or (metadata and posixpath.dirname(folder) == uri):
-                    for info in inside:
-                        if posixpath.splitext(info.uri)[1] in FORMATS:
-                            found[info.uri] = (info, metadata)
-                        elif info.uri != metadata:
-                            ignored.append(info.uri)
+                    here = {info.uri: info for info in inside if posixpath.splitext(info.uri)[1] in FORMATS}
+                    _refuse_twins(here)
+                    found |= {bag_uri: (info, metadata) for bag_uri, info in here.items()}
+                    ignored += [info.uri for info in inside if info.uri not in here and info.uri != metadata]
                 else:
                     ignored += [info.uri for info in inside]
     return [found[uri] for uri in sorted(found)], sorted(ignored)
+
+
+def _refuse_twins(uris: Iterable[str]) -> None:
+    """Raises `ShardError` where a folder has one recording twice, e.g. ``x.orig.bag`` beside ``x.bag``."""
+    recordings: dict[str, str] = {}
+    for uri in sorted(uris):
+        other = recordings.setdefault(posixpath.splitext(uri)[0].removesuffix(".orig"), uri)
+        if other != uri:
+            raise ShardError(
+                f"{other} and {posixpath.basename(uri)} seem to be one recording, whose rows would be there "
+                "twice; name the bags to take instead of their folder",
+                ExitCode.USAGE,
+            )
 
 
 def _refuse_second_rows(
@@ -141,7 +155,8 @@ def _refuse_second_rows(
 
 
 def _planned(info: ObjectInfo, metadata: str, base: str) -> PlannedBag:
-    name = posixpath.relpath(info.uri.replace("s3://", "/s3/"), base)
+    path = posixpath.relpath(info.uri.replace("s3://", "/s3/"), base)
+    name = path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")  # goes into a column
     return PlannedBag(
         uri=info.uri,
         name=name,
@@ -155,7 +170,10 @@ def _planned(info: ObjectInfo, metadata: str, base: str) -> PlannedBag:
 
 def _drive_id(planned: Sequence[PlannedBag], base: str) -> str:
     name = posixpath.splitext(planned[0].name)[0] if len(planned) == 1 else posixpath.basename(base)
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", name.replace("/", "_")).lstrip("_.-")[:80] or "drive"
+    drive_id = re.sub(r"[^A-Za-z0-9_.-]", "_", name.replace("/", "_")).lstrip("_.-")[:80]
+    if not drive_id:  # a made-up one would mix all drives with such names
+        raise ShardError(f"no drive id can be made of the name {name!r}: use --drive-id", ExitCode.USAGE)
+    return drive_id
 
 
 def _take_lease(storage: Storage, plan: contract.Plan, *, take_over: bool) -> None:

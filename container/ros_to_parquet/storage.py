@@ -60,6 +60,10 @@ class TransientError(StorageError):
     """Throttling, a server error or the network, after the client's own retries: a later try may work."""
 
 
+class LocationError(StorageError, ValueError):
+    """A path or URI that names no place, or one that is not supported."""
+
+
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
     """An object: its URI, size and ETag (on disk: size and time of modification)."""
@@ -130,15 +134,26 @@ def join(base: str, key: str) -> str:
 
 
 def normalize(location: str) -> str:
-    """A URI or path as a URI this module knows: ``s3://...`` as it is, anything else an absolute path."""
-    if location.startswith("s3://"):
-        return location.rstrip("/") if location.count("/") > 2 else location
-    scheme, separator, _ = location.partition("://")
-    if separator:
-        if scheme == "file":
-            return urllib.parse.unquote(urllib.parse.urlsplit(location).path)
-        raise StorageError(f"{location}: no support for {scheme}://; use s3:// or a path")
-    return str(Path(location).expanduser().absolute())
+    """A URI or path as a URI this module knows: ``s3://bucket[/key]`` or an absolute path.
+
+    One place has one URI: without ``..``, doubled or final slashes (but links are not followed).
+
+    Raises:
+        LocationError: no such place, or one that is not supported.
+    """
+    scheme, separator, rest = location.partition("://")
+    if not separator:
+        return os.path.abspath(Path(location).expanduser())  # noqa: PTH100 (resolve follows links)
+    if scheme == "file":
+        host, _, path = rest.partition("/")
+        if host not in ("", "localhost"):
+            raise LocationError(f"{location}: a file URI has three slashes (file:///...), or use a path")
+        return os.path.abspath(urllib.parse.unquote(f"/{path}"))  # noqa: PTH100
+    if scheme != "s3":
+        raise LocationError(f"{location}: no support for {scheme}://; use s3:// or a path")
+    if not rest or rest.startswith("/"):
+        raise LocationError(f"{location}: names no bucket (s3://bucket/...)")
+    return location.rstrip("/")
 
 
 def open_storage(uri: str) -> Storage:
@@ -344,6 +359,14 @@ def _s3_errors(uri: str) -> Iterator[None]:
     except aws.NoCredentialsError as error:
         raise AccessDeniedError(f"{uri}: no AWS credentials found") from error
     except (
+        aws.PartialCredentialsError,
+        aws.CredentialRetrievalError,
+        aws.ProfileNotFound,
+        aws.SSOError,
+        aws.TokenRetrievalError,
+    ) as error:
+        raise AccessDeniedError(f"{uri}: {error}") from error
+    except (
         aws.ConnectionError,
         aws.HTTPClientError,
         aws.IncompleteReadError,
@@ -394,6 +417,8 @@ class S3Storage:
 
     def head(self, uri: str) -> ObjectInfo:
         bucket, key = split_s3(uri)
+        if not key:
+            raise NotFoundError(f"{uri}: a bucket, not an object")
         with _s3_errors(uri):
             found = s3_client().head_object(Bucket=bucket, Key=key)
         return ObjectInfo(uri, found["ContentLength"], found["ETag"].strip('"'))

@@ -37,7 +37,7 @@ REAL_BAGS = Path(__file__).parents[2].parent / "shared" / "bags"
 JOB = run.JobIdentity("", 1, "")
 
 
-def plan_for(*bags: Path, output: Path, drive_id: str = "drive_1", **changes: Any) -> Plan:
+def plan_for(*bags: Path, output: Path, drive_id: str | None = "drive_1", **changes: Any) -> Plan:
     arguments: dict[str, Any] = {
         "output": str(output),
         "drive_id": drive_id,
@@ -659,6 +659,68 @@ def test_extract_from_s3_to_s3(tmp_path: Path, embedded_aws: EmbeddedAws) -> Non
     assert "lake/_leases/drive_id=drive.json" not in keys
     again = cli("extract", f"s3://{bucket}/raw/drive", "--output", f"s3://{bucket}/lake", **environment)
     assert "has all 3 bags of drive drive already" in again.stdout
+
+
+def test_the_root_of_a_bucket_and_names_with_spaces(tmp_path: Path, embedded_aws: EmbeddedAws) -> None:
+    bucket = f"run-{uuid.uuid4().hex[:12]}"
+    s3 = embedded_aws.client("s3")
+    s3.create_bucket(Bucket=bucket)
+    write_bag(tmp_path / "a.bag")
+    s3.put_object(Bucket=bucket, Key="día 1 %20.bag", Body=(tmp_path / "a.bag").read_bytes())
+    environment = embedded_aws.environment()
+    output = f"s3://{bucket}/the lake ü"
+    done = cli("extract", f"s3://{bucket}", "--output", output, "--drive-id", "d", **environment)
+    assert done.returncode == 0, done.stderr
+    query = f"import ros_to_parquet as r; print(r.open({output!r}).dataset('imu.data').count_rows())"
+    counted = subprocess.run(
+        [sys.executable, "-c", query],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert counted.stdout.strip() == "40"
+
+
+def test_a_bag_that_is_named_twice_is_taken_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bags").mkdir()
+    monkeypatch.chdir(tmp_path / "bags")
+    write_bag(tmp_path / "bags" / "a.bag")
+    plan = make_plan(
+        ["a.bag", "./a.bag", "../bags/a.bag", ".", f"file://{tmp_path}/bags/"],
+        output="../lake",
+        drive_id=None,
+        options=ExtractOptions(),
+        overwrite=False,
+        take_over=False,
+    )
+    assert [bag.name for bag in plan.bags] == ["a.bag"]
+    assert plan.output == str(tmp_path / "lake")
+
+
+def test_a_folder_with_a_recording_twice_is_refused_until_told_which(tmp_path: Path) -> None:
+    (tmp_path / "bags").mkdir()
+    write_bag(tmp_path / "bags" / "a.bag")
+    write_bag(tmp_path / "bags" / "a.orig.bag")
+    with pytest.raises(run.ShardError, match=r"a\.bag and a\.orig\.bag seem to be one recording") as caught:
+        plan_for(tmp_path / "bags", output=tmp_path / "lake")
+    assert caught.value.exit_code is ExitCode.USAGE
+    plan = plan_for(tmp_path / "bags" / "a.orig.bag", output=tmp_path / "lake")
+    assert [bag.name for bag in plan.bags] == ["a.orig.bag"]
+
+
+def test_names_that_are_not_ascii_or_not_text(tmp_path: Path) -> None:
+    write_bag(tmp_path / "a.bag")
+    odd = os.fsencode(tmp_path) + b"/caf\xe9.bag"
+    (tmp_path / "a.bag").rename(os.fsdecode(odd))
+    extract(Path(os.fsdecode(odd)), output=tmp_path / "lake")
+    assert set(rows(tmp_path / "lake", "imu.data")["bag"].to_pylist()) == {"caf\\xe9.bag"}
+    write_bag(tmp_path / "東京.bag")
+    with pytest.raises(run.ShardError, match="no drive id can be made of the name '東京': use --drive-id"):
+        plan_for(tmp_path / "東京.bag", output=tmp_path / "lake", drive_id=None)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(run.ShardError, match=r"empty: no \.bag, \.mcap or \.db3 there"):
+        plan_for(tmp_path / "empty", output=tmp_path / "lake")
 
 
 def test_read_ahead_passes_errors_on_and_stops_its_thread(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import uuid
 from pathlib import Path
@@ -232,9 +233,18 @@ def s3(embedded_aws: EmbeddedAws, monkeypatch: pytest.MonkeyPatch) -> EmbeddedAw
 def test_locations_become_uris(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert normalize("lake") == str(tmp_path / "lake")
-    assert normalize("file:///a%20b/c") == "/a b/c"
+    assert normalize("bags/../lake/") == str(tmp_path / "lake")
+    assert normalize("file:///a%20b/c/") == "/a b/c"
+    assert normalize("file://localhost/a") == "/a"
     assert normalize("s3://bucket/lake/") == "s3://bucket/lake"
     assert isinstance(open_storage(normalize("lake")), LocalStorage)
     assert isinstance(open_storage("s3://bucket/lake"), S3Storage)
-    with pytest.raises(StorageError, match="no support for gs://; use s3:// or a path"):
-        normalize("gs://bucket/x")
+    assert normalize("s3://bucket/") == "s3://bucket"
+    for location, said in [
+        ("gs://bucket/x", "no support for gs://; use s3:// or a path"),
+        ("file://tmp/lake", "three slashes"),
+        ("s3://", "names no bucket"),
+        ("s3:///key", "names no bucket"),
+    ]:
+        with pytest.raises(StorageError, match=re.escape(said)):
+            normalize(location)
