@@ -106,7 +106,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        return int(arguments.call(arguments))
+        code = int(arguments.call(arguments))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # who reads has seen enough (`| head`): no error, and nobody to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return int(ExitCode.OK)
+    except ModuleNotFoundError as error:
+        reason = f"{error}: this command needs the engine (pip install 'ros-to-parquet[engine]')"
+        return _fail(reason, ExitCode.ENGINE_ERROR)
     except KeyboardInterrupt:
         return _fail("interrupted", ExitCode.RETRY)
     except (Exception, TerminatedError) as error:  # noqa: BLE001 (each becomes an exit code and a line)
@@ -158,14 +166,17 @@ def explain(error: Exception | TerminatedError) -> tuple[ExitCode, str]:
 
 def command_run(arguments: argparse.Namespace) -> int:
     from ros_to_parquet import run
+    from ros_to_parquet.progress import Progress
     from ros_to_parquet.storage import join, open_storage
 
     job = run.JobIdentity.from_environment()
     plan = load_plan(arguments.plan, arguments.plan_sha256)
     shard = _shard_number(arguments, plan)
     check_allowed(plan, arguments.plan)
+    size_bytes = sum(plan.bags[part.bag].size_bytes // part.count for part in plan.shards[shard])
     try:
-        manifest = run.run_shard(plan, shard, job)
+        with Progress(size_bytes) as progress:
+            manifest = run.run_shard(plan, shard, job, progress=progress.show)
     except (Exception, TerminatedError) as error:  # noqa: BLE001 (each becomes an exit code and a record)
         code, reason = explain(error)
         record = contract.FailedRecord(plan.plan_id, shard, job.job_id, job.attempt, int(code), reason, now())
@@ -236,7 +247,8 @@ def check_allowed(plan: Plan, plan_uri: str) -> None:
     if not allowed:
         return
     bases = [f"{entry.rstrip('/')}/" for entry in allowed]
-    for uri in [plan_uri, f"{plan.output}/", *(bag.uri for bag in plan.bags)]:
+    inputs = [uri for bag in plan.bags for uri in (bag.uri, bag.metadata_uri) if uri]
+    for uri in [plan_uri, f"{plan.output}/", *inputs]:
         if not any(uri.startswith(base) for base in bases) or "/../" in uri:
             raise ContractError(
                 f"drive {plan.drive_id}: {uri} is outside of what this deployment allows "

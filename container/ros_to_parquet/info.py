@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ros_to_parquet.bag import open_bag
+from ros_to_parquet.progress import Progress
 from ros_to_parquet.storage import normalize, open_storage
 from ros_to_parquet.text import print_table
 
@@ -82,7 +83,7 @@ def _time(nanoseconds: int) -> str:
 
 
 def read_info(location: str) -> BagInfo:
-    """Reads the bag at ``location`` (path or URI).
+    """Reads the bag at ``location`` (path or URI), and shows its progress.
 
     Raises:
         BagError: nothing of it can be read.
@@ -94,13 +95,14 @@ def read_info(location: str) -> BagInfo:
     sizes: Counter[int] = Counter()
     first: int | None = None
     last: int | None = None
-    with closing(storage.open(info)) as source:
+    with closing(storage.open(info)) as source, Progress(info.size_bytes) as progress:
         reader = open_bag(source)
         for block in reader.blocks():
             sizes[block.connection.id] += int(block.lengths.sum())
             low, high = int(block.log_times_ns.min()), int(block.log_times_ns.max())
             first = low if first is None else min(low, first)
             last = high if last is None else max(high, last)
+            progress.show(reader.bytes_read)
     expected = reader.expected_counts()
     return BagInfo(
         uri=uri,

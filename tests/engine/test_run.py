@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -509,6 +510,7 @@ def test_run_takes_its_shard_from_the_array_index_and_the_index_map(tmp_path: Pa
     [
         ("hash", ExitCode.PLAN_REFUSED, "its SHA-256 is"),
         ("allow", ExitCode.PLAN_REFUSED, "is outside of what this deployment allows"),
+        ("allow metadata", ExitCode.PLAN_REFUSED, "elsewhere/metadata.yaml is outside of what"),
         ("bag gone", ExitCode.INPUT_MISSING, "a.bag: no such file"),
         ("bag changed", ExitCode.INPUT_MISSING, "a.bag: changed since it was planned"),
         ("bag empty", ExitCode.BAG_UNREADABLE, "the file is empty"),
@@ -528,6 +530,11 @@ def test_exit_codes_and_what_is_said(tmp_path: Path, break_it: str, code: ExitCo
             digest = "0" * 64
         case "allow":
             environment["ROS_TO_PARQUET_ALLOW"] = f"s3://bucket/,{tmp_path}/lake"
+        case "allow metadata":
+            environment["ROS_TO_PARQUET_ALLOW"] = str(tmp_path)
+            bags = (dataclasses.replace(plan.bags[0], metadata_uri="/elsewhere/metadata.yaml"),)
+            path.write_bytes(contract.to_json(dataclasses.replace(plan, bags=bags)))
+            digest = contract.sha256(path.read_bytes())
         case "bag gone":
             bag.unlink()
         case "bag changed":
@@ -757,6 +764,39 @@ def test_info_prints_topics_types_counts_times_and_compression(tmp_path: Path) -
     missing = cli("info", tmp_path / "nothing.bag")
     assert missing.returncode == ExitCode.INPUT_MISSING
     assert "nothing.bag: no such file" in missing.stderr
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
+    write_many_topics(tmp_path / "a.bag", 2000, type_name="std_msgs/msg/Empty", payload=b"", rounds=1)
+    shell = f"{sys.executable} -m ros_to_parquet.cli info {tmp_path}/a.bag | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{tmp_path}/a.bag\n", "")
+
+
+def test_without_the_engine_the_command_says_what_to_install(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['numpy'] = None; from ros_to_parquet import cli; cli.main(['info', 'a.bag'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "pip install 'ros-to-parquet[engine]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_progress_is_shown_on_a_terminal(tmp_path: Path) -> None:
+    write_bag(tmp_path / "a.bag", messages=2000)
+    for arguments in (f"info {tmp_path}/a.bag", f"extract {tmp_path}/a.bag --output {tmp_path}/lake"):
+        shown = subprocess.run(
+            [
+                "script",
+                "-qec",
+                f"stty cols 100; {sys.executable} -m ros_to_parquet.cli {arguments}",
+                "/dev/null",
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stdout
+        assert re.search(r"\d+%\|.*B/s", shown), shown
 
 
 def test_time_columns_round_down_and_keep_the_exact_value() -> None:
