@@ -789,7 +789,7 @@ def test_progress_is_shown_on_a_terminal(tmp_path: Path) -> None:
             [
                 "script",
                 "-qec",
-                f"stty cols 100; {sys.executable} -m ros_to_parquet.cli {arguments}",
+                f"stty rows 30 cols 100; {sys.executable} -m ros_to_parquet.cli {arguments}",
                 "/dev/null",
             ],
             capture_output=True,
