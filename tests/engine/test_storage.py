@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
+import tracemalloc
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -183,6 +184,24 @@ class TestS3Storage(StorageTests):
         s3.client("s3").create_bucket(Bucket=bucket)
         return f"s3://{bucket}/lake"
 
+    def test_what_many_uploads_hold_in_memory_is_bounded(
+        self, s3: EmbeddedAws, base: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(storage_module, "UPLOAD_MEMORY_BYTES", 4 << 20, raising=False)
+        storage = S3Storage()
+        contents = {join(base, str(n)): bytes([n]) * ((1 << 20) + n) for n in range(30)}
+        storage.write(join(base, "warm"), b"")
+        tracemalloc.start()
+        uploads = [storage.upload(uri) for uri in contents]
+        for _ in range(2):
+            for upload in uploads:
+                upload.write(contents[upload.uri])
+        assert tracemalloc.get_traced_memory()[1] < 12 << 20
+        tracemalloc.stop()
+        for upload in uploads:
+            upload.publish()
+            assert storage.read(upload.uri) == 2 * contents[upload.uri]
+
     def test_the_parts_of_a_large_object_grow(
         self, storage: S3Storage, base: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -192,7 +211,7 @@ class TestS3Storage(StorageTests):
         sizes = []
         for _ in range(9 * PART_BYTES // (1 << 20)):
             upload.write(bytes(1 << 20))
-            if upload._buffer.tell() == 0:
+            if upload._part.size_bytes == 0:
                 sizes.append(upload.size_bytes - sum(sizes))
         assert sizes == [PART_BYTES, PART_BYTES, 2 * PART_BYTES, 2 * PART_BYTES, 3 * PART_BYTES]
         upload.publish()
