@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ros_to_parquet import contract
 from ros_to_parquet.contract import DriveManifest, Manifest, Plan
-from ros_to_parquet.storage import NotFoundError, Storage, join, normalize, open_storage
+from ros_to_parquet.log import event
+from ros_to_parquet.storage import (
+    AccessDeniedError,
+    NotFoundError,
+    Storage,
+    Unfinished,
+    join,
+    normalize,
+    open_storage,
+)
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
@@ -121,6 +130,7 @@ def commit_drive(storage: Storage, plan: Plan) -> DriveManifest | None:
 def sweep(storage: Storage, plan: Plan) -> list[str]:
     """Removes the drive's files that no manifest names, and the manifests of replaced plans.
 
+    Uploads of killed attempts are ended, too.
     While the plan has the drive's lease, that is: later, files without a manifest are another run's work.
     Returns the URIs of what it removed.
     """
@@ -147,10 +157,12 @@ def sweep(storage: Storage, plan: Plan) -> list[str]:
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="lake") as pool:
         orphans = [uri for found in pool.map(orphans_in, tables) for uri in found]
         replaced = [uri for found in pool.map(manifests_of, sorted(superseded)) for uri in found]
+        unfinished = _unfinished(storage, plan)
         if not _has_lease(storage, plan):  # so what was found is older than any other run's work
             return []
         for uris in (orphans, replaced):
             list(pool.map(storage.delete, uris))
+        list(pool.map(storage.end, unfinished))
     return orphans + replaced
 
 
@@ -159,6 +171,18 @@ def _drive_files(storage: Storage, plan: Plan, table: str) -> Iterator[tuple[str
         folder = f"{table}/{schema}/drive_id={plan.drive_id}"
         for info in storage.objects(join(plan.output, folder)):
             yield info.uri, f"{folder}/{info.uri.rpartition('/')[2]}"
+
+
+def _unfinished(storage: Storage, plan: Plan) -> list[Unfinished]:
+    """Uploads to the drive's partitions; none where the store does not tell."""
+    try:
+        found = [
+            each for each in storage.unfinished(plan.output) if f"/drive_id={plan.drive_id}/" in each.uri
+        ]
+    except AccessDeniedError as error:  # a right that nothing else needs
+        event("unfinished_uploads_unknown", drive_id=plan.drive_id, reason=str(error))
+        return []
+    return [each for each in found if not each.uri.startswith(join(plan.output, "_"))]
 
 
 def _has_lease(storage: Storage, plan: Plan) -> bool:

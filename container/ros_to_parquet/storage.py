@@ -76,6 +76,14 @@ class ObjectInfo:
     etag: str
 
 
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """An upload that nobody published or aborted. ``upload_id`` is S3's; on disk ``uri`` is the file."""
+
+    uri: str
+    upload_id: str
+
+
 class Source(Protocol):
     """An object opened for reading; see ``ros_to_parquet.bag.model.RandomAccess``."""
 
@@ -129,6 +137,13 @@ class Storage(Protocol):
         ...
 
     def upload(self, uri: str) -> Upload: ...
+    def unfinished(self, folder: str) -> Iterator[Unfinished]:
+        """Uploads below ``folder`` that go on, or whose process was killed (S3 keeps and bills those)."""
+        ...
+
+    def end(self, unfinished: Unfinished) -> None:
+        """Aborts somebody else's upload; no error if it has ended meanwhile."""
+        ...
 
 
 def join(base: str, key: str) -> str:
@@ -240,6 +255,15 @@ class LocalStorage:
 
     def upload(self, uri: str) -> LocalUpload:
         return LocalUpload(uri)
+
+    def unfinished(self, folder: str) -> Iterator[Unfinished]:
+        for parent, _, names in os.walk(folder):
+            for name in names:
+                if name.startswith(LocalUpload.PARTIAL):
+                    yield Unfinished(str(Path(parent, name)), "")
+
+    def end(self, unfinished: Unfinished) -> None:
+        self.delete(unfinished.uri)
 
 
 class LocalSource:
@@ -477,6 +501,19 @@ class S3Storage:
     def upload(self, uri: str) -> S3Upload:
         return S3Upload(uri, self._upload_memory)
 
+    def unfinished(self, folder: str) -> Iterator[Unfinished]:
+        bucket, key = split_s3(folder)
+        prefix = f"{key.rstrip('/')}/" if key else ""
+        with _s3_errors(folder):
+            for page in (
+                s3_client().get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix)
+            ):
+                for item in page.get("Uploads", []):
+                    yield Unfinished(f"s3://{bucket}/{item['Key']}", item["UploadId"])
+
+    def end(self, unfinished: Unfinished) -> None:
+        _abort_multipart(unfinished.uri, unfinished.upload_id)
+
 
 class S3Source:
     """An object read by ranges, the next one in flight while the reader works on the last."""
@@ -682,8 +719,11 @@ class S3Upload:
     def abort(self) -> None:
         self._part.clear()
         if self._upload_id is not None:
-            with _s3_errors(self.uri), suppress(s3_client().exceptions.NoSuchUpload):
-                s3_client().abort_multipart_upload(
-                    Bucket=self._bucket, Key=self._key, UploadId=self._upload_id
-                )
+            _abort_multipart(self.uri, self._upload_id)
             self._upload_id = None
+
+
+def _abort_multipart(uri: str, upload_id: str) -> None:
+    bucket, key = split_s3(uri)
+    with _s3_errors(uri), suppress(s3_client().exceptions.NoSuchUpload):
+        s3_client().abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id)

@@ -104,6 +104,16 @@ class StorageTests:
         upload.abort()
         assert list(storage.objects(join(base, "gone"))) == []
 
+    def test_an_upload_whose_process_was_killed_is_found_and_ended(self, storage: Storage, base: str) -> None:
+        storage.upload(join(base, "t/x")).write(bytes(PART_BYTES))
+        storage.upload(join(base, "tt/x")).write(bytes(PART_BYTES))
+        (left,) = storage.unfinished(join(base, "t"))
+        assert left.uri.startswith(join(base, "t/"))
+        storage.end(left)
+        storage.end(left)
+        assert list(storage.unfinished(join(base, "t"))) == []
+        assert len(list(storage.unfinished(base))) == 1
+
     @pytest.mark.parametrize("size", [10, 2 * PART_BYTES + 1])
     def test_abort_after_publish_takes_nothing_back(self, storage: Storage, base: str, size: int) -> None:
         upload = storage.upload(join(base, "x"))
