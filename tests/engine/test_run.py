@@ -330,6 +330,20 @@ def test_a_new_bag_of_a_drive_is_added(tmp_path: Path) -> None:
     assert rows(tmp_path / "lake", "status").num_rows == 80
 
 
+def test_a_run_that_was_killed_before_its_commit_is_committed_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_bag(tmp_path / "a.bag")
+    with monkeypatch.context() as patch:
+        patch.setattr(lake, "commit_drive", lambda *_: None)
+        first = extract(tmp_path / "a.bag", output=tmp_path / "lake")
+    assert lake.read_drive(LocalStorage(), str(tmp_path / "lake"), "drive_1").commits == ()
+    write_bag(tmp_path / "b.bag", start_ns=START_NS + 10**9)
+    plan = plan_for(tmp_path / "a.bag", tmp_path / "b.bag", output=tmp_path / "lake")  # no lease in the way
+    assert plan.covered == ("a.bag",)
+    assert drive_manifest(tmp_path / "lake").plan_id == first.plan_id
+
+
 def test_strict_or_not_a_bag_is_extracted_once(tmp_path: Path) -> None:
     write_bag(tmp_path / "a.bag")
     extract(tmp_path / "a.bag", output=tmp_path / "lake")
@@ -731,6 +745,16 @@ def test_names_that_are_not_ascii_or_not_text(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(run.ShardError, match=r"empty: no \.bag, \.mcap or \.db3 there"):
         plan_for(tmp_path / "empty", output=tmp_path / "lake")
+
+
+def test_more_topics_than_open_files_are_usual(tmp_path: Path) -> None:
+    write_many_topics(tmp_path / "a.bag", 200, type_name="std_msgs/msg/Bool", payload=b"\1", rounds=2)
+    command = f"{sys.executable} -m ros_to_parquet.cli extract {tmp_path}/a.bag --output {tmp_path}/lake"
+    done = subprocess.run(
+        ["bash", "-c", f"ulimit -Sn 100; {command}"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "400 rows" in done.stdout
 
 
 def test_read_ahead_passes_errors_on_and_stops_its_thread(tmp_path: Path) -> None:
