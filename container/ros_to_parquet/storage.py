@@ -298,6 +298,9 @@ class LocalSource:
         self._file.close()
 
 
+_FOLDER_TRIES = 100
+
+
 class LocalUpload:
     """A file written beside its place and moved there when published."""
 
@@ -307,9 +310,16 @@ class LocalUpload:
         self.uri = uri
         self.size_bytes = 0
         with _local_errors(uri):
-            Path(uri).parent.mkdir(parents=True, exist_ok=True)
-            handle, self._partial = tempfile.mkstemp(prefix=self.PARTIAL, dir=Path(uri).parent)
+            handle, self._partial = self._begin(Path(uri).parent)
             self._file = os.fdopen(handle, "wb")
+
+    def _begin(self, folder: Path) -> tuple[int, str]:
+        """A file in the folder, which others may remove while it is empty (`LocalStorage.delete`)."""
+        for _ in range(_FOLDER_TRIES):
+            with suppress(FileNotFoundError, FileExistsError):
+                folder.mkdir(parents=True, exist_ok=True)
+                return tempfile.mkstemp(prefix=self.PARTIAL, dir=folder)
+        raise NotADirectoryError(f"{folder} cannot be made")
 
     def write(self, data: Any) -> int:
         with _local_errors(self.uri):

@@ -7,6 +7,7 @@ import re
 import threading
 import tracemalloc
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -176,6 +177,17 @@ class TestLocalStorage(StorageTests):
             os.dup2(full.fileno(), upload._file.fileno())
         upload.abort()
         assert list(tmp_path.iterdir()) == []
+
+    def test_writing_while_others_delete_the_last_file_of_the_folder(self, tmp_path: Path) -> None:
+        storage = LocalStorage()
+
+        def write_and_delete(name: str) -> None:
+            for _ in range(1000):
+                storage.write(str(tmp_path / "lake" / "_leases" / name), b"")
+                storage.delete(str(tmp_path / "lake" / "_leases" / name))
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(write_and_delete, "abcd"))
 
     def test_a_file_where_a_folder_is_needed(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
