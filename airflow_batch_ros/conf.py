@@ -180,13 +180,13 @@ def parse_conf(raw: object) -> PipelineConf:
 
 
 def parse_output(uri: str) -> str:
-    """``uri`` as ``s3://bucket/prefix`` without a final slash.
+    """``uri``, which the conf did not name, as ``s3://bucket/prefix`` without a final slash.
 
     Raises:
         ConfError: not an S3 URI, or one that no bucket can have.
     """
     problems: list[str] = []
-    output = _output(uri, problems)
+    output = _output(uri, problems, where="argument 'output_uri' of the operator")
     if problems:
         raise ConfError(problems)
     return output
@@ -333,18 +333,18 @@ def _texts(key: str, raw: object, problems: list[str]) -> tuple[str, ...] | None
     return None
 
 
-def _output(raw: object, problems: list[str]) -> str:
+def _output(raw: object, problems: list[str], *, where: str = "key 'output'") -> str:
     if not isinstance(raw, str) or not raw.startswith("s3://"):
-        problems.append(f"key 'output': expected an S3 URI like s3://bucket/lake, not {_shown(raw)}")
+        problems.append(f"{where}: expected an S3 URI like s3://bucket/lake, not {_shown(raw)}")
         return ""
     bucket, _, prefix = raw.removeprefix("s3://").partition("/")
     prefix = prefix.rstrip("/")
     if complaint := _bucket_complaint(bucket):
-        problems.append(f"key 'output': {complaint}")
+        problems.append(f"{where}: {complaint}")
     if prefix.startswith("/") or "//" in prefix or _CONTROL.search(prefix) or "*" in prefix:
-        problems.append(f"key 'output': {raw!r}: its path has an empty part, a '*' or a control character")
+        problems.append(f"{where}: {raw!r}: its path has an empty part, a '*' or a control character")
     if len(prefix.encode()) > MAX_PREFIX_BYTES // 2:
-        problems.append(f"key 'output': its path has more than {MAX_PREFIX_BYTES // 2} bytes")
+        problems.append(f"{where}: its path has more than {MAX_PREFIX_BYTES // 2} bytes")
     return f"s3://{bucket}/{prefix}".rstrip("/")
 
 

@@ -144,7 +144,7 @@ def test_the_conf_comes_from_the_run_and_the_params(pipeline: Pipeline) -> None:
         ({"conf": None}, "key 'drives_to_process' is missing"),
         ({"conf": "{"}, "it is text, and not JSON"),
         ({"output_uri": None}, "key 'output': missing, and there is no default (argument output_uri of the"),
-        ({"output_uri": "lake"}, "key 'output': expected an S3 URI"),
+        ({"output_uri": "lake"}, "argument 'output_uri' of the operator: expected an S3 URI"),
         ({"memory_mib": "much"}, "vcpus None and memory_mib 'much'"),
     ],
 )
@@ -152,6 +152,25 @@ def test_a_bad_conf_fails_without_a_retry(pipeline: Pipeline, changes: dict[str,
     with pytest.raises(AirflowFailException) as caught:
         pipeline.submit("good", **changes)
     assert text in str(caught.value)
+
+
+def test_a_refusal_leaves_no_links_and_says_each_thing_once(pipeline: Pipeline) -> None:
+    for changes in ({"conf": {}}, {"conf": pipeline.conf("empty")}):
+        with pytest.raises(AirflowFailException) as caught:
+            pipeline.submit(**changes)
+        assert caught.value.__cause__ is None
+        assert caught.value.__suppress_context__
+        assert pipeline.context["ti"].pushed["ros_to_parquet_links"] == {}, "or Airflow logs errors"
+
+
+def test_an_aws_that_cannot_be_asked_is_said_in_a_sentence(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AIRFLOW_CONN_AWS_DEFAULT", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name)
+    with pytest.raises(AirflowException, match="connection 'nowhere': You must specify a region") as caught:
+        pipeline.submit("good", aws_conn_id="nowhere")
+    assert not isinstance(caught.value, AirflowFailException)
 
 
 def test_a_misspelt_key_of_the_run_is_refused(pipeline: Pipeline) -> None:
