@@ -303,7 +303,7 @@ def test_failed_drives_fail_the_task_with_all_causes_in_one_message(pipeline: Pi
     )
     assert lines[2].startswith("    bag x.bag at offset 0: ")
     assert lines[3] == f"- part: partial, 1 of 2 shards done ({manifests}/drive_id=part/{part['plan_id']}/)"
-    assert lines[4] == "    shard 1: exit code 70"
+    assert lines[4].startswith("    shard 1: exit code 70 (log stream test-some-fail/")
     assert (
         lines[5] == "Clear the operator's task and what follows it to run only the shards that are missing."
     )
@@ -351,6 +351,30 @@ def test_fail_on_decides_what_fails(pipeline: Pipeline) -> None:
         AirflowFailException, match="1 of 1 drive failed:\n- short: damaged, 1 of 1 shards done"
     ):
         pipeline.wait([{**jobs[0], "fail_on": ["damaged"]}])
+
+
+def test_the_log_says_why_a_drive_is_not_whole_that_does_not_fail_the_run(pipeline: Pipeline) -> None:
+    pipeline.put("short/x.bag", cut_off(ros1_bag(messages=2000)))
+    sensor = pipeline.sensor(pipeline.submit("short"))
+    said: list[str] = []
+    sensor.log.info = lambda text, *_: said.append(text)  # type: ignore[method-assign]
+    (drive,) = sensor.execute(pipeline.context)["drives"]  # type: ignore[arg-type]
+    place = next(place for place, text in enumerate(said) if text.startswith("drive short: damaged: 1 bags"))
+    reasons = [f"    {problem}" for problem in drive["problems"]]
+    assert said[place + 1 :][: len(reasons)] == reasons != []
+
+
+def test_topics_that_take_no_message_are_said(pipeline: Pipeline) -> None:
+    made = pipeline.conf("good", topics={"include": ["/temprature"]})
+    for work in ("submitted", "nothing"):
+        jobs = pipeline.submit(conf=made)
+        assert jobs[0]["work"] == work
+        (drive,) = pipeline.wait(jobs)["drives"]
+        (problem,) = drive["problems"]
+        assert problem.startswith('the conf\'s topics {"include": ["/temprature"], "exclude": []} take no')
+        pipeline.context = make_context(f"another-{pipeline.bucket}")
+    pipeline.put("none/x.bag", ros1_bag(messages=0))
+    assert pipeline.wait(pipeline.submit("none"))["drives"][0]["problems"] == []
 
 
 def test_soft_fail_skips(pipeline: Pipeline) -> None:
