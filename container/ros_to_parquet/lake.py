@@ -23,6 +23,7 @@ from ros_to_parquet.storage import (
 )
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import pyarrow.dataset as ds
 
 T = TypeVar("T")
@@ -208,6 +209,16 @@ def describe(lease: contract.Lease) -> str:
 # --- reading ----------------------------------------------------------------------------------------
 
 
+def _common_schema(schemas: Sequence[pa.Schema], partitions: pa.Schema) -> pa.Schema:
+    """All columns of all schemas, then the partitions; those that not all files have are nullable."""
+    import pyarrow as pa
+
+    common = pa.unify_schemas(schemas)
+    everywhere = set.intersection(*(set(schema.names) for schema in schemas))
+    fields = [field if field.name in everywhere else field.with_nullable(True) for field in common]
+    return pa.schema([*fields, *partitions], common.metadata)
+
+
 class Lake:
     """The drives and tables below an output URI, by their manifests: every row exactly once.
 
@@ -236,12 +247,17 @@ class Lake:
     def dataset(self, table: str, *, drives: Sequence[str] | None = None) -> ds.Dataset:
         """One table as a ``pyarrow.dataset``, partition columns ``schema`` and ``drive_id`` as strings.
 
+        It has every column that any of the files has, in the order they are met; a file that lacks one
+        (another format of bag, another version of the definition) has nulls there.
+
         Raises:
             KeyError: no such table in these drives.
+            ValueError: versions of the definition differ in a column's type, so that no table holds both.
         """
         import pyarrow as pa
         import pyarrow.dataset as ds
         import pyarrow.fs as fs
+        import pyarrow.parquet as pq
 
         paths = [file.path for file in self._files(drives) if file.path.startswith(f"{table}/")]
         if not paths:
@@ -250,12 +266,24 @@ class Lake:
             )
         uri = urllib.parse.quote(self.uri, safe="/:") if self.uri.startswith("s3://") else self.uri
         filesystem, root = fs.FileSystem.from_uri(uri)
-        partitioning = ds.HivePartitioning(pa.schema([("schema", pa.string()), ("drive_id", pa.string())]))
+        files = [f"{root}/{path}" for path in paths]
+        with ThreadPoolExecutor(_THREADS, thread_name_prefix="lake") as pool:
+            schemas = list(pool.map(lambda file: pq.read_schema(file, filesystem=filesystem), files))
+        partitions = pa.schema([("schema", pa.string()), ("drive_id", pa.string())])
+        try:
+            schema = _common_schema(schemas, partitions)
+        except pa.ArrowTypeError as error:
+            versions = sorted({path.split("/")[1] for path in paths})
+            raise ValueError(
+                f"{self.uri}: table {table}: the definition changed between {', '.join(versions)}: {error}; "
+                "read one of these folders at a time"
+            ) from error
         return ds.dataset(
-            [f"{root}/{path}" for path in paths],
+            files,
+            schema=schema,
             filesystem=filesystem,
             format="parquet",
-            partitioning=partitioning,
+            partitioning=ds.HivePartitioning(partitions),
             partition_base_dir=root,
         )
 

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 from rosbags.highlevel import AnyReader
 from rosbags.rosbag1 import Writer as Rosbag1Writer
-from rosbags.typesys import Stores, get_typestore
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 import ros_to_parquet
 from ros_to_parquet import contract, lake, parquet, run
@@ -187,6 +187,30 @@ def test_bags_of_two_formats_in_one_shard_share_tables_in_files_of_their_own(tmp
     table = rows(tmp_path / "lake", "imu.data")
     assert table.num_rows == 80
     assert set(table["bag"].to_pylist()) == {"a.mcap", "b.db3"}
+    assert table["publish_time_ns"].null_count == 40
+
+
+def test_a_definition_that_changed_is_read_as_one_table_or_refused_by_name(tmp_path: Path) -> None:
+    def bag(name: str, definition: str, start_ns: int) -> Path:
+        store = get_typestore(Stores.EMPTY)
+        store.register(get_types_from_msg(definition, "pkg/msg/Speed"))
+        speed = store.types["pkg/msg/Speed"]
+        message = speed(*[1 for field in dataclasses.fields(speed) if field.name != "__msgtype__"])
+        with Rosbag1Writer(tmp_path / name) as writer:
+            connection = writer.add_connection("/speed", "pkg/msg/Speed", typestore=store)
+            writer.write(connection, start_ns, store.serialize_ros1(message, "pkg/msg/Speed"))
+        return tmp_path / name
+
+    old = bag("old.bag", "float64 value", START_NS)
+    added = bag("added.bag", "float64 value\nint32 gear", START_NS + 1)
+    broken = bag("broken.bag", "int32 value", START_NS + 2)
+    extract(old, added, output=tmp_path / "lake")
+    assert rows(tmp_path / "lake", "speed")["gear"].to_pylist() == [None, 1]
+    extract(broken, output=tmp_path / "lake")
+    with pytest.raises(
+        ValueError, match=r"table speed: the definition changed between schema=\w{8}, .*value"
+    ):
+        rows(tmp_path / "lake", "speed")
 
 
 def write_many_topics(bag: Path, topics: int, *, type_name: str, payload: bytes, rounds: int) -> None:
