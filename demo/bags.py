@@ -98,7 +98,8 @@ def group(folder: Path) -> Grouping:
             if not made[0].drive_id.startswith(name):
                 renamed.append(f"{name} is {', '.join(drive.drive_id for drive in made)}")
     if renamed:
-        notes.append(f"drive ids have letters, digits and _-. alone: {'; '.join(renamed)}")
+        more = f"; and {len(renamed) - 5} more" if len(renamed) > 5 else ""
+        notes.append(f"drive ids have letters, digits and _-. alone: {'; '.join(renamed[:5])}{more}")
     if not drives:
         seen = _seen([*not_bags, *unreadable])
         raise NoBagsError(f"{folder}: no .bag, .mcap or .db3 file in it or below; there is {seen}")
