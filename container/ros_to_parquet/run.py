@@ -29,8 +29,10 @@ from ros_to_parquet.bag import open_bag
 from ros_to_parquet.bag.model import BagError, BagReader, Connection, Int64Array, MessageBlock
 from ros_to_parquet.contract import BagStatus, ExitCode, ExtractOptions, Manifest, Plan
 from ros_to_parquet.decode import Decoded, Decoder, choose_layout
-from ros_to_parquet.layout import DefinitionError
+from ros_to_parquet.definitions import TypeSource
+from ros_to_parquet.layout import DefinitionError, definition_text
 from ros_to_parquet.log import event, now
+from ros_to_parquet.msg_path import MsgPathError, load_types
 from ros_to_parquet.schema import arrow_fields, schema_hash
 from ros_to_parquet.storage import (
     AccessDeniedError,
@@ -219,9 +221,10 @@ class _Target:
 class _Extraction:
     """One shard in the making: blocks in, rows and counted rejects out."""
 
-    def __init__(self, plan: Plan, shard: int, tables: parquet.TableWriters) -> None:
+    def __init__(self, plan: Plan, shard: int, tables: parquet.TableWriters, types: TypeSource) -> None:
         self._plan = plan
         self._shard = shard
+        self._types = types
         self._tables = tables
         self._tallies: dict[tuple[str, str, str], _Tally] = {}
         self._paths: dict[tuple[str, str, str, pa.Schema], str] = {}
@@ -303,7 +306,7 @@ class _Extraction:
         """The target of the block's connection."""
         connection = block.connection
         try:
-            layout, remark = choose_layout(block)
+            layout, remark = choose_layout(block, self._types)
             decoder = Decoder(layout, connection.encoding)
         except DefinitionError as error:
             return _Target(self._tally(connection, ""), None, str(error))
@@ -317,6 +320,12 @@ class _Extraction:
             sequence=block.sequences is not None,
         )
         digits = schema_hash(connection, layout)
+        if layout.source != "recorded":
+            connection = dataclasses.replace(
+                connection,
+                definition=definition_text(layout),
+                definition_format="ros1msg" if layout.ros_version == 1 else "ros2msg",
+            )
         tally = self._tally(connection, digits)
         tally.remark = tally.remark or remark
         path = self._path(connection, digits, pa.schema(columns.fields() + arrow_fields(layout)))
@@ -471,14 +480,27 @@ def check_lease(storage: Storage, plan: Plan) -> None:
         )
 
 
+def read_types(options: ExtractOptions) -> TypeSource:
+    """`load_types`, with what is wrong with the folders as `ShardError`."""
+    try:
+        return load_types(options)
+    except MsgPathError as error:
+        raise ShardError(str(error), ExitCode.USAGE) from error
+    except (TransientError, AccessDeniedError):
+        raise
+    except StorageError as error:
+        raise ShardError(f"msg path {error}", ExitCode.INPUT_MISSING) from error
+
+
 def _extract(
     plan: Plan, shard: int, started: contract.StartedRecord, *, progress: Callable[[int], None]
 ) -> Manifest:
     begin = time.monotonic()
+    types = read_types(plan.options)
     storage = open_storage(plan.output)
     bags: list[contract.BagResult] = []
     with parquet.TableWriters(storage, plan.output) as tables:
-        extraction = _Extraction(plan, shard, tables)
+        extraction = _Extraction(plan, shard, tables, types)
         read_before = 0
         for place, part in enumerate(plan.shards[shard]):
             result = _read_bag(
