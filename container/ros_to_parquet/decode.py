@@ -67,6 +67,7 @@ class Decoded:
         repaired_strings: strings that were not UTF-8 and had their bad bytes escaped as ``\\\\xNN``.
         stamps_ns: int64, shape (good messages,), nanoseconds: the stamp of the message's header; None
             where the layout has none.
+        remark: what a reader of the table should know; empty where there is nothing.
     """
 
     columns: list[pa.Array]
@@ -74,6 +75,7 @@ class Decoded:
     rejected: list[tuple[int, str]]
     repaired_strings: int
     stamps_ns: Int64Array | None
+    remark: str = ""
 
 
 class Decoder:

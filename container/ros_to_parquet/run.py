@@ -6,7 +6,6 @@ manifest. No manifest, it did not happen.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import queue
@@ -28,12 +27,13 @@ from ros_to_parquet import __version__, contract, lake, parquet
 from ros_to_parquet.bag import open_bag
 from ros_to_parquet.bag.model import BagError, BagReader, Connection, Int64Array, MessageBlock
 from ros_to_parquet.contract import BagStatus, ExitCode, ExtractOptions, Manifest, Plan
-from ros_to_parquet.decode import Decoded, Decoder, choose_layout
+from ros_to_parquet.decode import Decoded, Decoder
+from ros_to_parquet.decoders import prepare
 from ros_to_parquet.definitions import TypeSource
-from ros_to_parquet.layout import DefinitionError, definition_text
+from ros_to_parquet.layout import DefinitionError
 from ros_to_parquet.log import event, now
 from ros_to_parquet.msg_path import MsgPathError, load_types
-from ros_to_parquet.schema import arrow_fields, schema_hash
+from ros_to_parquet.records import RecordDecoder
 from ros_to_parquet.storage import (
     AccessDeniedError,
     ChangedError,
@@ -204,7 +204,7 @@ class _Table:
     """Where a connection's rows go, and how they are made."""
 
     path: str
-    decoder: Decoder
+    decoder: Decoder | RecordDecoder
 
 
 @dataclass(slots=True)
@@ -279,6 +279,7 @@ class _Extraction:
         decoded = target.table.decoder.take()
         target.tally.reject(self._bags[self._place], about, decoded.rejected)
         target.tally.repaired_strings += decoded.repaired_strings
+        target.tally.remark = decoded.remark or target.tally.remark
         if len(decoded.rows):
             target.tally.rows += len(decoded.rows)
             self._tables.append(target.table.path, self._columns(about, decoded))
@@ -304,34 +305,22 @@ class _Extraction:
 
     def _resolve(self, block: MessageBlock) -> _Target:
         """The target of the block's connection."""
-        connection = block.connection
         try:
-            layout, remark = choose_layout(block, self._types)
-            decoder = Decoder(layout, connection.encoding)
+            made = prepare(block, self._types)
         except DefinitionError as error:
-            return _Target(self._tally(connection, ""), None, str(error))
-        if remark:  # what the bag records is not what the table is made of
-            connection = dataclasses.replace(
-                connection, definition="", definition_format="", definition_hash=""
-            )
+            return _Target(self._tally(block.connection, ""), None, str(error))
         columns = parquet.TableColumns(
-            stamp=decoder.has_stamp,
+            stamp=made.decoder.has_stamp,
             publish_time=block.publish_times_ns is not None,
             sequence=block.sequences is not None,
         )
-        digits = schema_hash(connection, layout)
-        if layout.source != "recorded":
-            connection = dataclasses.replace(
-                connection,
-                definition=definition_text(layout),
-                definition_format="ros1msg" if layout.ros_version == 1 else "ros2msg",
-            )
-        tally = self._tally(connection, digits)
-        tally.remark = tally.remark or remark
-        path = self._path(connection, digits, pa.schema(columns.fields() + arrow_fields(layout)))
+        tally = self._tally(made.connection, made.schema_hash)
+        tally.remark = tally.remark or made.remark
+        schema = pa.schema(columns.fields() + list(made.decoder.schema))
+        path = self._path(made.connection, made.schema_hash, schema)
         if path not in tally.paths:
             tally.paths.append(path)
-        return _Target(tally, _Table(path, decoder))
+        return _Target(tally, _Table(path, made.decoder))
 
     def _tally(self, connection: Connection, digits: str) -> _Tally:
         key = (connection.topic, connection.type_name, digits)
