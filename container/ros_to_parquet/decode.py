@@ -96,7 +96,7 @@ class Decoder:
         if encoding not in ("ros1", "cdr"):
             raise DefinitionError(
                 f"type {layout.root.type_name}: message encoding {encoding!r} is not supported; "
-                "ros1 and cdr are"
+                "ros1, cdr, json and protobuf are"
             )
         self.schema = pa.schema(arrow_fields(layout))
         self.has_stamp = layout.header_index is not None

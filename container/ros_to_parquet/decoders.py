@@ -13,10 +13,14 @@ from ros_to_parquet.decode import Decoder, choose_layout
 from ros_to_parquet.definitions import TypeSource
 from ros_to_parquet.json_types import json_type
 from ros_to_parquet.layout import definition_text
+from ros_to_parquet.protobuf_types import protobuf_type
 from ros_to_parquet.records import RecordDecoder, RecordType
 from ros_to_parquet.schema import schema_hash
 
-RECORD_TYPES: Final[Mapping[str, Callable[[Connection], RecordType]]] = {"json": json_type}
+RECORD_TYPES: Final[Mapping[str, Callable[[Connection], RecordType]]] = {
+    "json": json_type,
+    "protobuf": protobuf_type,
+}
 """By message encoding: those that are decoded one message at a time."""
 
 

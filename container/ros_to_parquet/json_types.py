@@ -32,7 +32,6 @@ class _Node:
     type: pa.DataType
     nullable: bool
     convert: Convert
-    columns: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,27 +75,18 @@ def json_type(connection: Connection) -> RecordType:
             schema = json.loads(connection.definition)
         except (ValueError, RecursionError) as error:
             raise DefinitionError(f"{where}: its JSON Schema is not JSON: {error}") from error
-    builder = _Builder(schema)
+    builder = _Builder(schema, where)
     properties = builder.properties(schema, "", ())
     if properties is None:
         node = builder.node(schema, VALUE_COLUMN, ())
         properties = [_Property("", VALUE_COLUMN, node, node.nullable)]
         fields = _fields(properties, names=[VALUE_COLUMN])
-        if node.columns > MAX_COLUMNS:
-            raise _too_large(where, node.columns)
         return RecordType(pa.schema(fields), lambda payload, notes: (_root(node, _loads(payload), notes),))
-    count = sum(each.node.columns for each in properties)
-    if count > MAX_COLUMNS:
-        raise _too_large(where, count)
     names = unique_names((each.key for each in properties), taken=RESERVED_COLUMNS)
     convert = _object_values(properties, "")
     return RecordType(
         pa.schema(_fields(properties, names)), lambda payload, notes: convert(_loads(payload), notes)
     )
-
-
-def _too_large(where: str, columns: int) -> DefinitionError:
-    return DefinitionError(f"{where}: {columns} columns, more than {MAX_COLUMNS}")
 
 
 def _root(node: _Node, value: Any, notes: Notes) -> Any:
@@ -142,8 +132,10 @@ def _object_values(properties: list[_Property], path: str) -> Callable[[Any, Not
 class _Builder:
     """Nodes of one schema document, whose parts may refer to each other."""
 
-    def __init__(self, document: Any) -> None:
+    def __init__(self, document: Any, where: str) -> None:
         self._document = document
+        self._where = where
+        self._made = 0
 
     def properties(self, schema: Any, path: str, seen: tuple[str, ...]) -> list[_Property] | None:
         """The properties of an object; None where the schema is not one that names them."""
@@ -163,6 +155,9 @@ class _Builder:
         return found
 
     def node(self, schema: Any, path: str, seen: tuple[str, ...]) -> _Node:
+        self._made += 1
+        if self._made > MAX_COLUMNS:  # counted as they are made: references can multiply without end
+            raise DefinitionError(f"{self._where}: its JSON Schema has more than {MAX_COLUMNS} fields")
         properties = self.properties(schema, path, seen)
         schema, seen, nullable = self._resolved(schema, seen)
         types = _types(schema)
@@ -299,8 +294,7 @@ def _struct(properties: list[_Property], path: str, nullable: bool) -> _Node:
     def convert(value: Any, notes: Notes) -> dict[str, Any]:
         return dict(zip(names, values(value, notes), strict=True))
 
-    columns = sum(each.node.columns for each in properties)
-    return _Node(pa.struct(_fields(properties, names)), nullable, convert, columns)
+    return _Node(pa.struct(_fields(properties, names)), nullable, convert)
 
 
 def _list(item: _Node, path: str, nullable: bool) -> _Node:
@@ -310,7 +304,7 @@ def _list(item: _Node, path: str, nullable: bool) -> _Node:
         return [_root(item, each, notes) for each in value]
 
     element = pa.field(ELEMENT, item.type, nullable=item.nullable)
-    return _Node(pa.list_(element), nullable, convert, item.columns)
+    return _Node(pa.list_(element), nullable, convert)
 
 
 def _exactly(kind: type, path: str, wanted: str) -> Convert:

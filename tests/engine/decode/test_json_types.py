@@ -51,6 +51,18 @@ ROW = {**MESSAGE, "data": b"\0\xff"}
 LEAST = {"id": 1, "when": {"sec": 0, "nsec": 0}, "points": []}
 
 
+MULTIPLYING = {
+    "$ref": "#/$defs/0",
+    "$defs": {
+        str(level): {
+            "type": "object",
+            "properties": {name: {"$ref": f"#/$defs/{level + 1}"} for name in "abcdefghij"},
+        }
+        for level in range(20)
+    },
+}
+
+
 def json_connection(schema: Any, *, text: str | None = None) -> Connection:
     definition = json.dumps(schema) if text is None else text
     return connection("pkg.Type", definition, encoding="json", definition_format="jsonschema")
@@ -247,8 +259,9 @@ def test_names_of_the_engine_and_names_that_differ_in_case() -> None:
         ),
         (
             json_connection({"type": "object", "properties": {f"p{n}": {} for n in range(5001)}}),
-            "5001 columns, more than 5000",
+            "type pkg.Type: its JSON Schema has more than 5000 fields",
         ),
+        (json_connection(MULTIPLYING), "its JSON Schema has more than 5000 fields"),
     ],
 )
 def test_schemas_that_cannot_be_used(source: Connection, said: str) -> None:
