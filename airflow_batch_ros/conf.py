@@ -199,13 +199,13 @@ def parse_conf(raw: object) -> PipelineConf:
 
 
 def parse_output(uri: str) -> str:
-    """``uri`` as ``s3://bucket/prefix`` without a final slash.
+    """``uri``, which the conf did not name, as ``s3://bucket/prefix`` without a final slash.
 
     Raises:
         ConfError: not an S3 URI, or one that no bucket can have.
     """
     problems: list[str] = []
-    output = _uri("key 'output'", "s3://bucket/lake", uri, problems)
+    output = _uri("argument 'output_uri' of the operator", "s3://bucket/lake", uri, problems)
     if problems:
         raise ConfError(problems)
     return output

@@ -226,7 +226,8 @@ def _no_bags(source: DriveSource, listing: Listing, left_out: Sequence[str]) -> 
             f"{_count(listing.folders, 'sub-folder')} ({_shown(listing.folders)}); "
             "set 'recursive' if the bags are in there"
         )
-    return f"{where}: there are {' and '.join(seen)}"
+    one = len(listing.objects or listing.folders) == 1
+    return f"{where}: there {'is' if one else 'are'} {' and '.join(seen)}"
 
 
 def _refuse_twins(source: DriveSource, bags: Sequence[PlannedBag]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import signal
 import sys
 import traceback
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 ALLOW_VARIABLE = "ROS_TO_PARQUET_ALLOW"
 """Environment variable: comma-separated URIs below which plans, bags, msg paths and outputs must lie."""
+
+
+OPEN_FILES = 10_000
 
 
 class TerminatedError(BaseException):
@@ -122,6 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code. Every error a user can cause is one line, no traceback."""
     arguments = build_parser().parse_args(argv)
     signal.signal(signal.SIGTERM, _terminate)
+    _allow_open_files()
     try:
         code = int(arguments.call(arguments))
         sys.stdout.flush()
@@ -137,6 +142,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (Exception, TerminatedError) as error:  # noqa: BLE001 (each becomes an exit code and a line)
         code, reason = explain(error)
         return _fail(reason, code)
+
+
+def _allow_open_files() -> None:
+    """As many as the system lets the process have: on disk each table is an open file until all are done."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _terminate(*_: object) -> NoReturn:

@@ -118,7 +118,7 @@ def test_globs_choose_bags_and_exclusion_wins() -> None:
     ("there", "globs", "text"),
     [
         (listing(), NameGlobs(), "nothing is there; check 'bucket' and 'prefix'"),
-        (listing("a.txt"), NameGlobs(), "there are 1 object, none a .bag, .mcap or .db3 file (a.txt)"),
+        (listing("a.txt"), NameGlobs(), "there is 1 object, none a .bag, .mcap or .db3 file (a.txt)"),
         (
             listing(*(f"{n}.txt" for n in range(12))),
             NameGlobs(),
