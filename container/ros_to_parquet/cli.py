@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # people, and a container's health check.
 
 ALLOW_VARIABLE = "ROS_TO_PARQUET_ALLOW"
-"""Environment variable: comma-separated URIs below which plans, bags and outputs must lie."""
+"""Environment variable: comma-separated URIs below which plans, bags, msg paths and outputs must lie."""
 
 
 OPEN_FILES = 10_000
@@ -76,6 +76,22 @@ def build_parser() -> argparse.ArgumentParser:
     extract.add_argument(
         "--exclude", nargs="+", default=[], metavar="GLOB", help="topics to leave out; wins over --topics"
     )
+    extract.add_argument(
+        "--msg-path",
+        action="append",
+        default=[],
+        metavar="FOLDER_OR_S3_URI",
+        help="message packages (pkg/msg/Type.msg, also .srv, .action, .idl), for types that a bag does not "
+        "define; may be given several times, the first that has a type wins",
+    )
+    extract.add_argument(
+        "--ros-distro",
+        choices=contract.ROS_DISTRIBUTIONS,
+        default="",
+        metavar="NAME",
+        help="whose standard types to try first where a bag does not define a type: "
+        f"{', '.join(contract.ROS_DISTRIBUTIONS)} (default: the newest)",
+    )
     extract.add_argument("--overwrite", action="store_true", help="replace what the lake has of this drive")
     extract.add_argument(
         "--strict", action="store_true", help=f"exit {int(ExitCode.STRICT)} on rejects or damage"
@@ -94,7 +110,8 @@ def build_parser() -> argparse.ArgumentParser:
         "run",
         help="one shard of a plan: what an AWS Batch job runs",
         description="Runs one shard of a plan. In an array job the shard is AWS_BATCH_JOB_ARRAY_INDEX, or "
-        f"that entry of the index map. {ALLOW_VARIABLE} limits where plan, bags and output may lie.",
+        f"that entry of the index map. {ALLOW_VARIABLE} limits where plan, bags, message definitions and "
+        "output may lie.",
     )
     run.add_argument("--plan", required=True, metavar="URI")
     run.add_argument("--plan-sha256", metavar="HEX", help="refuse another plan")
@@ -255,13 +272,14 @@ def _shard_number(arguments: argparse.Namespace, plan: Plan) -> int:
 
 
 def check_allowed(plan: Plan, plan_uri: str) -> None:
-    """Raises `ContractError` if the deployment's allow-list leaves out the plan, a bag or the output."""
+    """Raises `ContractError` if the deployment's allow-list leaves out what the plan reads or writes."""
     allowed = [entry.strip() for entry in os.environ.get(ALLOW_VARIABLE, "").split(",") if entry.strip()]
     if not allowed:
         return
     bases = [f"{entry.rstrip('/')}/" for entry in allowed]
     inputs = [uri for bag in plan.bags for uri in (bag.uri, bag.metadata_uri) if uri]
-    for uri in [plan_uri, f"{plan.output}/", *inputs]:
+    folders = [f"{folder}/" for folder in (plan.output, *plan.options.msg_paths)]
+    for uri in [plan_uri, *folders, *inputs]:
         if not any(uri.startswith(base) for base in bases) or "/../" in uri:
             raise ContractError(
                 f"drive {plan.drive_id}: {uri} is outside of what this deployment allows "
@@ -276,9 +294,16 @@ def command_extract(arguments: argparse.Namespace) -> int:
     from ros_to_parquet import lake, run
     from ros_to_parquet.local_plan import make_plan
     from ros_to_parquet.progress import Progress
-    from ros_to_parquet.storage import open_storage
+    from ros_to_parquet.storage import normalize, open_storage
 
-    options = contract.ExtractOptions(tuple(arguments.topics), tuple(arguments.exclude), arguments.strict)
+    options = contract.ExtractOptions(
+        include_topics=tuple(arguments.topics),
+        exclude_topics=tuple(arguments.exclude),
+        strict=arguments.strict,
+        ros_distro=arguments.ros_distro,
+        msg_paths=tuple(normalize(folder) for folder in arguments.msg_path),
+    )
+    run.read_types(options)  # a folder that cannot be used is said before anything is written
     made = make_plan(
         arguments.bags,
         output=arguments.output,

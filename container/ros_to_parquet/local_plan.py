@@ -162,8 +162,8 @@ def _refuse_second_rows(
     if again := [bag.name for bag in todo if bag.name in present]:
         shown = ", ".join(again[:5]) + (f" and {len(again) - 5} more" if len(again) > 5 else "")
         raise ShardError(
-            f"drive {drive_id}: rows of {shown} are in the lake already, of other content, other topics or a "
-            "part of it, and would be there twice; use --overwrite to replace all of the drive, "
+            f"drive {drive_id}: rows of {shown} are in the lake already, of other content, other options or "
+            "a part of it, and would be there twice; use --overwrite to replace all of the drive, "
             "or another --drive-id",
             ExitCode.USAGE,
         )

@@ -274,7 +274,7 @@ def test_strictness_is_no_other_content(lake: Lake) -> None:
     [
         (bag("a.bag", etag="other"), ExtractOptions(), "a.bag (its content was another)"),
         (bag("a.bag", 101), ExtractOptions(), "a.bag (its content was another)"),
-        (bag("a.bag"), ExtractOptions(("/imu",)), f"a.bag (plan {EARLIER.plan_id}, with other topics)"),
+        (bag("a.bag"), ExtractOptions(("/imu",)), f"a.bag (plan {EARLIER.plan_id}, with other options)"),
     ],
 )
 def test_rows_are_not_written_twice_unasked(
