@@ -15,6 +15,7 @@ from ros_to_parquet.storage import NotFoundError, Storage, join, normalize, open
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
+    import pyarrow.fs as fs
 
 T = TypeVar("T")
 
@@ -184,6 +185,13 @@ def describe(lease: contract.Lease) -> str:
 # --- reading ----------------------------------------------------------------------------------------
 
 
+def arrow_filesystem(uri: str) -> tuple[fs.FileSystem, str]:
+    """Arrow's own filesystem for a lake's URI, and the lake's path in it."""
+    import pyarrow.fs as fs
+
+    return fs.FileSystem.from_uri(urllib.parse.quote(uri, safe="/:") if uri.startswith("s3://") else uri)
+
+
 class Lake:
     """The drives and tables below an output URI, by their manifests: every row exactly once.
 
@@ -217,15 +225,13 @@ class Lake:
         """
         import pyarrow as pa
         import pyarrow.dataset as ds
-        import pyarrow.fs as fs
 
         paths = [file.path for file in self._files(drives) if file.path.startswith(f"{table}/")]
         if not paths:
             raise KeyError(
                 f"{self.uri}: no table {table}; there are {', '.join(self.tables(drives)) or 'none'}"
             )
-        uri = urllib.parse.quote(self.uri, safe="/:") if self.uri.startswith("s3://") else self.uri
-        filesystem, root = fs.FileSystem.from_uri(uri)
+        filesystem, root = arrow_filesystem(self.uri)
         partitioning = ds.HivePartitioning(pa.schema([("schema", pa.string()), ("drive_id", pa.string())]))
         return ds.dataset(
             [f"{root}/{path}" for path in paths],
