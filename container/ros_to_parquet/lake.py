@@ -189,7 +189,9 @@ def arrow_filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     """Arrow's own filesystem for a lake's URI, and the lake's path in it."""
     import pyarrow.fs as fs
 
-    return fs.FileSystem.from_uri(urllib.parse.quote(uri, safe="/:") if uri.startswith("s3://") else uri)
+    quoted = urllib.parse.quote(uri, safe="/:") if uri.startswith("s3://") else uri
+    filesystem, root = fs.FileSystem.from_uri(quoted)
+    return filesystem, root
 
 
 class Lake:

@@ -123,9 +123,9 @@ def rebuild(
     results = [topic for manifest in standing for topic in manifest.topics if wanted(topic.topic)]
     if not results:
         known = sorted({topic.topic for manifest in standing for topic in manifest.topics})
-        raise RebuildError(
-            f"drive {drive_id}: no topic is taken; there are {', '.join(known[:20]) or 'none'}"
-        )
+        if not known:
+            raise RebuildError(f"drive {drive_id}: there is nothing to rebuild: no message was extracted")
+        raise RebuildError(f"drive {drive_id}: no topic matches; there are {', '.join(known[:20])}")
     source = _open_tables(lake, results)
     groups = [group for group in source.groups if window.meets(group.first_ns, group.last_ns)]
     encodings = {channel.encoding for channel in source.channels}
@@ -372,7 +372,7 @@ def _messages(filesystem: fs.FileSystem, group: _RowGroup, window: Window) -> It
         )
         columns = [_one(part.column(name)) for name in group.table.fields]
         encoded = encoder.encode(columns, part.num_rows)
-        data, begin = memoryview(encoded.data), 0
+        data, begin = encoded.data.data, 0
         for log_time, publish_time, sequence, end in zip(
             log_times, publish_times, sequences, encoded.ends.tolist(), strict=True
         ):
