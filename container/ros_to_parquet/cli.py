@@ -408,6 +408,10 @@ def print_rebuilt(rebuilt: Rebuilt, output: str, *, seconds: float) -> None:
             print(f"! {topic.topic}: {topic.repaired_strings:,} strings were not UTF-8 and stay escaped")
     if rebuilt.not_extracted:
         print(f"! {rebuilt.not_extracted:,} messages are of topics that were not extracted")
+    if rebuilt.flawed_bags:
+        print(f"! {rebuilt.flawed_bags:,} bags were damaged or unreadable: what could be read is there")
+    if rebuilt.unfinished:
+        print("! an extraction of this drive is under way or has failed: what it has finished is there")
     print(f"{rebuilt.messages:,} messages, {rebuilt.size_bytes / 1e6:,.1f} MB in {seconds:.1f} s")
     print(output)
 

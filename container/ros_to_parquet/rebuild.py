@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ import pyarrow.fs as fs
 import pyarrow.parquet as pq
 
 from ros_to_parquet import __version__, contract
-from ros_to_parquet.bag.mcap_writer import McapChannel, McapSchema, McapWriter
+from ros_to_parquet.bag.mcap_writer import MAX_CHANNELS, McapChannel, McapSchema, McapWriter
 from ros_to_parquet.bag.model import Connection, Int64Array
-from ros_to_parquet.contract import ExtractOptions, TopicResult
+from ros_to_parquet.contract import BagStatus, ExtractOptions, Manifest, TopicResult
 from ros_to_parquet.encode import Encoder, definition_text
 from ros_to_parquet.lake import Lake, arrow_filesystem
 from ros_to_parquet.layout import DefinitionError, Layout, fallback_layouts, resolve_layout
@@ -26,13 +26,16 @@ from ros_to_parquet.parquet import int64_column
 from ros_to_parquet.progress import Progress
 from ros_to_parquet.run import topic_filter
 from ros_to_parquet.schema import arrow_fields, schema_hash
-from ros_to_parquet.storage import ExistsError, NotFoundError, normalize, open_storage
+from ros_to_parquet.storage import ExistsError, NotFoundError, Storage, normalize, open_storage
 
 ENCODE_BYTES: Final = 4 << 20
 """Rows of one table that are encoded at a time."""
 
 _THREADS: Final = 16
 """Footers read at a time."""
+
+_PROFILES: Final = {"ros1": "ros1", "cdr": "ros2"}
+"""MCAP's names for files of one message encoding."""
 
 _MIN_NS: Final = -(1 << 63)
 _END_NS: Final = 1 << 63
@@ -77,11 +80,15 @@ class Rebuilt:
 
     Attributes:
         not_extracted: messages of the drive's bags that no table was made of, as they were left out by topic.
+        flawed_bags: bags that were damaged or could not be read: the lake has what could be.
+        unfinished: an extraction of the drive is under way or has failed: the lake has what is done.
     """
 
     topics: list[RebuiltTopic]
     size_bytes: int
     not_extracted: int
+    flawed_bags: int
+    unfinished: bool
 
     @property
     def messages(self) -> int:
@@ -106,53 +113,81 @@ def rebuild(
         StorageError: the output is there already (`ExistsError`) or cannot be written; a manifest cannot be
             read.
     """
-    storage, output = open_storage(normalize(output)), normalize(output)
-    try:
-        storage.head(output)
-    except NotFoundError:
-        pass
-    else:
-        raise ExistsError(f"{output}: is there already; remove it or write to another place")
+    output = normalize(output)
+    storage = open_storage(output)
+    _refuse_existing(storage, output)
     record = lake.drive(drive_id)
     standing = contract.standing_manifests(record.manifests, record.commits)
     if not standing:
-        raise RebuildError(
-            f"{lake.uri}: no drive {drive_id}; there are {', '.join(lake.drives()[:10]) or 'none'}"
-        )
-    wanted = topic_filter(topics)
-    results = [topic for manifest in standing for topic in manifest.topics if wanted(topic.topic)]
-    if not results:
-        known = sorted({topic.topic for manifest in standing for topic in manifest.topics})
-        if not known:
-            raise RebuildError(f"drive {drive_id}: there is nothing to rebuild: no message was extracted")
-        raise RebuildError(f"drive {drive_id}: no topic matches; there are {', '.join(known[:20])}")
+        known = ", ".join(lake.drives()[:10])
+        raise RebuildError(f"{lake.uri}: no drive {drive_id}; there are {known or 'none'}")
+    results = _wanted_results(drive_id, standing, topics)
     source = _open_tables(lake, results)
-    groups = [group for group in source.groups if window.meets(group.first_ns, group.last_ns)]
-    encodings = {channel.encoding for channel in source.channels}
-    profile = {frozenset({"ros1"}): "ros1", frozenset({"cdr"}): "ros2"}.get(frozenset(encodings), "")
+    if len(source.channels) > MAX_CHANNELS:
+        raise RebuildError(
+            f"drive {drive_id}: {len(source.channels):,} topics and connections are more than the "
+            f"{MAX_CHANNELS:,} of an MCAP file; take fewer topics"
+        )
     tallies = _tallies(results)
-    by_channel = [tallies[channel.topic, channel.schema.name] for channel in source.channels]
     upload = storage.upload(output)
     try:
-        writer = McapWriter(
-            upload.write, source.channels, profile=profile, library=f"ros-to-parquet {__version__}"
-        )
-        for group, message in _merged(source.filesystem, groups, window):
-            writer.add(
-                group.channel_id,
-                message.payload,
-                log_time_ns=message.log_time_ns,
-                publish_time_ns=message.publish_time_ns,
-                sequence=message.sequence,
-            )
-            by_channel[group.channel_id - 1].messages += 1
-        writer.close()
+        _write(upload.write, source, window, tallies)
     except BaseException:
         upload.abort()
         raise
     upload.publish()
-    left_out = sum(bag.messages - bag.extracted for manifest in standing for bag in manifest.bags)
-    return Rebuilt([tallies[key] for key in sorted(tallies)], upload.size_bytes, left_out)
+    committed = {commit.plan_id for commit in record.commits}
+    bags = [bag for manifest in standing for bag in manifest.bags]
+    return Rebuilt(
+        topics=[tallies[key] for key in sorted(tallies)],
+        size_bytes=upload.size_bytes,
+        not_extracted=sum(bag.messages - bag.extracted for bag in bags),
+        flawed_bags=len({bag.name for bag in bags if bag.status is not BagStatus.OK}),
+        unfinished=any(manifest.plan_id not in committed for manifest in standing),
+    )
+
+
+def _refuse_existing(storage: Storage, output: str) -> None:
+    try:
+        storage.head(output)
+    except NotFoundError:
+        return
+    raise ExistsError(f"{output}: is there already; remove it or write to another place")
+
+
+def _wanted_results(drive_id: str, standing: Sequence[Manifest], topics: ExtractOptions) -> list[TopicResult]:
+    wanted = topic_filter(topics)
+    known = sorted({topic.topic for manifest in standing for topic in manifest.topics})
+    if not known:
+        raise RebuildError(f"drive {drive_id}: there is nothing to rebuild: no message was extracted")
+    results = [topic for manifest in standing for topic in manifest.topics if wanted(topic.topic)]
+    if not results:
+        raise RebuildError(f"drive {drive_id}: no topic matches; there are {', '.join(known[:20])}")
+    return results
+
+
+def _write(
+    write: Callable[[bytes], object],
+    source: _Source,
+    window: Window,
+    tallies: Mapping[tuple[str, str], RebuiltTopic],
+) -> None:
+    """Writes the file, and counts."""
+    encodings = {channel.encoding for channel in source.channels}
+    profile = _PROFILES[encodings.pop()] if len(encodings) == 1 else ""
+    by_channel = [tallies[channel.topic, channel.schema.name] for channel in source.channels]
+    writer = McapWriter(write, source.channels, profile=profile, library=f"ros-to-parquet {__version__}")
+    groups = [group for group in source.groups if window.meets(group.first_ns, group.last_ns)]
+    for group, message in _merged(source.filesystem, groups, window):
+        writer.add(
+            group.channel_id,
+            message.payload,
+            log_time_ns=message.log_time_ns,
+            publish_time_ns=message.publish_time_ns,
+            sequence=message.sequence,
+        )
+        by_channel[group.channel_id - 1].messages += 1
+    writer.close()
 
 
 def _tallies(results: Sequence[TopicResult]) -> dict[tuple[str, str], RebuiltTopic]:

@@ -215,6 +215,41 @@ def test_a_bag_without_definitions_gets_them(tmp_path: Path) -> None:
     assert [fix.latitude for fix in found] == [48.0 + number for number in range(40)]
 
 
+@pytest.mark.parametrize("definition", ["", "uint8 stub\n"])
+def test_a_definition_that_is_not_what_the_messages_are_is_replaced(tmp_path: Path, definition: str) -> None:
+    """Messages of types as an older distribution has them, whose newest definition does not decode them."""
+    newest = {layout.root.type_name: layout for layout in layouts(f"ros2_{ROS2_DISTRIBUTIONS[0]}")}
+    rng = random.Random(3)
+    older, channels, payloads = [], [], []
+    for layout in layouts("ros2_foxy"):
+        name = layout.root.type_name
+        payload = naive.encode(layout.root, CDR, naive.random_message(layout.root, CDR, rng))
+        try:
+            naive.decode(newest[name].root, CDR, payload)
+        except (naive.BadMessageError, KeyError):
+            if name in newest:
+                older.append(layout)
+                encoding = "ros2msg" if definition else ""
+                channels.append(McapChannel(f"/{name}", "cdr", McapSchema(name, encoding, definition)))
+                payloads.append(HEADERS["le"] + payload)
+    assert len(older) > 2
+    with (tmp_path / "a.mcap").open("wb") as file:
+        writer = McapWriter(file.write, channels, profile="ros2", library="")
+        for number, payload in enumerate(payloads, start=1):
+            writer.add(
+                number, memoryview(payload), log_time_ns=number, publish_time_ns=number, sequence=number
+            )
+        writer.close()
+    recorded = roundtrip.read(tmp_path / "a.mcap")
+    _, output = roundtrip.extract_and_rebuild(tmp_path / "a.mcap", tmp_path)
+    back = roundtrip.read(output)
+    assert [message.payload for message in back.messages] == [each.payload for each in recorded.messages]
+    assert all(layout.source == "recorded" for layout in back.layouts.values())
+    assert {key: layout.root for key, layout in back.layouts.items()} == {
+        key: layout.root for key, layout in recorded.layouts.items()
+    }
+
+
 def test_a_drive_of_both_ros_versions_is_one_file_without_a_profile(tmp_path: Path) -> None:
     write_bag(tmp_path / "a.bag", messages=5)
     write_bag(tmp_path / "b.mcap", messages=5, start_ns=START_NS + 15_000_000)
@@ -347,6 +382,26 @@ def test_what_is_not_in_the_lake_is_said(tmp_path: Path, capsys: pytest.CaptureF
         "! /a: 1 strings were not UTF-8 and stay escaped",
         "! 3 messages are of topics that were not extracted",
     ]
+
+
+def test_what_may_be_missing_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_bag(tmp_path / "a.mcap")
+    whole = (tmp_path / "a.mcap").read_bytes()
+    (tmp_path / "a.mcap").write_bytes(whole[: len(whole) // 2])
+    write_bag(tmp_path / "b.bag", messages=3)
+    lake = tmp_path / "lake"
+    extract(tmp_path / "a.mcap", tmp_path / "b.bag", lake=lake)
+    (commit,) = lake.rglob("drive.json")
+    for unfinished in (False, True):
+        if unfinished:  # as before the last shard is done
+            commit.unlink()
+        capsys.readouterr()
+        output = tmp_path / f"{unfinished}.mcap"
+        assert main(["rebuild", str(lake), "--drive-id", "d", "--output", str(output)]) == 0
+        notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("!")]
+        assert notes[0] == "! 1 bags were damaged or unreadable: what could be read is there"
+        assert len(notes) == 1 + unfinished
+        assert unfinished is ("under way or has failed" in notes[-1])
 
 
 @pytest.mark.parametrize(

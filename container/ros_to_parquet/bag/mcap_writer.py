@@ -28,6 +28,7 @@ CHUNK_BYTES: Final = 1 << 20
 """A chunk is closed when its messages take this many bytes: what a viewer loads to show one moment."""
 
 MAX_CHANNELS: Final = 0xFFFF
+"""Their ids have 16 bits."""
 
 _MESSAGE_INDEX, _SUMMARY_OFFSET = 7, 14
 _COMPRESSION, _COMPRESSION_LEVEL = "zstd", 3
@@ -69,11 +70,8 @@ class _OpenChunk:
 class McapWriter:
     """One MCAP file, written forward through ``write``.
 
-    Channels are numbered from 1 in the order given; all of them are described before the first message, so
-    that a reader that takes the file as a stream knows them, too.
-
-    Raises:
-        ValueError: more channels than MCAP can number.
+    Channels, at most `MAX_CHANNELS`, are numbered from 1 in the order given; all of them are described before
+    the first message, so that a reader that takes the file as a stream knows them, too.
     """
 
     def __init__(
@@ -86,8 +84,6 @@ class McapWriter:
     ) -> None:
         self._write_to = write
         self._channels = list(channels)
-        if len(self._channels) > MAX_CHANNELS:
-            raise ValueError(f"{len(self._channels):,} channels are more than the {MAX_CHANNELS:,} of MCAP")
         self._schema_ids: dict[McapSchema, int] = {}
         for channel in self._channels:
             self._schema_ids.setdefault(channel.schema, len(self._schema_ids) + 1)
