@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from ros_to_parquet import contract
 from ros_to_parquet.bag import LocalFile, open_bag
 from ros_to_parquet.cli import main
 from ros_to_parquet.decode import Decoder, choose_layout
@@ -167,10 +166,3 @@ class _Watcher(naive._Reader):
         except UnicodeDecodeError:
             self.reasons.add("text that was not UTF-8")
         return value
-
-
-def manifest_rejects(lake: Path) -> int:
-    """Messages that the drive's manifests count as rejected."""
-    record = Lake(str(lake)).drive("d")
-    standing = contract.standing_manifests(record.manifests, record.commits)
-    return sum(topic.rejected for manifest in standing for topic in manifest.topics)
