@@ -11,9 +11,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ros_to_parquet.contract import DriveState, ExtractOptions
+from ros_to_parquet.contract import ROS_DISTRIBUTIONS, DriveState, ExtractOptions
 
-CONF_KEYS = ("drives_to_process", "topics", "bags", "output", "recursive", "overwrite", "fail_on")
+CONF_KEYS = (
+    "drives_to_process",
+    "topics",
+    "bags",
+    "output",
+    "recursive",
+    "overwrite",
+    "fail_on",
+    "ros_distro",
+    "msg_path",
+)
 
 DEFAULT_FAIL_ON = (DriveState.FAILED, DriveState.PARTIAL)
 
@@ -62,6 +72,8 @@ _SCHEMAS: Mapping[str, Mapping[str, Any]] = {
     "recursive": {"type": "boolean"},
     "overwrite": {"type": "boolean"},
     "fail_on": {"type": "array", "items": {"type": "string", "enum": [state.value for state in DriveState]}},
+    "ros_distro": {"type": "string", "enum": list(ROS_DISTRIBUTIONS)},
+    "msg_path": {"type": "array", "items": {"type": "string", "pattern": r"^s3://[^/]+"}},
 }
 
 
@@ -167,9 +179,16 @@ def parse_conf(raw: object) -> PipelineConf:
     topics = _globs("topics", given.get("topics"), problems)
     conf = PipelineConf(
         drives=drives,
-        options=ExtractOptions(include_topics=topics.include, exclude_topics=topics.exclude),
+        options=ExtractOptions(
+            include_topics=topics.include,
+            exclude_topics=topics.exclude,
+            ros_distro=_distribution(given["ros_distro"], problems) if "ros_distro" in given else "",
+            msg_paths=_msg_paths(given["msg_path"], problems) if "msg_path" in given else (),
+        ),
         bags=_globs("bags", given.get("bags"), problems),
-        output=_output(given["output"], problems) if "output" in given else None,
+        output=_uri("key 'output'", "s3://bucket/lake", given["output"], problems)
+        if "output" in given
+        else None,
         recursive=_flag("recursive", given.get("recursive", False), problems),
         overwrite=_flag("overwrite", given.get("overwrite", False), problems),
         fail_on=_states(given["fail_on"], problems) if "fail_on" in given else DEFAULT_FAIL_ON,
@@ -180,13 +199,13 @@ def parse_conf(raw: object) -> PipelineConf:
 
 
 def parse_output(uri: str) -> str:
-    """``uri`` as ``s3://bucket/prefix`` without a final slash.
+    """``uri``, which the conf did not name, as ``s3://bucket/prefix`` without a final slash.
 
     Raises:
         ConfError: not an S3 URI, or one that no bucket can have.
     """
     problems: list[str] = []
-    output = _output(uri, problems)
+    output = _uri("argument 'output_uri' of the operator", "s3://bucket/lake", uri, problems)
     if problems:
         raise ConfError(problems)
     return output
@@ -333,19 +352,40 @@ def _texts(key: str, raw: object, problems: list[str]) -> tuple[str, ...] | None
     return None
 
 
-def _output(raw: object, problems: list[str]) -> str:
+def _uri(where: str, example: str, raw: object, problems: list[str]) -> str:
+    """An S3 URI without a final slash."""
     if not isinstance(raw, str) or not raw.startswith("s3://"):
-        problems.append(f"key 'output': expected an S3 URI like s3://bucket/lake, not {_shown(raw)}")
+        problems.append(f"{where}: expected an S3 URI like {example}, not {_shown(raw)}")
         return ""
     bucket, _, prefix = raw.removeprefix("s3://").partition("/")
     prefix = prefix.rstrip("/")
     if complaint := _bucket_complaint(bucket):
-        problems.append(f"key 'output': {complaint}")
+        problems.append(f"{where}: {complaint}")
     if prefix.startswith("/") or "//" in prefix or _CONTROL.search(prefix) or "*" in prefix:
-        problems.append(f"key 'output': {raw!r}: its path has an empty part, a '*' or a control character")
+        problems.append(f"{where}: {raw!r}: its path has an empty part, a '*' or a control character")
     if len(prefix.encode()) > MAX_PREFIX_BYTES // 2:
-        problems.append(f"key 'output': its path has more than {MAX_PREFIX_BYTES // 2} bytes")
+        problems.append(f"{where}: its path has more than {MAX_PREFIX_BYTES // 2} bytes")
     return f"s3://{bucket}/{prefix}".rstrip("/")
+
+
+def _msg_paths(raw: object, problems: list[str]) -> tuple[str, ...]:
+    if not isinstance(raw, list | tuple):
+        problems.append(
+            "key 'msg_path': expected a list of S3 URIs like [\"s3://bucket/my_packages\"], "
+            f"not {_shown(raw)}"
+        )
+        return ()
+    return tuple(_uri("key 'msg_path'", "s3://bucket/my_packages", item, problems) for item in raw)
+
+
+def _distribution(raw: object, problems: list[str]) -> str:
+    if isinstance(raw, str) and raw in ROS_DISTRIBUTIONS:
+        return raw
+    problems.append(
+        f"key 'ros_distro': {_shown(raw)} is no ROS distribution that is known; "
+        f"known are {', '.join(ROS_DISTRIBUTIONS)}"
+    )
+    return ""
 
 
 def _flag(key: str, raw: object, problems: list[str]) -> bool:

@@ -41,9 +41,13 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _PERMANENT = frozenset(
-    {"NoSuchBucket", "AccessDenied", "403", "404", "PermanentRedirect", "InvalidBucketName"}
+    {
+        *("NoSuchBucket", "AccessDenied", "403", "404", "PermanentRedirect", "InvalidBucketName"),
+        *("InvalidAccessKeyId", "SignatureDoesNotMatch"),
+        *("ClientException", "AccessDeniedException", "UnrecognizedClientException"),
+    }
 )
-"""S3 errors that trying again cannot help."""
+"""S3's and Batch's errors that trying again cannot help."""
 
 
 KILLED = "the Airflow task that submitted it was killed"
@@ -102,6 +106,8 @@ class Fanout:
                 others are; a retry adopts them).
             KilledError: `kill` was called.
         """
+        from botocore.exceptions import ClientError
+
         prepared = self._prepare_all()
         jobs: list[DriveJob] = []
         problems: list[str] = []
@@ -113,6 +119,9 @@ class Fanout:
                 problems.append(str(error))
             except PlanError as error:
                 problems.append(str(error))
+                retry_helps = False
+            except ClientError as error:
+                problems.append(self._refusal(drive.plan.drive_id, drive.plan.source, error))
                 retry_helps = False
             self._stop_if_killed()
         if problems:
@@ -159,9 +168,7 @@ class Fanout:
                 problems.append(str(error))
                 retry_helps = False
             except ClientError as error:
-                if error_code(error) not in _PERMANENT:
-                    raise
-                problems.append(_refusal(source, self.output, error))
+                problems.append(self._refusal(source.drive_id, source.uri, error))
                 retry_helps = False
         if problems:
             for drive in prepared:
@@ -231,6 +238,22 @@ class Fanout:
         if age_s < lease.GRACE_S:
             return f"for {age_s:.0f} s, and has not submitted yet"
         return None
+
+    def _refusal(self, drive_id: str, source: str, error: ClientError) -> str:
+        """What AWS refused for good, in a sentence; raises ``error`` where it may pass."""
+        if error_code(error) not in _PERMANENT:
+            raise error
+        detail = error.response.get("Error", {})
+        said = ": ".join(str(detail[key]) for key in ("Code", "Message") if detail.get(key))
+        if error.operation_name in ("ListJobs", "DescribeJobs"):
+            service, check = "Batch", f"queue {self.options.job_queue!r}"
+        else:
+            bucket = source.removeprefix("s3://").partition("/")[0]
+            service, check = "S3", f"bucket {bucket!r}, output {self.output!r}"
+        return (
+            f"drive {drive_id!r}: {service} refused {error.operation_name} ({said}); check {check} and what "
+            "the connection may do there"
+        )
 
     # --- submission
 
@@ -306,12 +329,3 @@ class _Prepared:
     plan: Plan
     progress: Progress
     saved: bool
-
-
-def _refusal(source: DriveSource, output: str, error: ClientError) -> str:
-    detail = error.response.get("Error", {})
-    said = ": ".join(str(detail[key]) for key in ("Code", "Message") if detail.get(key))
-    return (
-        f"drive {source.drive_id!r}: S3 refused {error.operation_name} ({said}); check bucket "
-        f"{source.bucket!r}, output {output!r} and what the connection may do there"
-    )

@@ -226,7 +226,8 @@ def _no_bags(source: DriveSource, listing: Listing, left_out: Sequence[str]) -> 
             f"{_count(listing.folders, 'sub-folder')} ({_shown(listing.folders)}); "
             "set 'recursive' if the bags are in there"
         )
-    return f"{where}: there are {' and '.join(seen)}"
+    one = len(listing.objects or listing.folders) == 1
+    return f"{where}: there {'is' if one else 'are'} {' and '.join(seen)}"
 
 
 def _refuse_twins(source: DriveSource, bags: Sequence[PlannedBag]) -> None:
@@ -297,7 +298,7 @@ def _cover(
             slices = done.setdefault((bag.name, bag.size_bytes, bag.etag), set())
             slices.add(dataclasses.replace(bag.slice, bag=0))
         else:
-            other[bag.name] = f"plan {manifest.plan_id}, with other topics"
+            other[bag.name] = f"plan {manifest.plan_id}, with other options"
 
 
 def earlier_plans(lake: Lake, drive_id: str, *, but: str) -> tuple[str, ...]:
@@ -417,7 +418,8 @@ def check_saved(plan: Plan, source: DriveSource, conf: PipelineConf) -> None:
     if plan.source != source.uri or plan.options != conf.options:
         raise PlanError(
             f"drive {plan.drive_id!r}: this run ({plan.run.run_id}) was planned with source {plan.source}, "
-            f"topics {list(plan.options.include_topics)} but not {list(plan.options.exclude_topics)}; the "
+            f"topics {list(plan.options.include_topics)} but not {list(plan.options.exclude_topics)}, "
+            f"ros_distro {plan.options.ros_distro!r}, msg_path {list(plan.options.msg_paths)}; the "
             "conf says otherwise now, so start a new run"
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from ros_to_parquet.contract import (
     MAX_REASONS,
     DriveManifest,
     DriveState,
+    ExtractOptions,
     FailedRecord,
     Generation,
     Manifest,
@@ -29,6 +31,9 @@ MAX_TABLES = 2000
 """Tables that the summary lists, over all drives; all are counted, and in the manifests."""
 
 MAX_REASON_LENGTH = 500
+
+CAUSES_SHOWN = 10
+"""Lines a drive in messages and logs."""
 
 _SEVERITY = (
     DriveState.SUCCEEDED,
@@ -79,12 +84,14 @@ def summarize_drive(
     """
     if job.work == Work.NOTHING:
         result = _held(lake, job)
-        return DriveSummary(job, result.state, result, manifest_uri=_manifest_uri(lake, job, ""))
+        notes = () if result.messages else _took_nothing(lake, job)
+        return DriveSummary(job, result.state, result, manifest_uri=_manifest_uri(lake, job, ""), notes=notes)
     folder = drive_folder(lake, job.drive_id, job.plan_id)
     uri = _manifest_uri(lake, job, job.plan_id)
     state, seconds = (job_state(detail), job_seconds(detail)) if job.job_id else (None, None)
     if folder.commit and (commit := lake.load(DriveManifest, folder.commit)):
-        return DriveSummary(job, commit.state, commit, (), 0, state, seconds, f"{uri}drive.json")
+        notes = () if commit.messages else _took_nothing(lake, job)
+        return DriveSummary(job, commit.state, commit, (), 0, state, seconds, f"{uri}drive.json", notes)
     plan = lake.load(Plan, contract.plan_key(job.drive_id, job.plan_id))
     if plan is None:
         reason = f"its plan {job.plan_uri} is gone"
@@ -94,13 +101,25 @@ def summarize_drive(
     result = contract.fold(plan, lake.load_all(Manifest, keys))
     missing = [shard for shard in range(len(plan.shards)) if shard not in folder.shards]
     failed = _failed_shards(batch, lake, job, folder, missing[:MAX_REASONS], detail)
-    notes: tuple[str, ...] = ()
+    notes = ()
     if not missing:
         # Every shard is done, but the last job ended before it could commit the drive.
         result = dataclasses.replace(result, state=max(result.state, DriveState.PARTIAL, key=_SEVERITY.index))
         why = end_reason(detail) if detail else "Batch does not know the job"
         notes = (f"all shards are done, but the drive is not committed ({why}); clear the operator's task",)
     return DriveSummary(job, result.state, result, failed, len(missing), state, seconds, uri, notes)
+
+
+def _took_nothing(lake: Lake, job: DriveJob) -> tuple[str, ...]:
+    """What to say of a drive without a message, where the conf's topics may be why."""
+    plan = lake.load(Plan, contract.plan_key(job.drive_id, job.plan_id))
+    if plan is None or dataclasses.replace(plan.options, strict=False) == ExtractOptions():
+        return ()
+    topics = {"include": plan.options.include_topics, "exclude": plan.options.exclude_topics}
+    note = (
+        f"the conf's topics {json.dumps(topics)} take no message; ros-to-parquet info BAG says what a bag has"
+    )
+    return (note,)
 
 
 def as_dict(drives: Sequence[DriveSummary]) -> dict[str, Any]:
@@ -199,25 +218,35 @@ def failure_message(drives: Sequence[DriveSummary]) -> str | None:
     lines = [f"{len(failed)} of {len(drives)} {noun} failed:"]
     budget = MAX_REASONS
     for drive in failed:
-        causes = [*(f"shard {each.shard}: {each.reason}" for each in drive.failed_shards), *drive.notes]
-        causes += drive.result.problems
-        shown = [_short(cause) for cause in causes[: min(budget, 10)]]
+        shown, more = _shown_causes(drive, min(budget, CAUSES_SHOWN))
         budget -= len(shown)
         lines.append(
             f"- {drive.job.drive_id}: {drive.state}, {drive.result.shards} of {drive.job.shards} shards done"
             f" ({drive.manifest_uri})"
         )
-        lines += [f"    {cause}" for cause in shown]
-        more = drive.failed_shard_count - len(drive.failed_shards) + len(causes) - len(shown)
-        if more > 0:
-            lines.append(f"    and {more} more; see the manifests")
+        lines += [*shown, *more]
     if any(drive.failed_shard_count for drive in failed):
         lines.append("Clear the operator's task and what follows it to run only the shards that are missing.")
     return "\n".join(lines)
 
 
+def _shown_causes(drive: DriveSummary, limit: int) -> tuple[list[str], list[str]]:
+    """The first causes of a drive's state, a line each, and how many more there are, if any."""
+    causes = [
+        _short(f"shard {each.shard}: {each.reason}")
+        + (f" (log stream {each.log_stream})" if each.log_stream else "")
+        for each in drive.failed_shards
+    ]
+    causes += [_short(cause) for cause in (*drive.notes, *drive.result.problems)]
+    more = drive.failed_shard_count - len(drive.failed_shards) + max(0, len(causes) - limit)
+    return (
+        [f"    {cause}" for cause in causes[:limit]],
+        [f"    and {more} more; see the manifests"] if more > 0 else [],
+    )
+
+
 def log_lines(drives: Sequence[DriveSummary]) -> list[str]:
-    """A line a drive, for the task's log."""
+    """For the task's log: a line a drive, and what is to be said of one that does not fail the run."""
     lines = []
     for drive in drives:
         result = drive.result
@@ -229,6 +258,9 @@ def log_lines(drives: Sequence[DriveSummary]) -> list[str]:
             f"{result.bytes_read / 1e6:.1f} MB read, {result.bytes_written / 1e6:.1f} MB written"
             f"{f' in {seconds:.1f} s' if seconds else ''}{speed}"
         )
+        if not drive.failed:  # else `failure_message` says it
+            shown, more = _shown_causes(drive, CAUSES_SHOWN)
+            lines += [*shown, *more]
     return lines
 
 

@@ -30,6 +30,8 @@ Each drive becomes one AWS Batch job; the tables are `{output}/{topic}/schema=..
 | `recursive` | take the bags in sub-folders too | `false` |
 | `overwrite` | extract bags again that the lake has, and replace them | `false` |
 | `fail_on` | states that fail the run, also `damaged`, `succeeded_with_rejects` | `["failed", "partial"]` |
+| `ros_distro` | the ROS 2 distribution whose standard types bags without definitions use | the newest |
+| `msg_path` | `["s3://bucket/my_packages"]`: message packages for types that bags do not define | none |
 
 A drive whose bags are all in the lake already has nothing to do.
 To run only what failed, clear `submit` and what follows.
@@ -53,6 +55,9 @@ DESCRIPTIONS = {
     "recursive": "Take the bags in sub-folders too",
     "overwrite": "Extract bags again that the lake has, and replace them",
     "fail_on": 'States of a drive that fail the run; `["failed", "partial"]` by default',
+    "ros_distro": "ROS 2 distribution whose standard types are tried first where a bag does not define a "
+    "type; the newest by default",
+    "msg_path": 'S3 URIs of message packages, for types that a bag does not define: `["s3://bucket/my_packages"]`',
 }
 
 

@@ -90,9 +90,16 @@ def group(folder: Path) -> Grouping:
     drives: list[DriveFiles] = []
     notes = [f"left out, a broken link or not a file that can be read: {name}" for name in unreadable]
     taken: set[str] = set()
+    renamed: list[str] = []
     for name, files in [(folder.name, here), *below.items()]:
         if any(bag_format(file.name) for file in files):
-            drives += _split(name, files, taken, notes)
+            made = _split(name, files, taken, notes)
+            drives += made
+            if not made[0].drive_id.startswith(name):
+                renamed.append(f"{name} is {', '.join(drive.drive_id for drive in made)}")
+    if renamed:
+        more = f"; and {len(renamed) - 5} more" if len(renamed) > 5 else ""
+        notes.append(f"drive ids have letters, digits and _-. alone: {'; '.join(renamed[:5])}{more}")
     if not drives:
         seen = _seen([*not_bags, *unreadable])
         raise NoBagsError(f"{folder}: no .bag, .mcap or .db3 file in it or below; there is {seen}")

@@ -173,12 +173,21 @@ class EmbeddedAws:
         return self.server.client(service)
 
     def ensure_buckets(self, *names: str) -> None:
-        """Make buckets that are not there, and let jobs read and write them."""
+        """Make buckets that are not there, and let jobs read and write them.
+
+        Raises:
+            LocalAwsError: S3 does not take a name.
+        """
+        from botocore.exceptions import ClientError, ParamValidationError
+
         s3 = self.client("s3")
         there = {bucket["Name"] for bucket in s3.list_buckets()["Buckets"]}
         for name in names:
             if name not in there:
-                s3.create_bucket(Bucket=name)
+                try:
+                    s3.create_bucket(Bucket=name)
+                except (ClientError, ParamValidationError) as error:
+                    raise LocalAwsError(f"bucket {name!r} could not be made: {error}") from error
         self.allow(*(f"s3://{name}/" for name in names))
 
     def allow(self, *uris: str) -> None:

@@ -97,16 +97,35 @@ class RosToParquetBatchOperator(BaseOperator):
         self._killed = False
 
     def execute(self, context: Context) -> list[dict[str, Any]]:
-        from airflow_batch_ros.fanout import Fanout, FanoutError
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        from airflow_batch_ros.fanout import FanoutError
+        from airflow_batch_ros.links.batch import LINKS_KEY
+
+        # Airflow asks for the links of a task that failed too, and logs an error for each it cannot find.
+        context["ti"].xcom_push(key=LINKS_KEY, value={})
+        # "from None": these messages say all, and the log would have each of them twice.
+        try:
+            return self._submit_all(context)
+        except ConfError as error:
+            raise AirflowFailException(str(error)) from None
+        except FanoutError as error:
+            raise (AirflowException if error.retry_helps else AirflowFailException)(str(error)) from None
+        except (BotoCoreError, ClientError) as error:
+            raise AirflowException(
+                f"AWS could not be asked with connection {self.aws_conn_id!r}: {error}; if trying again "
+                "does not help (it submits nothing twice), check the connection's credentials, region and "
+                "endpoints"
+            ) from error
+
+    def _submit_all(self, context: Context) -> list[dict[str, Any]]:
+        from airflow_batch_ros.fanout import Fanout
         from airflow_batch_ros.hooks.batch import RosToParquetBatchHook
         from ros_to_parquet.contract import Run
 
-        try:
-            conf = parse_conf(raw_conf(context) if self.conf is None else self.conf)
-            output = self._output(conf)
-            options = self._submit_options()
-        except ConfError as error:
-            raise AirflowFailException(str(error)) from error
+        conf = parse_conf(raw_conf(context) if self.conf is None else self.conf)
+        output = self._output(conf)
+        options = self._submit_options()
         hook = RosToParquetBatchHook(aws_conn_id=self.aws_conn_id, region_name=self.region_name or None)
         self._fanout = Fanout(
             s3=hook.s3,
@@ -120,10 +139,7 @@ class RosToParquetBatchOperator(BaseOperator):
             say=self.log.info,
             killed=self._killed,
         )
-        try:
-            jobs = self._fanout.submit_all()
-        except FanoutError as error:
-            raise (AirflowException if error.retry_helps else AirflowFailException)(str(error)) from error
+        jobs = self._fanout.submit_all()
         return [job.as_dict() for job in self._with_links(context, hook, jobs)]
 
     def on_kill(self) -> None:

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import re
+import resource
 import signal
 import sys
 import time
@@ -28,7 +29,10 @@ if TYPE_CHECKING:
 # people, and a container's health check.
 
 ALLOW_VARIABLE = "ROS_TO_PARQUET_ALLOW"
-"""Environment variable: comma-separated URIs below which plans, bags and outputs must lie."""
+"""Environment variable: comma-separated URIs below which plans, bags, msg paths and outputs must lie."""
+
+
+OPEN_FILES = 10_000
 
 
 class TerminatedError(BaseException):
@@ -77,6 +81,22 @@ def build_parser() -> argparse.ArgumentParser:
     extract.add_argument(
         "--exclude", nargs="+", default=[], metavar="GLOB", help="topics to leave out; wins over --topics"
     )
+    extract.add_argument(
+        "--msg-path",
+        action="append",
+        default=[],
+        metavar="FOLDER_OR_S3_URI",
+        help="message packages (pkg/msg/Type.msg, also .srv, .action, .idl), for types that a bag does not "
+        "define; may be given several times, the first that has a type wins",
+    )
+    extract.add_argument(
+        "--ros-distro",
+        choices=contract.ROS_DISTRIBUTIONS,
+        default="",
+        metavar="NAME",
+        help="whose standard types to try first where a bag does not define a type: "
+        f"{', '.join(contract.ROS_DISTRIBUTIONS)} (default: the newest)",
+    )
     extract.add_argument("--overwrite", action="store_true", help="replace what the lake has of this drive")
     extract.add_argument(
         "--strict", action="store_true", help=f"exit {int(ExitCode.STRICT)} on rejects or damage"
@@ -119,7 +139,8 @@ def build_parser() -> argparse.ArgumentParser:
         "run",
         help="one shard of a plan: what an AWS Batch job runs",
         description="Runs one shard of a plan. In an array job the shard is AWS_BATCH_JOB_ARRAY_INDEX, or "
-        f"that entry of the index map. {ALLOW_VARIABLE} limits where plan, bags and output may lie.",
+        f"that entry of the index map. {ALLOW_VARIABLE} limits where plan, bags, message definitions and "
+        "output may lie.",
     )
     run.add_argument("--plan", required=True, metavar="URI")
     run.add_argument("--plan-sha256", metavar="HEX", help="refuse another plan")
@@ -134,6 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code. Every error a user can cause is one line, no traceback."""
     arguments = build_parser().parse_args(argv)
     signal.signal(signal.SIGTERM, _terminate)
+    _allow_open_files()
     try:
         code = int(arguments.call(arguments))
         sys.stdout.flush()
@@ -149,6 +171,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (Exception, TerminatedError) as error:  # noqa: BLE001 (each becomes an exit code and a line)
         code, reason = explain(error)
         return _fail(reason, code)
+
+
+def _allow_open_files() -> None:
+    """As many as the system lets the process have: on disk each table is an open file until all are done."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _terminate(*_: object) -> NoReturn:
@@ -271,13 +301,14 @@ def _shard_number(arguments: argparse.Namespace, plan: Plan) -> int:
 
 
 def check_allowed(plan: Plan, plan_uri: str) -> None:
-    """Raises `ContractError` if the deployment's allow-list leaves out the plan, a bag or the output."""
+    """Raises `ContractError` if the deployment's allow-list leaves out what the plan reads or writes."""
     allowed = [entry.strip() for entry in os.environ.get(ALLOW_VARIABLE, "").split(",") if entry.strip()]
     if not allowed:
         return
     bases = [f"{entry.rstrip('/')}/" for entry in allowed]
     inputs = [uri for bag in plan.bags for uri in (bag.uri, bag.metadata_uri) if uri]
-    for uri in [plan_uri, f"{plan.output}/", *inputs]:
+    folders = [f"{folder}/" for folder in (plan.output, *plan.options.msg_paths)]
+    for uri in [plan_uri, *folders, *inputs]:
         if not any(uri.startswith(base) for base in bases) or "/../" in uri:
             raise ContractError(
                 f"drive {plan.drive_id}: {uri} is outside of what this deployment allows "
@@ -292,9 +323,16 @@ def command_extract(arguments: argparse.Namespace) -> int:
     from ros_to_parquet import lake, run
     from ros_to_parquet.local_plan import make_plan
     from ros_to_parquet.progress import Progress
-    from ros_to_parquet.storage import open_storage
+    from ros_to_parquet.storage import normalize, open_storage
 
-    options = contract.ExtractOptions(tuple(arguments.topics), tuple(arguments.exclude), arguments.strict)
+    options = contract.ExtractOptions(
+        include_topics=tuple(arguments.topics),
+        exclude_topics=tuple(arguments.exclude),
+        strict=arguments.strict,
+        ros_distro=arguments.ros_distro,
+        msg_paths=tuple(normalize(folder) for folder in arguments.msg_path),
+    )
+    run.read_types(options)  # a folder that cannot be used is said before anything is written
     made = make_plan(
         arguments.bags,
         output=arguments.output,
@@ -404,6 +442,10 @@ def print_rebuilt(rebuilt: Rebuilt, output: str, *, seconds: float) -> None:
     for topic in rebuilt.topics:
         if topic.rejected:
             print(f"! {topic.topic}: {topic.rejected:,} messages were rejected when the drive was extracted")
+        if topic.unwritten:
+            print(
+                f"! {topic.topic}: {topic.unwritten:,} messages are {topic.unwritten_encoding}: not written"
+            )
         if topic.repaired_strings:
             print(f"! {topic.topic}: {topic.repaired_strings:,} strings were not UTF-8 and stay escaped")
     if rebuilt.not_extracted:

@@ -34,6 +34,22 @@ T = TypeVar("T")
 
 CONTRACT_VERSION = 1
 
+ROS2_DISTRIBUTIONS = (
+    "lyrical",
+    "kilted",
+    "jazzy",
+    "iron",
+    "humble",
+    "galactic",
+    "foxy",
+    "eloquent",
+    "dashing",
+)
+"""Newest first; the order in which a standard type is looked up that the bag does not define."""
+
+ROS_DISTRIBUTIONS = (*ROS2_DISTRIBUTIONS, "noetic")
+"""Whose standard types the engine has. ROS 1 has the one, which its bags always get."""
+
 MAX_ARRAY_SIZE = 10_000
 """Children an AWS Batch array job can have; the least is 2."""
 
@@ -107,11 +123,17 @@ class ExtractOptions:
         include_topics: shell globs over the whole topic name, ``*`` crosses ``/``; ("*",) is all.
         exclude_topics: likewise; exclusion wins.
         strict: rejects and damage make the shard fail (after its manifest is written).
+        ros_distro: one of `ROS_DISTRIBUTIONS`, whose standard types are tried first where a bag does not
+            define a type; empty for the newest.
+        msg_paths: folders (paths or ``s3://`` URIs, without a final slash) of message definitions, for types
+            that a bag does not define; of a type that several of them have, the first one's is taken.
     """
 
     include_topics: tuple[str, ...] = ("*",)
     exclude_topics: tuple[str, ...] = ()
     strict: bool = False
+    ros_distro: str = ""
+    msg_paths: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -497,7 +519,7 @@ def standing_manifests(manifests: Iterable[Manifest], commits: Iterable[DriveMan
 
 
 def covered_bags(standing: Iterable[Manifest], options: ExtractOptions) -> set[tuple[str, int, str]]:
-    """(name, size, ETag) of the bags that standing manifests cover whole, with the same topics.
+    """(name, size, ETag) of the bags that standing manifests cover whole, with the same options.
 
     A bag that could not be read is not covered: another version of the engine may read it.
     """

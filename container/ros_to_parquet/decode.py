@@ -19,6 +19,7 @@ import pyarrow as pa
 from awkward_cpp.lib._ext import ForthMachine64
 
 from ros_to_parquet.bag.model import Int64Array, MessageBlock, UInt8Array
+from ros_to_parquet.definitions import CUSTOM, STANDARD_TYPES, TypeSource
 from ros_to_parquet.layout import (
     MAX_MESSAGE_BYTES,
     Array,
@@ -66,6 +67,7 @@ class Decoded:
         repaired_strings: strings that were not UTF-8 and had their bad bytes escaped as ``\\\\xNN``.
         stamps_ns: int64, shape (good messages,), nanoseconds: the stamp of the message's header; None
             where the layout has none.
+        remark: what a reader of the table should know; empty where there is nothing.
     """
 
     columns: list[pa.Array]
@@ -73,6 +75,7 @@ class Decoded:
     rejected: list[tuple[int, str]]
     repaired_strings: int
     stamps_ns: Int64Array | None
+    remark: str = ""
 
 
 class Decoder:
@@ -93,7 +96,7 @@ class Decoder:
         if encoding not in ("ros1", "cdr"):
             raise DefinitionError(
                 f"type {layout.root.type_name}: message encoding {encoding!r} is not supported; "
-                "ros1 and cdr are"
+                "ros1, cdr, json and protobuf are"
             )
         self.schema = pa.schema(arrow_fields(layout))
         self.has_stamp = layout.header_index is not None
@@ -241,12 +244,12 @@ class Decoder:
         return seconds * 1_000_000_000 + nanoseconds
 
 
-def choose_layout(block: MessageBlock) -> tuple[Layout, str]:
+def choose_layout(block: MessageBlock, types: TypeSource = STANDARD_TYPES) -> tuple[Layout, str]:
     """The layout for a connection, tried on its first block; a remark where it is not the recorded one.
 
     A bag's definition can be a stub, and a bag without definitions leaves open which distribution's they
     are. So where the resolved layout does not exist or decodes none of the block's first messages, the
-    standard type of the same name that decodes all of them is taken.
+    first type of the same name in ``types`` that decodes all of them is taken.
 
     Raises:
         DefinitionError: see ``resolve_layout``; or the message encoding is not supported.
@@ -255,17 +258,22 @@ def choose_layout(block: MessageBlock) -> tuple[Layout, str]:
     sample = _first_messages(block, 100)
     layout, problem = None, ""
     try:
-        layout = resolve_layout(connection)
+        layout = resolve_layout(connection, types)
     except DefinitionError as error:
         problem = str(error)
     else:
         if len(Decoder(layout, connection.encoding).decode(sample).rejected) < len(sample):
             return layout, ""
-    for standard in fallback_layouts(connection):
+    for standard in fallback_layouts(connection, types):
         known = layout is not None and layout.root == standard.root
         if not known and not Decoder(standard, connection.encoding).decode(sample).rejected:
             what = problem or f"type {connection.type_name}: the definition does not fit the messages"
-            return standard, f"{what}; the standard type of {standard.source} does and was used"
+            used = (
+                "the definition of msg_path"
+                if standard.source == CUSTOM
+                else f"the standard type of {standard.source}"
+            )
+            return standard, f"{what}; {used} does and was used"
     if layout is None:
         raise DefinitionError(problem)
     return layout, ""

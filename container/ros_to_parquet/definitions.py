@@ -9,8 +9,10 @@ import functools
 import importlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
+
+from ros_to_parquet.contract import ROS2_DISTRIBUTIONS
 
 if TYPE_CHECKING:
     from rosbags.interfaces.typing import FieldDesc, Typesdict
@@ -26,18 +28,9 @@ BUILTINS: Final = frozenset(
     | {"float32", "float64", "float128", "string", "wstring"}
 )
 ROS1_BUILTINS: Final = frozenset({"time", "duration"})
-ROS2_DISTRIBUTIONS: Final = (
-    "lyrical",
-    "kilted",
-    "jazzy",
-    "iron",
-    "humble",
-    "galactic",
-    "foxy",
-    "eloquent",
-    "dashing",
-)
-"""Newest first; the order in which a type without a definition is looked up."""
+
+CUSTOM: Final = "msg_path"
+"""Source of a type whose definition was given beside the bag, as ``--msg-path`` does."""
 
 
 class DefinitionError(ValueError):
@@ -45,6 +38,18 @@ class DefinitionError(ValueError):
 
     The message names the type and says what to do.
     """
+
+
+class DefinitionSyntaxError(DefinitionError):
+    """A text that does not parse: ``line`` (from 1; of the whole text) and ``problem`` say where and why."""
+
+    def __init__(self, type_name: str, line: int, problem: str) -> None:
+        super().__init__(
+            f"type {type_name}: line {line} of its definition {problem}; "
+            "the bag's definition is damaged or not a ROS message definition"
+        )
+        self.line = line
+        self.problem = problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,14 +123,15 @@ def parse_msg(text: str, type_name: str, *, ros_version: RosVersion) -> dict[str
     responses, events, feedback messages) are made from its parts.
 
     Raises:
-        DefinitionError: a line does not parse.
+        DefinitionSyntaxError: a line does not parse.
+        DefinitionError: likewise, where no one line is to blame.
     """
     found: dict[str, Definition] = {}
     root = full_type_name(type_name)
     for section in _split_sections(text):
         name, body = _take_header(section, "MSG:")
         name = full_type_name(name) if name else root
-        parts = _SERVICE_PART.split(body)
+        parts = _split_parts(body)
         if len(parts) == 1:
             definitions = [_parse_body(body, name, ros_version)]
         else:
@@ -135,30 +141,53 @@ def parse_msg(text: str, type_name: str, *, ros_version: RosVersion) -> dict[str
     return found
 
 
-def _split_sections(text: str) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """A part of a text, and the number of its first line there."""
+
+    text: str
+    first_line: int = 1
+
+
+def _split(text: _Text, separator: re.Pattern[str]) -> list[_Text]:
+    parts, first_line = [], text.first_line
+    for part in separator.split(text.text):
+        parts.append(_Text(part, first_line))
+        first_line += part.count("\n")  # a separator has no line end of its own
+    return parts
+
+
+def _split_sections(text: str) -> list[_Text]:
     text = text.replace("\r\n", "\n").replace("\r", "\n").strip("\0\ufeff")
-    first, *others = _SECTION.split(text)
+    first, *others = _split(_Text(text), _SECTION)
     # Nothing in front of a separator is an empty message, unless the root follows under its own header.
-    return [first, *others] if first.strip() else [*others, first]
+    return [first, *others] if first.text.strip() else [*others, first]
 
 
-def _take_header(section: str, keyword: str) -> tuple[str, str]:
+def _split_parts(body: _Text) -> list[_Text]:
+    """The parts of a service or an action; one where it is a message."""
+    return _split(body, _SERVICE_PART)
+
+
+def _take_header(section: _Text, keyword: str) -> tuple[str, _Text]:
     """Type name of a ``MSG: pkg/Name`` line at the start, if there is one, and the rest."""
-    head, _, body = section.lstrip("\n").partition("\n")
+    stripped = section.text.lstrip("\n")
+    head, _, body = stripped.partition("\n")
     if head.startswith(keyword):
-        return head[len(keyword) :].strip(), body
+        above = len(section.text) - len(stripped) + 1
+        return head[len(keyword) :].strip(), _Text(body, section.first_line + above)
     return "", section
 
 
-def _parse_body(body: str, name: str, ros_version: RosVersion) -> Definition:
+def _parse_body(body: _Text, name: str, ros_version: RosVersion) -> Definition:
     package = name.split("/", 1)[0]
     fields: list[FieldDefinition] = []
     constants: list[Constant] = []
-    for number, line in enumerate(body.split("\n"), start=1):
+    for number, line in enumerate(body.text.split("\n"), start=body.first_line):
         declaration = line.strip()
         while declaration.startswith("@"):
             if declaration.startswith("@optional"):
-                raise DefinitionError(f"type {name}: line {number}: optional members are not supported")
+                raise DefinitionSyntaxError(name, number, "is optional: optional members are not supported")
             declaration, found = _ANNOTATION.subn("", declaration, count=1)
             if not found:
                 break
@@ -166,10 +195,7 @@ def _parse_body(body: str, name: str, ros_version: RosVersion) -> Definition:
             continue
         match = _LINE.fullmatch(declaration)
         if match is None:
-            raise DefinitionError(
-                f"type {name}: line {number} of its definition does not parse: {declaration!r:.80}; "
-                "the bag's definition is damaged or not a ROS message definition"
-            )
+            raise DefinitionSyntaxError(name, number, f"does not parse: {declaration!r:.80}")
         rest = match["rest"] or ""
         if rest.startswith("="):
             text = rest[1:]
@@ -207,12 +233,14 @@ def _without_placeholder(fields: list[FieldDefinition]) -> tuple[FieldDefinition
     return () if [field.name for field in fields] == [PLACEHOLDER] else tuple(fields)
 
 
-def _derive_interface(parts: list[str], name: str, ros_version: RosVersion) -> list[Definition]:
+def _derive_interface(parts: list[_Text], name: str, ros_version: RosVersion) -> list[Definition]:
     """The message types of a service (two parts) or an action (three), as rosidl derives them."""
     if len(parts) not in (2, 3):
-        raise DefinitionError(
-            f"type {name}: its definition has {len(parts)} parts between '---' lines; "
-            "a service has two, an action three"
+        raise DefinitionSyntaxError(
+            name,
+            parts[3].first_line,
+            f"begins one part too many: it has {len(parts)} parts between '---' lines; "
+            "a service has two, an action three",
         )
     package, _, base = name.rpartition("/")
     base = base.removesuffix("_Event")
@@ -269,14 +297,25 @@ def parse_idl(text: str, type_name: str) -> dict[str, Definition]:
     """Definitions in an IDL text, or in several of them after ``IDL: pkg/msg/Name`` headers.
 
     Raises:
-        DefinitionError: the text does not parse or uses what ROS 2 messages do not have.
+        DefinitionSyntaxError: the text does not parse.
+        DefinitionError: it uses what ROS 2 messages do not have.
     """
     from rosbags.typesys.base import BaseName, BaseType, TypesysError, make_typesdict
     from rosbags.typesys.idl import Enum, ExpType, IDLParser, Member
     from rosbags.typesys.peg import Failure, Success
 
     class Parser(IDLParser):
-        """An enumeration is an int32 on the wire: taken as a typedef of it."""
+        """An enumeration is an int32 on the wire: taken as a typedef of it. Keeps how far it came."""
+
+        farthest = 0
+
+        def literal(self, pos: int, text: str):  # type: ignore[no-untyped-def]
+            self.farthest = max(self.farthest, pos)
+            return super().literal(pos, text)
+
+        def regex(self, pos: int, pattern: str, flags: int = 0):  # type: ignore[no-untyped-def]
+            self.farthest = max(self.farthest, pos)
+            return super().regex(pos, pattern, flags)
 
         def enum_dcl(self, pos: int):  # type: ignore[no-untyped-def]
             result = super().enum_dcl(pos)
@@ -288,34 +327,73 @@ def parse_idl(text: str, type_name: str) -> dict[str, Definition]:
     found: dict[str, Definition] = {}
     for section in _split_sections(text):
         _, body = _take_header(section, "IDL:")
-        if not body.strip():
+        if not body.text.strip():
             continue
-        body = re.sub(r"^[ \t]*#.*$", "", body, flags=re.MULTILINE)
-        if re.search(r"@optional\b", body):
-            raise DefinitionError(f"type {type_name}: optional members are not supported")
+        without_comments = re.sub(r"^[ \t]*#.*$", "", body.text, flags=re.MULTILINE)
+        if optional := re.search(r"@optional\b", without_comments):
+            line = _line_at(body, optional.start())
+            raise DefinitionSyntaxError(type_name, line, "is optional: optional members are not supported")
+        parser = Parser(without_comments)
         try:
-            types = make_typesdict(Parser(body).specification())
+            specification = parser.specification()
+        except (TypesysError, AssertionError, LookupError, RecursionError, ValueError) as error:
+            line = _line_at(body, parser.farthest)
+            shown = without_comments[parser.farthest :].partition("\n")[0]
+            raise DefinitionSyntaxError(type_name, line, f"does not parse as IDL: {shown!r:.80}") from error
+        try:
+            types = make_typesdict(specification)
         except (TypesysError, AssertionError, LookupError, RecursionError, ValueError) as error:
             raise DefinitionError(
-                f"type {type_name}: its IDL definition does not parse: {str(error)[-120:]!r}"
+                f"type {type_name}: its IDL definition cannot be used: {str(error)[-120:]!r}"
             ) from error
         for name in types:
             found.setdefault(name, _from_rosbags(name, types, ros_version=2))
     return found
 
 
-# --- standard types ---------------------------------------------------------------------------------
+def _line_at(text: _Text, position: int) -> int:
+    return text.first_line + text.text.count("\n", 0, position)
 
 
-def standard_definitions(type_name: str, *, ros_version: RosVersion) -> dict[str, Definition]:
-    """Definitions of the standard type ``type_name`` by distribution, newest first; empty if unknown."""
-    stores = ("ros1_noetic",) if ros_version == 1 else tuple(f"ros2_{name}" for name in ROS2_DISTRIBUTIONS)
-    found = {}
-    for store in stores:
-        definition = _standard_definition(store, type_name, ros_version)
-        if definition is not None:
-            found[store] = definition
-    return found
+# --- types that the bag does not define -------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TypeSource:
+    """Where a type is looked up that the bag does not define: given definitions, then the standard types.
+
+    Attributes:
+        custom: given definitions by the type's name; texts mean different things to ROS 1 and ROS 2.
+        distribution: the ROS 2 distribution whose standard types are tried first; empty for the newest.
+    """
+
+    custom: Mapping[RosVersion, Mapping[str, Definition]] = field(default_factory=dict)
+    distribution: str = ""
+
+    def find(self, type_name: str, *, ros_version: RosVersion) -> dict[str, Definition]:
+        """Definitions of ``type_name`` by their source, the preferred one first; empty if unknown.
+
+        A source is `CUSTOM` or a distribution of rosbags' type stores, as ``ros2_jazzy``.
+        """
+        found = {}
+        if custom := self.custom.get(ros_version, {}).get(type_name):
+            found[CUSTOM] = custom
+        for store in self._stores(ros_version):
+            definition = _standard_definition(store, type_name, ros_version)
+            if definition is not None:
+                found[store] = definition
+        return found
+
+    def _stores(self, ros_version: RosVersion) -> list[str]:
+        if ros_version == 1:
+            return ["ros1_noetic"]
+        # The sort is stable: the newest of the others stays first.
+        names = sorted(ROS2_DISTRIBUTIONS, key=lambda name: name != self.distribution)
+        return [f"ros2_{name}" for name in names]
+
+
+STANDARD_TYPES: Final = TypeSource()
+"""The standard types alone, the newest distribution first."""
 
 
 @functools.cache

@@ -21,7 +21,6 @@ import pyarrow as pa
 from awkward_cpp.lib._ext import ForthMachine64
 
 from ros_to_parquet.bag.model import Int64Array, UInt8Array
-from ros_to_parquet.definitions import PLACEHOLDER
 from ros_to_parquet.layout import (
     SIZES,
     Array,
@@ -38,6 +37,9 @@ from ros_to_parquet.schema import arrow_fields
 
 CDR: Final = Wire("CDR")
 """What messages of ROS 2 are written as: CDR (XCDR1), little-endian, wide strings in units of four bytes."""
+
+ENCODINGS: Final = ("ros1", "cdr")
+"""Those that messages can be written in."""
 
 _CDR_HEADER: Final = (0, 1, 0, 0)
 
@@ -67,7 +69,7 @@ class Encoder:
     """
 
     def __init__(self, layout: Layout, encoding: str) -> None:
-        if encoding not in ("ros1", "cdr"):
+        if encoding not in ENCODINGS:
             raise DefinitionError(
                 f"type {layout.root.type_name}: message encoding {encoding!r} is not supported; "
                 "ros1 and cdr are"
@@ -247,59 +249,3 @@ def _wide_texts(array: pa.Array, wire: Wire) -> Iterator[npt.NDArray[Any]]:
     texts = [text.encode("utf-16-le") for text in array.to_pylist()]
     yield np.array([len(text) // 2 for text in texts], np.uint32)
     yield np.frombuffer(b"".join(texts), "<u2").astype(f"<u{wire.wide_unit}").view(np.uint8)
-
-
-# --- definitions -------------------------------------------------------------------------------------
-
-_SEPARATOR: Final = "=" * 80
-
-
-def definition_text(layout: Layout) -> str:
-    """The layout as a message definition with its dependencies: ``ros1msg`` or ``ros2msg``, by its version.
-
-    For bags that record none, or one that is not what their messages are: `resolve_layout` makes the same
-    layout of the text again.
-    """
-    found: dict[str, Struct] = {}
-    _collect(layout.root, found)
-    first, *others = found.values()
-    parts = [_definition(first, layout)]
-    parts += [f"MSG: {_type_name(struct)}\n{_definition(struct, layout)}" for struct in others]
-    return f"{_SEPARATOR}\n".join(parts)
-
-
-def _collect(struct: Struct, found: dict[str, Struct]) -> None:
-    if struct.type_name in found or "/" not in struct.type_name:  # time and duration are built in
-        return
-    found[struct.type_name] = struct
-    for field in struct.fields:
-        item = field.node.item if isinstance(field.node, Array | Sequence) else field.node
-        if isinstance(item, Struct):
-            _collect(item, found)
-
-
-def _definition(struct: Struct, layout: Layout) -> str:
-    lines = [f"{each.type_name} {each.name}={each.text}" for each in struct.constants]
-    lines += [f"{_declared(field.node)} {field.name}" for field in struct.fields]
-    if not lines and layout.ros_version == 2:
-        lines.append(f"uint8 {PLACEHOLDER}")
-    return "".join(f"{line}\n" for line in lines)
-
-
-def _declared(node: Node) -> str:
-    match node:
-        case Primitive():
-            return node.declared
-        case String():
-            return ("wstring" if node.wide else "string") + (f"<={node.bound}" if node.bound else "")
-        case Struct():
-            return _type_name(node)
-        case Array():
-            return f"{_declared(node.item)}[{node.size}]"
-        case Sequence():
-            return f"{_declared(node.item)}[{f'<={node.bound}' if node.bound else ''}]"
-
-
-def _type_name(struct: Struct) -> str:
-    """As definitions' texts have it: messages without their kind."""
-    return struct.type_name.replace("/msg/", "/")

@@ -11,9 +11,19 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ros_to_parquet import contract
 from ros_to_parquet.contract import DriveManifest, Manifest, Plan
-from ros_to_parquet.storage import NotFoundError, Storage, join, normalize, open_storage
+from ros_to_parquet.log import event
+from ros_to_parquet.storage import (
+    AccessDeniedError,
+    NotFoundError,
+    Storage,
+    Unfinished,
+    join,
+    normalize,
+    open_storage,
+)
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import pyarrow.dataset as ds
     import pyarrow.fs as fs
 
@@ -122,6 +132,7 @@ def commit_drive(storage: Storage, plan: Plan) -> DriveManifest | None:
 def sweep(storage: Storage, plan: Plan) -> list[str]:
     """Removes the drive's files that no manifest names, and the manifests of replaced plans.
 
+    Uploads of killed attempts are ended, too.
     While the plan has the drive's lease, that is: later, files without a manifest are another run's work.
     Returns the URIs of what it removed.
     """
@@ -148,10 +159,12 @@ def sweep(storage: Storage, plan: Plan) -> list[str]:
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="lake") as pool:
         orphans = [uri for found in pool.map(orphans_in, tables) for uri in found]
         replaced = [uri for found in pool.map(manifests_of, sorted(superseded)) for uri in found]
+        unfinished = _unfinished(storage, plan)
         if not _has_lease(storage, plan):  # so what was found is older than any other run's work
             return []
         for uris in (orphans, replaced):
             list(pool.map(storage.delete, uris))
+        list(pool.map(storage.end, unfinished))
     return orphans + replaced
 
 
@@ -160,6 +173,18 @@ def _drive_files(storage: Storage, plan: Plan, table: str) -> Iterator[tuple[str
         folder = f"{table}/{schema}/drive_id={plan.drive_id}"
         for info in storage.objects(join(plan.output, folder)):
             yield info.uri, f"{folder}/{info.uri.rpartition('/')[2]}"
+
+
+def _unfinished(storage: Storage, plan: Plan) -> list[Unfinished]:
+    """Uploads to the drive's partitions; none where the store does not tell."""
+    try:
+        found = [
+            each for each in storage.unfinished(plan.output) if f"/drive_id={plan.drive_id}/" in each.uri
+        ]
+    except AccessDeniedError as error:  # a right that nothing else needs
+        event("unfinished_uploads_unknown", drive_id=plan.drive_id, reason=str(error))
+        return []
+    return [each for each in found if not each.uri.startswith(join(plan.output, "_"))]
 
 
 def _has_lease(storage: Storage, plan: Plan) -> bool:
@@ -194,6 +219,16 @@ def arrow_filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     return filesystem, root
 
 
+def _common_schema(schemas: Sequence[pa.Schema], partitions: pa.Schema) -> pa.Schema:
+    """All columns of all schemas, then the partitions; those that not all files have are nullable."""
+    import pyarrow as pa
+
+    common = pa.unify_schemas(schemas)
+    everywhere = set.intersection(*(set(schema.names) for schema in schemas))
+    fields = [field if field.name in everywhere else field.with_nullable(True) for field in common]
+    return pa.schema([*fields, *partitions], common.metadata)
+
+
 class Lake:
     """The drives and tables below an output URI, by their manifests: every row exactly once.
 
@@ -222,11 +257,16 @@ class Lake:
     def dataset(self, table: str, *, drives: Sequence[str] | None = None) -> ds.Dataset:
         """One table as a ``pyarrow.dataset``, partition columns ``schema`` and ``drive_id`` as strings.
 
+        It has every column that any of the files has, in the order they are met; a file that lacks one
+        (another format of bag, another version of the definition) has nulls there.
+
         Raises:
             KeyError: no such table in these drives.
+            ValueError: versions of the definition differ in a column's type, so that no table holds both.
         """
         import pyarrow as pa
         import pyarrow.dataset as ds
+        import pyarrow.parquet as pq
 
         paths = [file.path for file in self._files(drives) if file.path.startswith(f"{table}/")]
         if not paths:
@@ -234,12 +274,24 @@ class Lake:
                 f"{self.uri}: no table {table}; there are {', '.join(self.tables(drives)) or 'none'}"
             )
         filesystem, root = arrow_filesystem(self.uri)
-        partitioning = ds.HivePartitioning(pa.schema([("schema", pa.string()), ("drive_id", pa.string())]))
+        files = [f"{root}/{path}" for path in paths]
+        with ThreadPoolExecutor(_THREADS, thread_name_prefix="lake") as pool:
+            schemas = list(pool.map(lambda file: pq.read_schema(file, filesystem=filesystem), files))
+        partitions = pa.schema([("schema", pa.string()), ("drive_id", pa.string())])
+        try:
+            schema = _common_schema(schemas, partitions)
+        except pa.ArrowTypeError as error:
+            versions = sorted({path.split("/")[1] for path in paths})
+            raise ValueError(
+                f"{self.uri}: table {table}: the definition changed between {', '.join(versions)}: {error}; "
+                "read one of these folders at a time"
+            ) from error
         return ds.dataset(
-            [f"{root}/{path}" for path in paths],
+            files,
+            schema=schema,
             filesystem=filesystem,
             format="parquet",
-            partitioning=partitioning,
+            partitioning=ds.HivePartitioning(partitions),
             partition_base_dir=root,
         )
 

@@ -11,15 +11,16 @@ from ros_to_parquet.bag.model import Connection
 from ros_to_parquet.definitions import (
     BUILTINS,
     ROS1_BUILTINS,
+    STANDARD_TYPES,
     Constant,
     Definition,
     DefinitionError,
     FieldDefinition,
     RosVersion,
+    TypeSource,
     full_type_name,
     parse_idl,
     parse_msg,
-    standard_definitions,
 )
 
 __all__ = [
@@ -41,6 +42,11 @@ MAX_DEPTH: Final = 64
 MAX_COLUMNS: Final = 5_000
 MAX_MESSAGE_BYTES: Final = 500_000_000
 """Longest message that is decoded, so that a block's columns keep 32-bit offsets whatever happens."""
+
+GIVE_DEFINITIONS: Final = (
+    "give its package's message definitions (--msg-path FOLDER, in a conf 'msg_path'), or record with "
+    "definitions (MCAP, or SQLite since ROS 2 Iron)"
+)
 
 EMPTY_MD5: Final = "d41d8cd98f00b204e9800998ecf8427e"
 
@@ -118,8 +124,8 @@ class Layout:
     Attributes:
         root: the message.
         ros_version: whose rules the definition follows (``char``, ``byte`` and ``time`` differ).
-        source: ``recorded`` (the bag's own definition), or the distribution the type was taken from, as
-            ``ros1_noetic`` or ``ros2_jazzy``.
+        source: ``recorded`` (the bag's own definition), or what the type was taken from: a distribution, as
+            ``ros1_noetic`` or ``ros2_jazzy``, or ``msg_path``.
     """
 
     root: Struct
@@ -141,12 +147,12 @@ def _has_stamp(header: Struct) -> bool:
     return isinstance(stamp, Struct) and [field.name for field in stamp.fields] == ["sec", "nanosec"]
 
 
-def resolve_layout(connection: Connection) -> Layout:
+def resolve_layout(connection: Connection, types: TypeSource = STANDARD_TYPES) -> Layout:
     """The layout of a connection's messages.
 
     From the recorded definition (``ros1msg``, ``ros2msg``, ``ros2idl``); types that it lacks, and a type
-    without a definition, are taken from the standard ones: ROS 1 Noetic's, or those of the newest ROS 2
-    distribution that has the type. Nothing is shared between connections that differ in their text.
+    without a definition, are taken from ``types``. Nothing is shared between connections that differ in
+    their text.
 
     Raises:
         DefinitionError: a type is unknown, recursive, too large, or its definition does not parse.
@@ -157,20 +163,21 @@ def resolve_layout(connection: Connection) -> Layout:
         connection.definition_format,
         connection.definition_hash,
         ros_version_of(connection),
+        types,
     )
 
 
-def fallback_layouts(connection: Connection) -> list[Layout]:
-    """Standard types of the connection's name, newest first, each kind of content once.
+def fallback_layouts(connection: Connection, types: TypeSource = STANDARD_TYPES) -> list[Layout]:
+    """Types of the connection's name in ``types``, the preferred first, each kind of content once.
 
     For a bag whose recorded definition is a stub or does not parse: the caller decides, by what decodes.
-    Empty where the type is not a standard one.
+    Empty where ``types`` do not have it.
     """
     type_name = full_type_name(connection.type_name)
     version = ros_version_of(connection)
     layouts: list[Layout] = []
-    for source in standard_definitions(type_name, ros_version=version):
-        layout = standard_layout(type_name, source, version)
+    for source in types.find(type_name, ros_version=version):
+        layout = standard_layout(type_name, source, version, types)
         if all(layout.root != known.root for known in layouts):
             layouts.append(layout)
     return layouts
@@ -185,7 +192,12 @@ def ros_version_of(connection: Connection) -> RosVersion:
 
 @functools.lru_cache(maxsize=1024)
 def _resolve(
-    type_name: str, text: str, definition_format: str, definition_hash: str, version: RosVersion
+    type_name: str,
+    text: str,
+    definition_format: str,
+    definition_hash: str,
+    version: RosVersion,
+    types: TypeSource,
 ) -> Layout:
     definitions: dict[str, Definition] = {}
     if text.strip("\0 \t\r\n"):
@@ -200,17 +212,16 @@ def _resolve(
         definitions = {type_name: Definition(type_name, ())}
     recorded = definitions.get(type_name)
     if recorded and recorded.fields:
-        return Layout(_Resolver(definitions, version).resolve(type_name), version, "recorded")
-    standard = standard_definitions(type_name, ros_version=version)
-    # Without fields it is an empty message, unless the standard type tells that it is a stub.
-    if recorded and not any(known.fields for known in standard.values()):
+        return Layout(_Resolver(definitions, version, types).resolve(type_name), version, "recorded")
+    candidates = types.find(type_name, ros_version=version)
+    # Without fields it is an empty message, unless what is known of the type tells that it is a stub.
+    if recorded and not any(candidate.fields for candidate in candidates.values()):
         return Layout(Struct(type_name, (), recorded.constants), version, "recorded")
-    if standard:
-        return standard_layout(type_name, next(iter(standard)), version)
+    if candidates:
+        return standard_layout(type_name, next(iter(candidates)), version, types)
     raise DefinitionError(
         f"type {type_name}: the bag holds no definition of it and it is not a standard type of "
-        f"ROS {version}; record with definitions (MCAP or ROS 1 bags, or SQLite bags since ROS 2 Iron), "
-        "or convert the bag where the package is installed"
+        f"ROS {version}; {GIVE_DEFINITIONS}"
     )
 
 
@@ -222,13 +233,58 @@ def _may_be_empty(definition_format: str, definition_hash: str) -> bool:
 
 
 @functools.lru_cache(maxsize=1024)
-def standard_layout(type_name: str, source: str, ros_version: RosVersion) -> Layout:
-    """The layout of a standard type as distribution ``source`` (``ros1_noetic``, ``ros2_jazzy``) has it.
+def standard_layout(
+    type_name: str, source: str, ros_version: RosVersion, types: TypeSource = STANDARD_TYPES
+) -> Layout:
+    """The layout of a type as ``source`` of ``types`` (``ros1_noetic``, ``ros2_jazzy``) has it.
 
     Raises:
-        DefinitionError: no distribution has the type.
+        DefinitionError: no source has the type.
     """
-    return Layout(_Resolver({}, ros_version, source).resolve(type_name), ros_version, source)
+    return Layout(_Resolver({}, ros_version, types, source).resolve(type_name), ros_version, source)
+
+
+def definition_text(layout: Layout) -> str:
+    """The definition of a layout's message as ``.msg`` text, with its dependencies, as bags record it."""
+    structs: dict[str, Struct] = {}
+    _collect(layout.root, structs)
+    (_, root), *others = structs.items()
+    sections = [_body(root), *(f"MSG: {_short_name(name)}\n{_body(struct)}" for name, struct in others)]
+    return f"{'=' * 80}\n".join(sections)
+
+
+def _collect(node: Node, structs: dict[str, Struct]) -> None:
+    if isinstance(node, Array | Sequence):
+        _collect(node.item, structs)
+    elif isinstance(node, Struct) and "/" in node.type_name and node.type_name not in structs:
+        structs[node.type_name] = node
+        for field in node.fields:
+            _collect(field.node, structs)
+
+
+def _body(struct: Struct) -> str:
+    lines = [f"{constant.type_name} {constant.name}={constant.text}" for constant in struct.constants]
+    lines += [f"{_declaration(field.node)} {field.name}" for field in struct.fields]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _declaration(node: Node) -> str:
+    match node:
+        case Primitive():
+            return node.declared
+        case String():
+            return ("wstring" if node.wide else "string") + (f"<={node.bound}" if node.bound else "")
+        case Struct():
+            return _short_name(node.type_name)
+        case Array():
+            return f"{_declaration(node.item)}[{node.size}]"
+        case Sequence():
+            return f"{_declaration(node.item)}[{f'<={node.bound}' if node.bound else ''}]"
+
+
+def _short_name(type_name: str) -> str:
+    """``pkg/Name`` of ``pkg/msg/Name``, as definitions have it."""
+    return type_name.replace("/msg/", "/")
 
 
 def _parse(type_name: str, text: str, definition_format: str, version: RosVersion) -> dict[str, Definition]:
@@ -243,12 +299,19 @@ def _parse(type_name: str, text: str, definition_format: str, version: RosVersio
 
 
 class _Resolver:
-    """Builds the tree of a type out of definitions, those of the standard types included."""
+    """Builds the tree of a type out of definitions, and of ``types`` for what they lack."""
 
-    def __init__(self, definitions: Mapping[str, Definition], version: RosVersion, source: str = "") -> None:
+    def __init__(
+        self,
+        definitions: Mapping[str, Definition],
+        version: RosVersion,
+        types: TypeSource,
+        source: str = "",
+    ) -> None:
         self._definitions = definitions
         self._version = version
-        self._source = source  # prefer this distribution's standard types
+        self._types = types
+        self._source = source  # of ``types``, to be preferred
         self._structs: dict[str, Struct] = {}
         self._path: list[str] = []
         self._depths: dict[str, int] = {}
@@ -291,14 +354,14 @@ class _Resolver:
             if name in self._definitions:
                 return self._definitions[name]
         for name in candidates:
-            standard = standard_definitions(name, ros_version=self._version)
-            if standard:
-                return standard.get(self._source) or next(iter(standard.values()))
+            known = self._types.find(name, ros_version=self._version)
+            if known:
+                return known.get(self._source) or next(iter(known.values()))
         owner = self._path[0] if self._path else type_name
         needed = f", needed by {self._path[-1]}," if self._path else ""
         raise DefinitionError(
             f"type {owner}: there is no definition of {type_name}{needed} in the bag and it is not a "
-            f"standard type of ROS {self._version}; record with complete definitions"
+            f"standard type of ROS {self._version}; {GIVE_DEFINITIONS}"
         )
 
     def _node(self, field: FieldDefinition) -> Node:

@@ -60,7 +60,7 @@ def make_plan(
     target = normalize(output)
     storage = open_storage(target)
     with output_errors():
-        record = lake.read_drive(storage, target, drive_id)
+        record = _read_committed(storage, target, drive_id)
     replaces = tuple(sorted({manifest.plan_id for manifest in record.manifests})) if overwrite else ()
     standing = contract.standing_manifests(record.manifests, record.commits)
     done = set() if overwrite else contract.covered_bags(standing, options)
@@ -91,6 +91,21 @@ def make_plan(
             _take_lease(storage, plan, take_over=take_over)
             storage.write(join(target, contract.plan_key(drive_id, plan.plan_id)), contract.to_json(plan))
     return plan
+
+
+def _read_committed(storage: Storage, output: str, drive_id: str) -> lake.DriveRecord:
+    """The drive's record, after the commit of plans whose process was killed just before it."""
+    record = lake.read_drive(storage, output, drive_id)
+    done = {manifest.plan_id for manifest in record.manifests}
+    for plan_id in sorted(done - {commit.plan_id for commit in record.commits} - record.superseded):
+        uri = join(output, contract.plan_key(drive_id, plan_id))
+        try:
+            plan = contract.from_json(contract.Plan, storage.read(uri), where=uri)
+        except NotFoundError:
+            continue
+        if lake.commit_drive(storage, plan) is not None:
+            record = lake.read_drive(storage, output, drive_id)
+    return record
 
 
 def _find(bags: Iterable[str]) -> tuple[list[tuple[ObjectInfo, str]], list[str]]:
@@ -147,8 +162,8 @@ def _refuse_second_rows(
     if again := [bag.name for bag in todo if bag.name in present]:
         shown = ", ".join(again[:5]) + (f" and {len(again) - 5} more" if len(again) > 5 else "")
         raise ShardError(
-            f"drive {drive_id}: rows of {shown} are in the lake already, of other content, other topics or a "
-            "part of it, and would be there twice; use --overwrite to replace all of the drive, "
+            f"drive {drive_id}: rows of {shown} are in the lake already, of other content, other options or "
+            "a part of it, and would be there twice; use --overwrite to replace all of the drive, "
             "or another --drive-id",
             ExitCode.USAGE,
         )

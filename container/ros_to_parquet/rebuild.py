@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -19,9 +19,15 @@ from ros_to_parquet import __version__, contract
 from ros_to_parquet.bag.mcap_writer import MAX_CHANNELS, McapChannel, McapSchema, McapWriter
 from ros_to_parquet.bag.model import Connection, Int64Array
 from ros_to_parquet.contract import BagStatus, ExtractOptions, Manifest, TopicResult
-from ros_to_parquet.encode import Encoder, definition_text
+from ros_to_parquet.encode import ENCODINGS, Encoder
 from ros_to_parquet.lake import Lake, arrow_filesystem
-from ros_to_parquet.layout import DefinitionError, Layout, fallback_layouts, resolve_layout
+from ros_to_parquet.layout import (
+    DefinitionError,
+    Layout,
+    definition_text,
+    fallback_layouts,
+    resolve_layout,
+)
 from ros_to_parquet.parquet import int64_column
 from ros_to_parquet.progress import Progress
 from ros_to_parquet.run import topic_filter
@@ -65,6 +71,8 @@ class RebuiltTopic:
         rejected: messages that did not decode when the drive was extracted, so that the lake lacks them; at
             any time, for the manifests do not tell when all of them were recorded.
         repaired_strings: likewise, strings that were not UTF-8 and are written as the lake has them.
+        unwritten: messages in the lake that are not written, as their encoding cannot be.
+        unwritten_encoding: which one that is (``json``, ``protobuf``).
     """
 
     topic: str
@@ -72,6 +80,8 @@ class RebuiltTopic:
     messages: int = 0
     rejected: int = 0
     repaired_strings: int = 0
+    unwritten: int = 0
+    unwritten_encoding: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +132,18 @@ def rebuild(
         known = ", ".join(lake.drives()[:10])
         raise RebuildError(f"{lake.uri}: no drive {drive_id}; there are {known or 'none'}")
     results = _wanted_results(drive_id, standing, topics)
-    source = _open_tables(lake, results)
+    tallies = _tallies(results)
+    source = _open_tables(lake, results, tallies)
+    if not source.channels and (unwritten := {tally.unwritten_encoding for tally in tallies.values()} - {""}):
+        raise RebuildError(
+            f"drive {drive_id}: there is nothing to rebuild: messages are {', '.join(sorted(unwritten))}; "
+            f"{' and '.join(ENCODINGS)} can be written"
+        )
     if len(source.channels) > MAX_CHANNELS:
         raise RebuildError(
             f"drive {drive_id}: {len(source.channels):,} topics and connections are more than the "
             f"{MAX_CHANNELS:,} of an MCAP file; take fewer topics"
         )
-    tallies = _tallies(results)
     upload = storage.upload(output)
     try:
         _write(upload.write, source, window, tallies)
@@ -235,8 +250,10 @@ class _Source:
     groups: list[_RowGroup]
 
 
-def _open_tables(lake: Lake, results: Sequence[TopicResult]) -> _Source:
-    """Reads the footers of all files, in the order of their paths."""
+def _open_tables(
+    lake: Lake, results: Sequence[TopicResult], tallies: Mapping[tuple[str, str], RebuiltTopic]
+) -> _Source:
+    """Reads the footers of all files, in the order of their paths; counts those that cannot be written."""
     filesystem, root = arrow_filesystem(lake.uri)
     paths = sorted({f"{root}/{file.path}" for topic in results for file in topic.files if file.rows})
     tables: dict[bytes, _Table] = {}
@@ -252,6 +269,12 @@ def _open_tables(lake: Lake, results: Sequence[TopicResult]) -> _Source:
             some = paths[start : start + 4 * _THREADS]
             for path, metadata in zip(some, pool.map(footer, some), strict=True):
                 schema = metadata.schema.to_arrow_schema()
+                said = _described(schema)
+                if (encoding := said.get("ros.encoding", "")) not in ENCODINGS:
+                    tally = tallies[said["ros.topic"], said["ros.type"]]
+                    tally.unwritten += metadata.num_rows
+                    tally.unwritten_encoding = encoding
+                    continue
                 key = schema.serialize().to_pybytes()
                 if key not in tables:
                     tables[key] = _table(path, schema)
@@ -261,13 +284,18 @@ def _open_tables(lake: Lake, results: Sequence[TopicResult]) -> _Source:
     return _Source(filesystem, list(channel_ids), groups)
 
 
-def _table(path: str, schema: pa.Schema) -> _Table:
-    """Raises `RebuildError` where the file's metadata does not lead to its columns."""
-    said = {
+def _described(schema: pa.Schema) -> dict[str, str]:
+    """What a file says of itself."""
+    return {
         key.decode(): value.decode("utf-8", "surrogateescape")
         for key, value in (schema.metadata or {}).items()
         if key.startswith(b"ros")
     }
+
+
+def _table(path: str, schema: pa.Schema) -> _Table:
+    """Raises `RebuildError` where the file's metadata does not lead to its columns."""
+    said = _described(schema)
     try:
         connection = Connection(
             id=0,
@@ -303,7 +331,9 @@ def _layout(connection: Connection, schema: pa.Schema, digits: str) -> Layout | 
         fields = arrow_fields(layout)
         types = {field.name: field.type for field in schema}
         same = all(types.get(field.name) == field.type for field in fields)
-        if same and schema_hash(connection, layout) == digits:
+        # The recorded hash is not that of the table where its definition was not what was used.
+        hashes = {schema_hash(each, layout) for each in (connection, replace(connection, definition_hash=""))}
+        if same and digits in hashes:
             return layout
     return None
 

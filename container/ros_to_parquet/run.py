@@ -6,7 +6,6 @@ manifest. No manifest, it did not happen.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import queue
@@ -28,10 +27,13 @@ from ros_to_parquet import __version__, contract, lake, parquet
 from ros_to_parquet.bag import open_bag
 from ros_to_parquet.bag.model import BagError, BagReader, Connection, Int64Array, MessageBlock
 from ros_to_parquet.contract import BagStatus, ExitCode, ExtractOptions, Manifest, Plan
-from ros_to_parquet.decode import Decoded, Decoder, choose_layout
+from ros_to_parquet.decode import Decoded, Decoder
+from ros_to_parquet.decoders import prepare
+from ros_to_parquet.definitions import TypeSource
 from ros_to_parquet.layout import DefinitionError
 from ros_to_parquet.log import event, now
-from ros_to_parquet.schema import arrow_fields, schema_hash
+from ros_to_parquet.msg_path import MsgPathError, load_types
+from ros_to_parquet.records import RecordDecoder
 from ros_to_parquet.storage import (
     AccessDeniedError,
     ChangedError,
@@ -202,7 +204,7 @@ class _Table:
     """Where a connection's rows go, and how they are made."""
 
     path: str
-    decoder: Decoder
+    decoder: Decoder | RecordDecoder
 
 
 @dataclass(slots=True)
@@ -219,9 +221,10 @@ class _Target:
 class _Extraction:
     """One shard in the making: blocks in, rows and counted rejects out."""
 
-    def __init__(self, plan: Plan, shard: int, tables: parquet.TableWriters) -> None:
+    def __init__(self, plan: Plan, shard: int, tables: parquet.TableWriters, types: TypeSource) -> None:
         self._plan = plan
         self._shard = shard
+        self._types = types
         self._tables = tables
         self._tallies: dict[tuple[str, str, str], _Tally] = {}
         self._paths: dict[tuple[str, str, str, pa.Schema], str] = {}
@@ -276,6 +279,7 @@ class _Extraction:
         decoded = target.table.decoder.take()
         target.tally.reject(self._bags[self._place], about, decoded.rejected)
         target.tally.repaired_strings += decoded.repaired_strings
+        target.tally.remark = decoded.remark or target.tally.remark
         if len(decoded.rows):
             target.tally.rows += len(decoded.rows)
             self._tables.append(target.table.path, self._columns(about, decoded))
@@ -301,28 +305,22 @@ class _Extraction:
 
     def _resolve(self, block: MessageBlock) -> _Target:
         """The target of the block's connection."""
-        connection = block.connection
         try:
-            layout, remark = choose_layout(block)
-            decoder = Decoder(layout, connection.encoding)
+            made = prepare(block, self._types)
         except DefinitionError as error:
-            return _Target(self._tally(connection, ""), None, str(error))
-        if remark:  # what the bag records is not what the table is made of
-            connection = dataclasses.replace(
-                connection, definition="", definition_format="", definition_hash=""
-            )
+            return _Target(self._tally(block.connection, ""), None, str(error))
         columns = parquet.TableColumns(
-            stamp=decoder.has_stamp,
+            stamp=made.decoder.has_stamp,
             publish_time=block.publish_times_ns is not None,
             sequence=block.sequences is not None,
         )
-        digits = schema_hash(connection, layout)
-        tally = self._tally(connection, digits)
-        tally.remark = tally.remark or remark
-        path = self._path(connection, digits, pa.schema(columns.fields() + arrow_fields(layout)))
+        tally = self._tally(made.connection, made.schema_hash)
+        tally.remark = tally.remark or made.remark
+        schema = pa.schema(columns.fields() + list(made.decoder.schema))
+        path = self._path(made.connection, made.schema_hash, schema)
         if path not in tally.paths:
             tally.paths.append(path)
-        return _Target(tally, _Table(path, decoder))
+        return _Target(tally, _Table(path, made.decoder))
 
     def _tally(self, connection: Connection, digits: str) -> _Tally:
         key = (connection.topic, connection.type_name, digits)
@@ -471,14 +469,27 @@ def check_lease(storage: Storage, plan: Plan) -> None:
         )
 
 
+def read_types(options: ExtractOptions) -> TypeSource:
+    """`load_types`, with what is wrong with the folders as `ShardError`."""
+    try:
+        return load_types(options)
+    except MsgPathError as error:
+        raise ShardError(str(error), ExitCode.USAGE) from error
+    except (TransientError, AccessDeniedError):
+        raise
+    except StorageError as error:
+        raise ShardError(f"msg path {error}", ExitCode.INPUT_MISSING) from error
+
+
 def _extract(
     plan: Plan, shard: int, started: contract.StartedRecord, *, progress: Callable[[int], None]
 ) -> Manifest:
     begin = time.monotonic()
+    types = read_types(plan.options)
     storage = open_storage(plan.output)
     bags: list[contract.BagResult] = []
     with parquet.TableWriters(storage, plan.output) as tables:
-        extraction = _Extraction(plan, shard, tables)
+        extraction = _Extraction(plan, shard, tables, types)
         read_before = 0
         for place, part in enumerate(plan.shards[shard]):
             result = _read_bag(

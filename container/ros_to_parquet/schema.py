@@ -11,7 +11,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from ros_to_parquet.bag.model import Connection
-from ros_to_parquet.definitions import PLACEHOLDER
+from ros_to_parquet.definitions import CUSTOM, PLACEHOLDER
 from ros_to_parquet.layout import Array, Layout, Node, Primitive, Sequence, String, Struct
 
 RESERVED_COLUMNS: Final = frozenset(
@@ -117,7 +117,7 @@ def schema_hash(connection: Connection, layout: Layout) -> str:
     As recorded; where the bag has none (or ``*``), or its definition is not the one that is used, it is
     computed from the layout, so that one definition has one hash whatever recorded it.
     """
-    used = layout.source == "recorded" or not connection.definition
+    used = layout.source == "recorded" or (not connection.definition and layout.source != CUSTOM)
     recorded = connection.definition_hash.strip() if used else ""
     if layout.ros_version == 1:
         match = _MD5.fullmatch(recorded.lower())

@@ -18,7 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -28,6 +28,9 @@ PART_BYTES = 8 << 20
 
 PARTS_OF_A_SIZE = 500
 """Parts after which they grow by `PART_BYTES`: S3 takes 10,000 of them, which so can hold 840 GB."""
+
+UPLOAD_MEMORY_BYTES = 128 << 20
+"""What the uploads of one `S3Storage` together hold in memory; what waits beyond it is on scratch disk."""
 
 CLIENT_ATTEMPTS = 8
 """Tries of one request, by the client itself, with growing waits."""
@@ -71,6 +74,14 @@ class ObjectInfo:
     uri: str
     size_bytes: int
     etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """An upload that nobody published or aborted. ``upload_id`` is S3's; on disk ``uri`` is the file."""
+
+    uri: str
+    upload_id: str
 
 
 class Source(Protocol):
@@ -126,6 +137,13 @@ class Storage(Protocol):
         ...
 
     def upload(self, uri: str) -> Upload: ...
+    def unfinished(self, folder: str) -> Iterator[Unfinished]:
+        """Uploads below ``folder`` that go on, or whose process was killed (S3 keeps and bills those)."""
+        ...
+
+    def end(self, unfinished: Unfinished) -> None:
+        """Aborts somebody else's upload; no error if it has ended meanwhile."""
+        ...
 
 
 def join(base: str, key: str) -> str:
@@ -238,6 +256,15 @@ class LocalStorage:
     def upload(self, uri: str) -> LocalUpload:
         return LocalUpload(uri)
 
+    def unfinished(self, folder: str) -> Iterator[Unfinished]:
+        for parent, _, names in os.walk(folder):
+            for name in names:
+                if name.startswith(LocalUpload.PARTIAL):
+                    yield Unfinished(str(Path(parent, name)), "")
+
+    def end(self, unfinished: Unfinished) -> None:
+        self.delete(unfinished.uri)
+
 
 class LocalSource:
     """A file opened for positioned reads."""
@@ -271,6 +298,9 @@ class LocalSource:
         self._file.close()
 
 
+_FOLDER_TRIES = 100
+
+
 class LocalUpload:
     """A file written beside its place and moved there when published."""
 
@@ -280,9 +310,16 @@ class LocalUpload:
         self.uri = uri
         self.size_bytes = 0
         with _local_errors(uri):
-            Path(uri).parent.mkdir(parents=True, exist_ok=True)
-            handle, self._partial = tempfile.mkstemp(prefix=self.PARTIAL, dir=Path(uri).parent)
+            handle, self._partial = self._begin(Path(uri).parent)
             self._file = os.fdopen(handle, "wb")
+
+    def _begin(self, folder: Path) -> tuple[int, str]:
+        """A file in the folder, which others may remove while it is empty (`LocalStorage.delete`)."""
+        for _ in range(_FOLDER_TRIES):
+            with suppress(FileNotFoundError, FileExistsError):
+                folder.mkdir(parents=True, exist_ok=True)
+                return tempfile.mkstemp(prefix=self.PARTIAL, dir=folder)
+        raise NotADirectoryError(f"{folder} cannot be made")
 
     def write(self, data: Any) -> int:
         with _local_errors(self.uri):
@@ -415,6 +452,9 @@ def _has_endpoint() -> bool:
 class S3Storage:
     """Objects by ``s3://bucket/key``."""
 
+    def __init__(self) -> None:
+        self._upload_memory = _Memory(UPLOAD_MEMORY_BYTES)
+
     def head(self, uri: str) -> ObjectInfo:
         bucket, key = split_s3(uri)
         if not key:
@@ -469,7 +509,20 @@ class S3Storage:
         return S3Source(info)
 
     def upload(self, uri: str) -> S3Upload:
-        return S3Upload(uri)
+        return S3Upload(uri, self._upload_memory)
+
+    def unfinished(self, folder: str) -> Iterator[Unfinished]:
+        bucket, key = split_s3(folder)
+        prefix = f"{key.rstrip('/')}/" if key else ""
+        with _s3_errors(folder):
+            for page in (
+                s3_client().get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix)
+            ):
+                for item in page.get("Uploads", []):
+                    yield Unfinished(f"s3://{bucket}/{item['Key']}", item["UploadId"])
+
+    def end(self, unfinished: Unfinished) -> None:
+        _abort_multipart(unfinished.uri, unfinished.upload_id)
 
 
 class S3Source:
@@ -555,21 +608,84 @@ class S3Source:
             self._scratch = None
 
 
+class _Memory:
+    """An amount of memory that threads share."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self._left_bytes = size_bytes
+        self._lock = threading.Lock()
+
+    def take(self, size_bytes: int) -> bool:
+        """Whether there is as much left; it is taken then."""
+        with self._lock:
+            if size_bytes > self._left_bytes:
+                return False
+            self._left_bytes -= size_bytes
+            return True
+
+    def give(self, size_bytes: int) -> None:
+        with self._lock:
+            self._left_bytes += size_bytes
+
+
+class _Part:
+    """Bytes that wait to be sent: in memory while there is room, else in a temporary file."""
+
+    def __init__(self, memory: _Memory) -> None:
+        self._memory = memory
+        self._taken_bytes = 0
+        self._file: BinaryIO = io.BytesIO()
+        self.size_bytes = 0
+
+    def write(self, data: Any) -> None:
+        size_bytes = memoryview(data).nbytes
+        if isinstance(self._file, io.BytesIO):
+            if self._memory.take(size_bytes):
+                self._taken_bytes += size_bytes
+            else:
+                self._spill()
+        with _local_errors(tempfile.gettempdir()):
+            self._file.write(data)
+        self.size_bytes += size_bytes
+
+    def _spill(self) -> None:
+        held = self.read()
+        self.clear()
+        with _local_errors(tempfile.gettempdir()):
+            self._file = tempfile.TemporaryFile(prefix="ros-to-parquet-")  # noqa: SIM115 (closed by clear)
+            self._file.write(held)
+        self.size_bytes = len(held)
+
+    def read(self) -> bytes:
+        """All of it."""
+        with _local_errors(tempfile.gettempdir()):
+            self._file.seek(0)
+            return self._file.read()
+
+    def clear(self) -> None:
+        self._file.close()
+        self._file = io.BytesIO()
+        self._memory.give(self._taken_bytes)
+        self._taken_bytes = self.size_bytes = 0
+
+
 class S3Upload:
     """One put where what is written is small; else a multipart upload that ``publish`` completes."""
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, memory: _Memory) -> None:
         self.uri = uri
         self.size_bytes = 0
         self._bucket, self._key = split_s3(uri)
-        self._buffer = io.BytesIO()
+        self._part = _Part(memory)
         self._upload_id: str | None = None
         self._etags: list[str] = []
 
     def write(self, data: Any) -> int:
-        written = self._buffer.write(data)
+        before = self._part.size_bytes
+        self._part.write(data)
+        written = self._part.size_bytes - before
         self.size_bytes += written
-        if self._buffer.tell() >= PART_BYTES * (1 + len(self._etags) // PARTS_OF_A_SIZE):
+        if self._part.size_bytes >= PART_BYTES * (1 + len(self._etags) // PARTS_OF_A_SIZE):
             self._send_part()
         return written
 
@@ -583,17 +699,18 @@ class S3Upload:
                 Key=self._key,
                 UploadId=self._upload_id,
                 PartNumber=len(self._etags) + 1,
-                Body=self._buffer.getvalue(),
+                Body=self._part.read(),
             )
         self._etags.append(part["ETag"])
-        self._buffer = io.BytesIO()
+        self._part.clear()
 
     def publish(self) -> None:
         if self._upload_id is None:
             with _s3_errors(self.uri):
-                s3_client().put_object(Bucket=self._bucket, Key=self._key, Body=self._buffer.getvalue())
+                s3_client().put_object(Bucket=self._bucket, Key=self._key, Body=self._part.read())
+            self._part.clear()
             return
-        if self._buffer.tell():
+        if self._part.size_bytes:
             self._send_part()
         with _s3_errors(self.uri):
             s3_client().complete_multipart_upload(
@@ -610,9 +727,13 @@ class S3Upload:
         self._upload_id = None
 
     def abort(self) -> None:
+        self._part.clear()
         if self._upload_id is not None:
-            with _s3_errors(self.uri), suppress(s3_client().exceptions.NoSuchUpload):
-                s3_client().abort_multipart_upload(
-                    Bucket=self._bucket, Key=self._key, UploadId=self._upload_id
-                )
+            _abort_multipart(self.uri, self._upload_id)
             self._upload_id = None
+
+
+def _abort_multipart(uri: str, upload_id: str) -> None:
+    bucket, key = split_s3(uri)
+    with _s3_errors(uri), suppress(s3_client().exceptions.NoSuchUpload):
+        s3_client().abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id)

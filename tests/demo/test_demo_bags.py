@@ -38,6 +38,8 @@ def test_a_single_bag_is_a_drive(tmp_path: Path) -> None:
 
 def test_ids_are_made_safe_and_different(tmp_path: Path) -> None:
     root = tree(tmp_path, "a+b/x.bag", "a b/x.bag", "_private/x.bag", "ü/x.bag", "ok-1.2_3/x.bag")
+    (note,) = group(root).notes
+    assert note.endswith(": _private is private; a b is a_b; a+b is a_b-2; ü is drive")
     ids = set(names(root))
     assert ids == {"a_b", "a_b-2", "private", "drive", "ok-1.2_3"}
     parse_conf(

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ros_to_parquet.bag import LocalFile, open_bag
 from ros_to_parquet.cli import main
 from ros_to_parquet.decode import Decoder, choose_layout
-from ros_to_parquet.encode import CDR
+from ros_to_parquet.encode import CDR, ENCODINGS
 from ros_to_parquet.lake import Lake
 from ros_to_parquet.layout import DefinitionError, Layout, Node, Primitive, Struct
 from ros_to_parquet.program import ROS1, Wire
@@ -39,6 +39,8 @@ class Recorded:
     messages: list[Message] = field(default_factory=list)
     layouts: dict[tuple[str, str, str], Layout] = field(default_factory=dict)
     rejected: int = 0
+    foreign: int = 0
+    """Of the rejected: messages in an encoding that is not ROS's."""
 
 
 def read(path: Path) -> Recorded:
@@ -58,6 +60,7 @@ def read(path: Path) -> Recorded:
         decoder = decoders[connection.id]
         rows = [] if decoder is None else decoder.decode(block).rows.tolist()
         recorded.rejected += len(block) - len(rows)
+        recorded.foreign += 0 if connection.encoding in ENCODINGS else len(block)
         for row in rows:
             log_time = int(block.log_times_ns[row])
             publish_times, sequences = block.publish_times_ns, block.sequences

@@ -11,6 +11,8 @@ from rosbags.rosbag2 import StoragePlugin
 from rosbags.rosbag2 import Writer as Rosbag2Writer
 from rosbags.typesys import Stores, get_typestore
 
+from tests.engine.bag.bag_bytes import McapFile, mcap_channel, mcap_message, mcap_schema
+
 START_NS = 1_700_000_000_123_456_789
 TOPICS = ("/imu/data", "/gps/fix", "/camera/image/compressed", "/status")
 
@@ -44,6 +46,26 @@ def write_bag(path: Path, *, messages: int = 40, start_ns: int = START_NS) -> No
         bag.rename(path)
         (folder / "metadata.yaml").unlink()
         folder.rmdir()
+
+
+def write_mcap(
+    path: Path,
+    type_name: str,
+    payloads: list[bytes],
+    *,
+    schema: str | bytes = "",
+    schema_encoding: str = "",
+    encoding: str = "cdr",
+) -> Path:
+    """An MCAP file with the messages ``payloads`` on ``/topic``, a nanosecond apart."""
+    file = McapFile()
+    file.add(file.define(mcap_schema(1, type_name, schema_encoding, schema)))
+    file.add(file.define(mcap_channel(1, 1, "/topic", encoding)))
+    for number, payload in enumerate(payloads):
+        file.add(mcap_message(1, number, START_NS + number, payload))
+    file.count({1: len(payloads)})
+    path.write_bytes(file.bytes())
+    return path
 
 
 def _round(types: Any, number: int, start_ns: int, rng: Any, *, ros1: bool) -> list[tuple[str, Any]]:

@@ -26,8 +26,9 @@ from ros_to_parquet.bag.mcap_writer import McapChannel, McapSchema, McapWriter
 from ros_to_parquet.cli import UsageError, main, parse_time
 from ros_to_parquet.contract import ExitCode, ExtractOptions
 from ros_to_parquet.definitions import ROS2_DISTRIBUTIONS
-from ros_to_parquet.encode import CDR, definition_text
+from ros_to_parquet.encode import CDR
 from ros_to_parquet.lake import Lake
+from ros_to_parquet.layout import definition_text
 from ros_to_parquet.program import ROS1
 from ros_to_parquet.rebuild import RebuildError, Window, rebuild
 from ros_to_parquet.storage import ExistsError
@@ -99,15 +100,16 @@ def test_real_bags_come_back_byte_for_byte(tmp_path: Path, path: Path) -> None:
         recorded = roundtrip.read(path)
     except BagError:
         return
-    if not recorded.messages and not recorded.rejected:
-        with pytest.raises(RebuildError, match="no message was extracted"):
+    if not recorded.messages and recorded.rejected == recorded.foreign:
+        with pytest.raises(RebuildError, match="messages are json" if recorded.foreign else "no message was"):
             roundtrip.extract_and_rebuild(path, tmp_path)
         return
     rebuilt, output = roundtrip.extract_and_rebuild(path, tmp_path)
     outcome = roundtrip.compare(recorded, roundtrip.read(output).messages)
     assert outcome.total() == rebuilt.messages == len(recorded.messages)
     assert outcome.keys() <= NORMALISED | {"equal"}
-    assert sum(topic.rejected for topic in rebuilt.topics) == recorded.rejected
+    # what is neither ros1 nor cdr is not read here: nothing of it is written
+    assert sum(topic.rejected + topic.unwritten for topic in rebuilt.topics) == recorded.rejected
     _, _, messages = read_with_mcap(output)
     assert len(messages) == len(recorded.messages)
 
@@ -401,6 +403,26 @@ def test_what_is_not_in_the_lake_is_said(tmp_path: Path, capsys: pytest.CaptureF
     ]
 
 
+def test_messages_that_are_not_ros_are_left_out_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    channels = [
+        McapChannel("/n", "cdr", McapSchema("std_msgs/msg/UInt32", "ros2msg", "uint32 data\n")),
+        McapChannel(
+            "/j", "json", McapSchema("J", "jsonschema", '{"properties": {"a": {"type": "integer"}}}')
+        ),
+    ]
+    with (tmp_path / "a.mcap").open("wb") as file:
+        writer = McapWriter(file.write, channels, profile="", library="")
+        for channel_id, payload in ((1, HEADERS["le"] + bytes(4)), (2, b'{"a": 3}')):
+            writer.add(channel_id, memoryview(payload), log_time_ns=7, publish_time_ns=7, sequence=0)
+        writer.close()
+    _, output = roundtrip.extract_and_rebuild(tmp_path / "a.mcap", tmp_path)
+    assert [message.topic for message in roundtrip.read(output).messages] == ["/n"]
+    assert main(["rebuild", str(tmp_path / "lake"), "--drive-id", "d", "--output", f"{output}.2"]) == 0
+    assert "! /j: 1 messages are json: not written" in capsys.readouterr().out.splitlines()
+
+
 def test_what_may_be_missing_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_bag(tmp_path / "a.mcap")
     whole = (tmp_path / "a.mcap").read_bytes()
@@ -481,7 +503,7 @@ def test_only_what_stands_is_rebuilt(tmp_path: Path) -> None:
         Lake(str(tmp_path / "lake")), "d", str(tmp_path / "out.mcap"), topics=ExtractOptions(("/imu/*",))
     )
     assert [dataclasses.astuple(topic) for topic in rebuilt.topics] == [
-        ("/imu/data", "sensor_msgs/msg/Imu", 3, 0, 0)
+        ("/imu/data", "sensor_msgs/msg/Imu", 3, 0, 0, 0, "")
     ]
 
 

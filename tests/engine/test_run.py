@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 from rosbags.highlevel import AnyReader
 from rosbags.rosbag1 import Writer as Rosbag1Writer
-from rosbags.typesys import Stores, get_typestore
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 import ros_to_parquet
 from ros_to_parquet import contract, lake, parquet, run
@@ -187,6 +187,30 @@ def test_bags_of_two_formats_in_one_shard_share_tables_in_files_of_their_own(tmp
     table = rows(tmp_path / "lake", "imu.data")
     assert table.num_rows == 80
     assert set(table["bag"].to_pylist()) == {"a.mcap", "b.db3"}
+    assert table["publish_time_ns"].null_count == 40
+
+
+def test_a_definition_that_changed_is_read_as_one_table_or_refused_by_name(tmp_path: Path) -> None:
+    def bag(name: str, definition: str, start_ns: int) -> Path:
+        store = get_typestore(Stores.EMPTY)
+        store.register(get_types_from_msg(definition, "pkg/msg/Speed"))
+        speed = store.types["pkg/msg/Speed"]
+        message = speed(*[1 for field in dataclasses.fields(speed) if field.name != "__msgtype__"])
+        with Rosbag1Writer(tmp_path / name) as writer:
+            connection = writer.add_connection("/speed", "pkg/msg/Speed", typestore=store)
+            writer.write(connection, start_ns, store.serialize_ros1(message, "pkg/msg/Speed"))
+        return tmp_path / name
+
+    old = bag("old.bag", "float64 value", START_NS)
+    added = bag("added.bag", "float64 value\nint32 gear", START_NS + 1)
+    broken = bag("broken.bag", "int32 value", START_NS + 2)
+    extract(old, added, output=tmp_path / "lake")
+    assert rows(tmp_path / "lake", "speed")["gear"].to_pylist() == [None, 1]
+    extract(broken, output=tmp_path / "lake")
+    with pytest.raises(
+        ValueError, match=r"table speed: the definition changed between schema=\w{8}, .*value"
+    ):
+        rows(tmp_path / "lake", "speed")
 
 
 def write_many_topics(bag: Path, topics: int, *, type_name: str, payload: bytes, rounds: int) -> None:
@@ -328,6 +352,20 @@ def test_a_new_bag_of_a_drive_is_added(tmp_path: Path) -> None:
     assert [bag.name for bag in plan.bags] == ["b.bag"]
     run.run_shard(plan, 0, JOB)
     assert rows(tmp_path / "lake", "status").num_rows == 80
+
+
+def test_a_run_that_was_killed_before_its_commit_is_committed_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_bag(tmp_path / "a.bag")
+    with monkeypatch.context() as patch:
+        patch.setattr(lake, "commit_drive", lambda *_: None)
+        first = extract(tmp_path / "a.bag", output=tmp_path / "lake")
+    assert lake.read_drive(LocalStorage(), str(tmp_path / "lake"), "drive_1").commits == ()
+    write_bag(tmp_path / "b.bag", start_ns=START_NS + 10**9)
+    plan = plan_for(tmp_path / "a.bag", tmp_path / "b.bag", output=tmp_path / "lake")  # no lease in the way
+    assert plan.covered == ("a.bag",)
+    assert drive_manifest(tmp_path / "lake").plan_id == first.plan_id
 
 
 def test_strict_or_not_a_bag_is_extracted_once(tmp_path: Path) -> None:
@@ -645,9 +683,12 @@ def test_a_killed_shard_leaves_nothing_visible_and_can_be_run_again(
     code = child.wait()
     assert code == (ExitCode.RETRY if kill is signal.SIGTERM else -signal.SIGKILL)
     assert list((tmp_path / "lake").rglob("*.parquet")) == []
+    dead = tmp_path / "lake" / "status" / "schema=0" / "drive_id=drive_1" / ".partial-x"  # if it got so far
+    dead.parent.mkdir(parents=True)
+    dead.write_bytes(b"PAR1")
     assert cli("run", "--plan", path, "--plan-sha256", digest).returncode == 0
     assert rows(tmp_path / "lake", "status")["data"].to_pylist() == [f"round {n}" for n in range(20_000)]
-    assert [each for each in (tmp_path / "lake").rglob(".partial-*") if kill is signal.SIGTERM] == []
+    assert list((tmp_path / "lake").rglob(".partial-*")) == []
 
 
 def test_extract_from_s3_to_s3(tmp_path: Path, embedded_aws: EmbeddedAws) -> None:
@@ -728,6 +769,16 @@ def test_names_that_are_not_ascii_or_not_text(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(run.ShardError, match=r"empty: no \.bag, \.mcap or \.db3 there"):
         plan_for(tmp_path / "empty", output=tmp_path / "lake")
+
+
+def test_more_topics_than_open_files_are_usual(tmp_path: Path) -> None:
+    write_many_topics(tmp_path / "a.bag", 200, type_name="std_msgs/msg/Bool", payload=b"\1", rounds=2)
+    command = f"{sys.executable} -m ros_to_parquet.cli extract {tmp_path}/a.bag --output {tmp_path}/lake"
+    done = subprocess.run(
+        ["bash", "-c", f"ulimit -Sn 100; {command}"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "400 rows" in done.stdout
 
 
 def test_read_ahead_passes_errors_on_and_stops_its_thread(tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 import threading
+import tracemalloc
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,6 +105,16 @@ class StorageTests:
         upload.abort()
         assert list(storage.objects(join(base, "gone"))) == []
 
+    def test_an_upload_whose_process_was_killed_is_found_and_ended(self, storage: Storage, base: str) -> None:
+        storage.upload(join(base, "t/x")).write(bytes(PART_BYTES))
+        storage.upload(join(base, "tt/x")).write(bytes(PART_BYTES))
+        (left,) = storage.unfinished(join(base, "t"))
+        assert left.uri.startswith(join(base, "t/"))
+        storage.end(left)
+        storage.end(left)
+        assert list(storage.unfinished(join(base, "t"))) == []
+        assert len(list(storage.unfinished(base))) == 1
+
     @pytest.mark.parametrize("size", [10, 2 * PART_BYTES + 1])
     def test_abort_after_publish_takes_nothing_back(self, storage: Storage, base: str, size: int) -> None:
         upload = storage.upload(join(base, "x"))
@@ -166,6 +178,17 @@ class TestLocalStorage(StorageTests):
         upload.abort()
         assert list(tmp_path.iterdir()) == []
 
+    def test_writing_while_others_delete_the_last_file_of_the_folder(self, tmp_path: Path) -> None:
+        storage = LocalStorage()
+
+        def write_and_delete(name: str) -> None:
+            for _ in range(1000):
+                storage.write(str(tmp_path / "lake" / "_leases" / name), b"")
+                storage.delete(str(tmp_path / "lake" / "_leases" / name))
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(write_and_delete, "abcd"))
+
     def test_a_file_where_a_folder_is_needed(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
         with pytest.raises(StorageError, match="file"):
@@ -183,6 +206,24 @@ class TestS3Storage(StorageTests):
         s3.client("s3").create_bucket(Bucket=bucket)
         return f"s3://{bucket}/lake"
 
+    def test_what_many_uploads_hold_in_memory_is_bounded(
+        self, s3: EmbeddedAws, base: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(storage_module, "UPLOAD_MEMORY_BYTES", 4 << 20, raising=False)
+        storage = S3Storage()
+        contents = {join(base, str(n)): bytes([n]) * ((1 << 20) + n) for n in range(30)}
+        storage.write(join(base, "warm"), b"")
+        tracemalloc.start()
+        uploads = [storage.upload(uri) for uri in contents]
+        for _ in range(2):
+            for upload in uploads:
+                upload.write(contents[upload.uri])
+        assert tracemalloc.get_traced_memory()[1] < 12 << 20
+        tracemalloc.stop()
+        for upload in uploads:
+            upload.publish()
+            assert storage.read(upload.uri) == 2 * contents[upload.uri]
+
     def test_the_parts_of_a_large_object_grow(
         self, storage: S3Storage, base: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -192,7 +233,7 @@ class TestS3Storage(StorageTests):
         sizes = []
         for _ in range(9 * PART_BYTES // (1 << 20)):
             upload.write(bytes(1 << 20))
-            if upload._buffer.tell() == 0:
+            if upload._part.size_bytes == 0:
                 sizes.append(upload.size_bytes - sum(sizes))
         assert sizes == [PART_BYTES, PART_BYTES, 2 * PART_BYTES, 2 * PART_BYTES, 3 * PART_BYTES]
         upload.publish()

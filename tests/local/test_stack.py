@@ -304,3 +304,12 @@ def test_up_in_the_background(tmp_path: Path) -> None:
     assert (code, said) == (0, f"ended (process {aws.server.pid})\n")
     assert [start_time(pid) for pid in pids] == [None, None]
     assert run_cli("local", "down", *where) == (0, "not running\n")
+
+
+def test_up_with_a_name_that_no_bucket_can_have(tmp_path: Path) -> None:
+    words = ("local", "up", "--state-dir", str(tmp_path), "--bucket", "No_Bucket")
+    done = subprocess.run([*CLI, *words], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.startswith("bucket 'No_Bucket' could not be made: ")
+    assert "Traceback" not in done.stderr
+    assert run_cli("local", "status", "--state-dir", str(tmp_path)) == (3, "not running\n")

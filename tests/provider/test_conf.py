@@ -62,9 +62,16 @@ def test_every_optional_key() -> None:
             "recursive": True,
             "overwrite": True,
             "fail_on": ["damaged", "failed"],
+            "ros_distro": "humble",
+            "msg_path": ["s3://msgs-bucket/ours/", "s3://msgs-bucket/theirs"],
         }
     )
-    assert conf.options == ExtractOptions(("/imu/*", "/gps"), ("*/image_raw",))
+    assert conf.options == ExtractOptions(
+        ("/imu/*", "/gps"),
+        ("*/image_raw",),
+        ros_distro="humble",
+        msg_paths=("s3://msgs-bucket/ours", "s3://msgs-bucket/theirs"),
+    )
     assert conf.bags == NameGlobs(("*",), ("x.orig.bag",))
     assert conf.output == "s3://lake-bucket/some/lake"
     assert conf.recursive
@@ -153,6 +160,16 @@ BAD: list[tuple[object, str]] = [
     ({**GOOD, "recursive": "yes"}, "key 'recursive': expected true or false, not \"yes\""),
     ({**GOOD, "overwrite": 1}, "key 'overwrite': expected true or false, not 1"),
     ({**GOOD, "fail_on": "failed"}, "key 'fail_on': expected a list of drive states (succeeded, "),
+    (
+        {**GOOD, "ros_distro": "hydra"},
+        "key 'ros_distro': \"hydra\" is no ROS distribution that is known; known",
+    ),
+    ({**GOOD, "ros_distro": 1}, "known are lyrical, kilted, jazzy, iron, humble, galactic, foxy"),
+    (
+        {**GOOD, "msg_path": "s3://msgs/x"},
+        "key 'msg_path': expected a list of S3 URIs like [\"s3://bucket/my",
+    ),
+    ({**GOOD, "msg_path": ["/msgs"]}, "key 'msg_path': expected an S3 URI like s3://bucket/my_packages, not"),
     ({**GOOD, "fail_on": ["broken"]}, "key 'fail_on': \"broken\" is no drive state; known are succeeded, "),
 ]
 
@@ -164,6 +181,7 @@ BEYOND_THE_SCHEMA: list[tuple[object, str]] = [
         'write its folder \'drive_1/\' and "bags": {"include": ["run.bag"]}, or end it with \'/\' if it is',
     ),
     ({**GOOD, "output": "s3://Lake/x"}, "key 'output': 'Lake' is no S3 bucket name"),
+    ({**GOOD, "msg_path": ["s3://Msgs/x"]}, "key 'msg_path': 'Msgs' is no S3 bucket name"),
     ({**GOOD, "output": "s3://lake-bucket/a//b"}, "its path has an empty part, a '*' or a control character"),
     ({**GOOD, "output": f"s3://lake-bucket/{'x' * 451}"}, "key 'output': its path has more than 450 bytes"),
     (

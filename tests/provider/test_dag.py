@@ -83,6 +83,7 @@ def test_every_optional_key(dag: Any, s3: S3Client, bucket: str, variables: None
     put(s3, bucket, "raw/drive_1/deep/a.bag", body=ros1_bag())
     put(s3, bucket, "raw/drive_1/deep/b.bag", body=ros1_bag(topic="/other"))
     put(s3, bucket, "raw/drive_1/deep/no.bag", body=UNREADABLE)
+    put(s3, bucket, "packages/car_msgs/msg/Wheel.msg", body=b"uint8 side")
     state, _, returned = run(
         dag,
         {
@@ -93,6 +94,8 @@ def test_every_optional_key(dag: Any, s3: S3Client, bucket: str, variables: None
             "recursive": True,
             "overwrite": True,
             "fail_on": ["failed", "partial", "damaged"],
+            "ros_distro": "humble",
+            "msg_path": [f"s3://{bucket}/packages/"],
         },
     )
     assert state == "success"
@@ -125,6 +128,7 @@ def test_a_drive_whose_bags_are_broken(dag: Any, s3: S3Client, bucket: str, vari
         {"drives_to_process": {"drive 1": {"bucket": "raw-data", "prefix": "x/"}}},
         {"drives_to_process": {"drive_1": {"bucket": "raw-data"}}},
         {"drives_to_process": {"drive_1": {"bucket": "raw-data", "prefix": "x/"}}, "fail_on": ["broken"]},
+        {"drives_to_process": {"drive_1": {"bucket": "raw-data", "prefix": "x/"}}, "ros_distro": "hydra"},
     ],
 )
 def test_a_bad_conf_is_refused_before_anything_runs(dag: Any, conf: dict[str, Any], variables: None) -> None:

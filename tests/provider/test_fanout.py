@@ -453,6 +453,50 @@ def test_a_bucket_that_is_not_there_is_named(world: World) -> None:
     assert lease.holder(world.lake, "drive_1") is None
 
 
+def test_a_queue_that_is_not_there_is_named_by_the_retry_too(world: World) -> None:
+    problems = []
+    for _ in range(2):
+        fanout = world.fanout("drive_1", "drive_2")
+        fanout.options = SubmitOptions("no-such-queue", world.definitions["good"])
+        with pytest.raises(FanoutError) as caught:
+            fanout.submit_all()
+        problems.append(caught.value.problems)
+    assert [len(each) for each in problems] == [2, 2]
+    assert all(
+        each.startswith(f"drive 'drive_{number}': Batch ") and "queue 'no-such-queue'" in each
+        for both in problems
+        for number, each in enumerate(both, 1)
+    )
+    assert not caught.value.retry_helps
+
+
+def test_access_that_is_denied_while_submitting_does_not_hold_up_the_others(world: World) -> None:
+    fanout = world.fanout("drive_1", "drive_2")
+    fanout.s3 = Denying(world.s3)  # type: ignore[assignment]
+    with pytest.raises(FanoutError) as caught:
+        fanout.submit_all()
+    assert not caught.value.retry_helps
+    assert str(caught.value).startswith(
+        "1 drive cannot be run; 1 other is submitted:\n- drive 'drive_1': S3 refused PutObject "
+        f"(AccessDenied); check bucket '{world.bucket}', output "
+    )
+
+
+class Denying:
+    """An S3 that does not let generations of drive_1 be written."""
+
+    def __init__(self, s3: S3Client) -> None:
+        self._s3 = s3
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._s3, name)
+
+    def put_object(self, **request: Any) -> Any:
+        if "drive_1/" in request["Key"] and "generation-" in request["Key"]:
+            raise botocore.client.ClientError({"Error": {"Code": "AccessDenied"}}, "PutObject")
+        return self._s3.put_object(**request)
+
+
 def test_a_drive_that_batch_refuses_does_not_hold_up_the_others(world: World) -> None:
     fanout = world.fanout("drive_1", "drive_2", definition="hang")
     fanout.submitter = Refusing(world.batch)  # type: ignore[assignment]

@@ -144,7 +144,7 @@ def test_the_conf_comes_from_the_run_and_the_params(pipeline: Pipeline) -> None:
         ({"conf": None}, "key 'drives_to_process' is missing"),
         ({"conf": "{"}, "it is text, and not JSON"),
         ({"output_uri": None}, "key 'output': missing, and there is no default (argument output_uri of the"),
-        ({"output_uri": "lake"}, "key 'output': expected an S3 URI"),
+        ({"output_uri": "lake"}, "argument 'output_uri' of the operator: expected an S3 URI"),
         ({"memory_mib": "much"}, "vcpus None and memory_mib 'much'"),
     ],
 )
@@ -152,6 +152,25 @@ def test_a_bad_conf_fails_without_a_retry(pipeline: Pipeline, changes: dict[str,
     with pytest.raises(AirflowFailException) as caught:
         pipeline.submit("good", **changes)
     assert text in str(caught.value)
+
+
+def test_a_refusal_leaves_no_links_and_says_each_thing_once(pipeline: Pipeline) -> None:
+    for changes in ({"conf": {}}, {"conf": pipeline.conf("empty")}):
+        with pytest.raises(AirflowFailException) as caught:
+            pipeline.submit(**changes)
+        assert caught.value.__cause__ is None
+        assert caught.value.__suppress_context__
+        assert pipeline.context["ti"].pushed["ros_to_parquet_links"] == {}, "or Airflow logs errors"
+
+
+def test_an_aws_that_cannot_be_asked_is_said_in_a_sentence(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AIRFLOW_CONN_AWS_DEFAULT", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name)
+    with pytest.raises(AirflowException, match="connection 'nowhere': You must specify a region") as caught:
+        pipeline.submit("good", aws_conn_id="nowhere")
+    assert not isinstance(caught.value, AirflowFailException)
 
 
 def test_a_misspelt_key_of_the_run_is_refused(pipeline: Pipeline) -> None:
@@ -284,7 +303,7 @@ def test_failed_drives_fail_the_task_with_all_causes_in_one_message(pipeline: Pi
     )
     assert lines[2].startswith("    bag x.bag at offset 0: ")
     assert lines[3] == f"- part: partial, 1 of 2 shards done ({manifests}/drive_id=part/{part['plan_id']}/)"
-    assert lines[4] == "    shard 1: exit code 70"
+    assert lines[4].startswith("    shard 1: exit code 70 (log stream test-some-fail/")
     assert (
         lines[5] == "Clear the operator's task and what follows it to run only the shards that are missing."
     )
@@ -332,6 +351,30 @@ def test_fail_on_decides_what_fails(pipeline: Pipeline) -> None:
         AirflowFailException, match="1 of 1 drive failed:\n- short: damaged, 1 of 1 shards done"
     ):
         pipeline.wait([{**jobs[0], "fail_on": ["damaged"]}])
+
+
+def test_the_log_says_why_a_drive_is_not_whole_that_does_not_fail_the_run(pipeline: Pipeline) -> None:
+    pipeline.put("short/x.bag", cut_off(ros1_bag(messages=2000)))
+    sensor = pipeline.sensor(pipeline.submit("short"))
+    said: list[str] = []
+    sensor.log.info = lambda text, *_: said.append(text)  # type: ignore[method-assign]
+    (drive,) = sensor.execute(pipeline.context)["drives"]  # type: ignore[arg-type]
+    place = next(place for place, text in enumerate(said) if text.startswith("drive short: damaged: 1 bags"))
+    reasons = [f"    {problem}" for problem in drive["problems"]]
+    assert said[place + 1 :][: len(reasons)] == reasons != []
+
+
+def test_topics_that_take_no_message_are_said(pipeline: Pipeline) -> None:
+    made = pipeline.conf("good", topics={"include": ["/temprature"]})
+    for work in ("submitted", "nothing"):
+        jobs = pipeline.submit(conf=made)
+        assert jobs[0]["work"] == work
+        (drive,) = pipeline.wait(jobs)["drives"]
+        (problem,) = drive["problems"]
+        assert problem.startswith('the conf\'s topics {"include": ["/temprature"], "exclude": []} take no')
+        pipeline.context = make_context(f"another-{pipeline.bucket}")
+    pipeline.put("none/x.bag", ros1_bag(messages=0))
+    assert pipeline.wait(pipeline.submit("none"))["drives"][0]["problems"] == []
 
 
 def test_soft_fail_skips(pipeline: Pipeline) -> None:

@@ -118,7 +118,7 @@ def test_globs_choose_bags_and_exclusion_wins() -> None:
     ("there", "globs", "text"),
     [
         (listing(), NameGlobs(), "nothing is there; check 'bucket' and 'prefix'"),
-        (listing("a.txt"), NameGlobs(), "there are 1 object, none a .bag, .mcap or .db3 file (a.txt)"),
+        (listing("a.txt"), NameGlobs(), "there is 1 object, none a .bag, .mcap or .db3 file (a.txt)"),
         (
             listing(*(f"{n}.txt" for n in range(12))),
             NameGlobs(),
@@ -274,7 +274,7 @@ def test_strictness_is_no_other_content(lake: Lake) -> None:
     [
         (bag("a.bag", etag="other"), ExtractOptions(), "a.bag (its content was another)"),
         (bag("a.bag", 101), ExtractOptions(), "a.bag (its content was another)"),
-        (bag("a.bag"), ExtractOptions(("/imu",)), f"a.bag (plan {EARLIER.plan_id}, with other topics)"),
+        (bag("a.bag"), ExtractOptions(("/imu",)), f"a.bag (plan {EARLIER.plan_id}, with other options)"),
     ],
 )
 def test_rows_are_not_written_twice_unasked(

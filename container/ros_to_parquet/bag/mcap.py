@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +29,8 @@ _MAX_SUMMARY_BYTES = 256 << 20
 _MAX_CHUNK_HEAD_BYTES = 4096
 _MESSAGE_INDEX_HEAD_BYTES = _RECORD_HEAD_BYTES + 2 + 4
 _MESSAGE_INDEX_ENTRY_BYTES = 16
+
+_BINARY_SCHEMAS = ("protobuf", "flatbuffer")
 
 _MESSAGE_HEAD = np.dtype(
     [("channel", "<u2"), ("sequence", "<u4"), ("log_time", "<i8"), ("publish_time", "<i8")]
@@ -257,7 +260,12 @@ _NO_SCHEMA = _Schema("", "", "")
 
 def _schema(body: bytes) -> tuple[int, _Schema]:
     fields = _Fields(body)
-    return fields.integer(2), _Schema(name=fields.text(), encoding=fields.text(), text=fields.text())
+    schema_id, name, encoding = fields.integer(2), fields.text(), fields.text()
+    if encoding in _BINARY_SCHEMAS:
+        text = base64.b64encode(fields.bytes(fields.integer(4))).decode()
+    else:
+        text = fields.text()
+    return schema_id, _Schema(name, encoding, text)
 
 
 def _channel(body: bytes, schemas: Mapping[int, _Schema], *, position: int) -> Definition:

@@ -30,7 +30,8 @@ class Connection:
         id: unique within one reader; a connection redefined with other content gets a new one.
         topic: as recorded, with or without its leading slash.
         type_name: as recorded, e.g. ``sensor_msgs/Imu`` or ``sensor_msgs/msg/Imu``.
-        definition: text of the message definition with its dependencies; empty where the bag has none.
+        definition: text of the message definition with its dependencies, in base64 where it is binary
+            (``protobuf``, ``flatbuffer``); empty where the bag has none.
         definition_format: ``ros1msg``, ``ros2msg``, ``ros2idl``, the MCAP schema encoding where it is
             another, or empty where the bag has no definition.
         definition_hash: ROS 1 md5sum or ROS 2 RIHS01 string as recorded; empty where the bag has none.

@@ -101,7 +101,7 @@ class Rosbag1Reader(ChunkedReader["Rosbag1Records"]):
         recorded: Counter[int] = Counter()
         for chunk_pos, counts in self._index.chunks.items():
             if self._span is not None and self._span.begin <= chunk_pos < self._span.end:
-                for recorded_id, count in counts:
+                for recorded_id, count in counts.tolist():
                     recorded[recorded_id] += count
         return self._table.expected(recorded)
 
@@ -385,10 +385,13 @@ class _BagHeader:
 
 @dataclass(frozen=True, slots=True)
 class _Index:
-    """``chunks``: by each chunk's offset, (recorded connection id, messages) pairs."""
+    """``chunks``: by each chunk's offset, recorded connection ids and messages of each.
+
+    uint32, shape (connections, 2), in the index as it was read: a large bag's has millions of them.
+    """
 
     definitions: list[Definition]
-    chunks: dict[int, list[tuple[int, int]]]
+    chunks: dict[int, npt.NDArray[np.uint32]]
 
 
 def _definition(data: UInt8Array, records: Rosbag1Records, row: int) -> Definition | None:
@@ -434,7 +437,7 @@ def _read_index(source: CountedSource, framing: _Framing, header: _BagHeader) ->
         raise ValueError("it is cut off or broken")
     definitions: list[Definition] = []
     contents: dict[int, Connection] = {}
-    chunks: dict[int, list[tuple[int, int]]] = {}
+    chunks: dict[int, npt.NDArray[np.uint32]] = {}
     for row, kind in enumerate(records.kinds.tolist()):
         if kind == CONNECTION:
             definition = _definition(data, records, row)
@@ -448,15 +451,15 @@ def _read_index(source: CountedSource, framing: _Framing, header: _BagHeader) ->
             entries = data[records.bodies[row] : records.ends[row]]
             if b"chunk_pos" not in fields or len(entries) % 8:
                 raise ValueError("a chunk info record cannot be read")
-            pairs = entries.view("<u4").reshape(-1, 2).tolist()
             chunk_pos = _integer(fields[b"chunk_pos"])
             if not header.data_start <= chunk_pos < header.index_pos or chunk_pos in chunks:
                 raise ValueError(f"it says that a chunk is at byte {chunk_pos:,}")
-            chunks[chunk_pos] = [(recorded_id, count) for recorded_id, count in pairs]
+            chunks[chunk_pos] = entries.view("<u4").reshape(-1, 2)
         else:
             raise ValueError("it holds records that belong elsewhere")
     if len(chunks) != header.chunk_count:
         raise ValueError(f"{header.chunk_count:,} chunks are recorded, {len(chunks):,} are in the index")
-    if any(recorded_id not in contents for pairs in chunks.values() for recorded_id, _ in pairs):
+    named = np.unique(np.concatenate([pairs[:, 0] for pairs in chunks.values()])) if chunks else ()
+    if any(int(recorded_id) not in contents for recorded_id in named):
         raise ValueError("it names connections that it does not define")
     return _Index(definitions, chunks)

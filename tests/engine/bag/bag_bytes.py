@@ -281,7 +281,10 @@ def mcap_header(profile: str = "ros2") -> bytes:
 
 
 def mcap_schema(
-    schema_id: int, name: str = "std_msgs/msg/String", encoding: str = "ros2msg", data: str = DEFINITION
+    schema_id: int,
+    name: str = "std_msgs/msg/String",
+    encoding: str = "ros2msg",
+    data: str | bytes = DEFINITION,
 ) -> bytes:
     return mcap_record(3, struct.pack("<H", schema_id) + text(name) + text(encoding) + text(data))
 

@@ -348,7 +348,7 @@ def test_unknown_formats_and_encodings() -> None:
         DefinitionError, match="type pkg/msg/Type: definitions in 'protobuf' are not supported"
     ):
         fields("x", definition_format="protobuf")
-    with pytest.raises(DefinitionError, match="its IDL definition does not parse"):
+    with pytest.raises(DefinitionError, match="line 1 of its definition does not parse as IDL"):
         fields("struct {", definition_format="ros2idl")
     with pytest.raises(DefinitionError, match="type pkg/msg/Type: message encoding 'json' is not supported"):
         Decoder(resolve_layout(connection("pkg/Type", "uint8 x")), "json")

@@ -12,8 +12,8 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from ros_to_parquet.decode import Decoder
 from ros_to_parquet.definitions import ROS2_DISTRIBUTIONS, DefinitionError
-from ros_to_parquet.encode import CDR, Encoded, Encoder, definition_text
-from ros_to_parquet.layout import Layout, resolve_layout
+from ros_to_parquet.encode import CDR, Encoded, Encoder
+from ros_to_parquet.layout import Layout, definition_text, resolve_layout
 from ros_to_parquet.program import ROS1
 
 from . import naive, oracles
