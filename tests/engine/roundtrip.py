@@ -10,7 +10,8 @@ from typing import NamedTuple
 from ros_to_parquet.bag import LocalFile, open_bag
 from ros_to_parquet.cli import main
 from ros_to_parquet.decode import Decoder, choose_layout
-from ros_to_parquet.encode import CDR, ENCODINGS
+from ros_to_parquet.decoders import RECORD_TYPES
+from ros_to_parquet.encode import CDR
 from ros_to_parquet.lake import Lake
 from ros_to_parquet.layout import DefinitionError, Layout, Node, Primitive, Struct
 from ros_to_parquet.program import ROS1, Wire
@@ -40,7 +41,7 @@ class Recorded:
     layouts: dict[tuple[str, str, str], Layout] = field(default_factory=dict)
     rejected: int = 0
     foreign: int = 0
-    """Of the rejected: messages in an encoding that is not ROS's."""
+    """Of the rejected: messages that the lake has, in an encoding that is not ROS's."""
 
 
 def read(path: Path) -> Recorded:
@@ -60,7 +61,7 @@ def read(path: Path) -> Recorded:
         decoder = decoders[connection.id]
         rows = [] if decoder is None else decoder.decode(block).rows.tolist()
         recorded.rejected += len(block) - len(rows)
-        recorded.foreign += 0 if connection.encoding in ENCODINGS else len(block)
+        recorded.foreign += len(block) if connection.encoding in RECORD_TYPES else 0
         for row in rows:
             log_time = int(block.log_times_ns[row])
             publish_times, sequences = block.publish_times_ns, block.sequences
