@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
+import re
 import resource
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NoReturn
 
 from ros_to_parquet import __version__, contract
@@ -19,6 +23,7 @@ from ros_to_parquet.text import print_table
 
 if TYPE_CHECKING:
     from ros_to_parquet.contract import Manifest, Plan
+    from ros_to_parquet.rebuild import Rebuilt
 
 # Heavy imports (numpy, pyarrow, boto3) happen in the commands that need them: --version and --help are for
 # people, and a container's health check.
@@ -98,6 +103,30 @@ def build_parser() -> argparse.ArgumentParser:
     )
     extract.add_argument("--take-over", action="store_true", help="go on although another run has the drive")
     extract.set_defaults(call=command_extract)
+
+    back = commands.add_parser(
+        "rebuild",
+        help="Parquet back to a bag",
+        description="Writes the recorded messages of a drive, or some of them, from the lake to an MCAP file "
+        "that ROS 2, Foxglove and the mcap tools open. TIME is ISO 8601 (UTC unless it says otherwise) or "
+        "seconds since 1970, with up to nine decimals.",
+    )
+    back.add_argument("lake", metavar="LAKE", help="where the lake is; path or s3://")
+    back.add_argument("--drive-id", required=True, metavar="ID")
+    back.add_argument("--output", required=True, metavar="BAG", help="MCAP file to write; path or s3://")
+    back.add_argument(
+        "--topics",
+        nargs="+",
+        default=["*"],
+        metavar="GLOB",
+        help="topics to take; * crosses / (default: all)",
+    )
+    back.add_argument(
+        "--exclude", nargs="+", default=[], metavar="GLOB", help="topics to leave out; wins over --topics"
+    )
+    back.add_argument("--from", dest="start", metavar="TIME", help="first log time to take")
+    back.add_argument("--to", dest="stop", metavar="TIME", help="first log time not to take")
+    back.set_defaults(call=command_rebuild)
 
     info = commands.add_parser(
         "info", help="what is in a bag", description="Topics, types, counts, times, compression."
@@ -344,6 +373,89 @@ def print_extracted(plan: Plan, manifest: Manifest) -> None:
     speed = f", {size / manifest.seconds:.0f} MB/s" if manifest.seconds > 0.01 else ""
     print(f"{count:,} rows from {len(manifest.bags)} bags, {size:,.1f} MB in {manifest.seconds:.1f} s{speed}")
     print(f"{plan.output}/*/*/drive_id={plan.drive_id}/*.parquet")
+
+
+# --- rebuild ----------------------------------------------------------------------------------------
+
+_FRACTION = re.compile(r"(?P<whole>.*\d)[.,](?P<digits>\d{1,9})(?P<zone>[^\d].*)?")
+
+
+def command_rebuild(arguments: argparse.Namespace) -> int:
+    from ros_to_parquet.lake import Lake
+    from ros_to_parquet.rebuild import RebuildError, Window, rebuild
+
+    window = Window()
+    if arguments.start is not None:
+        window = dataclasses.replace(window, start_ns=parse_time(arguments.start))
+    if arguments.stop is not None:
+        window = dataclasses.replace(window, stop_ns=parse_time(arguments.stop))
+    if window.start_ns >= window.stop_ns:
+        raise UsageError(f"--from {arguments.start} is not before --to {arguments.stop}")
+    begin = time.monotonic()
+    try:
+        rebuilt = rebuild(
+            Lake(arguments.lake),
+            arguments.drive_id,
+            arguments.output,
+            topics=contract.ExtractOptions(tuple(arguments.topics), tuple(arguments.exclude)),
+            window=window,
+        )
+    except RebuildError as error:
+        return _fail(str(error), ExitCode.INPUT_MISSING)
+    print_rebuilt(rebuilt, arguments.output, seconds=time.monotonic() - begin)
+    return int(ExitCode.OK)
+
+
+def parse_time(text: str) -> int:
+    """Nanoseconds since 1970 of an ISO 8601 time (UTC unless it says otherwise) or of seconds since then.
+
+    >>> parse_time("1970-01-01T00:00:01.000000002Z"), parse_time("1.000000002"), parse_time("1970-01-02")
+    (1000000002, 1000000002, 86400000000000)
+
+    Raises:
+        UsageError: it is neither.
+    """
+    match = _FRACTION.fullmatch(text)
+    whole, nanoseconds = text, 0
+    if match:
+        whole, nanoseconds = match["whole"] + (match["zone"] or ""), int(match["digits"].ljust(9, "0"))
+    try:
+        if whole.isascii() and whole.isdigit() and len(whole) != len("20260101"):
+            seconds = int(whole)
+        else:
+            moment = datetime.fromisoformat(whole)
+            moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+            seconds = (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(seconds=1)
+    except ValueError as error:
+        raise UsageError(
+            f"{text} is no time: ISO 8601, as 2026-11-20T09:30:00.5Z, or seconds since 1970"
+        ) from error
+    return seconds * 1_000_000_000 + nanoseconds
+
+
+def print_rebuilt(rebuilt: Rebuilt, output: str, *, seconds: float) -> None:
+    """Prints what was written of each topic, and what of the recorded bags cannot be in it."""
+    print_table(
+        ("topic", "type", "messages"),
+        [(topic.topic, topic.type_name, f"{topic.messages:,}") for topic in rebuilt.topics],
+    )
+    for topic in rebuilt.topics:
+        if topic.rejected:
+            print(f"! {topic.topic}: {topic.rejected:,} messages were rejected when the drive was extracted")
+        if topic.unwritten:
+            print(
+                f"! {topic.topic}: {topic.unwritten:,} messages are {topic.unwritten_encoding}: not written"
+            )
+        if topic.repaired_strings:
+            print(f"! {topic.topic}: {topic.repaired_strings:,} strings were not UTF-8 and stay escaped")
+    if rebuilt.not_extracted:
+        print(f"! {rebuilt.not_extracted:,} messages are of topics that were not extracted")
+    if rebuilt.flawed_bags:
+        print(f"! {rebuilt.flawed_bags:,} bags were damaged or unreadable: what could be read is there")
+    if rebuilt.unfinished:
+        print("! an extraction of this drive is under way or has failed: what it has finished is there")
+    print(f"{rebuilt.messages:,} messages, {rebuilt.size_bytes / 1e6:,.1f} MB in {seconds:.1f} s")
+    print(output)
 
 
 # --- info -------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from ros_to_parquet.storage import (
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.dataset as ds
+    import pyarrow.fs as fs
 
 T = TypeVar("T")
 
@@ -209,6 +210,15 @@ def describe(lease: contract.Lease) -> str:
 # --- reading ----------------------------------------------------------------------------------------
 
 
+def arrow_filesystem(uri: str) -> tuple[fs.FileSystem, str]:
+    """Arrow's own filesystem for a lake's URI, and the lake's path in it."""
+    import pyarrow.fs as fs
+
+    quoted = urllib.parse.quote(uri, safe="/:") if uri.startswith("s3://") else uri
+    filesystem, root = fs.FileSystem.from_uri(quoted)
+    return filesystem, root
+
+
 def _common_schema(schemas: Sequence[pa.Schema], partitions: pa.Schema) -> pa.Schema:
     """All columns of all schemas, then the partitions; those that not all files have are nullable."""
     import pyarrow as pa
@@ -256,7 +266,6 @@ class Lake:
         """
         import pyarrow as pa
         import pyarrow.dataset as ds
-        import pyarrow.fs as fs
         import pyarrow.parquet as pq
 
         paths = [file.path for file in self._files(drives) if file.path.startswith(f"{table}/")]
@@ -264,8 +273,7 @@ class Lake:
             raise KeyError(
                 f"{self.uri}: no table {table}; there are {', '.join(self.tables(drives)) or 'none'}"
             )
-        uri = urllib.parse.quote(self.uri, safe="/:") if self.uri.startswith("s3://") else self.uri
-        filesystem, root = fs.FileSystem.from_uri(uri)
+        filesystem, root = arrow_filesystem(self.uri)
         files = [f"{root}/{path}" for path in paths]
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="lake") as pool:
             schemas = list(pool.map(lambda file: pq.read_schema(file, filesystem=filesystem), files))
