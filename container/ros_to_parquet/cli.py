@@ -365,14 +365,17 @@ def print_extracted(plan: Plan, manifest: Manifest) -> None:
         (topic.topic, topic.type_name, f"{topic.rows:,}", f"{topic.rejected:,}" if topic.rejected else "")
         for topic in manifest.topics
     ]
-    print_table(("topic", "type", "rows", "rejected"), rows)
+    if rows:
+        print_table(("topic", "type", "rows", "rejected"), rows)
     for problem in contract.fold(plan, [manifest]).problems:
         print(f"! {problem}")
     count = sum(topic.rows for topic in manifest.topics)
     size = manifest.bytes_read / 1e6
     speed = f", {size / manifest.seconds:.0f} MB/s" if manifest.seconds > 0.01 else ""
-    print(f"{count:,} rows from {len(manifest.bags)} bags, {size:,.1f} MB in {manifest.seconds:.1f} s{speed}")
-    print(f"{plan.output}/*/*/drive_id={plan.drive_id}/*.parquet")
+    bags = "1 bag" if len(manifest.bags) == 1 else f"{len(manifest.bags)} bags"
+    print(f"{count:,} rows from {bags}, {size:,.1f} MB in {manifest.seconds:.1f} s{speed}")
+    if count:
+        print(f"{plan.output}/*/*/drive_id={plan.drive_id}/*.parquet")
 
 
 # --- rebuild ----------------------------------------------------------------------------------------

@@ -856,3 +856,13 @@ def test_time_columns_round_down_and_keep_the_exact_value() -> None:
     times = np.array([0, 1, 999, 1000, 1_999, -1], dtype=np.int64)
     assert parquet.time_column(times).cast(pa.int64()).to_pylist() == [0, 0, 0, 1, 1, -1]
     assert parquet.int64_column(times).to_pylist() == times.tolist()
+
+
+def test_an_extract_without_rows_says_why_and_names_no_files(tmp_path: Path) -> None:
+    (tmp_path / "a.bag").write_bytes(b"")
+    done = cli("extract", tmp_path / "a.bag", "--output", tmp_path / "lake")
+    assert done.returncode == ExitCode.BAG_UNREADABLE
+    said = done.stdout.splitlines()
+    assert said[0].startswith("! bag a.bag at offset 0: the file is empty (0 bytes)")
+    assert said[1].startswith("0 rows from 1 bag, 0.0 MB")
+    assert len(said) == 2
