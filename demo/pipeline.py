@@ -18,7 +18,7 @@ from typing import Any
 from airflow_batch_ros.local.processes import die_with_parent
 
 DAG_ID = "ros_image_pipeline"
-OPERATOR_TASK, SENSOR_TASK = "submit", "wait"
+SENSOR_TASK = "wait"
 
 
 class AirflowError(RuntimeError):

@@ -71,16 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     extract.add_argument(
         "--drive-id", metavar="ID", help="default: the name of the bag, or of the folder of several"
     )
-    extract.add_argument(
-        "--topics",
-        nargs="+",
-        default=["*"],
-        metavar="GLOB",
-        help="topics to take; * crosses / (default: all)",
-    )
-    extract.add_argument(
-        "--exclude", nargs="+", default=[], metavar="GLOB", help="topics to leave out; wins over --topics"
-    )
+    _add_topic_globs(extract)
     extract.add_argument(
         "--msg-path",
         action="append",
@@ -114,16 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
     back.add_argument("lake", metavar="LAKE", help="where the lake is; path or s3://")
     back.add_argument("--drive-id", required=True, metavar="ID")
     back.add_argument("--output", required=True, metavar="BAG", help="MCAP file to write; path or s3://")
-    back.add_argument(
-        "--topics",
-        nargs="+",
-        default=["*"],
-        metavar="GLOB",
-        help="topics to take; * crosses / (default: all)",
-    )
-    back.add_argument(
-        "--exclude", nargs="+", default=[], metavar="GLOB", help="topics to leave out; wins over --topics"
-    )
+    _add_topic_globs(back)
     back.add_argument("--from", dest="start", metavar="TIME", help="first log time to take")
     back.add_argument("--to", dest="stop", metavar="TIME", help="first log time not to take")
     back.set_defaults(call=command_rebuild)
@@ -149,6 +131,19 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--index-map-sha256", metavar="HEX", help="refuse another generation")
     run.set_defaults(call=command_run)
     return parser
+
+
+def _add_topic_globs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--topics",
+        nargs="+",
+        default=["*"],
+        metavar="GLOB",
+        help="topics to take; * crosses / (default: all)",
+    )
+    parser.add_argument(
+        "--exclude", nargs="+", default=[], metavar="GLOB", help="topics to leave out; wins over --topics"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
