@@ -59,6 +59,8 @@ MESSAGE_OVERHEAD_BYTES = 64
 MAX_BLOCK_BYTES = 256 << 20
 """Blocks with more bytes are decoded in parts, so that columns keep 32-bit offsets."""
 
+_NAMED_TOPICS = 5
+
 READ_AHEAD_BYTES = 32 << 20
 """Messages read and decompressed ahead of the decoder."""
 
@@ -584,16 +586,21 @@ def _finished_bag(
     messages = sum(reader.counts.values())
     expected = reader.expected_counts()
     expected_messages = None if expected is None else sum(expected.values())
-    damage = tuple(
-        contract.BagDamage(each.offset, each.reason) for each in reader.damage[: contract.MAX_REASONS]
-    )
-    verified = None if expected_messages is None else expected_messages == messages
+    found = [contract.BagDamage(each.offset, each.reason) for each in reader.damage]
+    verified = None
+    if expected is not None:
+        missed = _not_as_promised(reader, expected)
+        verified = not missed
+        if missed:
+            found.append(contract.BagDamage(-1, f"its index promises other counts: {missed}"))
+    # What the index says sums up the rest, so it is not what a long list drops.
+    damage = tuple(found[: contract.MAX_REASONS - 1] + found[contract.MAX_REASONS - 1 :][-1:])
     for each in damage:
         event("bag_damaged", drive_id=plan.drive_id, bag=bag.name, offset=each.offset, reason=each.reason)
     return _bag_result(
         bag,
         part,
-        BagStatus.DAMAGED if damage or verified is False else BagStatus.OK,
+        BagStatus.DAMAGED if damage else BagStatus.OK,
         bytes_read=reader.bytes_read,
         messages=messages,
         extracted=extracted,
@@ -601,6 +608,22 @@ def _finished_bag(
         verified=verified,
         damage=damage,
     )
+
+
+def _not_as_promised(reader: BagReader, expected: Mapping[int, int]) -> str:
+    """The topics whose messages are not as many as the bag's own index says, in words; empty for none.
+
+    By connection: a message too many of one does not make up for one too few of another.
+    """
+    topics = {connection.id: connection.topic for connection in reader.connections()}
+    differing = [
+        f"{topics.get(number, 'a channel that is not defined')} {expected.get(number, 0)} "
+        f"({reader.counts.get(number, 0)} found)"
+        for number in sorted(expected.keys() | reader.counts.keys())
+        if expected.get(number, 0) != reader.counts.get(number, 0)
+    ]
+    more = [f"and {len(differing) - _NAMED_TOPICS} more"] if len(differing) > _NAMED_TOPICS else []
+    return ", ".join(differing[:_NAMED_TOPICS] + more)
 
 
 def _bag_result(

@@ -866,3 +866,28 @@ def test_an_extract_without_rows_says_why_and_names_no_files(tmp_path: Path) -> 
     assert said[0].startswith("! bag a.bag at offset 0: the file is empty (0 bytes)")
     assert said[1].startswith("0 rows from 1 bag, 0.0 MB")
     assert len(said) == 2
+
+
+def test_counts_are_held_against_the_index_topic_by_topic(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ros_to_parquet.bag.rosbag1 import Rosbag1Reader
+
+    promised = Rosbag1Reader.expected_counts
+
+    def shifted(reader: Rosbag1Reader) -> dict[int, int] | None:
+        counts = dict(promised(reader) or {})
+        first, second, *_ = sorted(counts)
+        counts[first] += 1
+        counts[second] -= 1
+        return counts
+
+    monkeypatch.setattr(Rosbag1Reader, "expected_counts", shifted)
+    write_bag(tmp_path / "a.bag")
+    (result,) = extract(tmp_path / "a.bag", output=tmp_path / "lake").bags
+    assert result.verified is False
+    assert result.status is BagStatus.DAMAGED
+    assert result.messages == result.expected_messages == 160
+    assert result.damage[-1].reason == (
+        "its index promises other counts: /imu/data 41 (40 found), /gps/fix 39 (40 found)"
+    )
