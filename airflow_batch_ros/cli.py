@@ -10,8 +10,9 @@ import argparse
 from collections.abc import Sequence
 
 from airflow_batch_ros.local import command as local
+from airflow_batch_ros.stack import command as stack
 
-COMMANDS = (local,)
+COMMANDS = (local, stack)
 
 
 def build_parser() -> argparse.ArgumentParser:
