@@ -43,7 +43,7 @@ class RangeSource:
     `READS_AHEAD` requests in flight after a few reads, one that jumps has none, and nothing is fetched of
     what is jumped over. Beside what the reader asks for, at most `READS_AHEAD` times `READ_BYTES` are held.
 
-    ``requests`` and ``bytes_fetched`` count what was asked of the store.
+    ``requests`` and ``bytes_fetched`` count the ranges that were asked for.
     """
 
     def __init__(self, info: ObjectInfo, fetch: Callable[[int, int], bytes], *, file_name: str) -> None:
