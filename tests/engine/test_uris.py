@@ -35,6 +35,7 @@ def put_bag(storage: Storage, uri: str, folder: Path, *, messages: int = 40) -> 
     local = folder / uri.rpartition("/")[2]
     write_bag(local, messages=messages)
     storage.write(uri, local.read_bytes())
+    local.unlink()
 
 
 def extract(*arguments: str) -> int:

@@ -176,8 +176,11 @@ class FileSystemStorage:
             if not self._files.puts_whole:
                 self._put(uri, io.BytesIO(data))
                 return
-            with filesystem_errors(uri):
-                self._files.create(uri, data)
+            try:
+                with filesystem_errors(uri):
+                    self._files.create(uri, data)
+            except ChangedError as error:  # a conditional put that another one has preceded
+                raise ExistsError(f"{uri}: already there") from error
 
     def delete(self, uri: str) -> None:
         with suppress(NotFoundError), filesystem_errors(uri):
