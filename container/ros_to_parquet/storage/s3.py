@@ -6,13 +6,14 @@ a listing shows what was put before it.
 
 from __future__ import annotations
 
+import bisect
 import io
 import os
 import shutil
 import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -217,7 +218,10 @@ class S3Storage:
 
 
 class S3Source:
-    """An object read by ranges, the next one in flight while the reader works on the last."""
+    """An object read by ranges, the next one in flight while the reader works on the last.
+
+    Ranges are of `READ_BYTES`, one after the other, unless `expect` has told of others.
+    """
 
     _KEPT_RANGES = 3
 
@@ -225,6 +229,8 @@ class S3Source:
         self._info = info
         self._bucket, self._key = split_s3(info.uri)
         self.size = info.size_bytes
+        self._begins: Sequence[int] = range(0, self.size, READ_BYTES)
+        self._ends: Sequence[int] = range(READ_BYTES, self.size + READ_BYTES, READ_BYTES)
         self._ranges: OrderedDict[int, Future[bytes]] = OrderedDict()
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="s3-read")
         self._scratch: str | None = None
@@ -233,12 +239,27 @@ class S3Source:
     def name(self) -> str:
         return self._info.uri
 
+    def expect(self, pieces: Sequence[tuple[int, int]]) -> None:
+        """From here on these ranges, [begin, end) and ascending, will be read.
+
+        What is not in one of them is read, too, with a request for just that.
+        """
+        for request in self._ranges.values():
+            request.cancel()
+        self._ranges.clear()
+        self._begins = [begin for begin, _ in pieces]
+        self._ends = [end for _, end in pieces]
+
     def read_at(self, offset: int, length: int) -> bytes:
         end = min(offset + length, self.size)
         pieces = []
         while offset < end:
-            number, start = divmod(offset, READ_BYTES)
-            data = self._range(number)
+            number = bisect.bisect_right(self._begins, offset) - 1
+            if number >= 0 and offset < self._ends[number]:
+                data, start = self._range(number), offset - self._begins[number]
+            else:
+                following = self._begins[number + 1] if number + 1 < len(self._begins) else end
+                data, start = self._fetch(offset, min(following, end)), 0
             piece = data[start : start + end - offset] if start or end - offset < len(data) else data
             pieces.append(piece)
             offset += len(piece)
@@ -255,12 +276,11 @@ class S3Source:
         return data
 
     def _request(self, number: int) -> None:
-        if number not in self._ranges and number * READ_BYTES < self.size:
-            self._ranges[number] = self._pool.submit(self._fetch, number)
+        if number not in self._ranges and number < len(self._begins):
+            end = min(self._ends[number], self.size)
+            self._ranges[number] = self._pool.submit(self._fetch, self._begins[number], end)
 
-    def _fetch(self, number: int) -> bytes:
-        start = number * READ_BYTES
-        end = min(start + READ_BYTES, self.size)
+    def _fetch(self, start: int, end: int) -> bytes:
         attempts = 3
         while True:
             try:
