@@ -323,10 +323,12 @@ class BagResult:
     """What a shard read of one bag slice.
 
     Attributes:
-        messages: messages found, wanted or not.
+        bytes_read: bytes that were read: not those of chunks without a wanted topic by the bag's own index.
+        messages: messages found, wanted or not, and those of the chunks that were not read.
         extracted: messages of wanted topics: each is a row or a reject.
         verified: every connection has as many messages as the bag's own index says (else ``damage`` says
             which have not); None where it has none (``unverified``).
+        unread: how many of ``messages`` are of chunks that were not read; the index is all that says so.
     """
 
     name: str
@@ -340,6 +342,7 @@ class BagResult:
     expected_messages: int | None
     verified: bool | None
     damage: tuple[BagDamage, ...]
+    unread: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,6 +368,9 @@ class Manifest:
     bags: tuple[BagResult, ...]
     replaces: tuple[str, ...] = ()
     """The plan's: while it is not empty, the manifest counts only once its drive is committed."""
+    memory_limit_bytes: int = 0
+    """What the engine was allowed above import: messages larger than a quarter of it are rejects. 0 where an
+    earlier version wrote the manifest."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from ros_to_parquet.bag.scan import (
     slice_bounds,
 )
 from ros_to_parquet.bag.source import CountedSource
+from ros_to_parquet.memory import MemoryBudget
 
 MAGIC = b"\x89MCAP0\r\n"
 
@@ -75,10 +76,16 @@ class McapReader(ChunkedReader[Records]):
     format: BagFormat = "mcap"
 
     def __init__(
-        self, source: CountedSource, *, wanted: Callable[[str], bool], slice_index: int, slice_count: int
+        self,
+        source: CountedSource,
+        *,
+        wanted: Callable[[str], bool],
+        budget: MemoryBudget,
+        slice_index: int,
+        slice_count: int,
     ) -> None:
         framing = _Framing()
-        super().__init__(source, framing, wanted=wanted)
+        super().__init__(source, framing, wanted=wanted, budget=budget)
         self._schemas: dict[int, _Schema] = {}
         self._data_ended = False
         self._summary = _Summary(data_end=source.size)

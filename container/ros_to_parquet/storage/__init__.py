@@ -6,6 +6,7 @@ import os
 import urllib.parse
 from pathlib import Path
 
+from ros_to_parquet.memory import DEFAULT_BUDGET
 from ros_to_parquet.storage.local import LocalSource, LocalStorage, LocalUpload
 from ros_to_parquet.storage.model import (
     AccessDeniedError,
@@ -72,6 +73,9 @@ def normalize(location: str) -> str:
     return location.rstrip("/")
 
 
-def open_storage(uri: str) -> Storage:
-    """The storage that ``uri`` lives on."""
-    return S3Storage() if uri.startswith("s3://") else LocalStorage()
+def open_storage(uri: str, *, upload_memory_bytes: int = DEFAULT_BUDGET.upload) -> Storage:
+    """The storage that ``uri`` lives on.
+
+    ``upload_memory_bytes``: what its uploads together hold in memory; what waits beyond is on scratch disk.
+    """
+    return S3Storage(upload_memory_bytes=upload_memory_bytes) if uri.startswith("s3://") else LocalStorage()

@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from ros_to_parquet.memory import DEFAULT_BUDGET
 from ros_to_parquet.storage.local import local_errors
 from ros_to_parquet.storage.model import (
     AccessDeniedError,
@@ -39,9 +40,6 @@ PART_BYTES = 8 << 20
 
 PARTS_OF_A_SIZE = 500
 """Parts after which they grow by `PART_BYTES`: S3 takes 10,000 of them, which so can hold 840 GB."""
-
-UPLOAD_MEMORY_BYTES = 128 << 20
-"""What the uploads of one `S3Storage` together hold in memory; what waits beyond it is on scratch disk."""
 
 CLIENT_ATTEMPTS = 8
 """Tries of one request, by the client itself, with growing waits."""
@@ -144,8 +142,8 @@ def _has_endpoint() -> bool:
 class S3Storage:
     """Objects by ``s3://bucket/key``."""
 
-    def __init__(self) -> None:
-        self._upload_memory = _Memory(UPLOAD_MEMORY_BYTES)
+    def __init__(self, *, upload_memory_bytes: int = DEFAULT_BUDGET.upload) -> None:
+        self._upload_memory = _Memory(upload_memory_bytes)
 
     def head(self, uri: str) -> ObjectInfo:
         bucket, key = split_s3(uri)
