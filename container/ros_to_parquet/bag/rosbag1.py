@@ -249,10 +249,9 @@ class _Framing(ChunkFraming[Rosbag1Records]):
         kind = _integer(fields[b"op"])
         body_start = 8 + header_length
         size = _integer(window[body_start - 4 : body_start].tobytes())
-        if kind == INDEX and b"count" in fields:
-            return self._index_record(
-                window, left, body_start + size, body_start + _INDEX_ENTRY_BYTES * _integer(fields[b"count"])
-            )
+        counted = _INDEX_ENTRY_BYTES * _integer(fields[b"count"]) if b"count" in fields else size
+        if kind == INDEX and counted != size:
+            return self._index_record(window, left, body_start + size, body_start + counted)
         if MAX_CHUNK_BYTES < size <= left - body_start:
             return Broken(f"a record says it is {size:,} bytes long")
         return Need(body_start + size, "chunk" if kind == CHUNK else "record")

@@ -248,7 +248,7 @@ def walk(buffer: ForwardBuffer, framing: Framing[R], span: Span) -> Iterator[Bat
             first, last = np.searchsorted(records.starts, (span.begin - position, span.end - position))
             if first < last:
                 yield Batch(position, window, part(records, int(first), int(last)))
-            position += int(records.ends[-1])
+            position += int(records.ends[last - 1])
             need = 1
             continue
         step = framing.step(window, left)
