@@ -82,6 +82,7 @@ class ChunkedReader(ABC, Generic[R]):
             else:
                 self._harm(found.offset, found.reason, ends_bag=found.ends_bag)
                 yield from self._chunk(found.offset, found.window, cut=True)
+        yield from self._table.rest()
         self.damage.extend(self._table.undefined())
         if compressed := self._table.compressed_messages:
             self.compressions["zstd"] = self.compressions.get("zstd", 0) + compressed
