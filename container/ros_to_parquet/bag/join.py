@@ -16,17 +16,19 @@ from ros_to_parquet.bag.model import Int64Array, Messages, UInt8Array
 SMALL_BYTES = 64 << 10
 """What a buffer holds of a connection waits if it is less."""
 
-JOINED_BYTES = 32 << 20
-"""What waits of all connections together; past it, or past `SMALL_BYTES` a connection, it becomes blocks."""
-
 _MESSAGE_BYTES = 64
 """What a message takes in memory beside its payload."""
 
 
 class Waiting:
-    """Messages that wait to be joined, of any connections."""
+    """Messages that wait to be joined, of any connections.
 
-    def __init__(self) -> None:
+    Args:
+        most_bytes: all of them together; past it, or past `SMALL_BYTES` a connection, it is `full`.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
         self._buffers: list[UInt8Array] = []
         self._messages: list[Messages] = []
         self._connections: npt.NDArray[np.bool_] = np.zeros(0, np.bool_)
@@ -36,7 +38,7 @@ class Waiting:
     def full(self) -> bool:
         """Whether it is time to `release` what waits."""
         count = int(np.count_nonzero(self._connections))
-        return self._held_bytes >= min(JOINED_BYTES, max(1, count) * SMALL_BYTES)
+        return self._held_bytes >= min(self._most_bytes, max(1, count) * SMALL_BYTES)
 
     def small(self, messages: Messages) -> npt.NDArray[np.bool_]:
         """Which of a buffer's messages are to wait: those of connections that it has little of.

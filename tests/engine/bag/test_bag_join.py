@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from dataclasses import dataclass, field
 
 import pytest
 
 from ros_to_parquet.bag import MessageBlock, join, open_bag
+from ros_to_parquet.memory import DEFAULT_BUDGET, MemoryBudget
 from tests.engine.bag.bag_bytes import (
     T0,
     McapFile,
@@ -91,6 +93,10 @@ BAGS = {
 }
 
 
+def budget(joined_bytes: int) -> MemoryBudget:
+    return dataclasses.replace(DEFAULT_BUDGET, joined=joined_bytes)
+
+
 def found_in(blocks: list[MessageBlock]) -> dict[tuple[str, str], list[tuple[int, bytes, int]]]:
     found = Made()
     for block in blocks:
@@ -111,9 +117,8 @@ def test_every_message_is_there_in_order(
     name: str, small_bytes: int, joined_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(join, "SMALL_BYTES", small_bytes)
-    monkeypatch.setattr(join, "JOINED_BYTES", joined_bytes)
     made = BAGS[name]
-    reader = open_bag(Memory(made.data))
+    reader = open_bag(Memory(made.data), budget=budget(joined_bytes))
     assert found_in(list(reader.blocks())) == made.messages
     assert not reader.damage and reader.expected_counts() == reader.counts
 
@@ -139,11 +144,10 @@ def test_a_topic_with_little_in_each_chunk_comes_in_one_block() -> None:
     assert sum(block.data.nbytes for block in blocks if len(block) == 20) < 2 * 1_000
 
 
-def test_messages_of_no_bytes_do_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(join, "JOINED_BYTES", 10_000)
+def test_messages_of_no_bytes_do_not_wait_for_ever() -> None:
     bag = Ros1Bag()
     for chunk in range(20):
         head = [bag.connection(0, "/empty")] if not chunk else []
         bag.chunk([*head, *[ros1_message(0, T0, b"")] * 50], {0: 50})
-    sizes = [len(block) for block in open_bag(Memory(bag.bytes())).blocks()]
+    sizes = [len(block) for block in open_bag(Memory(bag.bytes()), budget=budget(10_000)).blocks()]
     assert sum(sizes) == 1_000 and max(sizes) <= 200

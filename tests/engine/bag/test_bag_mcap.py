@@ -32,7 +32,7 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 from rosbags.typesys import Stores, get_typestore
 
 from ros_to_parquet.bag import LocalFile, open_bag
-from ros_to_parquet.bag.blocks import MAX_BLOCK_BYTES
+from ros_to_parquet.memory import DEFAULT_BUDGET
 
 COMPRESSIONS = ["", "lz4", "zstd", "zstd-stream"]
 
@@ -238,7 +238,7 @@ def test_messages_compressed_one_by_one() -> None:
     assert found.payloads("/json") == [payloads[0]]
     assert found.reader.compressions == {"none": 1, "zstd": 44}
     blocks = [block for block in open_bag(Memory(file.bytes())).blocks() if block.connection.topic == "/a"]
-    assert len(blocks) == 3 and max(len(block.data) for block in blocks) <= MAX_BLOCK_BYTES
+    assert len(blocks) == 3 and max(len(block.data) for block in blocks) <= DEFAULT_BUDGET.block
 
 
 # --- damage -----------------------------------------------------------------------------------------
