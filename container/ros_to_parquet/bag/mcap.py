@@ -388,6 +388,8 @@ def _chunk_index(body: bytes) -> tuple[int, dict[int, int]]:
     while pairs:
         channel_id = pairs.integer(2)
         places.append((pairs.integer(8), channel_id))
+    if not places:  # a writer that leaves message indexes out
+        return chunk_start, {}
     places.sort()
     ends = [start for start, _ in places[1:]] + [chunk_start + chunk_length + index_length]
     counts = {}
