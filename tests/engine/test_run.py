@@ -900,7 +900,8 @@ def test_counts_are_held_against_the_index_topic_by_topic(
 def test_the_manifest_says_what_was_not_read(
     tmp_path: Path, make: Callable[..., tuple[bytes, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source, "READ_BYTES", 4096)
+    for name, size in (("READ_BYTES", 4096), ("HEAD_BYTES", 0), ("TAIL_BYTES", 0)):
+        monkeypatch.setattr(source, name, size)
     monkeypatch.setattr(chunked, "GAP_BYTES", 0)
     data, messages = make(chunks=200)
     (tmp_path / "x.bag").write_bytes(data)

@@ -108,6 +108,7 @@ class ChunkedReader(ABC, Generic[R]):
                 for definition in definitions:  # of which the walk may have found another meaning
                     self._table.define(definition.recorded_id, definition.content)
                 yield from self._walk(_to_be_read(span, left_out, overruns), [])
+        yield from self._table.rest()
         self.damage.extend(self._table.undefined())
         if compressed := self._table.compressed_messages:
             self.compressions["zstd"] = self.compressions.get("zstd", 0) + compressed

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from ros_to_parquet.bag.blocks import Definition, Messages
+from ros_to_parquet.bag.blocks import Definition
 from ros_to_parquet.bag.chunked import Chunk, ChunkedReader, ChunkFraming
 from ros_to_parquet.bag.decompress import MAX_CHUNK_BYTES
 from ros_to_parquet.bag.index import ChunkEntries, ChunkIndex, IndexBuilder, flat_entries, index_pieces
-from ros_to_parquet.bag.model import BagFormat, Connection, Int64Array, MessageBlock, UInt8Array
+from ros_to_parquet.bag.model import BagFormat, Connection, Int64Array, MessageBlock, Messages, UInt8Array
 from ros_to_parquet.bag.scan import (
     Broken,
     Look,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ros_to_parquet.bag.blocks import Definition, Messages, groups
+from ros_to_parquet.bag.blocks import Definition, groups
 from ros_to_parquet.bag.chunked import Chunk, ChunkedReader, ChunkFraming
 from ros_to_parquet.bag.decompress import MAX_CHUNK_BYTES
 from ros_to_parquet.bag.index import ChunkEntries, ChunkIndex, IndexBuilder, flat_entries, index_pieces
@@ -19,6 +19,7 @@ from ros_to_parquet.bag.model import (
     Connection,
     Int64Array,
     MessageBlock,
+    Messages,
     UInt8Array,
 )
 from ros_to_parquet.bag.scan import (

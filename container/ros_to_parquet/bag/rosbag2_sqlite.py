@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from ros_to_parquet.bag.blocks import MAX_BLOCK_MESSAGES, ConnectionTable, Messages, joined
-from ros_to_parquet.bag.model import BagError, BagFormat, Connection, Damage, MessageBlock
+from ros_to_parquet.bag.blocks import MAX_BLOCK_MESSAGES, ConnectionTable
+from ros_to_parquet.bag.join import joined
+from ros_to_parquet.bag.model import BagError, BagFormat, Connection, Damage, MessageBlock, Messages
 from ros_to_parquet.bag.source import CountedSource
 from ros_to_parquet.memory import MemoryBudget
 
@@ -117,6 +118,7 @@ class SqliteReader:
                     offsets=np.array(rows.rowids, np.int64),
                 )
                 yield from self._table.blocks(data, messages)
+            yield from self._table.rest()
         self.damage.extend(self._table.undefined())
         if compressed := self._table.compressed_messages:
             self.compressions["zstd"] = compressed

@@ -22,7 +22,7 @@ A request of its own costs about what 4 MB more of another one cost, in time (30
 MB/s) as in money (0.4 millionths of a dollar, as 40 ms of a vCPU).
 """
 
-HEAD_BYTES, TAIL_BYTES = 16 << 10, 64 << 10
+HEAD_BYTES = TAIL_BYTES = 64 << 10
 """What is read first of a large bag: enough to tell its format, and a small index at its end."""
 
 
@@ -81,7 +81,6 @@ class CountedSource:
         self.bytes_read = 0
         self._ends: dict[int, bytes] = {}
         self._tail_start = max(HEAD_BYTES, self.size - TAIL_BYTES)
-        self._expect([(0, min(HEAD_BYTES, self.size)), (self._tail_start, self.size)])
 
     def read_at(self, offset: int, length: int) -> bytes:
         if self.size <= READ_BYTES:
@@ -102,7 +101,8 @@ class CountedSource:
             for start, end in ranges
             for begin in range(start, end, READ_BYTES)
         ]
-        self._expect(pieces)
+        if isinstance(self._source, ReadsAhead) and self.size > READ_BYTES:
+            self._source.expect(pieces)
         return pieces
 
     def local_path(self) -> str:
@@ -110,10 +110,6 @@ class CountedSource:
         path = self._source.local_path()
         self.bytes_read = self.size
         return path
-
-    def _expect(self, pieces: Sequence[tuple[int, int]]) -> None:
-        if isinstance(self._source, ReadsAhead) and self.size > READ_BYTES:
-            self._source.expect(pieces)
 
     def _end(self, offset: int, length: int) -> bytes:
         if offset not in self._ends:

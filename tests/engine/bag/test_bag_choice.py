@@ -31,8 +31,7 @@ from test_bag_real import BAGS, found_in, names
 from test_bag_sweeps import CHUNKED
 
 from ros_to_parquet.bag import chunked, index, source
-from ros_to_parquet.storage import S3Storage
-from ros_to_parquet.storage.s3 import s3_client
+from ros_to_parquet.storage import S3Storage, s3
 
 if TYPE_CHECKING:
     from airflow_batch_ros.local import EmbeddedAws
@@ -321,7 +320,7 @@ def counted_gets() -> Iterator[list[int]]:
         first, last = params["headers"]["Range"].removeprefix("bytes=").split("-")
         sizes.append(int(last) - int(first) + 1)
 
-    events = s3_client().meta.events
+    events = s3.s3_client().meta.events
     events.register("before-call.s3.GetObject", note)
     try:
         yield sizes
@@ -335,6 +334,7 @@ def test_requests_to_s3(
 ) -> None:
     for name, value in embedded_aws.environment().items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(s3, "_client", None)
     bucket = f"choice-{uuid.uuid4().hex[:12]}"
     embedded_aws.client("s3").create_bucket(Bucket=bucket)
     data = make(payload=3_000_000)  # chunks of 6 MB
@@ -346,7 +346,7 @@ def test_requests_to_s3(
             found = read(opened, wanted=only(wanted))
         assert found.is_as_expected
         results[wanted] = (sum(gets), found.reader.bytes_read, len(gets))
-        assert 0 <= sum(gets) - found.reader.bytes_read < 100_000  # the tail, where it was not needed
+        assert abs(sum(gets) - found.reader.bytes_read) < 150_000  # the source may still have head and tail
     fetched, said, requests = results["/rare"]
     assert fetched < 2 * 6_100_000 and requests <= 6
     fetched, said, requests = results["/often"]

@@ -121,8 +121,11 @@ def test_order_offsets_and_bounds(tmp_path) -> None:
     rows += [(2, T0, bytes(DEFAULT_BUDGET.block // 4))] * 9
     with LocalFile(make(tmp_path / "a.db3", rows)) as file:
         blocks = list(open_bag(file).blocks())
-    offsets = [offset for block in blocks for offset in block.offsets.tolist()]
-    assert offsets == list(range(1, len(rows) + 1))
+    offsets: dict[str, list[int]] = {"/a": [], "/b": []}
+    for block in blocks:
+        offsets[block.connection.topic] += block.offsets.tolist()
+    assert offsets["/a"] == list(range(1, MAX_BLOCK_MESSAGES + 11))
+    assert offsets["/b"] == list(range(MAX_BLOCK_MESSAGES + 11, len(rows) + 1))
     assert max(len(block) for block in blocks) <= MAX_BLOCK_MESSAGES
     assert max(int(block.lengths.sum()) for block in blocks) <= DEFAULT_BUDGET.block
     assert blocks[0].log_times_ns[:3].tolist() == [T0, T0 - 1, T0 - 2]
