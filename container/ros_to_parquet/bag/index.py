@@ -22,6 +22,9 @@ from ros_to_parquet.bag.source import CountedSource
 MAX_INDEX_RECORD_BYTES = 64 << 20
 """No record of an index is longer: the longest are definitions and counts of 65,536 channels."""
 
+_PART_BYTES = 512 << 10
+"""What is looked at together of an index: in memory that takes ten times as much."""
+
 BoolArray = npt.NDArray[np.bool_]
 
 
@@ -175,12 +178,13 @@ def index_pieces(
             break
         watch(data)
         start += len(data)
-        buffer = np.frombuffer(kept + data, np.uint8)
-        records = framing.all_records(buffer)
-        if len(records):
-            yield buffer, records
-        kept = buffer[int(records.ends[-1]) if len(records) else 0 :].tobytes()
-        if len(kept) > MAX_INDEX_RECORD_BYTES:
-            raise ValueError(f"a record of it would be longer than {MAX_INDEX_RECORD_BYTES:,} bytes")
+        for place in range(0, len(data), _PART_BYTES):
+            buffer = np.frombuffer(kept + data[place : place + _PART_BYTES], np.uint8)
+            records = framing.all_records(buffer)
+            if len(records):
+                yield buffer, records
+            kept = buffer[int(records.ends[-1]) if len(records) else 0 :].tobytes()
+            if len(kept) > MAX_INDEX_RECORD_BYTES:
+                raise ValueError(f"a record of it would be longer than {MAX_INDEX_RECORD_BYTES:,} bytes")
     if kept or start < end:
         raise ValueError("its records do not lead to its end: it is cut off or broken")
