@@ -17,6 +17,7 @@ from ros_to_parquet.bag.model import (
     RandomAccess,
 )
 from ros_to_parquet.bag.source import CountedSource, LocalFile
+from ros_to_parquet.memory import DEFAULT_BUDGET, MemoryBudget
 
 __all__ = [
     "BagError",
@@ -54,6 +55,7 @@ def open_bag(
     slice_count: int = 1,
     metadata: str | None = None,
     beside: Mapping[str, RandomAccess] | None = None,
+    budget: MemoryBudget = DEFAULT_BUDGET,
 ) -> BagReader:
     """A reader of a bag, its format told from its first bytes.
 
@@ -67,6 +69,7 @@ def open_bag(
         metadata: text of the ``metadata.yaml`` in a rosbag2 folder.
         beside: files that SQLite left beside a database, by what they add to its name (``-wal``: messages
             that are not in it yet; ``-journal``: how to take back what was not finished).
+        budget: how much may be in memory at a time; how large a chunk, a message and a block may be.
 
     Raises:
         BagError: nothing can be read of it; says why and what to do.
@@ -79,13 +82,17 @@ def open_bag(
     if metadata is not None:
         _check_metadata(metadata)
     if kind == "rosbag1":
-        return rosbag1.Rosbag1Reader(counted, wanted=wanted, slice_index=slice_index, slice_count=slice_count)
+        return rosbag1.Rosbag1Reader(
+            counted, wanted=wanted, budget=budget, slice_index=slice_index, slice_count=slice_count
+        )
     if kind == "mcap":
-        return mcap.McapReader(counted, wanted=wanted, slice_index=slice_index, slice_count=slice_count)
+        return mcap.McapReader(
+            counted, wanted=wanted, budget=budget, slice_index=slice_index, slice_count=slice_count
+        )
     from ros_to_parquet.bag.rosbag2_sqlite import SqliteReader
 
     counted_beside = {name: CountedSource(each) for name, each in (beside or {}).items()}
-    return SqliteReader(counted, wanted=wanted, slice_index=slice_index, beside=counted_beside)
+    return SqliteReader(counted, wanted=wanted, budget=budget, slice_index=slice_index, beside=counted_beside)
 
 
 def _sniff(head: bytes, size: int) -> BagFormat:

@@ -10,10 +10,12 @@ from typing import Any
 import apsw
 import numpy as np
 
-from ros_to_parquet.bag.blocks import MAX_BLOCK_BYTES, MAX_BLOCK_MESSAGES, ConnectionTable, Messages, joined
-from ros_to_parquet.bag.model import BagError, BagFormat, Connection, Damage, MessageBlock
+from ros_to_parquet.bag.blocks import MAX_BLOCK_MESSAGES, ConnectionTable
+from ros_to_parquet.bag.join import joined
+from ros_to_parquet.bag.model import BagError, BagFormat, Connection, Damage, MessageBlock, Messages
 from ros_to_parquet.bag.source import CountedSource
 from ros_to_parquet.bag.sqlite_files import LOG, Database
+from ros_to_parquet.memory import MemoryBudget
 
 _LEAST_ROWID, _MOST_ROWID = -(1 << 63), (1 << 63) - 1
 
@@ -44,6 +46,7 @@ class SqliteReader:
         source: CountedSource,
         *,
         wanted: Callable[[str], bool],
+        budget: MemoryBudget,
         slice_index: int,
         beside: Mapping[str, CountedSource],
     ) -> None:
@@ -52,7 +55,8 @@ class SqliteReader:
         self.compressions: dict[str, int] = {}
         self._source = source
         self._beside = beside
-        self._table = ConnectionTable(wanted)
+        self._budget = budget
+        self._table = ConnectionTable(wanted, budget)
         self.counts = self._table.counts
         self._indexed: int | None = None
         self._query = ""
@@ -70,7 +74,12 @@ class SqliteReader:
             )
         try:
             # Of a page that is cut off, SQLite would take zeros for the rest.
-            self._database = Database(source, beside, size=source.size - source.size % page_bytes)
+            self._database = Database(
+                source,
+                beside,
+                size=source.size - source.size % page_bytes,
+                kept_bytes=2 * budget.window,
+            )
             self._begin(self._database, wanted)
         except _ERRORS as error:
             if self._database is not None:
@@ -138,6 +147,7 @@ class SqliteReader:
                 found += len(messages)
                 last = rows.rowids[-1]
                 yield from self._table.blocks(data, messages)
+            yield from self._table.rest()
             if index.is_there:
                 self._indexed = index.count_rest()
             elif found == last and not any(each.offset >= 0 for each in self.damage):
@@ -164,11 +174,11 @@ class SqliteReader:
         gaps = 0
         while True:
             try:
-                for taken in _fetch(database.connection, self._query, first, most):
+                for taken in _fetch(database.connection, self._query, first, most, self._budget.block):
                     rows.extend(*taken)
                     index.follow(*taken)
                     first = rows.rowids[-1] + 1
-                    if rows.size_bytes >= MAX_BLOCK_BYTES or len(rows.rowids) >= MAX_BLOCK_MESSAGES:
+                    if rows.size_bytes >= self._budget.block or len(rows.rowids) >= MAX_BLOCK_MESSAGES:
                         yield rows
                         rows = _Rows()
                 break
@@ -225,7 +235,7 @@ def _rows_query(unwanted: Sequence[int]) -> str:
 
 
 def _fetch(
-    database: apsw.Connection, query: str, first: int, most: int
+    database: apsw.Connection, query: str, first: int, most: int, most_bytes: int
 ) -> Iterator[tuple[Any, Any, Any, Any]]:
     """The rows from row id ``first`` on, in columns; ``most`` at a time, fewer where they are large.
 
@@ -240,7 +250,7 @@ def _fetch(
             raise apsw.CorruptError("the rows are out of order")
         yield rowids, topic_ids, timestamps, payloads
         first = rowids[-1] + 1
-        limit = max(1, min(most, MAX_BLOCK_BYTES // max(1, *map(len, payloads))))
+        limit = max(1, min(most, most_bytes // max(1, *map(len, payloads))))
 
 
 def _next_readable(database: apsw.Connection, query: str, first: int) -> int | None:
@@ -275,7 +285,7 @@ class _IndexCount:
     """
 
     _STRETCH_BYTES = 4 << 20
-    _STRETCH_ROWS = 16_384
+    _STRETCH_ROWS = 4096
     _STEPS = 1_000_000
 
     def __init__(self, database: apsw.Connection, size: int) -> None:

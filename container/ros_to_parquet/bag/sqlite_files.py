@@ -23,11 +23,11 @@ LOG, JOURNAL = "-wal", "-journal"
 LEAST_RANGE_BYTES = 64 << 10
 """What is read where SQLite goes to; going on from there, ranges double."""
 
+GAP_BYTES = 1 << 20
+"""What is read rather than left out: a request to a store takes as long as reading this, or longer."""
+
 MOST_RANGE_BYTES = 1 << 20
 """The largest range: a store's source makes larger requests of successive ones, and reads ahead."""
-
-KEPT_BYTES = 16 << 20
-"""What is kept in memory of a source."""
 
 _NAME = "bag.db3"
 _serial = itertools.count(1)
@@ -40,10 +40,13 @@ class Database:
         source: the database. What a read of it raises that is no `OSError` comes out of the connection too.
         beside: the write-ahead log and the rollback journal that lie beside it, by `LOG` and `JOURNAL`.
         size: of how many of the source's bytes the database is taken to be.
+        kept_bytes: what is kept in memory of each source.
     """
 
-    def __init__(self, source: CountedSource, beside: Mapping[str, CountedSource], *, size: int) -> None:
-        self._files = _Files(source, beside, size=size)
+    def __init__(
+        self, source: CountedSource, beside: Mapping[str, CountedSource], *, size: int, kept_bytes: int
+    ) -> None:
+        self._files = _Files(source, beside, size=size, kept_bytes=kept_bytes)
         with ExitStack() as stack:
             stack.callback(self._files.unregister)
             connection = apsw.Connection(_NAME, flags=apsw.SQLITE_OPEN_READWRITE, vfs=self._files.name)
@@ -70,10 +73,11 @@ class Database:
 
 
 class RangeCache:
-    """Reads of any size made of few and large ones: forward in ranges of `MOST_RANGE_BYTES`, elsewhere smaller."""
+    """Reads of any size made of few and large ones; going forward they grow to `MOST_RANGE_BYTES`."""
 
-    def __init__(self, source: CountedSource) -> None:
+    def __init__(self, source: CountedSource, *, kept_bytes: int) -> None:
         self._source = source
+        self._most_bytes = kept_bytes
         self._ranges: list[tuple[int, int, bytes]] = []  # start, end and content, the latest used first
         self._kept_bytes = 0
 
@@ -100,14 +104,14 @@ class RangeCache:
         begin, size = offset, LEAST_RANGE_BYTES
         for start, end, _ in self._ranges:
             longer = min(2 * (end - start), MOST_RANGE_BYTES)
-            if longer > size and end <= offset < end + longer:  # on from there, or after a small gap
+            if longer > size and end <= offset < end + max(longer, GAP_BYTES):
                 begin, size = end, longer
         stop = min([start for start, _, _ in self._ranges if start > offset], default=self._source.size)
         data = self._source.read_at(begin, min((offset // size + 1) * size, stop) - begin)
         if begin + len(data) <= offset:
             raise OSError(f"{len(data)} bytes could be read at {begin} of {self._source.size}")
         self._kept_bytes += len(data)
-        while self._kept_bytes > KEPT_BYTES and self._ranges:
+        while self._kept_bytes > self._most_bytes and self._ranges:
             self._kept_bytes -= len(self._ranges.pop()[2])
         self._ranges.insert(0, (begin, begin + len(data), data))
         return self._ranges[0]
@@ -121,7 +125,7 @@ class _File:
 
     def __init__(self, files: _Files, source: CountedSource | None, size: int) -> None:
         self._files = files
-        self._cache = None if source is None else RangeCache(source)
+        self._cache = None if source is None else RangeCache(source, kept_bytes=files.kept_bytes)
         self._size = size
         self._pages: dict[int, bytes] = {}
         self._page_bytes = 0
@@ -202,7 +206,10 @@ class _FileBeside(_File):
 class _Files(apsw.VFS):
     """The files of one database."""
 
-    def __init__(self, database: CountedSource, beside: Mapping[str, CountedSource], *, size: int) -> None:
+    def __init__(
+        self, database: CountedSource, beside: Mapping[str, CountedSource], *, size: int, kept_bytes: int
+    ) -> None:
+        self.kept_bytes = kept_bytes
         self.name = f"ros-to-parquet-{next(_serial)}"
         self.failure: OSError | None = None
         self.database = _DatabaseFile(self, database, size)
