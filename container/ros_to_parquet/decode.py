@@ -92,6 +92,9 @@ class Decoder:
     blocks are small, feed several and take their columns at once: building arrays costs per column.
     """
 
+    expansion = 1
+    """How many times a message's bytes it takes in memory, at most and about, until ``take``."""
+
     def __init__(self, layout: Layout, encoding: str) -> None:
         if encoding not in ("ros1", "cdr"):
             raise DefinitionError(
@@ -444,7 +447,7 @@ class _Kernel:
         At most three passes, whatever the messages hold: one until the first bad message, a check of it and
         all behind it, and one over those that are good.
         """
-        data = self._own(data)
+        data, starts, stops = self._own(data, starts, stops)
         done = self._decoder.run(data, starts, stops)
         self._rows.append(rows[:done])
         if done == len(starts):
@@ -461,12 +464,21 @@ class _Kernel:
 
     def count_fitting(self, data: UInt8Array, starts: Int64Array, stops: Int64Array) -> int:
         """How many of the messages would decode."""
-        failed, _ = self._check(self._own(data), starts, stops)
+        failed, _ = self._check(*self._own(data, starts, stops))
         return len(starts) - len(failed)
 
-    def _own(self, data: UInt8Array) -> UInt8Array:
-        # The machine takes big-endian numbers from memory that it may write to alone.
-        return data.copy() if self._program.wire.big_endian else data
+    def _own(
+        self, data: UInt8Array, starts: Int64Array, stops: Int64Array
+    ) -> tuple[UInt8Array, Int64Array, Int64Array]:
+        """Messages where the machine may write: it swaps the bytes of big-endian numbers in their place."""
+        if not self._program.wire.big_endian:
+            return data, starts, stops
+        view = data.data
+        own = bytearray().join(
+            [view[start:stop] for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)]
+        )
+        ends = np.cumsum(stops - starts)
+        return np.frombuffer(own, np.uint8), ends - (stops - starts), ends
 
     def take(self) -> list[_Part]:
         """What was decoded since the last time: at least one part, however empty."""

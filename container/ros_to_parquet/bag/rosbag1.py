@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ros_to_parquet.bag.blocks import Definition, Messages, groups
+from ros_to_parquet.bag.blocks import Definition, groups
 from ros_to_parquet.bag.chunked import Chunk, ChunkedReader, ChunkFraming
 from ros_to_parquet.bag.decompress import MAX_CHUNK_BYTES
 from ros_to_parquet.bag.model import (
@@ -19,6 +19,7 @@ from ros_to_parquet.bag.model import (
     Connection,
     Int64Array,
     MessageBlock,
+    Messages,
     UInt8Array,
 )
 from ros_to_parquet.bag.scan import (
@@ -33,6 +34,7 @@ from ros_to_parquet.bag.scan import (
     plan_span,
 )
 from ros_to_parquet.bag.source import CountedSource
+from ros_to_parquet.memory import MemoryBudget
 
 MAGIC = b"#ROSBAG V2.0\n"
 
@@ -72,10 +74,16 @@ class Rosbag1Reader(ChunkedReader["Rosbag1Records"]):
     format: BagFormat = "rosbag1"
 
     def __init__(
-        self, source: CountedSource, *, wanted: Callable[[str], bool], slice_index: int, slice_count: int
+        self,
+        source: CountedSource,
+        *,
+        wanted: Callable[[str], bool],
+        budget: MemoryBudget,
+        slice_index: int,
+        slice_count: int,
     ) -> None:
         framing = _Framing()
-        super().__init__(source, framing, wanted=wanted)
+        super().__init__(source, framing, wanted=wanted, budget=budget)
         header = self._read_bag_header()
         self._closed = header.index_pos != 0
         self._index: _Index | None = None
