@@ -266,6 +266,7 @@ def test_rows_of_points_with_room_behind_them() -> None:
     (part,) = check([padded, unpadded_end])
     assert part.decoded.columns[-2].to_pylist() == [[1, 2, 3, 7, 2, 3]] * 2
     assert part.decoded.columns[-1].to_pylist() == [b"\xaa\xbb\xcc\xdd" * 2, b"\xaa\xbb\xcc\xdd"]
+    check([dataclasses.replace(padded, data=bytes(range(12)), row_step=6), padded])
     zeros = dataclasses.replace(padded, data=row.translate(bytes(0 if b > 9 else b for b in range(256))) * 2)
     (part,) = check([zeros])
     assert part.decoded.columns[-1].to_pylist() == [None]
@@ -273,7 +274,7 @@ def test_rows_of_points_with_room_behind_them() -> None:
 
 def test_a_row_step_that_does_not_fit_is_not_believed() -> None:
     data = struct.pack("<6H", *range(6))
-    for row_step in (0, 3, 1_000, 2**32 - 1):
+    for row_step in (0, 3, 7, 12, 1_000, 2**32 - 1):
         (part,) = check([Cloud([("v", 0, 4, 1)], 2, 3, data, 2, row_step)])
         assert part.decoded.columns[-2].to_pylist() == [list(range(6))]
 
