@@ -103,7 +103,7 @@ class Decoder:
             )
         self.schema = pa.schema(arrow_fields(layout))
         self.has_stamp = layout.header_index is not None
-        self._layout = layout
+        self.layout = layout
         self._encoding = encoding
         self._wide = _has_wide_strings(layout.root)
         self._kernels: dict[Wire, _Kernel] = {}
@@ -230,14 +230,14 @@ class Decoder:
 
     def _kernel(self, wire: Wire) -> _Kernel:
         if wire not in self._kernels:
-            self._kernels[wire] = _Kernel(compile_program(self._layout.root, wire))
+            self._kernels[wire] = _Kernel(compile_program(self.layout.root, wire))
         return self._kernels[wire]
 
     def _stamps(self, columns: list[pa.Array]) -> Int64Array | None:
-        index = self._layout.header_index
+        index = self.layout.header_index
         if index is None:
             return None
-        header = self._layout.root.fields[index].node
+        header = self.layout.root.fields[index].node
         assert isinstance(header, Struct)
         place = [field.name for field in header.fields].index("stamp")
         stamp = columns[index].field(place)
