@@ -365,6 +365,9 @@ class Manifest:
     bags: tuple[BagResult, ...]
     replaces: tuple[str, ...] = ()
     """The plan's: while it is not empty, the manifest counts only once its drive is committed."""
+    memory_limit_bytes: int = 0
+    """What the engine was allowed above import: messages larger than a quarter of it are rejects. 0 where an
+    earlier version wrote the manifest."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ from ros_to_parquet.decoders import prepare
 from ros_to_parquet.definitions import TypeSource
 from ros_to_parquet.layout import DefinitionError
 from ros_to_parquet.log import event, now
+from ros_to_parquet.memory import DEFAULT_BUDGET, MemoryBudget
 from ros_to_parquet.msg_path import MsgPathError, load_types
 from ros_to_parquet.records import RecordDecoder
 from ros_to_parquet.storage import (
@@ -46,23 +47,10 @@ from ros_to_parquet.storage import (
     open_storage,
 )
 
-TAKE_BYTES = 4 << 20
-"""Messages of one connection decoded before they become Arrow arrays, which cost by the column."""
-
-PENDING_BYTES = 64 << 20
-"""Messages of all connections together that are decoded and not yet Arrow arrays; past it, the connection
-with the most becomes arrays early."""
-
 MESSAGE_OVERHEAD_BYTES = 64
 """What a message takes in memory beside its payload (times, offsets): more than many a payload."""
 
-MAX_BLOCK_BYTES = 256 << 20
-"""Blocks with more bytes are decoded in parts, so that columns keep 32-bit offsets."""
-
 _NAMED_TOPICS = 5
-
-READ_AHEAD_BYTES = 32 << 20
-"""Messages read and decompressed ahead of the decoder."""
 
 
 class ShardError(Exception):
@@ -223,11 +211,19 @@ class _Target:
 class _Extraction:
     """One shard in the making: blocks in, rows and counted rejects out."""
 
-    def __init__(self, plan: Plan, shard: int, tables: parquet.TableWriters, types: TypeSource) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        shard: int,
+        tables: parquet.TableWriters,
+        types: TypeSource,
+        budget: MemoryBudget = DEFAULT_BUDGET,
+    ) -> None:
         self._plan = plan
         self._shard = shard
         self._types = types
         self._tables = tables
+        self._budget = budget
         self._tallies: dict[tuple[str, str, str], _Tally] = {}
         self._paths: dict[tuple[str, str, str, pa.Schema], str] = {}
         self._taken: set[str] = set()
@@ -250,10 +246,11 @@ class _Extraction:
 
     def add(self, block: MessageBlock) -> None:
         """Counts and decodes a block of the current bag."""
-        for part in _parts(block):
-            target = self._targets.get(block.connection.id)
-            if target is None:
-                target = self._targets[block.connection.id] = self._resolve(part)
+        target = self._targets.get(block.connection.id)
+        if target is None:
+            target = self._targets[block.connection.id] = self._resolve(block)
+        expansion = target.table.decoder.expansion if target.table else 1
+        for part in _parts(block, self._budget.block // expansion):
             target.tally.count(part)
             about = _Messages.joined([part])
             if target.table is None:
@@ -262,12 +259,12 @@ class _Extraction:
                 continue
             target.table.decoder.feed(part)
             target.pending.append(about)
-            cost = _memory_bytes(part)
+            cost = _memory_bytes(part) * target.table.decoder.expansion
             target.pending_bytes += cost
             self._pending_bytes += cost
-            if target.pending_bytes >= TAKE_BYTES:
+            if target.pending_bytes >= self._budget.take:
                 self._take(target)
-            elif self._pending_bytes >= PENDING_BYTES:
+            elif self._pending_bytes >= self._budget.pending:
                 self._take(max(self._targets.values(), key=lambda each: each.pending_bytes))
 
     def _take(self, target: _Target) -> None:
@@ -353,14 +350,14 @@ def _memory_bytes(block: MessageBlock) -> int:
     return int(block.lengths.sum()) + MESSAGE_OVERHEAD_BYTES * len(block)
 
 
-def _parts(block: MessageBlock) -> Iterator[MessageBlock]:
-    """The block in parts of at most `MAX_BLOCK_BYTES`, or of one message."""
-    if len(block) < 2 or int(block.lengths.sum()) <= MAX_BLOCK_BYTES:
+def _parts(block: MessageBlock, most_bytes: int) -> Iterator[MessageBlock]:
+    """The block in parts of at most ``most_bytes``, or of one message."""
+    if len(block) < 2 or int(block.lengths.sum()) <= most_bytes:
         yield block
     else:
         middle = len(block) // 2
-        yield from _parts(block.part(0, middle))
-        yield from _parts(block.part(middle, len(block)))
+        yield from _parts(block.part(0, middle), most_bytes)
+        yield from _parts(block.part(middle, len(block)), most_bytes)
 
 
 def _table_metadata(connection: Connection, digits: str) -> dict[str, str]:
@@ -383,7 +380,12 @@ def _table_metadata(connection: Connection, digits: str) -> dict[str, str]:
 
 
 def run_shard(
-    plan: Plan, shard: int, job: JobIdentity, *, progress: Callable[[int], None] = lambda _: None
+    plan: Plan,
+    shard: int,
+    job: JobIdentity,
+    *,
+    budget: MemoryBudget = DEFAULT_BUDGET,
+    progress: Callable[[int], None] = lambda _: None,
 ) -> Manifest:
     """Extracts one shard of a plan, writes its manifest, and commits the drive if it was the last one.
 
@@ -395,7 +397,7 @@ def run_shard(
         StorageError: likewise; the kind of error says why.
     """
     with output_errors():
-        return _run_shard(plan, shard, job, progress)
+        return _run_shard(plan, shard, job, budget, progress)
 
 
 @contextmanager
@@ -417,7 +419,9 @@ def _input_errors(plan: Plan) -> Iterator[None]:
         raise ShardError(f"drive {plan.drive_id}, bag {error}", ExitCode.INPUT_MISSING) from error
 
 
-def _run_shard(plan: Plan, shard: int, job: JobIdentity, progress: Callable[[int], None]) -> Manifest:
+def _run_shard(
+    plan: Plan, shard: int, job: JobIdentity, budget: MemoryBudget, progress: Callable[[int], None]
+) -> Manifest:
     storage = open_storage(plan.output)
     manifest_uri = join(plan.output, contract.manifest_key(plan.drive_id, plan.plan_id, shard))
     try:
@@ -434,7 +438,7 @@ def _run_shard(plan: Plan, shard: int, job: JobIdentity, progress: Callable[[int
             contract.to_json(started),
         )
         event("shard_started", drive_id=plan.drive_id, shard=shard, bags=len(plan.shards[shard]))
-        manifest = _extract(plan, shard, started, progress=progress)
+        manifest = _extract(plan, shard, started, budget=budget, progress=progress)
         storage.write(manifest_uri, contract.to_json(manifest))
         _log_shard(manifest)
     commit = lake.commit_drive(storage, plan)
@@ -484,14 +488,19 @@ def read_types(options: ExtractOptions) -> TypeSource:
 
 
 def _extract(
-    plan: Plan, shard: int, started: contract.StartedRecord, *, progress: Callable[[int], None]
+    plan: Plan,
+    shard: int,
+    started: contract.StartedRecord,
+    *,
+    budget: MemoryBudget,
+    progress: Callable[[int], None],
 ) -> Manifest:
     begin = time.monotonic()
     types = read_types(plan.options)
-    storage = open_storage(plan.output)
+    storage = open_storage(plan.output, upload_memory_bytes=budget.upload)
     bags: list[contract.BagResult] = []
-    with parquet.TableWriters(storage, plan.output) as tables:
-        extraction = _Extraction(plan, shard, tables, types)
+    with parquet.TableWriters(storage, plan.output, budget=budget) as tables:
+        extraction = _Extraction(plan, shard, tables, types, budget)
         read_before = 0
         for place, part in enumerate(plan.shards[shard]):
             result = _read_bag(
@@ -499,6 +508,7 @@ def _extract(
                 part,
                 place,
                 extraction,
+                budget=budget,
                 progress=partial(_progress_from, progress, read_before),
             )
             read_before += result.bytes_read
@@ -521,6 +531,7 @@ def _extract(
         finished_at=now(),
         seconds=round(time.monotonic() - begin, 3),
         peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10,
+        memory_limit_bytes=budget.limit,
         bytes_read=sum(bag.bytes_read for bag in bags),
         bytes_written=sum(file.size_bytes for topic in topics for file in topic.files),
         topics=topics,
@@ -539,6 +550,7 @@ def _read_bag(
     place: int,
     extraction: _Extraction,
     *,
+    budget: MemoryBudget,
     progress: Callable[[int], None],
 ) -> contract.BagResult:
     """Reads one bag slice into the extraction; damage and unreadable bags become its result."""
@@ -556,13 +568,14 @@ def _read_bag(
                     slice_index=part.index,
                     slice_count=part.count,
                     metadata=_metadata(storage, bag),
+                    budget=budget,
                 )
         except BagError as error:
             event("bag_unreadable", drive_id=plan.drive_id, bag=bag.name, reason=str(error))
             return _bag_result(bag, part, BagStatus.UNREADABLE, damage=(contract.BagDamage(0, str(error)),))
         extracted = 0
         extraction.begin_bag(place)
-        blocks = stack.enter_context(closing(_blocks(plan, reader)))
+        blocks = stack.enter_context(closing(_blocks(plan, reader, budget)))
         for block in blocks:
             extracted += len(block)
             extraction.add(block)
@@ -571,8 +584,8 @@ def _read_bag(
     return _finished_bag(plan, bag, part, reader, extracted)
 
 
-def _blocks(plan: Plan, reader: BagReader) -> Generator[MessageBlock]:
-    with _input_errors(plan), closing(read_ahead(reader.blocks(), READ_AHEAD_BYTES)) as blocks:
+def _blocks(plan: Plan, reader: BagReader, budget: MemoryBudget) -> Generator[MessageBlock]:
+    with _input_errors(plan), closing(read_ahead(reader.blocks(), budget.read_ahead)) as blocks:
         yield from blocks
 
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ros_to_parquet import storage as storage_module
 from ros_to_parquet.storage import (
     PART_BYTES,
     READ_BYTES,
@@ -30,6 +29,7 @@ from ros_to_parquet.storage import (
     normalize,
     open_storage,
 )
+from ros_to_parquet.storage import s3 as s3_module
 
 if TYPE_CHECKING:
     from airflow_batch_ros.local import EmbeddedAws
@@ -206,11 +206,8 @@ class TestS3Storage(StorageTests):
         s3.client("s3").create_bucket(Bucket=bucket)
         return f"s3://{bucket}/lake"
 
-    def test_what_many_uploads_hold_in_memory_is_bounded(
-        self, s3: EmbeddedAws, base: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(storage_module, "UPLOAD_MEMORY_BYTES", 4 << 20, raising=False)
-        storage = S3Storage()
+    def test_what_many_uploads_hold_in_memory_is_bounded(self, s3: EmbeddedAws, base: str) -> None:
+        storage = S3Storage(upload_memory_bytes=4 << 20)
         contents = {join(base, str(n)): bytes([n]) * ((1 << 20) + n) for n in range(30)}
         storage.write(join(base, "warm"), b"")
         tracemalloc.start()
@@ -228,7 +225,7 @@ class TestS3Storage(StorageTests):
         self, storage: S3Storage, base: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """S3 takes 10,000 parts, which of the first size would hold 84 GB."""
-        monkeypatch.setattr(storage_module, "PARTS_OF_A_SIZE", 2, raising=False)
+        monkeypatch.setattr(s3_module, "PARTS_OF_A_SIZE", 2, raising=False)
         upload = storage.upload(join(base, "x"))
         sizes = []
         for _ in range(9 * PART_BYTES // (1 << 20)):
@@ -249,15 +246,15 @@ class TestS3Storage(StorageTests):
         self, s3: EmbeddedAws, base: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-        monkeypatch.setattr(storage_module, "_client", None)
+        monkeypatch.setattr(s3_module, "_client", None)
         with pytest.raises(AccessDeniedError):
             S3Storage().write(join(base, "x"), b"")
 
     def test_no_server_is_transient(self, s3: EmbeddedAws, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
         monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-        monkeypatch.setattr(storage_module, "_client", None)
-        monkeypatch.setattr(storage_module, "CLIENT_ATTEMPTS", 1)
+        monkeypatch.setattr(s3_module, "_client", None)
+        monkeypatch.setattr(s3_module, "CLIENT_ATTEMPTS", 1)
         with pytest.raises(TransientError, match="s3://b/x"):
             S3Storage().read("s3://b/x")
 
@@ -267,7 +264,7 @@ def s3(embedded_aws: EmbeddedAws, monkeypatch: pytest.MonkeyPatch) -> EmbeddedAw
     """The embedded AWS as this process' S3."""
     for name, value in embedded_aws.environment().items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(storage_module, "_client", None)
+    monkeypatch.setattr(s3_module, "_client", None)
     return embedded_aws
 
 

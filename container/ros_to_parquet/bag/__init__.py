@@ -17,6 +17,7 @@ from ros_to_parquet.bag.model import (
     RandomAccess,
 )
 from ros_to_parquet.bag.source import CountedSource, LocalFile
+from ros_to_parquet.memory import DEFAULT_BUDGET, MemoryBudget
 
 __all__ = [
     "BagError",
@@ -51,6 +52,7 @@ def open_bag(
     slice_index: int = 0,
     slice_count: int = 1,
     metadata: str | None = None,
+    budget: MemoryBudget = DEFAULT_BUDGET,
 ) -> BagReader:
     """A reader of a bag, its format told from its first bytes.
 
@@ -62,6 +64,7 @@ def open_bag(
             split, for it has no index or is a database, slice 0 is the whole and the others are empty.
         slice_count: how many slices there are.
         metadata: text of the ``metadata.yaml`` in a rosbag2 folder.
+        budget: how much may be in memory at a time; how large a chunk, a message and a block may be.
 
     Raises:
         BagError: nothing can be read of it; says why and what to do.
@@ -74,10 +77,14 @@ def open_bag(
     if metadata is not None:
         _check_metadata(metadata)
     if kind == "rosbag1":
-        return rosbag1.Rosbag1Reader(counted, wanted=wanted, slice_index=slice_index, slice_count=slice_count)
+        return rosbag1.Rosbag1Reader(
+            counted, wanted=wanted, budget=budget, slice_index=slice_index, slice_count=slice_count
+        )
     if kind == "mcap":
-        return mcap.McapReader(counted, wanted=wanted, slice_index=slice_index, slice_count=slice_count)
-    return rosbag2_sqlite.SqliteReader(counted, wanted=wanted, slice_index=slice_index)
+        return mcap.McapReader(
+            counted, wanted=wanted, budget=budget, slice_index=slice_index, slice_count=slice_count
+        )
+    return rosbag2_sqlite.SqliteReader(counted, wanted=wanted, budget=budget, slice_index=slice_index)
 
 
 def _sniff(head: bytes, size: int) -> BagFormat:

@@ -33,6 +33,7 @@ from ros_to_parquet.bag.scan import (
     plan_span,
 )
 from ros_to_parquet.bag.source import CountedSource
+from ros_to_parquet.memory import MemoryBudget
 
 MAGIC = b"#ROSBAG V2.0\n"
 
@@ -72,10 +73,16 @@ class Rosbag1Reader(ChunkedReader["Rosbag1Records"]):
     format: BagFormat = "rosbag1"
 
     def __init__(
-        self, source: CountedSource, *, wanted: Callable[[str], bool], slice_index: int, slice_count: int
+        self,
+        source: CountedSource,
+        *,
+        wanted: Callable[[str], bool],
+        budget: MemoryBudget,
+        slice_index: int,
+        slice_count: int,
     ) -> None:
         framing = _Framing()
-        super().__init__(source, framing, wanted=wanted)
+        super().__init__(source, framing, wanted=wanted, budget=budget)
         header = self._read_bag_header()
         self._closed = header.index_pos != 0
         self._index: _Index | None = None

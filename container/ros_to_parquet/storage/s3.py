@@ -1,7 +1,7 @@
-"""Objects by URI, on S3 and on this machine's disk: one small set of verbs, one set of errors.
+"""S3, by boto3. Its errors are translated here and nowhere else.
 
-S3 errors are translated here and nowhere else. What S3 promises is what the engine builds on: a put is
-all or nothing, a conditional put has one winner, a listing shows what was put before it.
+What S3 promises is what the engine builds on: a put is all or nothing, a conditional put has one winner,
+a listing shows what was put before it.
 """
 
 from __future__ import annotations
@@ -11,14 +11,25 @@ import os
 import shutil
 import tempfile
 import threading
-import urllib.parse
 from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from ros_to_parquet.memory import DEFAULT_BUDGET
+from ros_to_parquet.storage.local import local_errors
+from ros_to_parquet.storage.model import (
+    AccessDeniedError,
+    ChangedError,
+    ExistsError,
+    NotFoundError,
+    ObjectInfo,
+    StorageError,
+    TransientError,
+    Unfinished,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -29,333 +40,11 @@ PART_BYTES = 8 << 20
 PARTS_OF_A_SIZE = 500
 """Parts after which they grow by `PART_BYTES`: S3 takes 10,000 of them, which so can hold 840 GB."""
 
-UPLOAD_MEMORY_BYTES = 128 << 20
-"""What the uploads of one `S3Storage` together hold in memory; what waits beyond it is on scratch disk."""
-
 CLIENT_ATTEMPTS = 8
 """Tries of one request, by the client itself, with growing waits."""
 
 READ_BYTES = 8 << 20
 """Size of ranged reads; one is in flight ahead of the reader."""
-
-
-class StorageError(OSError):
-    """A store did not do what was asked; the message names the URI."""
-
-
-class NotFoundError(StorageError, FileNotFoundError):
-    """There is no such object or bucket."""
-
-
-class AccessDeniedError(StorageError, PermissionError):
-    """The store refused access."""
-
-
-class ExistsError(StorageError, FileExistsError):
-    """A conditional put found the object already there."""
-
-
-class ChangedError(StorageError):
-    """The object is no longer the one that was asked for."""
-
-
-class TransientError(StorageError):
-    """Throttling, a server error or the network, after the client's own retries: a later try may work."""
-
-
-class LocationError(StorageError, ValueError):
-    """A path or URI that names no place, or one that is not supported."""
-
-
-@dataclass(frozen=True, slots=True)
-class ObjectInfo:
-    """An object: its URI, size and ETag (on disk: size and time of modification)."""
-
-    uri: str
-    size_bytes: int
-    etag: str
-
-
-@dataclass(frozen=True, slots=True)
-class Unfinished:
-    """An upload that nobody published or aborted. ``upload_id`` is S3's; on disk ``uri`` is the file."""
-
-    uri: str
-    upload_id: str
-
-
-class Source(Protocol):
-    """An object opened for reading; see ``ros_to_parquet.bag.model.RandomAccess``."""
-
-    @property
-    def size(self) -> int: ...
-    @property
-    def name(self) -> str: ...
-    def read_at(self, offset: int, length: int) -> bytes: ...
-    def local_path(self) -> str: ...
-    def close(self) -> None: ...
-
-
-class Upload(Protocol):
-    """An object being written; it is not there until ``publish``, and never after ``abort``.
-
-    ``abort`` may follow a ``publish``, done or failed; it does not take back one that is done.
-    """
-
-    uri: str
-    size_bytes: int
-
-    def write(self, data: Any) -> int: ...
-    def publish(self) -> None: ...
-    def abort(self) -> None: ...
-
-
-class Storage(Protocol):
-    """Verbs on URIs. All raise `StorageError` or one of its kinds."""
-
-    def head(self, uri: str) -> ObjectInfo: ...
-    def read(self, uri: str) -> bytes: ...
-    def write(self, uri: str, data: bytes) -> None: ...
-    def create(self, uri: str, data: bytes) -> None:
-        """Writes the object unless it exists (`ExistsError`); of two at once one wins."""
-        ...
-
-    def delete(self, uri: str) -> None:
-        """Deletes the object; no error where there is none."""
-        ...
-
-    def objects(self, folder: str) -> Iterator[ObjectInfo]:
-        """Every object below ``folder`` (a URI; a final slash is implied), in no promised order."""
-        ...
-
-    def folders(self, folder: str) -> list[str]:
-        """Names of the folders directly below ``folder``, sorted."""
-        ...
-
-    def open(self, info: ObjectInfo) -> Source:
-        """The object for reading; reads raise `ChangedError` when its ETag is no longer ``info``'s."""
-        ...
-
-    def upload(self, uri: str) -> Upload: ...
-    def unfinished(self, folder: str) -> Iterator[Unfinished]:
-        """Uploads below ``folder`` that go on, or whose process was killed (S3 keeps and bills those)."""
-        ...
-
-    def end(self, unfinished: Unfinished) -> None:
-        """Aborts somebody else's upload; no error if it has ended meanwhile."""
-        ...
-
-
-def join(base: str, key: str) -> str:
-    """``base`` (an output URI) and a relative key."""
-    return f"{base.rstrip('/')}/{key}"
-
-
-def normalize(location: str) -> str:
-    """A URI or path as a URI this module knows: ``s3://bucket[/key]`` or an absolute path.
-
-    One place has one URI: without ``..``, doubled or final slashes (but links are not followed).
-
-    Raises:
-        LocationError: no such place, or one that is not supported.
-    """
-    scheme, separator, rest = location.partition("://")
-    if not separator:
-        return os.path.abspath(Path(location).expanduser())  # noqa: PTH100 (resolve follows links)
-    if scheme == "file":
-        host, _, path = rest.partition("/")
-        if host not in ("", "localhost"):
-            raise LocationError(f"{location}: a file URI has three slashes (file:///...), or use a path")
-        return os.path.abspath(urllib.parse.unquote(f"/{path}"))  # noqa: PTH100
-    if scheme != "s3":
-        raise LocationError(f"{location}: no support for {scheme}://; use s3:// or a path")
-    if not rest or rest.startswith("/"):
-        raise LocationError(f"{location}: names no bucket (s3://bucket/...)")
-    return location.rstrip("/")
-
-
-def open_storage(uri: str) -> Storage:
-    """The storage that ``uri`` lives on."""
-    return S3Storage() if uri.startswith("s3://") else LocalStorage()
-
-
-# --- this machine -----------------------------------------------------------------------------------
-
-
-@contextmanager
-def _local_errors(path: str) -> Iterator[None]:
-    try:
-        yield
-    except StorageError:
-        raise
-    except FileExistsError as error:
-        raise ExistsError(f"{path}: already there") from error
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise NotFoundError(f"{path}: no such file") from error
-    except PermissionError as error:
-        raise AccessDeniedError(f"{path}: permission denied") from error
-    except OSError as error:
-        raise StorageError(f"{path}: {error.strerror or error}") from error
-
-
-def _local_info(path: Path) -> ObjectInfo:
-    stat = path.stat()
-    return ObjectInfo(str(path), stat.st_size, f"{stat.st_size}-{stat.st_mtime_ns}")
-
-
-class LocalStorage:
-    """Files by absolute path."""
-
-    def head(self, uri: str) -> ObjectInfo:
-        with _local_errors(uri):
-            if Path(uri).is_dir():
-                raise NotFoundError(f"{uri}: a folder, not a file")
-            return _local_info(Path(uri))
-
-    def read(self, uri: str) -> bytes:
-        with _local_errors(uri):
-            return Path(uri).read_bytes()
-
-    def write(self, uri: str, data: bytes) -> None:
-        upload = LocalUpload(uri)
-        upload.write(data)
-        upload.publish()
-
-    def create(self, uri: str, data: bytes) -> None:
-        upload = LocalUpload(uri)
-        upload.write(data)
-        upload.publish(exclusive=True)
-
-    def delete(self, uri: str) -> None:
-        with _local_errors(uri):
-            Path(uri).unlink(missing_ok=True)
-            for folder in Path(uri).parents:
-                try:
-                    folder.rmdir()
-                except OSError:
-                    break  # not empty: as on S3, a folder lives as long as what is in it
-
-    def objects(self, folder: str) -> Iterator[ObjectInfo]:
-        with _local_errors(folder):
-            for parent, _, names in os.walk(folder):
-                for name in names:
-                    path = Path(parent, name)
-                    if path.is_file() and not name.startswith(LocalUpload.PARTIAL):
-                        with suppress(FileNotFoundError):  # deleted since it was listed
-                            yield _local_info(path)
-
-    def folders(self, folder: str) -> list[str]:
-        with _local_errors(folder):
-            if not Path(folder).is_dir():
-                return []
-            return sorted(entry.name for entry in Path(folder).iterdir() if entry.is_dir())
-
-    def open(self, info: ObjectInfo) -> LocalSource:
-        return LocalSource(info)
-
-    def upload(self, uri: str) -> LocalUpload:
-        return LocalUpload(uri)
-
-    def unfinished(self, folder: str) -> Iterator[Unfinished]:
-        for parent, _, names in os.walk(folder):
-            for name in names:
-                if name.startswith(LocalUpload.PARTIAL):
-                    yield Unfinished(str(Path(parent, name)), "")
-
-    def end(self, unfinished: Unfinished) -> None:
-        self.delete(unfinished.uri)
-
-
-class LocalSource:
-    """A file opened for positioned reads."""
-
-    def __init__(self, info: ObjectInfo) -> None:
-        with _local_errors(info.uri):
-            self._file = Path(info.uri).open("rb")  # noqa: SIM115 (closed by close)
-            if info.etag and _local_info(Path(info.uri)).etag != info.etag:
-                self._file.close()
-                raise ChangedError(f"{info.uri}: changed since it was planned")
-        self._info = info
-        self.size = os.fstat(self._file.fileno()).st_size
-
-    @property
-    def name(self) -> str:
-        return self._info.uri
-
-    def read_at(self, offset: int, length: int) -> bytes:
-        with _local_errors(self.name):
-            data = os.pread(self._file.fileno(), length, offset)
-            while 0 < len(data) < length and (
-                more := os.pread(self._file.fileno(), length - len(data), offset + len(data))
-            ):
-                data += more  # one pread stops at 2 GiB
-            return data
-
-    def local_path(self) -> str:
-        return self.name
-
-    def close(self) -> None:
-        self._file.close()
-
-
-_FOLDER_TRIES = 100
-
-
-class LocalUpload:
-    """A file written beside its place and moved there when published."""
-
-    PARTIAL = ".partial-"
-
-    def __init__(self, uri: str) -> None:
-        self.uri = uri
-        self.size_bytes = 0
-        with _local_errors(uri):
-            handle, self._partial = self._begin(Path(uri).parent)
-            self._file = os.fdopen(handle, "wb")
-
-    def _begin(self, folder: Path) -> tuple[int, str]:
-        """A file in the folder, which others may remove while it is empty (`LocalStorage.delete`)."""
-        for _ in range(_FOLDER_TRIES):
-            with suppress(FileNotFoundError, FileExistsError):
-                folder.mkdir(parents=True, exist_ok=True)
-                return tempfile.mkstemp(prefix=self.PARTIAL, dir=folder)
-        raise NotADirectoryError(f"{folder} cannot be made")
-
-    def write(self, data: Any) -> int:
-        with _local_errors(self.uri):
-            written = self._file.write(data)
-        self.size_bytes += written
-        return written
-
-    def publish(self, *, exclusive: bool = False) -> None:
-        with _local_errors(self.uri):
-            self._file.close()
-            Path(self._partial).chmod(0o666 & ~_UMASK)
-            if not exclusive:
-                Path(self._partial).replace(self.uri)
-                return
-            try:
-                Path(self.uri).hardlink_to(self._partial)
-            finally:
-                Path(self._partial).unlink()
-
-    def abort(self) -> None:
-        with _local_errors(self.uri):
-            Path(self._partial).unlink(missing_ok=True)
-            with suppress(OSError):  # it writes what it still holds, to a disk that may be full
-                self._file.close()
-
-
-def _read_umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
-
-
-_UMASK = _read_umask()
-
-
-# --- S3 ---------------------------------------------------------------------------------------------
 
 _NOT_FOUND = {"NoSuchKey", "NoSuchBucket", "NoSuchUpload", "NotFound", "404"}
 _DENIED = {
@@ -452,8 +141,8 @@ def _has_endpoint() -> bool:
 class S3Storage:
     """Objects by ``s3://bucket/key``."""
 
-    def __init__(self) -> None:
-        self._upload_memory = _Memory(UPLOAD_MEMORY_BYTES)
+    def __init__(self, *, upload_memory_bytes: int = DEFAULT_BUDGET.upload) -> None:
+        self._upload_memory = _Memory(upload_memory_bytes)
 
     def head(self, uri: str) -> ObjectInfo:
         bucket, key = split_s3(uri)
@@ -596,7 +285,7 @@ class S3Source:
         if self._scratch is None:
             folder = tempfile.mkdtemp(prefix="ros-to-parquet-")
             self._scratch = str(Path(folder) / Path(self._key).name)
-            with _local_errors(self._scratch), Path(self._scratch).open("wb") as file:
+            with local_errors(self._scratch), Path(self._scratch).open("wb") as file:
                 for start in range(0, self.size, READ_BYTES):
                     file.write(self.read_at(start, READ_BYTES))
         return self._scratch
@@ -644,21 +333,21 @@ class _Part:
                 self._taken_bytes += size_bytes
             else:
                 self._spill()
-        with _local_errors(tempfile.gettempdir()):
+        with local_errors(tempfile.gettempdir()):
             self._file.write(data)
         self.size_bytes += size_bytes
 
     def _spill(self) -> None:
         held = self.read()
         self.clear()
-        with _local_errors(tempfile.gettempdir()):
+        with local_errors(tempfile.gettempdir()):
             self._file = tempfile.TemporaryFile(prefix="ros-to-parquet-")  # noqa: SIM115 (closed by clear)
             self._file.write(held)
         self.size_bytes = len(held)
 
     def read(self) -> bytes:
         """All of it."""
-        with _local_errors(tempfile.gettempdir()):
+        with local_errors(tempfile.gettempdir()):
             self._file.seek(0)
             return self._file.read()
 

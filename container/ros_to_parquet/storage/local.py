@@ -1,0 +1,193 @@
+"""Files on this machine's disk, by absolute path."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from ros_to_parquet.storage.model import (
+    AccessDeniedError,
+    ChangedError,
+    ExistsError,
+    NotFoundError,
+    ObjectInfo,
+    StorageError,
+    Unfinished,
+)
+
+
+@contextmanager
+def local_errors(path: str) -> Iterator[None]:
+    try:
+        yield
+    except StorageError:
+        raise
+    except FileExistsError as error:
+        raise ExistsError(f"{path}: already there") from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotFoundError(f"{path}: no such file") from error
+    except PermissionError as error:
+        raise AccessDeniedError(f"{path}: permission denied") from error
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror or error}") from error
+
+
+def _local_info(path: Path) -> ObjectInfo:
+    stat = path.stat()
+    return ObjectInfo(str(path), stat.st_size, f"{stat.st_size}-{stat.st_mtime_ns}")
+
+
+class LocalStorage:
+    """Files by absolute path."""
+
+    def head(self, uri: str) -> ObjectInfo:
+        with local_errors(uri):
+            if Path(uri).is_dir():
+                raise NotFoundError(f"{uri}: a folder, not a file")
+            return _local_info(Path(uri))
+
+    def read(self, uri: str) -> bytes:
+        with local_errors(uri):
+            return Path(uri).read_bytes()
+
+    def write(self, uri: str, data: bytes) -> None:
+        upload = LocalUpload(uri)
+        upload.write(data)
+        upload.publish()
+
+    def create(self, uri: str, data: bytes) -> None:
+        upload = LocalUpload(uri)
+        upload.write(data)
+        upload.publish(exclusive=True)
+
+    def delete(self, uri: str) -> None:
+        with local_errors(uri):
+            Path(uri).unlink(missing_ok=True)
+            for folder in Path(uri).parents:
+                try:
+                    folder.rmdir()
+                except OSError:
+                    break  # not empty: as on S3, a folder lives as long as what is in it
+
+    def objects(self, folder: str) -> Iterator[ObjectInfo]:
+        with local_errors(folder):
+            for parent, _, names in os.walk(folder):
+                for name in names:
+                    path = Path(parent, name)
+                    if path.is_file() and not name.startswith(LocalUpload.PARTIAL):
+                        with suppress(FileNotFoundError):  # deleted since it was listed
+                            yield _local_info(path)
+
+    def folders(self, folder: str) -> list[str]:
+        with local_errors(folder):
+            if not Path(folder).is_dir():
+                return []
+            return sorted(entry.name for entry in Path(folder).iterdir() if entry.is_dir())
+
+    def open(self, info: ObjectInfo) -> LocalSource:
+        return LocalSource(info)
+
+    def upload(self, uri: str) -> LocalUpload:
+        return LocalUpload(uri)
+
+    def unfinished(self, folder: str) -> Iterator[Unfinished]:
+        for parent, _, names in os.walk(folder):
+            for name in names:
+                if name.startswith(LocalUpload.PARTIAL):
+                    yield Unfinished(str(Path(parent, name)), "")
+
+    def end(self, unfinished: Unfinished) -> None:
+        self.delete(unfinished.uri)
+
+
+class LocalSource:
+    """A file opened for positioned reads."""
+
+    def __init__(self, info: ObjectInfo) -> None:
+        with local_errors(info.uri):
+            self._file = Path(info.uri).open("rb")  # noqa: SIM115 (closed by close)
+            if info.etag and _local_info(Path(info.uri)).etag != info.etag:
+                self._file.close()
+                raise ChangedError(f"{info.uri}: changed since it was planned")
+        self._info = info
+        self.size = os.fstat(self._file.fileno()).st_size
+
+    @property
+    def name(self) -> str:
+        return self._info.uri
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        with local_errors(self.name):
+            data = os.pread(self._file.fileno(), length, offset)
+            while 0 < len(data) < length and (
+                more := os.pread(self._file.fileno(), length - len(data), offset + len(data))
+            ):
+                data += more  # one pread stops at 2 GiB
+            return data
+
+    def local_path(self) -> str:
+        return self.name
+
+    def close(self) -> None:
+        self._file.close()
+
+
+_FOLDER_TRIES = 100
+
+
+class LocalUpload:
+    """A file written beside its place and moved there when published."""
+
+    PARTIAL = ".partial-"
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.size_bytes = 0
+        with local_errors(uri):
+            handle, self._partial = self._begin(Path(uri).parent)
+            self._file = os.fdopen(handle, "wb")
+
+    def _begin(self, folder: Path) -> tuple[int, str]:
+        """A file in the folder, which others may remove while it is empty (`LocalStorage.delete`)."""
+        for _ in range(_FOLDER_TRIES):
+            with suppress(FileNotFoundError, FileExistsError):
+                folder.mkdir(parents=True, exist_ok=True)
+                return tempfile.mkstemp(prefix=self.PARTIAL, dir=folder)
+        raise NotADirectoryError(f"{folder} cannot be made")
+
+    def write(self, data: Any) -> int:
+        with local_errors(self.uri):
+            written = self._file.write(data)
+        self.size_bytes += written
+        return written
+
+    def publish(self, *, exclusive: bool = False) -> None:
+        with local_errors(self.uri):
+            self._file.close()
+            Path(self._partial).chmod(0o666 & ~_UMASK)
+            if not exclusive:
+                Path(self._partial).replace(self.uri)
+                return
+            try:
+                Path(self.uri).hardlink_to(self._partial)
+            finally:
+                Path(self._partial).unlink()
+
+    def abort(self) -> None:
+        with local_errors(self.uri):
+            Path(self._partial).unlink(missing_ok=True)
+            with suppress(OSError):  # it writes what it still holds, to a disk that may be full
+                self._file.close()
+
+
+def _read_umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+_UMASK = _read_umask()
