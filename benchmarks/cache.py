@@ -50,9 +50,7 @@ def cached_series(*, messages: int, topics: int, nesting: int) -> Bag:
     return Bag(path, "series", 1.0, made)
 
 
-def _cached(
-    maker: str, name: str, suffix: str, arguments: Callable[[Path], list[str]]
-) -> tuple[Path, int]:
+def _cached(maker: str, name: str, suffix: str, arguments: Callable[[Path], list[str]]) -> tuple[Path, int]:
     """The file and its messages. A maker that changed makes it anew."""
     source = (ROOT / Path(*maker.split("."))).with_suffix(".py").read_bytes()
     folder = CACHE / hashlib.sha256(source).hexdigest()[:8]

@@ -49,7 +49,7 @@ def module(name: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", name, *arguments]
 
 
-def run(argv: Sequence[str], scratch: Path, *, extra: Mapping[str, str] | None = None) -> Measurement:
+def run(argv: list[str], scratch: Path, *, extra: Mapping[str, str] | None = None) -> Measurement:
     """Runs a command to its end.
 
     Raises:

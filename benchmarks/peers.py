@@ -40,7 +40,7 @@ class Contender:
     """
 
     name: str
-    argv: Sequence[str]
+    argv: list[str]
     keeps: str
     whole: bool = False
     formats: tuple[str, ...] = (".bag", ".mcap")
@@ -119,7 +119,7 @@ def install() -> None:
     stamp = PEERS / ".stamp"
     if stamp.exists() and stamp.read_text() == lock.read_text():
         return
-    print(f"making {PEERS.relative_to(ROOT)} (1 GB)", file=sys.stderr)
+    print(f"[benchmarks] making {PEERS.relative_to(ROOT)} (1 GB)", file=sys.stderr, flush=True)
     subprocess.run([ROOT / "scripts" / "benchmark-peers", PEERS, lock], check=True, cwd=ROOT)
     rerun = next(item for item in contenders() if item.name == RERUN)
     subprocess.run(
@@ -156,15 +156,12 @@ def compare(bag: Bag, *, repeat: int, scratch: Path, chosen: Sequence[str] = ())
             if found is not None:
                 rows[item.name] = found
     return [
-        failed.get(item.name)
-        or Result(item, measure.median(runs[item.name]), rows=rows.get(item.name))
+        failed.get(item.name) or Result(item, measure.median(runs[item.name]), rows=rows.get(item.name))
         for item in entered
     ]
 
 
-def _measure(
-    item: Contender, bag: Bag, scratch: Path, *, count_rows: bool
-) -> tuple[Measurement, int | None]:
+def _measure(item: Contender, bag: Bag, scratch: Path, *, count_rows: bool) -> tuple[Measurement, int | None]:
     if item.share == 1:
         return _run_once(item, bag, scratch, count_rows=count_rows)
     share = item.share

@@ -1,4 +1,4 @@
-"""mcap with mcap-ros2-support, the reader that most Python scripts use: decoding alone, nothing is written."""
+"""mcap with mcap-ros2-support, as most Python scripts read MCAP: decoding alone, nothing is written."""
 
 from __future__ import annotations
 
