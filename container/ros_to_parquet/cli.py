@@ -100,7 +100,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--parquet",
         choices=[str(choice) for choice in contract.ParquetStyle],
         default=str(contract.ParquetStyle.COMPACT),
-        help="encodings: compact (default), or compatible with older readers, Spark 3 among them",
+        help="encodings: compact (default), or compatible with older readers (Spark before 4.3)",
     )
     extract.add_argument("--overwrite", action="store_true", help="replace what the lake has of this drive")
     extract.add_argument(

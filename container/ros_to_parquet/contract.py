@@ -126,7 +126,7 @@ class ParquetStyle(StrEnum):
     """How tables are encoded; their values are the same.
 
     ``compact``: byte-stream-split floats, delta integers; ``compatible``: plain values, dictionaries for
-    strings, no unsigned 32-bit integers, for readers that lack what the other needs (Spark 3).
+    strings, no unsigned 32-bit integers, for readers that lack the others (Spark before 4.3).
     """
 
     COMPACT = "compact"
