@@ -680,6 +680,7 @@ def _finished_bag(
         expected_messages=expected_messages,
         verified=verified,
         damage=damage,
+        unread=reader.unread_messages,
     )
 
 
@@ -710,6 +711,7 @@ def _bag_result(
     expected_messages: int | None = None,
     verified: bool | None = None,
     damage: tuple[contract.BagDamage, ...] = (),
+    unread: int = 0,
 ) -> contract.BagResult:
     return contract.BagResult(
         name=bag.name,
@@ -723,6 +725,7 @@ def _bag_result(
         expected_messages=expected_messages,
         verified=verified,
         damage=damage,
+        unread=unread,
     )
 
 
