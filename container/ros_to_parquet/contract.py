@@ -57,6 +57,12 @@ MAX_REASONS = 100
 """Rejected messages a topic and shard whose offset and reason are listed; the rest are counted."""
 
 
+SQLITE_SHARED = "-shm"
+SQLITE_BESIDE = ("-wal", "-journal", SQLITE_SHARED)
+"""What SQLite adds to a database's name: its write-ahead log (messages that are not in the database yet), its
+rollback journal (how to take back what was not finished), and memory shared with others (holds nothing)."""
+
+
 class ContractError(ValueError):
     """A plan, manifest or other object that does not say what this version expects, or a wrong hash."""
 
@@ -149,6 +155,15 @@ class ExtractOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class FileBeside:
+    """A file that SQLite left beside a database; the end of its URI says which (`SQLITE_BESIDE`)."""
+
+    uri: str
+    size_bytes: int
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
 class PlannedBag:
     """One bag file.
 
@@ -160,6 +175,7 @@ class PlannedBag:
         etag: the store's ETag when planned; empty where the store has none.
         recording: the rosbag2 folder that holds it (its path below the prefix), or ``name`` itself.
         metadata_uri: the folder's ``metadata.yaml``, empty where there is none.
+        beside: SQLite's write-ahead log or rollback journal of it, where they are not empty.
     """
 
     uri: str
@@ -169,6 +185,12 @@ class PlannedBag:
     etag: str
     recording: str
     metadata_uri: str = ""
+    beside: tuple[FileBeside, ...] = ()
+
+    @property
+    def content(self) -> tuple[str, int, str]:
+        """Name, size and ETag, which the files beside it are part of: what a bag is covered by."""
+        return self.name, self.size_bytes, "+".join([self.etag, *(each.etag for each in self.beside)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -553,6 +575,15 @@ def _with(values: tuple[str, ...], value: str) -> tuple[str, ...]:
 
 
 # --- where things lie -------------------------------------------------------------------------------
+
+
+def sqlite_owner(name: str) -> str:
+    """The database that SQLite would leave a file of this name beside; empty where it would not.
+
+    >>> sqlite_owner("a/x.db3-wal"), sqlite_owner("a/x.db3")
+    ('a/x.db3', '')
+    """
+    return next((name.removesuffix(end) for end in SQLITE_BESIDE if name.endswith(f".db3{end}")), "")
 
 
 def make_plan_id(run: Run, drive_id: str) -> str:

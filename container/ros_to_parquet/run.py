@@ -27,6 +27,7 @@ import pyarrow as pa
 from ros_to_parquet import __version__, contract, lake, parquet
 from ros_to_parquet.bag import open_bag
 from ros_to_parquet.bag.model import BagError, BagReader, Connection, Int64Array, MessageBlock
+from ros_to_parquet.beside import open_beside
 from ros_to_parquet.contract import BagStatus, ExitCode, ExtractOptions, Manifest, Plan, PointClouds
 from ros_to_parquet.decode import Decoded, Decoder
 from ros_to_parquet.decoders import prepare
@@ -629,6 +630,7 @@ def _read_bag(
                     slice_count=part.count,
                     metadata=_metadata(storage, bag),
                     budget=budget,
+                    beside=open_beside(stack, storage, bag.uri, bag.beside),
                 )
         except BagError as error:
             event("bag_unreadable", drive_id=plan.drive_id, bag=bag.name, reason=str(error))
@@ -716,7 +718,7 @@ def _bag_result(
         slice=part,
         status=status,
         size_bytes=bag.size_bytes,
-        etag=bag.etag,
+        etag=bag.content[-1],
         bytes_read=bytes_read,
         messages=messages,
         extracted=extracted,
