@@ -7,7 +7,7 @@ from contextlib import ExitStack, closing, suppress
 
 from ros_to_parquet import contract
 from ros_to_parquet.contract import FileBeside
-from ros_to_parquet.storage import NotFoundError, ObjectInfo, Source, Storage
+from ros_to_parquet.storage import AccessDeniedError, NotFoundError, ObjectInfo, Source, Storage
 
 
 def find_beside(storage: Storage, uri: str) -> tuple[FileBeside, ...]:
@@ -15,7 +15,8 @@ def find_beside(storage: Storage, uri: str) -> tuple[FileBeside, ...]:
     infos = []
     for end in contract.SQLITE_BESIDE:
         if contract.sqlite_owner(uri + end):
-            with suppress(NotFoundError):
+            # S3 answers so for what is not there, too, where it may not be listed.
+            with suppress(NotFoundError, AccessDeniedError):
                 infos.append(storage.head(uri + end))
     return with_content(infos)
 
