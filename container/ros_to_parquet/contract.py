@@ -361,7 +361,9 @@ class BagResult:
         messages: messages found, wanted or not, and those of the chunks that were not read.
         extracted: messages of wanted topics: each is a row or a reject.
         verified: every connection has as many messages as the bag's own index says (else ``damage`` says
-            which have not); None where it has none (``unverified``).
+            which have not), or its folder's ``metadata.yaml`` where it has none; None where that does not
+            say either (``unverified``).
+        remarks: what else people should know of it, though nothing of it is damaged.
         unread: how many of ``messages`` are of chunks that were not read; the index is all that says so.
     """
 
@@ -376,6 +378,7 @@ class BagResult:
     expected_messages: int | None
     verified: bool | None
     damage: tuple[BagDamage, ...]
+    remarks: tuple[str, ...] = ()
     unread: int = 0
 
 
@@ -482,6 +485,7 @@ def fold(plan: Plan, manifests: Iterable[Manifest]) -> DriveManifest:
             for damage in bag.damage:
                 place = f" at offset {damage.offset}" if damage.offset >= 0 else ""
                 problems.append(f"bag {bag.name}{place}: {damage.reason}")
+            problems += [f"bag {bag.name}: {remark}" for remark in bag.remarks]
         for topic in manifest.topics:
             total = tables.get(topic.table, TableTotal(topic.table, (), (), 0, 0, 0, 0))
             tables[topic.table] = TableTotal(
