@@ -140,6 +140,17 @@ class ConnectionTable:
                 for block in self._cut(data, messages, connection_id, rows):
                     yield _on_its_own(block) if pins_too_much and block.data is data else block
 
+    def oversize(self, messages: Messages) -> Iterator[MessageBlock]:
+        """Messages of which nothing but their head was read; all are counted."""
+        for connection_id, rows in groups(self._resolve(messages.connections)):
+            if connection_id < 0:
+                self._leave(messages, rows)
+                continue
+            block = self._block(_NO_DATA, messages, connection_id, rows)
+            self.counts[connection_id] += len(block)
+            if self._taken[connection_id]:
+                yield _as_oversize(block)
+
     def _pins_too_much(self, data: UInt8Array, messages: Messages, ids: Int64Array) -> bool:
         """Whether blocks would keep a buffer in memory that is mostly of topics nobody wants."""
         if all(self._taken) or not len(ids):
@@ -166,17 +177,7 @@ class ConnectionTable:
     def _cut(
         self, data: UInt8Array, messages: Messages, connection_id: int, rows: Int64Array | slice
     ) -> Iterator[MessageBlock]:
-        publish_times_ns, sequences = messages.publish_times_ns, messages.sequences
-        block = MessageBlock(
-            connection=self.connections[connection_id],
-            data=data,
-            starts=messages.starts[rows],
-            lengths=messages.lengths[rows],
-            log_times_ns=messages.log_times_ns[rows],
-            publish_times_ns=None if publish_times_ns is None else publish_times_ns[rows],
-            sequences=None if sequences is None else sequences[rows],
-            offsets=messages.offsets[rows],
-        )
+        block = self._block(data, messages, connection_id, rows)
         ends = np.cumsum(block.lengths)
         if len(block) <= MAX_BLOCK_MESSAGES and ends[-1] <= self._budget.block:
             yield from self._decompressed(block)
@@ -188,6 +189,21 @@ class ConnectionTable:
             last = min(max(fits, first + 1), first + MAX_BLOCK_MESSAGES)
             yield from self._decompressed(_part(block, first, last))
             first = last
+
+    def _block(
+        self, data: UInt8Array, messages: Messages, connection_id: int, rows: Int64Array | slice
+    ) -> MessageBlock:
+        publish_times_ns, sequences = messages.publish_times_ns, messages.sequences
+        return MessageBlock(
+            connection=self.connections[connection_id],
+            data=data,
+            starts=messages.starts[rows],
+            lengths=messages.lengths[rows],
+            log_times_ns=messages.log_times_ns[rows],
+            publish_times_ns=None if publish_times_ns is None else publish_times_ns[rows],
+            sequences=None if sequences is None else sequences[rows],
+            offsets=messages.offsets[rows],
+        )
 
     def _decompressed(self, block: MessageBlock) -> Iterator[MessageBlock]:
         """The block, its messages decompressed where each is a zstd frame (rosbag2's compression by message).
@@ -209,18 +225,27 @@ class ConnectionTable:
         first = 0
         payloads: list[bytes] = []
         size_bytes = 0
+        most_bytes = self._budget.message
         for row, (start, length) in enumerate(
             zip(block.starts.tolist(), block.lengths.tolist(), strict=True)
         ):
             stored = block.data[start : start + length].tobytes()
-            content = decompress_message(stored) if row in frames else None
+            content = decompress_message(stored, most_bytes=most_bytes) if row in frames else None
             payload = stored if content is None else content
+            if len(payload) > most_bytes:
+                if payloads:
+                    yield _rebuilt(_part(block, first, row), payloads)
+                lengths = np.array([len(payload)], np.int64)
+                yield _as_oversize(dataclasses.replace(_part(block, row, row + 1), lengths=lengths))
+                first, payloads, size_bytes = row + 1, [], 0
+                continue
             if payloads and size_bytes + len(payload) > self._budget.block:
                 yield _rebuilt(_part(block, first, row), payloads)
                 first, payloads, size_bytes = row, [], 0
             payloads.append(payload)
             size_bytes += len(payload)
-        yield _rebuilt(_part(block, first, len(block)), payloads)
+        if payloads:
+            yield _rebuilt(_part(block, first, len(block)), payloads)
 
 
 def groups(ids: Int64Array) -> Iterator[tuple[int, Int64Array | slice]]:
@@ -249,6 +274,13 @@ def _part(block: MessageBlock, first: int, last: int) -> MessageBlock:
         sequences=None if sequences is None else sequences[first:last],
         offsets=block.offsets[first:last],
     )
+
+
+_NO_DATA = np.zeros(0, np.uint8)
+
+
+def _as_oversize(block: MessageBlock) -> MessageBlock:
+    return dataclasses.replace(block, data=_NO_DATA, starts=np.zeros_like(block.starts), oversize=True)
 
 
 def _on_its_own(block: MessageBlock) -> MessageBlock:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
@@ -75,11 +76,18 @@ class CountedSource:
         return data
 
 
-class ForwardBuffer:
-    """A window that moves forward over a source."""
+class Readable(Protocol):
+    """Bytes that are read forward; ``read_at`` returns fewer than asked at the end only."""
 
-    def __init__(self, source: CountedSource) -> None:
+    def read_at(self, offset: int, length: int) -> bytes: ...
+
+
+class ForwardBuffer:
+    """A window that moves forward over a source, ``window_bytes`` at a time where no more is needed."""
+
+    def __init__(self, source: Readable, window_bytes: int = READ_BYTES) -> None:
         self._source = source
+        self._window_bytes = window_bytes
         self._start = 0
         self._data = b""
 
@@ -89,10 +97,41 @@ class ForwardBuffer:
         Offsets of successive calls do not decrease. The array is read-only and stays valid.
         """
         at_hand = max(self._start + len(self._data) - offset, 0)
+        if need > max(at_hand, self._window_bytes):
+            return self._exactly(offset, need, at_hand)
         if at_hand < need:
             kept = self._data[offset - self._start :] if at_hand else b""
             start = offset + at_hand
-            end = -(-(offset + need) // READ_BYTES) * READ_BYTES
+            end = -(-(offset + need) // self._window_bytes) * self._window_bytes
             data = self._source.read_at(start, end - start)
             self._start, self._data = offset, kept + data if kept else data
         return np.frombuffer(self._data, np.uint8)[offset - self._start :]
+
+    def _exactly(self, offset: int, size: int, at_hand: int) -> UInt8Array:
+        """So many bytes in pages of their own (see `give_back`), put together without a second copy."""
+        pages = mmap.mmap(-1, size)
+        filled = at_hand
+        pages[:filled] = self._data[offset - self._start :] if at_hand else b""
+        self._start, self._data = offset + size, b""
+        while filled < size:
+            step = self._window_bytes - (offset + filled) % self._window_bytes
+            data = self._source.read_at(offset + filled, min(step, size - filled))
+            if not data:
+                break
+            pages[filled : filled + len(data)] = data
+            filled += len(data)
+        window = np.frombuffer(pages, np.uint8)[:filled]
+        window.flags.writeable = False
+        return window
+
+
+def give_back(data: UInt8Array) -> None:
+    """Frees the memory of an array that was made in pages of its own, whoever still refers to it.
+
+    To be called by the one reader of a buffer that holds nothing but one large message.
+    """
+    base: Any = data
+    while isinstance(base, np.ndarray | memoryview):
+        base = base.base if isinstance(base, np.ndarray) else base.obj
+    if isinstance(base, mmap.mmap):
+        base.madvise(mmap.MADV_DONTNEED)
