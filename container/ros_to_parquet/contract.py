@@ -112,6 +112,16 @@ class BagStatus(StrEnum):
     UNREADABLE = "unreadable"
 
 
+class PointClouds(StrEnum):
+    """What becomes of ``sensor_msgs/PointCloud2``.
+
+    ``recorded``: its fields, with the points in a blob; ``decoded``: a column for each of the points' fields.
+    """
+
+    RECORDED = "recorded"
+    DECODED = "decoded"
+
+
 # --- the plan ---------------------------------------------------------------------------------------
 
 
@@ -127,6 +137,7 @@ class ExtractOptions:
             define a type; empty for the newest.
         msg_paths: folders (paths or ``s3://`` URIs, without a final slash) of message definitions, for types
             that a bag does not define; of a type that several of them have, the first one's is taken.
+        pointcloud: what becomes of point clouds.
     """
 
     include_topics: tuple[str, ...] = ("*",)
@@ -134,6 +145,7 @@ class ExtractOptions:
     strict: bool = False
     ros_distro: str = ""
     msg_paths: tuple[str, ...] = ()
+    pointcloud: PointClouds = PointClouds.RECORDED
 
 
 @dataclass(frozen=True, slots=True)

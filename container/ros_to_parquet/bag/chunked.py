@@ -11,9 +11,17 @@ from typing import Generic, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ros_to_parquet.bag.blocks import ConnectionTable, Definition, Messages
+from ros_to_parquet.bag.blocks import ConnectionTable, Definition
 from ros_to_parquet.bag.decompress import Unpacked, decompress, pieces
-from ros_to_parquet.bag.model import BagFormat, Connection, Damage, Int64Array, MessageBlock, UInt8Array
+from ros_to_parquet.bag.model import (
+    BagFormat,
+    Connection,
+    Damage,
+    Int64Array,
+    MessageBlock,
+    Messages,
+    UInt8Array,
+)
 from ros_to_parquet.bag.scan import Batch, Framing, Large, R, Span, part, walk
 from ros_to_parquet.bag.source import CountedSource, ForwardBuffer
 from ros_to_parquet.memory import MemoryBudget
@@ -24,12 +32,17 @@ _HEADER_BYTES = 64
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """What a chunk's record says; ``stored`` is cut off where the record is. ``crc32`` is 0 for none."""
+    """What a chunk's record says; ``stored`` is cut off where the record is. ``crc32`` is 0 for none.
+
+    What is stored begins after ``head_bytes`` of the record and has ``stored_bytes``.
+    """
 
     compression: str
     size_bytes: int
     crc32: int
     stored: UInt8Array
+    head_bytes: int
+    stored_bytes: int
 
 
 class ChunkFraming(Framing[R], Protocol[R]):
@@ -106,6 +119,7 @@ class ChunkedReader(ABC, Generic[R]):
             else:
                 self._harm(found.offset, found.reason, ends_bag=found.ends_bag)
                 yield from self._chunk(found.offset, found.window, cut=True)
+        yield from self._table.rest()
         self.damage.extend(self._table.undefined())
         if compressed := self._table.compressed_messages:
             self.compressions["zstd"] = self.compressions.get("zstd", 0) + compressed
@@ -176,8 +190,9 @@ class ChunkedReader(ABC, Generic[R]):
                 if not found.cut:
                     self._harm(found.offset, "a chunk's header cannot be read")
                 return
-            head_bytes = len(found.window) - len(chunk.stored)
-            stored = self._stored(buffer, found.offset + head_bytes, found.offset + found.size)
+            begin = found.offset + chunk.head_bytes
+            end = min(begin + chunk.stored_bytes, found.offset + found.size)
+            stored = self._stored(buffer, begin, end)
             yield from self._unpacked(found.offset, chunk, stored, cut=found.cut)
         elif not found.cut:
             yield from self._oversize(found, found.offset)

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from ros_to_parquet.bag.blocks import Definition, Messages
+from ros_to_parquet.bag.blocks import Definition
 from ros_to_parquet.bag.chunked import Chunk, ChunkedReader, ChunkFraming
-from ros_to_parquet.bag.model import BagFormat, Connection, Int64Array, MessageBlock, UInt8Array
+from ros_to_parquet.bag.model import BagFormat, Connection, Int64Array, MessageBlock, Messages, UInt8Array
 from ros_to_parquet.bag.scan import Broken, Look, Need, Records, Scanner, Skip, gather, part, plan_span
 from ros_to_parquet.bag.source import CountedSource
 from ros_to_parquet.memory import MemoryBudget
@@ -145,7 +145,14 @@ class McapReader(ChunkedReader[Records]):
             stored_bytes = fields.integer(8)
         except ValueError:
             return None
-        return Chunk(compression, size_bytes, crc32, body[fields.position :][:stored_bytes])
+        return Chunk(
+            compression=compression,
+            size_bytes=size_bytes,
+            crc32=crc32,
+            stored=body[fields.position :][:stored_bytes],
+            head_bytes=_RECORD_HEAD_BYTES + fields.position,
+            stored_bytes=stored_bytes,
+        )
 
     def _found(
         self, data: UInt8Array, records: Records, offsets: Int64Array
@@ -393,6 +400,8 @@ def _chunk_index(body: bytes) -> tuple[int, dict[int, int]]:
     while pairs:
         channel_id = pairs.integer(2)
         places.append((pairs.integer(8), channel_id))
+    if not places:  # a writer that leaves message indexes out
+        return chunk_start, {}
     places.sort()
     ends = [start for start, _ in places[1:]] + [chunk_start + chunk_length + index_length]
     counts = {}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -97,6 +98,52 @@ class MessageBlock:
             offsets=self.offsets[start:stop],
             oversize=self.oversize,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Messages:
+    """Messages of any connections that lie in one buffer; see `MessageBlock`, without its buffer.
+
+    ``connections``, int64, shape (messages,), are ids: as the bag records them until they are resolved.
+    """
+
+    connections: Int64Array
+    starts: Int64Array
+    lengths: Int64Array
+    log_times_ns: Int64Array
+    publish_times_ns: Int64Array | None
+    sequences: Int64Array | None
+    offsets: Int64Array
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def rows(self, which: Int64Array | slice) -> Messages:
+        """Some of the messages, by index."""
+        publish_times_ns, sequences = self.publish_times_ns, self.sequences
+        return Messages(
+            self.connections[which],
+            self.starts[which],
+            self.lengths[which],
+            self.log_times_ns[which],
+            None if publish_times_ns is None else publish_times_ns[which],
+            None if sequences is None else sequences[which],
+            self.offsets[which],
+        )
+
+    def at(self, starts: Int64Array) -> Messages:
+        """The messages in a buffer where they start there."""
+        return dataclasses.replace(self, starts=starts)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Messages]) -> Messages:
+        """One after the other; all of one format."""
+
+        def all_of(name: str) -> Int64Array | None:
+            arrays = [getattr(part, name) for part in parts]
+            return None if arrays[0] is None else np.concatenate(arrays)
+
+        return cls(*(all_of(each.name) for each in dataclasses.fields(cls)))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)

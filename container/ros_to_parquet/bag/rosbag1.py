@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ros_to_parquet.bag.blocks import Definition, Messages, groups
+from ros_to_parquet.bag.blocks import Definition, groups
 from ros_to_parquet.bag.chunked import Chunk, ChunkedReader, ChunkFraming
 from ros_to_parquet.bag.model import (
     BagError,
@@ -18,6 +18,7 @@ from ros_to_parquet.bag.model import (
     Connection,
     Int64Array,
     MessageBlock,
+    Messages,
     UInt8Array,
 )
 from ros_to_parquet.bag.scan import (
@@ -143,12 +144,15 @@ class Rosbag1Reader(ChunkedReader["Rosbag1Records"]):
         fields = _first_header(record)
         if fields is None or fields.get(b"op") != bytes((CHUNK,)):
             return None
-        stored = record[8 + _integer(record[:4].tobytes()) :]
+        head_bytes = 8 + _integer(record[:4].tobytes())
+        stored = record[head_bytes:]
         return Chunk(
             compression=_text(fields.get(b"compression", b"none")),
             size_bytes=_integer(fields[b"size"]) if b"size" in fields else len(stored),
             crc32=0,
             stored=stored,
+            head_bytes=head_bytes,
+            stored_bytes=_integer(record[head_bytes - 4 : head_bytes].tobytes()),
         )
 
     def _found(

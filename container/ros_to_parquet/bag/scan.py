@@ -216,7 +216,7 @@ class Large:
     cut: bool = False
 
 
-_BEGINNING_BYTES = 64 << 10
+_BEGINNING_BYTES = 8 << 10
 """More than the header of a chunk or message has."""
 
 

@@ -89,7 +89,7 @@ class ForwardBuffer:
         self._source = source
         self._window_bytes = window_bytes
         self._start = 0
-        self._data = b""
+        self._data = memoryview(b"")
 
     def window(self, offset: int, need: int) -> UInt8Array:
         """The bytes from ``offset``: those at hand, ``need`` at least (fewer at the source's end only).
@@ -100,19 +100,19 @@ class ForwardBuffer:
         if need > max(at_hand, self._window_bytes):
             return self._exactly(offset, need, at_hand)
         if at_hand < need:
-            kept = self._data[offset - self._start :] if at_hand else b""
+            kept = self._data[offset - self._start :] if at_hand else memoryview(b"")
             start = offset + at_hand
             end = -(-(offset + need) // self._window_bytes) * self._window_bytes
             data = self._source.read_at(start, end - start)
-            self._start, self._data = offset, kept + data if kept else data
+            self._start, self._data = offset, memoryview(b"".join((kept, data)) if kept else data)
         return np.frombuffer(self._data, np.uint8)[offset - self._start :]
 
     def _exactly(self, offset: int, size: int, at_hand: int) -> UInt8Array:
         """So many bytes in pages of their own (see `give_back`), put together without a second copy."""
-        pages = mmap.mmap(-1, size)
+        pages = own_pages(size)
         filled = at_hand
-        pages[:filled] = self._data[offset - self._start :] if at_hand else b""
-        self._start, self._data = offset + size, b""
+        if at_hand:
+            pages[:filled] = self._data[offset - self._start :]
         while filled < size:
             step = self._window_bytes - (offset + filled) % self._window_bytes
             data = self._source.read_at(offset + filled, min(step, size - filled))
@@ -120,9 +120,13 @@ class ForwardBuffer:
                 break
             pages[filled : filled + len(data)] = data
             filled += len(data)
-        window = np.frombuffer(pages, np.uint8)[:filled]
-        window.flags.writeable = False
-        return window
+        self._start, self._data = offset, memoryview(pages)[:filled].toreadonly()
+        return np.frombuffer(self._data, np.uint8)
+
+
+def own_pages(size: int) -> mmap.mmap:
+    """Memory for one large message, which `give_back` can free."""
+    return mmap.mmap(-1, size)
 
 
 def give_back(data: UInt8Array) -> None:

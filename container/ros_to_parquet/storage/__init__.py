@@ -23,7 +23,8 @@ from ros_to_parquet.storage.model import (
     Upload,
     join,
 )
-from ros_to_parquet.storage.s3 import PART_BYTES, READ_BYTES, S3Storage
+from ros_to_parquet.storage.ranges import READ_BYTES
+from ros_to_parquet.storage.s3 import PART_BYTES, S3Storage
 
 __all__ = [
     "PART_BYTES",

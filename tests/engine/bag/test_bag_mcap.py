@@ -139,6 +139,16 @@ def test_without_summary(chunks: int) -> None:
     assert found.reader.damage[0].ends_bag and found.reader.damage[0].offset == len(data)
 
 
+def test_chunks_without_message_indexes() -> None:
+    file = McapFile()
+    head = file.define(mcap_schema(1), mcap_channel(0, 1, "/a"))
+    file.chunk(head + mcap_message(0, 0, T0, b"x"), {})
+    file.count({0: 1})
+    found = read(file.bytes())
+    assert found.payloads("/a") == [b"x"]
+    assert found.is_as_expected
+
+
 def test_summary_without_checksum() -> None:
     data, messages = simple_mcap(crc=False)
     found = read(data)
