@@ -717,6 +717,7 @@ def _finished_bag(
         expected_messages=expected_messages,
         verified=verified,
         damage=damage,
+        unread=reader.unread_messages,
     )
 
 
@@ -747,6 +748,7 @@ def _bag_result(
     expected_messages: int | None = None,
     verified: bool | None = None,
     damage: tuple[contract.BagDamage, ...] = (),
+    unread: int = 0,
 ) -> contract.BagResult:
     return contract.BagResult(
         name=bag.name,
@@ -760,6 +762,7 @@ def _bag_result(
         expected_messages=expected_messages,
         verified=verified,
         damage=damage,
+        unread=unread,
     )
 
 

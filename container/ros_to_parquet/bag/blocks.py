@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,7 +69,12 @@ class ConnectionTable:
     def __contains__(self, recorded_id: int) -> bool:
         return recorded_id in self._meaning
 
-    def expected(self, recorded: dict[int, int]) -> dict[int, int]:
+    @property
+    def is_ambiguous(self) -> bool:
+        """Whether an id was defined with more than one content."""
+        return any(len(known) > 1 for known in self._known.values())
+
+    def expected(self, recorded: Mapping[int, int]) -> dict[int, int]:
         """Counts by recorded id as counts by connection.
 
         Where a recorded id became several connections, what was found of the others is taken off the

@@ -62,6 +62,7 @@ class SqliteReader:
         """Of the files ``beside`` it, SQLite's write-ahead log and rollback journal are made use of."""
         self.damage: list[Damage] = []
         self.compressions: dict[str, int] = {}
+        self.unread_messages = 0
         self._source = source
         self._beside = beside
         self._budget = budget
