@@ -597,7 +597,7 @@ def _extract(
     types = read_types(plan.options)
     storage = open_storage(plan.output, upload_memory_bytes=budget.upload)
     bags: list[contract.BagResult] = []
-    with parquet.TableWriters(storage, plan.output, budget=budget) as tables:
+    with parquet.TableWriters(storage, plan.output, style=plan.options.parquet, budget=budget) as tables:
         extraction = _Extraction(plan, shard, tables, types, budget)
         read_before = 0
         for place, part in enumerate(plan.shards[shard]):
