@@ -25,7 +25,15 @@ import pyarrow as pa
 
 from ros_to_parquet import __version__, contract, lake, parquet
 from ros_to_parquet.bag import open_bag
-from ros_to_parquet.bag.model import BagError, BagReader, Connection, Int64Array, MessageBlock
+from ros_to_parquet.bag.archive import ArchiveReader
+from ros_to_parquet.bag.model import (
+    BagError,
+    BagReader,
+    Connection,
+    Int64Array,
+    MessageBlock,
+    differing_counts,
+)
 from ros_to_parquet.contract import BagStatus, ExitCode, ExtractOptions, Manifest, Plan
 from ros_to_parquet.decode import Decoded, Decoder
 from ros_to_parquet.decoders import prepare
@@ -58,8 +66,6 @@ MESSAGE_OVERHEAD_BYTES = 64
 
 MAX_BLOCK_BYTES = 256 << 20
 """Blocks with more bytes are decoded in parts, so that columns keep 32-bit offsets."""
-
-_NAMED_TOPICS = 5
 
 READ_AHEAD_BYTES = 32 << 20
 """Messages read and decompressed ahead of the decoder."""
@@ -233,6 +239,7 @@ class _Extraction:
         self._taken: set[str] = set()
         self._bags = [plan.bags[part.bag].name for part in plan.shards[shard]]
         self._bag_names = pa.array(self._bags, pa.string())
+        self._member = ""
         self._targets: dict[int, _Target] = {}
         self._pending_bytes = 0
         self._place = 0
@@ -240,8 +247,17 @@ class _Extraction:
     def begin_bag(self, place: int) -> None:
         """Blocks that follow are of the shard's bag number ``place``."""
         self._place = place
+        self._member = ""
         self._targets = {}
         self._pending_bytes = 0
+
+    def _begin_member(self, member: str) -> None:
+        """Blocks that follow are of this bag in an archive: rows and rejects name it."""
+        self.end_bag()
+        archive = self._plan.bags[self._plan.shards[self._shard][self._place].bag].name
+        self._bags.append(f"{archive}/{member}")
+        self.begin_bag(PLACE)
+        self._member = member
 
     def end_bag(self) -> None:
         """Hands on what has been decoded and not yet become rows."""
@@ -589,7 +605,7 @@ def _finished_bag(
     found = [contract.BagDamage(each.offset, each.reason) for each in reader.damage]
     verified = None
     if expected is not None:
-        missed = _not_as_promised(reader, expected)
+        missed = differing_counts(reader.connections(), reader.counts, expected)
         verified = not missed
         if missed:
             found.append(contract.BagDamage(-1, f"its index promises other counts: {missed}"))
@@ -608,22 +624,6 @@ def _finished_bag(
         verified=verified,
         damage=damage,
     )
-
-
-def _not_as_promised(reader: BagReader, expected: Mapping[int, int]) -> str:
-    """The topics whose messages are not as many as the bag's own index says, in words; empty for none.
-
-    By connection: a message too many of one does not make up for one too few of another.
-    """
-    topics = {connection.id: connection.topic for connection in reader.connections()}
-    differing = [
-        f"{topics.get(number, 'a channel that is not defined')} {expected.get(number, 0)} "
-        f"({reader.counts.get(number, 0)} found)"
-        for number in sorted(expected.keys() | reader.counts.keys())
-        if expected.get(number, 0) != reader.counts.get(number, 0)
-    ]
-    more = [f"and {len(differing) - _NAMED_TOPICS} more"] if len(differing) > _NAMED_TOPICS else []
-    return ", ".join(differing[:_NAMED_TOPICS] + more)
 
 
 def _bag_result(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 
 from ros_to_parquet.bag import mcap, rosbag1, rosbag2_sqlite
-from ros_to_parquet.bag.decompress import ZSTD_MAGIC
+from ros_to_parquet.bag.archive import HEAD_BYTES, ArchiveReader, packing
 from ros_to_parquet.bag.model import (
     BagError,
     BagFormat,
@@ -17,6 +18,7 @@ from ros_to_parquet.bag.model import (
     RandomAccess,
 )
 from ros_to_parquet.bag.source import CountedSource, LocalFile
+from ros_to_parquet.bag.streams import Staged
 
 __all__ = [
     "BagError",
@@ -30,16 +32,6 @@ __all__ = [
     "open_bag",
 ]
 
-_COMPRESSED = {
-    ZSTD_MAGIC: ("zstd", "zstd -d"),
-    b"\x1f\x8b": ("gzip", "gunzip"),
-    b"\x04\x22\x4d\x18": ("LZ4", "lz4 -d"),
-    b"BZh": ("bzip2", "bunzip2"),
-    b"\xfd7zXZ": ("xz", "unxz"),
-    b"PK\x03\x04": ("zip", "unzip"),
-}
-
-
 def every_topic(_topic: str) -> bool:
     return True
 
@@ -52,14 +44,14 @@ def open_bag(
     slice_count: int = 1,
     metadata: str | None = None,
 ) -> BagReader:
-    """A reader of a bag, its format told from its first bytes.
+    """A reader of a bag, or of all bags in an archive; the format is told from the first bytes.
 
     Args:
         source: the bag's bytes.
         wanted: whether a topic's messages are to be yielded; those of all others are counted.
         slice_index: which slice of the bag to read. It owns the chunks (and the messages outside of chunks)
             whose offset is in [index * size // count, (index + 1) * size // count). Of a bag that cannot be
-            split, for it has no index or is a database, slice 0 is the whole and the others are empty.
+            split, for it has no index, is a database or packed, slice 0 is the whole and the others are empty.
         slice_count: how many slices there are.
         metadata: text of the ``metadata.yaml`` in a rosbag2 folder.
 
@@ -70,14 +62,24 @@ def open_bag(
     if not 0 <= slice_index < slice_count:
         raise ValueError(f"slice {slice_index} of {slice_count}")
     counted = CountedSource(source)
-    kind = _sniff(counted.read_at(0, 64), source.size)
     if metadata is not None:
         _check_metadata(metadata)
+    if packing(counted.read_at(0, HEAD_BYTES)):
+        return ArchiveReader(counted, partial(_open, wanted=wanted), slice_index=slice_index)
+    return _open(counted, wanted=wanted, slice_index=slice_index, slice_count=slice_count)
+
+
+def _open(
+    source: CountedSource, *, wanted: Callable[[str], bool], slice_index: int = 0, slice_count: int = 1
+) -> BagReader:
+    kind = _sniff(source.read_at(0, HEAD_BYTES), source.size)
     if kind == "rosbag1":
-        return rosbag1.Rosbag1Reader(counted, wanted=wanted, slice_index=slice_index, slice_count=slice_count)
+        return rosbag1.Rosbag1Reader(source, wanted=wanted, slice_index=slice_index, slice_count=slice_count)
     if kind == "mcap":
-        return mcap.McapReader(counted, wanted=wanted, slice_index=slice_index, slice_count=slice_count)
-    return rosbag2_sqlite.SqliteReader(counted, wanted=wanted, slice_index=slice_index)
+        return mcap.McapReader(source, wanted=wanted, slice_index=slice_index, slice_count=slice_count)
+    if source.forward:  # a database is read here and there
+        source = CountedSource(Staged(source))
+    return rosbag2_sqlite.SqliteReader(source, wanted=wanted, slice_index=slice_index)
 
 
 def _sniff(head: bytes, size: int) -> BagFormat:
@@ -97,20 +99,17 @@ def _sniff(head: bytes, size: int) -> BagFormat:
         raise BagError(f"a ROS 1 bag of a version that is not supported ({version}); 2.0 is")
     if head.startswith(b"\x89MCAP") and len(head) >= len(mcap.MAGIC):
         raise BagError(f"an MCAP file of version {chr(head[5])!r}, which is not supported; '0' is")
-    for magic, (name, command) in _COMPRESSED.items():
-        if head.startswith(magic):
-            raise BagError(f"the whole file is compressed with {name}: decompress it first (`{command}`)")
     if any(magic.startswith(head) for magic in (rosbag1.MAGIC, mcap.MAGIC, rosbag2_sqlite.MAGIC)):
         raise BagError(f"a bag that is cut off after {size} bytes: nothing is in it")
     raise BagError(f"neither a ROS 1 bag, an MCAP file nor a SQLite bag: it begins with {head[:16].hex(' ')}")
 
 
 def _check_metadata(text: str) -> None:
-    """Refuses what its folder says is compressed in an unknown way. zstd shows in the messages themselves."""
+    """Refuses messages that are compressed in an unknown way. zstd shows in them, and a file's in its bytes."""
     said = dict(re.findall(r"^\s*(compression_mode|compression_format):[ \t]*[\"']?([\w.-]*)", text, re.M))
     mode, name = said.get("compression_mode", "").lower(), said.get("compression_format", "").lower()
-    if mode in ("file", "message") and name != "zstd":
+    if mode == "message" and name != "zstd":
         raise BagError(
-            f"compressed by {mode} with {name or 'an unnamed format'} by rosbag2; zstd is supported: "
+            f"compressed by message with {name or 'an unnamed format'} by rosbag2; zstd is supported: "
             "convert it with `ros2 bag convert`"
         )

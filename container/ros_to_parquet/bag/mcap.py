@@ -7,6 +7,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,10 @@ from ros_to_parquet.bag.source import CountedSource
 MAGIC = b"\x89MCAP0\r\n"
 
 HEADER, FOOTER, SCHEMA, CHANNEL, MESSAGE, CHUNK = 1, 2, 3, 4, 5, 6
-CHUNK_INDEX, STATISTICS, DATA_END = 8, 11, 15
+CHUNK_INDEX, ATTACHMENT_INDEX, STATISTICS, METADATA_INDEX, SUMMARY_OFFSET, DATA_END = 8, 10, 11, 13, 14, 15
+
+_END_KINDS = (DATA_END, FOOTER, CHUNK_INDEX, ATTACHMENT_INDEX, STATISTICS, METADATA_INDEX, SUMMARY_OFFSET)
+"""Records that follow the data."""
 
 _RECORD_HEAD_BYTES = 9
 _FOOTER_BYTES = _RECORD_HEAD_BYTES + 20
@@ -56,7 +60,8 @@ class McapReader(ChunkedReader[Records]):
     """An MCAP file, read forward.
 
     The summary at its end, where there is one, tells where chunks begin (to split the file, and to go on
-    after a broken record) and how many messages there should be; messages are found without it.
+    after a broken record) and how many messages there should be; messages are found without it. Of a stream
+    the summary is had last, and only checked against.
     """
 
     format: BagFormat = "mcap"
@@ -69,8 +74,10 @@ class McapReader(ChunkedReader[Records]):
         self._schemas: dict[int, _Schema] = {}
         self._data_ended = False
         self._summary = _Summary(data_end=source.size)
+        self._end = _End()  # of a stream
         self._closed = (
-            source.size >= 2 * len(MAGIC) + _FOOTER_BYTES
+            not source.forward
+            and source.size >= 2 * len(MAGIC) + _FOOTER_BYTES
             and source.read_at(source.size - len(MAGIC), len(MAGIC)) == MAGIC
         )
         if self._closed:
@@ -113,6 +120,8 @@ class McapReader(ChunkedReader[Records]):
             self.damage.clear()  # the first slice has it
             return
         yield from self._read(self._span)
+        if self._source.forward:
+            self._check_end()
         if not self._closed and not any(damage.ends_bag for damage in self.damage):
             reason = (
                 "the file was cut off in its summary, after the last message"
@@ -120,6 +129,17 @@ class McapReader(ChunkedReader[Records]):
                 else "the file was never closed: it may lack its last messages"
             )
             self._harm(self._source.size, reason, ends_bag=True)
+
+    def _check_end(self) -> None:
+        """Takes the summary from the records that ended the stream."""
+        source = self._end.source(self._source.size)
+        self._closed = source is not None
+        if source is not None:
+            footer_start = source.size - _FOOTER_BYTES - len(MAGIC)
+            try:
+                self._summary = _read_summary(source, self._framing, footer_start)
+            except ValueError as error:
+                self._harm(footer_start, f"the summary cannot be used to check the file: {error}")
 
     def _can_be_split(self) -> bool:
         """Whether a reader that starts in the middle knows all channels."""
@@ -142,6 +162,8 @@ class McapReader(ChunkedReader[Records]):
         return Chunk(compression, size_bytes, crc32, body[fields.position :][:stored_bytes])
 
     def _run(self, data: UInt8Array, records: Records, offsets: Int64Array) -> Iterator[MessageBlock]:
+        if self._source.forward and len(records):
+            self._end.add(data, records, offsets)
         definitions = []
         for row in np.flatnonzero(np.isin(records.kinds, (SCHEMA, CHANNEL, DATA_END))).tolist():
             body = data[records.bodies[row] : records.ends[row]].tobytes()
@@ -202,6 +224,8 @@ class _Framing(ChunkFraming[Records]):
         return part(records, 0, int(unsound[0])) if len(unsound) else records
 
     def step(self, window: UInt8Array, left: int, /) -> Look | Need | Skip | Broken:
+        if left == len(MAGIC) and window.tobytes() == MAGIC:  # the end of a stream
+            return Skip(left)
         if len(window) < _RECORD_HEAD_BYTES:
             return Look(_RECORD_HEAD_BYTES)
         kind = int(window[0])
@@ -298,6 +322,47 @@ def _channel(body: bytes, schemas: Mapping[int, _Schema], *, position: int) -> D
 # --- the summary ------------------------------------------------------------------------------------
 
 
+class _Source(Protocol):
+    size: int
+
+    def read_at(self, offset: int, length: int) -> bytes: ...
+
+
+class _End:
+    """What comes after a stream's data: the bytes of its records from there on, as a source."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._start = 0
+        self._data = bytearray()
+        self._is_closed = False
+
+    def add(self, data: UInt8Array, records: Records, offsets: Int64Array) -> None:
+        """Keeps what of the records comes after the data."""
+        first = 0
+        if not self._data:
+            ends = np.flatnonzero(np.isin(records.kinds, _END_KINDS))
+            if not len(ends):
+                return
+            first = int(ends[0])
+            self._start = int(offsets[first])
+        if len(self._data) <= _MAX_SUMMARY_BYTES:
+            self._data += data[records.starts[first] : records.ends[-1]].data
+        self._is_closed = bool(records.kinds[-1] == FOOTER)
+
+    def source(self, size: int) -> _End | None:
+        """The end of a file of ``size`` bytes; None where it is not whole."""
+        self.size = size
+        is_whole = self._start + len(self._data) + len(MAGIC) == size
+        return self if self._is_closed and is_whole else None
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Raises `ValueError` for what comes before."""
+        if offset < self._start:
+            raise ValueError(f"it begins at byte {offset:,}, before the data's end at {self._start:,}")
+        return bytes(self._data[offset - self._start :][:length])
+
+
 @dataclass(frozen=True, slots=True)
 class _Summary:
     """What the end of the file says.
@@ -316,7 +381,7 @@ class _Summary:
     statistics: dict[int, int] | None = None
 
 
-def _read_summary(source: CountedSource, framing: _Framing, footer_start: int) -> _Summary:
+def _read_summary(source: _Source, framing: ChunkFraming[Records], footer_start: int) -> _Summary:
     """The summary of a file that ends in a footer.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -37,6 +37,7 @@ class Connection:
         definition_hash: ROS 1 md5sum or ROS 2 RIHS01 string as recorded; empty where the bag has none.
         encoding: ``ros1`` or ``cdr``; any other message encoding as the bag names it.
         metadata: latching, callerid, QoS and the like, as text.
+        member: the bag that it is of, by its path in an archive; empty outside of archives.
     """
 
     id: int
@@ -47,6 +48,7 @@ class Connection:
     definition_hash: str
     encoding: str
     metadata: Mapping[str, str] = field(default_factory=dict)
+    member: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,19 +126,23 @@ class RandomAccess(Protocol):
 
 
 class BagReader(Protocol):
-    """One bag file, or slice k of n of it, read forward once.
+    """One bag file, or slice k of n of it, or all bags of an archive, read forward once.
 
     ``damage``, ``counts``, ``bytes_read`` and ``expected_counts`` are complete when ``blocks()`` is
     exhausted; ``blocks()`` may be called once.
     """
 
-    format: BagFormat
     damage: list[Damage]
     counts: dict[int, int]
     """Messages found a connection id, wanted or not; to hold against ``expected_counts``."""
     compressions: dict[str, int]
     """Chunks read by their compression as the bag names it (``none``, ``lz4``, ``bz2``, ``zstd``); a SQLite
     bag's messages count as one chunk each where they are compressed singly, else as none."""
+
+    @property
+    def format(self) -> str:
+        """A `BagFormat`; for an archive what is in it."""
+        ...
 
     @property
     def bytes_read(self) -> int: ...
@@ -151,3 +157,27 @@ class BagReader(Protocol):
         """Messages a connection id by the bag's own index or summary for what was asked to be read
         (the slice, where it is one); None where the bag has no index to check against."""
         ...
+
+
+NAMED_TOPICS = 5
+
+
+def differing_counts(
+    connections: Iterable[Connection], found: Mapping[int, int], expected: Mapping[int, int]
+) -> str:
+    """The topics of which another number of messages was found than expected, in words; empty for none.
+
+    By connection: a message too many of one does not make up for one too few of another.
+    """
+    topics = {
+        connection.id: f"{connection.member}: {connection.topic}" if connection.member else connection.topic
+        for connection in connections
+    }
+    differing = [
+        f"{topics.get(number, 'a channel that is not defined')} {expected.get(number, 0)} "
+        f"({found.get(number, 0)} found)"
+        for number in sorted(expected.keys() | found.keys())
+        if expected.get(number, 0) != found.get(number, 0)
+    ]
+    more = [f"and {len(differing) - NAMED_TOPICS} more"] if len(differing) > NAMED_TOPICS else []
+    return ", ".join(differing[:NAMED_TOPICS] + more)

@@ -63,7 +63,8 @@ class Rosbag1Reader(ChunkedReader["Rosbag1Records"]):
     """A ROS 1 bag, read forward.
 
     The index at its end, where there is one, tells where chunks begin (to split the bag, and to go on after
-    a broken record) and how many messages there should be; messages are found without it.
+    a broken record) and how many messages there should be; messages are found without it. Of a stream the
+    index is had last, and only checked against.
 
     Raises:
         BagError: nothing can be read: cut off inside the header, or encrypted.
@@ -77,9 +78,11 @@ class Rosbag1Reader(ChunkedReader["Rosbag1Records"]):
         framing = _Framing()
         super().__init__(source, framing, wanted=wanted)
         header = self._read_bag_header()
+        self._header = header
         self._closed = header.index_pos != 0
         self._index: _Index | None = None
-        if self._closed:
+        self._index_data = bytearray()  # of a stream
+        if self._closed and not source.forward:
             try:
                 self._index = _read_index(source, framing, header)
             except ValueError as error:
@@ -110,10 +113,18 @@ class Rosbag1Reader(ChunkedReader["Rosbag1Records"]):
             self.damage.clear()  # the first slice has it
             return
         yield from self._read(self._span)
-        if not self._closed and not any(damage.ends_bag for damage in self.damage):
+        if any(damage.ends_bag for damage in self.damage):
+            return
+        if not self._closed:
             self._harm(
                 self._source.size, "the bag was never closed: it may lack its last messages", ends_bag=True
             )
+        elif self._source.forward:
+            data = np.frombuffer(self._index_data, np.uint8)
+            try:
+                self._index = _index(data, _Framing(), self._header)
+            except ValueError as error:
+                self._harm(self._header.index_pos, f"the index cannot be used to check the bag: {error}")
 
     def _read_bag_header(self) -> _BagHeader:
         head = np.frombuffer(self._source.read_at(0, 2 * _USUAL_DATA_START), np.uint8)[len(MAGIC) :]
@@ -146,6 +157,8 @@ class Rosbag1Reader(ChunkedReader["Rosbag1Records"]):
         )
 
     def _run(self, data: UInt8Array, records: Rosbag1Records, offsets: Int64Array) -> Iterator[MessageBlock]:
+        if self._closed and self._source.forward and len(records):
+            self._keep_index(data, records, offsets)
         definitions = []
         for row in np.flatnonzero(records.kinds == CONNECTION).tolist():
             definition = _definition(data, records, row)
@@ -171,6 +184,12 @@ class Rosbag1Reader(ChunkedReader["Rosbag1Records"]):
             offsets=offsets[rows],
         )
         yield from self._table.blocks(data, messages, definitions)
+
+    def _keep_index(self, data: UInt8Array, records: Rosbag1Records, offsets: Int64Array) -> None:
+        """Keeps the records that come where the index should be."""
+        first = int(np.searchsorted(offsets, self._header.index_pos))
+        if first < len(records) and len(self._index_data) <= _MAX_INDEX_BYTES:
+            self._index_data += data[records.starts[first] : records.ends[-1]].data
 
 
 # --- records ----------------------------------------------------------------------------------------
@@ -431,7 +450,17 @@ def _read_index(source: CountedSource, framing: _Framing, header: _BagHeader) ->
         raise ValueError(f"it should begin at byte {header.index_pos:,} of {source.size:,}")
     if size_bytes > _MAX_INDEX_BYTES:
         raise ValueError(f"{size_bytes:,} bytes are more than any index has")
-    data = np.frombuffer(source.read_at(header.index_pos, size_bytes), np.uint8)
+    return _index(
+        np.frombuffer(source.read_at(header.index_pos, size_bytes), np.uint8), framing, header
+    )
+
+
+def _index(data: UInt8Array, framing: _Framing, header: _BagHeader) -> _Index:
+    """The index from its bytes.
+
+    Raises:
+        ValueError: likewise.
+    """
     records = framing.all_records(data)
     if (int(records.ends[-1]) if len(records) else 0) != len(data):
         raise ValueError("it is cut off or broken")

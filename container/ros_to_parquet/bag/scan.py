@@ -209,6 +209,8 @@ def walk(buffer: ForwardBuffer, framing: Framing[R], span: Span) -> Iterator[Bat
         window = buffer.window(position, min(need, left))[:left]
         if len(window) < min(need, left):  # the source is shorter than it said
             left = len(window)
+            if not left:
+                return
         records = framing.records(window)
         if len(records):
             first, last = np.searchsorted(records.starts, (span.begin - position, span.end - position))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import numpy as np
 
@@ -50,6 +50,9 @@ class LocalFile:
 class CountedSource:
     """A source that counts what is read of it. One of at most `READ_BYTES` is read once, whole."""
 
+    forward = False
+    """Whether bytes come once, in their order, so that nothing can be read at the end first."""
+
     def __init__(self, source: RandomAccess) -> None:
         self._source = source
         self._whole: bytes | None = None
@@ -73,6 +76,71 @@ class CountedSource:
         data = self._source.read_at(offset, length)
         self.bytes_read += len(data)
         return data
+
+
+class ByteStream(Protocol):
+    """Bytes that come once, in their order."""
+
+    @property
+    def problem(self) -> str:
+        """What is wrong where they end, once that has been met; empty where nothing is."""
+        ...
+
+    def read(self, length: int) -> bytes:
+        """The next ``length`` bytes; fewer at the end only."""
+        ...
+
+
+UNKNOWN_BYTES = 1 << 62
+"""The size of a source that is known at its end only; more than any has."""
+
+
+class ForwardSource(CountedSource):
+    """A stream as a source: no read may begin before the last one did.
+
+    Args:
+        stream: its bytes.
+        size: how many there are; `UNKNOWN_BYTES` until the end is met.
+    """
+
+    forward = True
+
+    def __init__(self, stream: ByteStream, size: int = UNKNOWN_BYTES) -> None:
+        self.size = size
+        self.bytes_read = 0
+        self._stream = stream
+        self._start = 0
+        self._held = b""
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        if offset < self._start:
+            raise ValueError(f"byte {offset} of a stream that is past it")
+        while (gap := offset - self._start - len(self._held)) > 0:
+            self._start += len(self._held)
+            self._held = self._next(min(gap, READ_BYTES))
+            if not self._held:
+                return b""
+        held = self._held[offset - self._start :]
+        if len(held) < length:
+            held = held + self._next(length - len(held)) if held else self._next(length)
+        self._start, self._held = offset, held
+        return held[:length]
+
+    def _next(self, length: int) -> bytes:
+        data = self._stream.read(length)
+        self.bytes_read += len(data)
+        if len(data) < length and self.size == UNKNOWN_BYTES:
+            self.size = self.bytes_read
+        return data
+
+    def local_path(self) -> str:
+        raise NotImplementedError("a stream is in no file")
+
+    def finish(self) -> str:
+        """Reads the rest; what is wrong with the stream, or nothing."""
+        while self.read_at(self._start + len(self._held), READ_BYTES):
+            pass
+        return self._stream.problem
 
 
 class ForwardBuffer:
