@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ros_to_parquet.contract import ROS_DISTRIBUTIONS, DriveState, ExtractOptions
+from ros_to_parquet.contract import ROS_DISTRIBUTIONS, DriveState, ExtractOptions, bag_format
 
 CONF_KEYS = (
     "drives_to_process",
@@ -36,7 +36,6 @@ MAX_PREFIX_BYTES = 900
 _DRIVE_ID = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
 _BUCKET = r"(?!.*\.\.)(?!\d+\.\d+\.\d+\.\d+$)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_BAG_ENDINGS = (".bag", ".mcap", ".db3")
 
 _GLOBS_SCHEMA: Mapping[str, Any] = {
     "type": "array",
@@ -291,7 +290,7 @@ def _prefix(drive_id: object, raw: Mapping[Any, Any], problems: list[str]) -> st
         problems.append(
             f"{where}: {prefix!r} is a glob; write the folder, and choose bags with the conf's 'bags'"
         )
-    elif prefix.lower().endswith(_BAG_ENDINGS):
+    elif bag_format(prefix):
         folder, _, name = prefix.rpartition("/")
         problems.append(
             f"{where}: {prefix!r} is a file's name; write its folder {folder + '/' if folder else ''!r} and "

@@ -16,13 +16,14 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NoReturn
 
-from ros_to_parquet import __version__, contract
+from ros_to_parquet import __version__, contract, memory
 from ros_to_parquet.contract import EXIT_CODE_HELP, ContractError, ExitCode
 from ros_to_parquet.log import event, now
 from ros_to_parquet.text import print_table
 
 if TYPE_CHECKING:
     from ros_to_parquet.contract import Manifest, Plan
+    from ros_to_parquet.memory import MemoryBudget
     from ros_to_parquet.rebuild import Rebuilt
 
 # Heavy imports (numpy, pyarrow, boto3) happen in the commands that need them: --version and --help are for
@@ -93,6 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--strict", action="store_true", help=f"exit {int(ExitCode.STRICT)} on rejects or damage"
     )
     extract.add_argument("--take-over", action="store_true", help="go on although another run has the drive")
+    _add_memory_limit(extract)
     extract.set_defaults(call=command_extract)
 
     back = commands.add_parser(
@@ -129,6 +131,7 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--shard", type=int, metavar="N", help="for a job that is not an array")
     run.add_argument("--index-map", metavar="URI", help="the generation: which shard each array index runs")
     run.add_argument("--index-map-sha256", metavar="HEX", help="refuse another generation")
+    _add_memory_limit(run)
     run.set_defaults(call=command_run)
     return parser
 
@@ -144,6 +147,31 @@ def _add_topic_globs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--exclude", nargs="+", default=[], metavar="GLOB", help="topics to leave out; wins over --topics"
     )
+
+
+def _add_memory_limit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--memory-limit",
+        metavar="SIZE",
+        help="most memory to take beside what libraries take: 512MiB, 2G, or bytes; what does not fit goes "
+        "to scratch disk (TMPDIR), a message larger than a quarter of it is a reject (default: "
+        f"{memory.VARIABLE}, or 1GiB, or what fits in the container)",
+    )
+
+
+def read_budget(arguments: argparse.Namespace) -> MemoryBudget:
+    """What may be taken of memory; the log says so where nobody asked for it.
+
+    Raises:
+        UsageError: what was asked for is no limit.
+    """
+    try:
+        chosen = memory.choose_limit(arguments.memory_limit, os.environ, memory.container_memory())
+    except memory.MemoryLimitError as error:
+        raise UsageError(str(error)) from error
+    if chosen.note:
+        event("memory_limit", limit=memory.readable(chosen.limit_bytes), note=chosen.note)
+    return memory.share_out(chosen.limit_bytes)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -223,6 +251,7 @@ def command_run(arguments: argparse.Namespace) -> int:
     from ros_to_parquet.progress import Progress
     from ros_to_parquet.storage import join, open_storage
 
+    budget = read_budget(arguments)
     job = run.JobIdentity.from_environment()
     plan = load_plan(arguments.plan, arguments.plan_sha256)
     shard = _shard_number(arguments, plan)
@@ -230,7 +259,7 @@ def command_run(arguments: argparse.Namespace) -> int:
     size_bytes = sum(plan.bags[part.bag].size_bytes // part.count for part in plan.shards[shard])
     try:
         with Progress(size_bytes) as progress:
-            manifest = run.run_shard(plan, shard, job, progress=progress.show)
+            manifest = run.run_shard(plan, shard, job, budget=budget, progress=progress.show)
     except (Exception, TerminatedError) as error:  # noqa: BLE001 (each becomes an exit code and a record)
         code, reason = explain(error)
         record = contract.FailedRecord(plan.plan_id, shard, job.job_id, job.attempt, int(code), reason, now())
@@ -320,6 +349,7 @@ def command_extract(arguments: argparse.Namespace) -> int:
     from ros_to_parquet.progress import Progress
     from ros_to_parquet.storage import normalize, open_storage
 
+    budget = read_budget(arguments)
     options = contract.ExtractOptions(
         include_topics=tuple(arguments.topics),
         exclude_topics=tuple(arguments.exclude),
@@ -347,7 +377,8 @@ def command_extract(arguments: argparse.Namespace) -> int:
         return int(ExitCode.OK)
     try:
         with Progress(sum(bag.size_bytes for bag in made.bags)) as progress:
-            manifest = run.run_shard(made, 0, run.JobIdentity("", 1, ""), progress=progress.show)
+            job = run.JobIdentity("", 1, "")
+            manifest = run.run_shard(made, 0, job, budget=budget, progress=progress.show)
     finally:  # nobody else will come back for it
         lake.release_lease(open_storage(made.output), made)
     print_extracted(made, manifest)

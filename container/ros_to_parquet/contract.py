@@ -249,7 +249,7 @@ COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst", ".zstd", ".lz4")
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".tzst", *(f".tar{end}" for end in COMPRESSIONS))
 
-BAG_ENDINGS = ".bag, .mcap or .db3, maybe compressed (.gz, .zst, ...), .zip or .tar"
+BAG_ENDINGS = ".bag, .mcap or .db3, compressed or not, .zip or .tar"
 """For people."""
 
 
@@ -413,6 +413,9 @@ class Manifest:
     bags: tuple[BagResult, ...]
     replaces: tuple[str, ...] = ()
     """The plan's: while it is not empty, the manifest counts only once its drive is committed."""
+    memory_limit_bytes: int = 0
+    """What the engine was allowed above import: messages larger than a quarter of it are rejects. 0 where an
+    earlier version wrote the manifest."""
 
 
 @dataclass(frozen=True, slots=True)

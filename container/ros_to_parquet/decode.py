@@ -92,6 +92,9 @@ class Decoder:
     blocks are small, feed several and take their columns at once: building arrays costs per column.
     """
 
+    expansion = 1
+    """How many times a message's bytes it takes in memory, at most and about, until ``take``."""
+
     def __init__(self, layout: Layout, encoding: str) -> None:
         if encoding not in ("ros1", "cdr"):
             raise DefinitionError(

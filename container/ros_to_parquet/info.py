@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ros_to_parquet.bag import open_bag
+from ros_to_parquet.bag.archive import ArchiveReader
 from ros_to_parquet.progress import Progress
 from ros_to_parquet.storage import normalize, open_storage
 from ros_to_parquet.text import print_table
@@ -17,8 +18,12 @@ from ros_to_parquet.text import print_table
 
 @dataclass(frozen=True, slots=True)
 class TopicInfo:
-    """One connection: a topic, its type, encoding, and how many messages of how many bytes."""
+    """One connection: a topic, its type, encoding, and how many messages of how many bytes.
 
+    ``bag`` is the bag that it is of, by its path in an archive; empty outside of archives.
+    """
+
+    bag: str
     topic: str
     type_name: str
     encoding: str
@@ -41,6 +46,7 @@ class BagInfo:
     last_log_time_ns: int | None
     topics: tuple[TopicInfo, ...]
     damage: tuple[str, ...]
+    remark: str
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -60,11 +66,12 @@ class BagInfo:
         if self.first_log_time_ns is not None and self.last_log_time_ns is not None:
             first, last = self.first_log_time_ns, self.last_log_time_ns
             print(f"  log time     {_time(first)} to {_time(last)} ({(last - first) / 1e9:,.1f} s)")
+        named = ("  bag",) if any(topic.bag for topic in self.topics) else ()
         print_table(
-            ("  topic", "type", "encoding", "definition", "messages", "bytes"),
+            (*named, "topic" if named else "  topic", "type", "encoding", "definition", "messages", "bytes"),
             [
                 (
-                    f"  {topic.topic}",
+                    *((f"  {topic.bag}", topic.topic) if named else (f"  {topic.topic}",)),
                     topic.type_name,
                     topic.encoding,
                     topic.definition or "none",
@@ -74,8 +81,8 @@ class BagInfo:
                 for topic in self.topics
             ],
         )
-        for damage in self.damage:
-            print(f"  ! {damage}")
+        for problem in (*self.damage, *([self.remark] if self.remark else [])):
+            print(f"  ! {problem}")
 
 
 def _time(nanoseconds: int) -> str:
@@ -115,6 +122,7 @@ def read_info(location: str) -> BagInfo:
         last_log_time_ns=last,
         topics=tuple(
             TopicInfo(
+                bag=connection.member,
                 topic=connection.topic,
                 type_name=connection.type_name,
                 encoding=connection.encoding,
@@ -122,10 +130,13 @@ def read_info(location: str) -> BagInfo:
                 messages=reader.counts.get(connection.id, 0),
                 size_bytes=sizes[connection.id],
             )
-            for connection in sorted(reader.connections(), key=lambda each: (each.topic, each.id))
+            for connection in sorted(
+                reader.connections(), key=lambda each: (each.member, each.topic, each.id)
+            )
         ),
         damage=tuple(
             f"at offset {each.offset}: {each.reason}" if each.offset >= 0 else each.reason
             for each in reader.damage
         ),
+        remark=reader.remark if isinstance(reader, ArchiveReader) else "",
     )

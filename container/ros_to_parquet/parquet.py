@@ -15,13 +15,8 @@ import pyarrow.parquet as pq
 
 from ros_to_parquet.bag.model import Int64Array
 from ros_to_parquet.log import event
+from ros_to_parquet.memory import DEFAULT_BUDGET, MemoryBudget
 from ros_to_parquet.storage import Storage, StorageError, Upload
-
-ROW_GROUP_BYTES = 64 << 20
-"""A table's row group is written when its rows take this many bytes in memory."""
-
-BUFFER_BYTES = 64 << 20
-"""Rows of all tables together that wait in memory; past it, the largest table writes a row group early."""
 
 COMPRESSION = "zstd"
 COMPRESSION_LEVEL = 1
@@ -218,7 +213,10 @@ class TableWriters:
     ``threads`` encode row groups while the caller goes on decoding; what waits for them is bounded.
     """
 
-    def __init__(self, storage: Storage, output: str, *, threads: int = 2) -> None:
+    def __init__(
+        self, storage: Storage, output: str, *, budget: MemoryBudget = DEFAULT_BUDGET, threads: int = 2
+    ) -> None:
+        self._budget = budget
         self._storage = storage
         self._output = output
         self._files: dict[str, TableFile] = {}
@@ -262,16 +260,16 @@ class TableWriters:
         file.waiting_bytes += size
         file.rows += batch.num_rows
         self._waiting_bytes += size
-        if file.waiting_bytes >= ROW_GROUP_BYTES:
+        if file.waiting_bytes >= self._budget.row_group:
             self._flush(file)
-        elif self._waiting_bytes >= BUFFER_BYTES:
+        elif self._waiting_bytes >= self._budget.waiting:
             self._flush(max(self._files.values(), key=lambda candidate: candidate.waiting_bytes))
 
     def _flush(self, file: TableFile) -> None:
         batches, size = file.waiting, file.waiting_bytes
         file.waiting, file.waiting_bytes = [], 0
         self._waiting_bytes -= size
-        while self._in_flight and self._in_flight_bytes + size > BUFFER_BYTES:
+        while self._in_flight and self._in_flight_bytes + size > self._budget.in_flight:
             self._settle_first()
         file.last = self._pool.submit(file.encode, batches, file.last)
         self._in_flight.append((file.last, size))

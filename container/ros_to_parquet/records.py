@@ -65,6 +65,8 @@ class RecordDecoder:
     """Decodes the messages of one connection; in the place of `ros_to_parquet.decode.Decoder`."""
 
     has_stamp = False
+    expansion = 16
+    """As of `ros_to_parquet.decode.Decoder`: numbers and texts are Python objects until then."""
 
     def __init__(self, record_type: RecordType) -> None:
         self.schema = record_type.schema

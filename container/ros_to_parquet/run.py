@@ -40,6 +40,7 @@ from ros_to_parquet.decoders import prepare
 from ros_to_parquet.definitions import TypeSource
 from ros_to_parquet.layout import DefinitionError
 from ros_to_parquet.log import event, now
+from ros_to_parquet.memory import DEFAULT_BUDGET, MemoryBudget
 from ros_to_parquet.msg_path import MsgPathError, load_types
 from ros_to_parquet.records import RecordDecoder
 from ros_to_parquet.storage import (
@@ -54,21 +55,8 @@ from ros_to_parquet.storage import (
     open_storage,
 )
 
-TAKE_BYTES = 4 << 20
-"""Messages of one connection decoded before they become Arrow arrays, which cost by the column."""
-
-PENDING_BYTES = 64 << 20
-"""Messages of all connections together that are decoded and not yet Arrow arrays; past it, the connection
-with the most becomes arrays early."""
-
 MESSAGE_OVERHEAD_BYTES = 64
 """What a message takes in memory beside its payload (times, offsets): more than many a payload."""
-
-MAX_BLOCK_BYTES = 256 << 20
-"""Blocks with more bytes are decoded in parts, so that columns keep 32-bit offsets."""
-
-READ_AHEAD_BYTES = 32 << 20
-"""Messages read and decompressed ahead of the decoder."""
 
 
 class ShardError(Exception):
@@ -229,35 +217,47 @@ class _Target:
 class _Extraction:
     """One shard in the making: blocks in, rows and counted rejects out."""
 
-    def __init__(self, plan: Plan, shard: int, tables: parquet.TableWriters, types: TypeSource) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        shard: int,
+        tables: parquet.TableWriters,
+        types: TypeSource,
+        budget: MemoryBudget = DEFAULT_BUDGET,
+    ) -> None:
         self._plan = plan
         self._shard = shard
         self._types = types
         self._tables = tables
+        self._budget = budget
         self._tallies: dict[tuple[str, str, str], _Tally] = {}
         self._paths: dict[tuple[str, str, str, pa.Schema], str] = {}
         self._taken: set[str] = set()
-        self._bags = [plan.bags[part.bag].name for part in plan.shards[shard]]
-        self._bag_names = pa.array(self._bags, pa.string())
+        self._bag_names = pa.array([plan.bags[part.bag].name for part in plan.shards[shard]], pa.string())
+        self._bag = ""
+        self._place = 0
         self._member = ""
         self._targets: dict[int, _Target] = {}
         self._pending_bytes = 0
-        self._place = 0
 
     def begin_bag(self, place: int) -> None:
         """Blocks that follow are of the shard's bag number ``place``."""
+        self._begin(place, self._bag_names[place].as_py())
+
+    def _begin(self, place: int, bag: str, member: str = "") -> None:
         self._place = place
-        self._member = ""
+        self._bag = bag
+        self._member = member
         self._targets = {}
         self._pending_bytes = 0
 
     def _begin_member(self, member: str) -> None:
-        """Blocks that follow are of this bag in an archive: rows and rejects name it."""
+        """The current bag is an archive; blocks that follow are of this bag in it, whose name rows have."""
         self.end_bag()
-        archive = self._plan.bags[self._plan.shards[self._shard][self._place].bag].name
-        self._bags.append(f"{archive}/{member}")
-        self.begin_bag(PLACE)
-        self._member = member
+        archive = self._bag.removesuffix(f"/{self._member}") if self._member else self._bag
+        name = f"{archive}/{member}"
+        self._bag_names = pa.concat_arrays([self._bag_names, pa.array([name], pa.string())])
+        self._begin(len(self._bag_names) - 1, name, member)
 
     def end_bag(self) -> None:
         """Hands on what has been decoded and not yet become rows."""
@@ -266,24 +266,27 @@ class _Extraction:
 
     def add(self, block: MessageBlock) -> None:
         """Counts and decodes a block of the current bag."""
-        for part in _parts(block):
-            target = self._targets.get(block.connection.id)
-            if target is None:
-                target = self._targets[block.connection.id] = self._resolve(part)
+        if block.connection.member != self._member:
+            self._begin_member(block.connection.member)
+        target = self._targets.get(block.connection.id)
+        if target is None:
+            target = self._targets[block.connection.id] = self._resolve(block)
+        expansion = target.table.decoder.expansion if target.table else 1
+        for part in _parts(block, self._budget.block // expansion):
             target.tally.count(part)
             about = _Messages.joined([part])
             if target.table is None:
                 refused = [(index, target.refusal) for index in range(len(part))]
-                target.tally.reject(self._bags[self._place], about, refused)
+                target.tally.reject(self._bag, about, refused)
                 continue
             target.table.decoder.feed(part)
             target.pending.append(about)
-            cost = _memory_bytes(part)
+            cost = _memory_bytes(part) * target.table.decoder.expansion
             target.pending_bytes += cost
             self._pending_bytes += cost
-            if target.pending_bytes >= TAKE_BYTES:
+            if target.pending_bytes >= self._budget.take:
                 self._take(target)
-            elif self._pending_bytes >= PENDING_BYTES:
+            elif self._pending_bytes >= self._budget.pending:
                 self._take(max(self._targets.values(), key=lambda each: each.pending_bytes))
 
     def _take(self, target: _Target) -> None:
@@ -295,7 +298,7 @@ class _Extraction:
         self._pending_bytes -= target.pending_bytes
         target.pending_bytes = 0
         decoded = target.table.decoder.take()
-        target.tally.reject(self._bags[self._place], about, decoded.rejected)
+        target.tally.reject(self._bag, about, decoded.rejected)
         target.tally.repaired_strings += decoded.repaired_strings
         target.tally.remark = decoded.remark or target.tally.remark
         if len(decoded.rows):
@@ -369,14 +372,14 @@ def _memory_bytes(block: MessageBlock) -> int:
     return int(block.lengths.sum()) + MESSAGE_OVERHEAD_BYTES * len(block)
 
 
-def _parts(block: MessageBlock) -> Iterator[MessageBlock]:
-    """The block in parts of at most `MAX_BLOCK_BYTES`, or of one message."""
-    if len(block) < 2 or int(block.lengths.sum()) <= MAX_BLOCK_BYTES:
+def _parts(block: MessageBlock, most_bytes: int) -> Iterator[MessageBlock]:
+    """The block in parts of at most ``most_bytes``, or of one message."""
+    if len(block) < 2 or int(block.lengths.sum()) <= most_bytes:
         yield block
     else:
         middle = len(block) // 2
-        yield from _parts(block.part(0, middle))
-        yield from _parts(block.part(middle, len(block)))
+        yield from _parts(block.part(0, middle), most_bytes)
+        yield from _parts(block.part(middle, len(block)), most_bytes)
 
 
 def _table_metadata(connection: Connection, digits: str) -> dict[str, str]:
@@ -399,7 +402,12 @@ def _table_metadata(connection: Connection, digits: str) -> dict[str, str]:
 
 
 def run_shard(
-    plan: Plan, shard: int, job: JobIdentity, *, progress: Callable[[int], None] = lambda _: None
+    plan: Plan,
+    shard: int,
+    job: JobIdentity,
+    *,
+    budget: MemoryBudget = DEFAULT_BUDGET,
+    progress: Callable[[int], None] = lambda _: None,
 ) -> Manifest:
     """Extracts one shard of a plan, writes its manifest, and commits the drive if it was the last one.
 
@@ -411,7 +419,7 @@ def run_shard(
         StorageError: likewise; the kind of error says why.
     """
     with output_errors():
-        return _run_shard(plan, shard, job, progress)
+        return _run_shard(plan, shard, job, budget, progress)
 
 
 @contextmanager
@@ -433,7 +441,9 @@ def _input_errors(plan: Plan) -> Iterator[None]:
         raise ShardError(f"drive {plan.drive_id}, bag {error}", ExitCode.INPUT_MISSING) from error
 
 
-def _run_shard(plan: Plan, shard: int, job: JobIdentity, progress: Callable[[int], None]) -> Manifest:
+def _run_shard(
+    plan: Plan, shard: int, job: JobIdentity, budget: MemoryBudget, progress: Callable[[int], None]
+) -> Manifest:
     storage = open_storage(plan.output)
     manifest_uri = join(plan.output, contract.manifest_key(plan.drive_id, plan.plan_id, shard))
     try:
@@ -450,7 +460,7 @@ def _run_shard(plan: Plan, shard: int, job: JobIdentity, progress: Callable[[int
             contract.to_json(started),
         )
         event("shard_started", drive_id=plan.drive_id, shard=shard, bags=len(plan.shards[shard]))
-        manifest = _extract(plan, shard, started, progress=progress)
+        manifest = _extract(plan, shard, started, budget=budget, progress=progress)
         storage.write(manifest_uri, contract.to_json(manifest))
         _log_shard(manifest)
     commit = lake.commit_drive(storage, plan)
@@ -500,14 +510,19 @@ def read_types(options: ExtractOptions) -> TypeSource:
 
 
 def _extract(
-    plan: Plan, shard: int, started: contract.StartedRecord, *, progress: Callable[[int], None]
+    plan: Plan,
+    shard: int,
+    started: contract.StartedRecord,
+    *,
+    budget: MemoryBudget,
+    progress: Callable[[int], None],
 ) -> Manifest:
     begin = time.monotonic()
     types = read_types(plan.options)
-    storage = open_storage(plan.output)
+    storage = open_storage(plan.output, upload_memory_bytes=budget.upload)
     bags: list[contract.BagResult] = []
-    with parquet.TableWriters(storage, plan.output) as tables:
-        extraction = _Extraction(plan, shard, tables, types)
+    with parquet.TableWriters(storage, plan.output, budget=budget) as tables:
+        extraction = _Extraction(plan, shard, tables, types, budget)
         read_before = 0
         for place, part in enumerate(plan.shards[shard]):
             result = _read_bag(
@@ -515,6 +530,7 @@ def _extract(
                 part,
                 place,
                 extraction,
+                budget=budget,
                 progress=partial(_progress_from, progress, read_before),
             )
             read_before += result.bytes_read
@@ -537,6 +553,7 @@ def _extract(
         finished_at=now(),
         seconds=round(time.monotonic() - begin, 3),
         peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10,
+        memory_limit_bytes=budget.limit,
         bytes_read=sum(bag.bytes_read for bag in bags),
         bytes_written=sum(file.size_bytes for topic in topics for file in topic.files),
         topics=topics,
@@ -555,6 +572,7 @@ def _read_bag(
     place: int,
     extraction: _Extraction,
     *,
+    budget: MemoryBudget,
     progress: Callable[[int], None],
 ) -> contract.BagResult:
     """Reads one bag slice into the extraction; damage and unreadable bags become its result."""
@@ -572,13 +590,14 @@ def _read_bag(
                     slice_index=part.index,
                     slice_count=part.count,
                     metadata=_metadata(storage, bag),
+                    budget=budget,
                 )
         except BagError as error:
             event("bag_unreadable", drive_id=plan.drive_id, bag=bag.name, reason=str(error))
             return _bag_result(bag, part, BagStatus.UNREADABLE, damage=(contract.BagDamage(0, str(error)),))
         extracted = 0
         extraction.begin_bag(place)
-        blocks = stack.enter_context(closing(_blocks(plan, reader)))
+        blocks = stack.enter_context(closing(_blocks(plan, reader, budget)))
         for block in blocks:
             extracted += len(block)
             extraction.add(block)
@@ -587,8 +606,8 @@ def _read_bag(
     return _finished_bag(plan, bag, part, reader, extracted)
 
 
-def _blocks(plan: Plan, reader: BagReader) -> Generator[MessageBlock]:
-    with _input_errors(plan), closing(read_ahead(reader.blocks(), READ_AHEAD_BYTES)) as blocks:
+def _blocks(plan: Plan, reader: BagReader, budget: MemoryBudget) -> Generator[MessageBlock]:
+    with _input_errors(plan), closing(read_ahead(reader.blocks(), budget.read_ahead)) as blocks:
         yield from blocks
 
 
@@ -613,6 +632,9 @@ def _finished_bag(
     damage = tuple(found[: contract.MAX_REASONS - 1] + found[contract.MAX_REASONS - 1 :][-1:])
     for each in damage:
         event("bag_damaged", drive_id=plan.drive_id, bag=bag.name, offset=each.offset, reason=each.reason)
+    remark = reader.remark if isinstance(reader, ArchiveReader) else ""
+    if remark:
+        event("not_a_bag", drive_id=plan.drive_id, bag=bag.name, reason=remark)
     return _bag_result(
         bag,
         part,
@@ -623,6 +645,7 @@ def _finished_bag(
         expected_messages=expected_messages,
         verified=verified,
         damage=damage,
+        remark=remark,
     )
 
 
@@ -637,6 +660,7 @@ def _bag_result(
     expected_messages: int | None = None,
     verified: bool | None = None,
     damage: tuple[contract.BagDamage, ...] = (),
+    remark: str = "",
 ) -> contract.BagResult:
     return contract.BagResult(
         name=bag.name,
@@ -650,6 +674,7 @@ def _bag_result(
         expected_messages=expected_messages,
         verified=verified,
         damage=damage,
+        remark=remark,
     )
 
 

@@ -20,7 +20,6 @@ from mcap.stream_reader import StreamReader
 from rosbags.highlevel import AnyReader
 from rosbags.rosbag1 import Writer as Rosbag1Writer
 
-from ros_to_parquet import parquet
 from ros_to_parquet.bag import BagError, LocalFile, open_bag
 from ros_to_parquet.bag.mcap_writer import McapChannel, McapSchema, McapWriter
 from ros_to_parquet.cli import UsageError, main, parse_time
@@ -29,6 +28,7 @@ from ros_to_parquet.definitions import ROS2_DISTRIBUTIONS
 from ros_to_parquet.encode import CDR
 from ros_to_parquet.lake import Lake
 from ros_to_parquet.layout import definition_text
+from ros_to_parquet.memory import DEFAULT_BUDGET
 from ros_to_parquet.program import ROS1
 from ros_to_parquet.rebuild import RebuildError, Window, rebuild
 from ros_to_parquet.storage import ExistsError
@@ -288,12 +288,12 @@ def test_a_drive_of_both_ros_versions_is_one_file_without_a_profile(tmp_path: Pa
 # --- order and clips ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("row_group_bytes", [1_000, parquet.ROW_GROUP_BYTES])
+@pytest.mark.parametrize("row_group_bytes", [1_000, DEFAULT_BUDGET.row_group])
 def test_bags_that_overlap_in_time_are_merged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row_group_bytes: int
 ) -> None:
-    monkeypatch.setattr(parquet, "ROW_GROUP_BYTES", row_group_bytes)
-    monkeypatch.setattr("ros_to_parquet.run.TAKE_BYTES", row_group_bytes)
+    budget = dataclasses.replace(DEFAULT_BUDGET, row_group=row_group_bytes, take=row_group_bytes)
+    monkeypatch.setattr("ros_to_parquet.memory.share_out", lambda _: budget)
     bags = [tmp_path / name for name in ("c.mcap", "a.mcap", "b.mcap")]
     for number, bag in enumerate(bags):
         write_bag(bag, start_ns=START_NS + number * 55_000_000, messages=200)

@@ -28,6 +28,7 @@ import ros_to_parquet
 from ros_to_parquet import contract, lake, parquet, run
 from ros_to_parquet.contract import BagStatus, DriveState, ExitCode, ExtractOptions, Manifest, Plan
 from ros_to_parquet.local_plan import make_plan
+from ros_to_parquet.memory import DEFAULT_BUDGET, MemoryBudget
 from ros_to_parquet.storage import LocalSource, LocalStorage, LocalUpload, NotFoundError, StorageError
 from tests.engine.sample_bags import START_NS, TOPICS, write_bag
 
@@ -49,8 +50,8 @@ def plan_for(*bags: Path, output: Path, drive_id: str | None = "drive_1", **chan
     return make_plan([str(bag) for bag in bags], **arguments | changes)
 
 
-def extract(*bags: Path, output: Path, **changes: Any) -> Manifest:
-    return run.run_shard(plan_for(*bags, output=output, **changes), 0, JOB)
+def extract(*bags: Path, output: Path, budget: MemoryBudget = DEFAULT_BUDGET, **changes: Any) -> Manifest:
+    return run.run_shard(plan_for(*bags, output=output, **changes), 0, JOB, budget=budget)
 
 
 def cli(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -226,13 +227,12 @@ def write_many_topics(bag: Path, topics: int, *, type_name: str, payload: bytes,
 
 @pytest.mark.parametrize(
     ("type_name", "payload", "limit"),
-    [("std_msgs/msg/Empty", b"", "TAKE_BYTES"), ("std_msgs/msg/Bool", b"\1", "PENDING_BYTES")],
+    [("std_msgs/msg/Empty", b"", "take"), ("std_msgs/msg/Bool", b"\1", "pending")],
 )
 def test_what_waits_to_become_rows_is_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, type_name: str, payload: bytes, limit: str
 ) -> None:
     """Of messages without payload, and of many topics with little each."""
-    monkeypatch.setattr(run, limit, 16 << 10, raising=False)
     monkeypatch.setattr("ros_to_parquet.bag.blocks.MAX_BLOCK_MESSAGES", 10)
     appended = []
     append = parquet.TableWriters.append
@@ -243,7 +243,8 @@ def test_what_waits_to_become_rows_is_bounded(
 
     monkeypatch.setattr(parquet.TableWriters, "append", watched)
     write_many_topics(tmp_path / "a.bag", 20, type_name=type_name, payload=payload, rounds=400)
-    manifest = extract(tmp_path / "a.bag", output=tmp_path / "lake")
+    budget = dataclasses.replace(DEFAULT_BUDGET, **{limit: 16 << 10})
+    manifest = extract(tmp_path / "a.bag", output=tmp_path / "lake", budget=budget)
     assert sum(topic.rows for topic in manifest.topics) == sum(appended) == 8000
     assert max(appended) <= 300
 
@@ -605,12 +606,11 @@ def test_an_output_that_vanishes_is_not_called_a_missing_bag(
 
     write_bag(tmp_path / "a.bag")
     plan = plan_for(tmp_path / "a.bag", output=tmp_path / "lake")
-    monkeypatch.setattr(parquet, "ROW_GROUP_BYTES", 1)
-    monkeypatch.setattr(parquet, "BUFFER_BYTES", 1)
+    budget = dataclasses.replace(DEFAULT_BUDGET, row_group=1, waiting=1, in_flight=1)
     with monkeypatch.context() as patch:
         patch.setattr(parquet.TableFile, "encode", lambda file, *_: gone(file.upload, b""))
         with pytest.raises(run.ShardError, match=r"output: .*\.parquet: NoSuchUpload") as caught:
-            run.run_shard(plan, 0, JOB)
+            run.run_shard(plan, 0, JOB, budget=budget)
     assert caught.value.exit_code is ExitCode.OUTPUT_FAILED
     assert extract(tmp_path / "a.bag", output=tmp_path / "lake").bags[0].status is BagStatus.OK
 
@@ -767,7 +767,7 @@ def test_names_that_are_not_ascii_or_not_text(tmp_path: Path) -> None:
     with pytest.raises(run.ShardError, match="no drive id can be made of the name '東京': use --drive-id"):
         plan_for(tmp_path / "東京.bag", output=tmp_path / "lake", drive_id=None)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(run.ShardError, match=r"empty: no \.bag, \.mcap or \.db3 there"):
+    with pytest.raises(run.ShardError, match=r"empty: no bag there \(\.bag, \.mcap or \.db3"):
         plan_for(tmp_path / "empty", output=tmp_path / "lake")
 
 

@@ -206,11 +206,8 @@ class TestS3Storage(StorageTests):
         s3.client("s3").create_bucket(Bucket=bucket)
         return f"s3://{bucket}/lake"
 
-    def test_what_many_uploads_hold_in_memory_is_bounded(
-        self, s3: EmbeddedAws, base: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(s3_module, "UPLOAD_MEMORY_BYTES", 4 << 20, raising=False)
-        storage = S3Storage()
+    def test_what_many_uploads_hold_in_memory_is_bounded(self, s3: EmbeddedAws, base: str) -> None:
+        storage = S3Storage(upload_memory_bytes=4 << 20)
         contents = {join(base, str(n)): bytes([n]) * ((1 << 20) + n) for n in range(30)}
         storage.write(join(base, "warm"), b"")
         tracemalloc.start()

@@ -57,8 +57,15 @@ def names(bags: Sequence[PlannedBag]) -> list[str]:
         ("x_0.db3", "sqlite3"),
         ("X.BAG", "rosbag1"),
         ("x.bag.active", None),
-        ("x.bag.zst", None),
-        ("x.db3.zstd", None),
+        ("x.bag.zst", "rosbag1.zst"),
+        ("x_0.db3.zstd", "sqlite3.zstd"),
+        ("X.MCAP.GZ", "mcap.gz"),
+        ("x.zip", "archive"),
+        ("x.tar.xz", "archive"),
+        ("x.bag.tgz", "archive"),
+        ("x.gz", None),
+        ("x.csv.gz", None),
+        ("x.7z", None),
         ("._x.bag", None),
         ("x.db3-wal", None),
         ("metadata.yaml", None),
@@ -118,11 +125,16 @@ def test_globs_choose_bags_and_exclusion_wins() -> None:
     ("there", "globs", "text"),
     [
         (listing(), NameGlobs(), "nothing is there; check 'bucket' and 'prefix'"),
-        (listing("a.txt"), NameGlobs(), "there is 1 object, none a .bag, .mcap or .db3 file (a.txt)"),
+        (
+            listing("a.txt"),
+            NameGlobs(),
+            "there is 1 object, none a bag (.bag, .mcap or .db3, compressed or not, .zip or .tar): a.txt",
+        ),
         (
             listing(*(f"{n}.txt" for n in range(12))),
             NameGlobs(),
-            "12 objects, none a .bag, .mcap or .db3 file (0.txt, 1.txt, 2.txt, 3.txt, 4.txt and 7 more)",
+            "12 objects, none a bag (.bag, .mcap or .db3, compressed or not, .zip or .tar): "
+            "0.txt, 1.txt, 2.txt, 3.txt, 4.txt and 7 more",
         ),
         (
             listing(folders=["morning/", "noon/"]),

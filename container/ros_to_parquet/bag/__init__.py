@@ -19,6 +19,7 @@ from ros_to_parquet.bag.model import (
 )
 from ros_to_parquet.bag.source import CountedSource, LocalFile
 from ros_to_parquet.bag.streams import Staged
+from ros_to_parquet.memory import DEFAULT_BUDGET, MemoryBudget
 
 __all__ = [
     "BagError",
@@ -32,6 +33,7 @@ __all__ = [
     "open_bag",
 ]
 
+
 def every_topic(_topic: str) -> bool:
     return True
 
@@ -43,6 +45,7 @@ def open_bag(
     slice_index: int = 0,
     slice_count: int = 1,
     metadata: str | None = None,
+    budget: MemoryBudget = DEFAULT_BUDGET,
 ) -> BagReader:
     """A reader of a bag, or of all bags in an archive; the format is told from the first bytes.
 
@@ -51,9 +54,10 @@ def open_bag(
         wanted: whether a topic's messages are to be yielded; those of all others are counted.
         slice_index: which slice of the bag to read. It owns the chunks (and the messages outside of chunks)
             whose offset is in [index * size // count, (index + 1) * size // count). Of a bag that cannot be
-            split, for it has no index, is a database or packed, slice 0 is the whole and the others are empty.
+            split (it has no index, is a database or is packed) slice 0 is the whole, the others are empty.
         slice_count: how many slices there are.
         metadata: text of the ``metadata.yaml`` in a rosbag2 folder.
+        budget: how much may be in memory at a time; how large a chunk, a message and a block may be.
 
     Raises:
         BagError: nothing can be read of it; says why and what to do.
@@ -64,22 +68,35 @@ def open_bag(
     counted = CountedSource(source)
     if metadata is not None:
         _check_metadata(metadata)
-    if packing(counted.read_at(0, HEAD_BYTES)):
-        return ArchiveReader(counted, partial(_open, wanted=wanted), slice_index=slice_index)
-    return _open(counted, wanted=wanted, slice_index=slice_index, slice_count=slice_count)
+    head = counted.read_at(0, HEAD_BYTES)
+    if packing(head):
+        return ArchiveReader(counted, partial(_open, wanted=wanted, budget=budget), slice_index=slice_index)
+    return _open(
+        counted, head, wanted=wanted, budget=budget, slice_index=slice_index, slice_count=slice_count
+    )
 
 
 def _open(
-    source: CountedSource, *, wanted: Callable[[str], bool], slice_index: int = 0, slice_count: int = 1
+    source: CountedSource,
+    head: bytes,
+    *,
+    wanted: Callable[[str], bool],
+    budget: MemoryBudget,
+    slice_index: int = 0,
+    slice_count: int = 1,
 ) -> BagReader:
-    kind = _sniff(source.read_at(0, HEAD_BYTES), source.size)
+    kind = _sniff(head, source.size)
     if kind == "rosbag1":
-        return rosbag1.Rosbag1Reader(source, wanted=wanted, slice_index=slice_index, slice_count=slice_count)
+        return rosbag1.Rosbag1Reader(
+            source, wanted=wanted, budget=budget, slice_index=slice_index, slice_count=slice_count
+        )
     if kind == "mcap":
-        return mcap.McapReader(source, wanted=wanted, slice_index=slice_index, slice_count=slice_count)
+        return mcap.McapReader(
+            source, wanted=wanted, budget=budget, slice_index=slice_index, slice_count=slice_count
+        )
     if source.forward:  # a database is read here and there
         source = CountedSource(Staged(source))
-    return rosbag2_sqlite.SqliteReader(source, wanted=wanted, slice_index=slice_index)
+    return rosbag2_sqlite.SqliteReader(source, wanted=wanted, budget=budget, slice_index=slice_index)
 
 
 def _sniff(head: bytes, size: int) -> BagFormat:
@@ -105,7 +122,7 @@ def _sniff(head: bytes, size: int) -> BagFormat:
 
 
 def _check_metadata(text: str) -> None:
-    """Refuses messages that are compressed in an unknown way. zstd shows in them, and a file's in its bytes."""
+    """Refuses messages compressed in an unknown way. zstd shows in them, what a file is packed with in it."""
     said = dict(re.findall(r"^\s*(compression_mode|compression_format):[ \t]*[\"']?([\w.-]*)", text, re.M))
     mode, name = said.get("compression_mode", "").lower(), said.get("compression_format", "").lower()
     if mode == "message" and name != "zstd":

@@ -70,10 +70,12 @@ def packing(head: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A bag that is packed: its path in the archive (empty in a file that is one bag, compressed)."""
+    """A bag that is packed: its path in the archive (empty in a file that is one bag, compressed), its bytes,
+    and the first `HEAD_BYTES` of them."""
 
     name: str
     source: CountedSource
+    head: bytes
 
 
 class Contents:
@@ -95,9 +97,10 @@ class Contents:
 
     def bags(self, source: CountedSource, name: str = "", depth: int = 0) -> Iterator[Packed]:
         """Each bag, to be read before the next is asked for."""
-        kind = packing(source.read_at(0, HEAD_BYTES))
+        head = source.read_at(0, HEAD_BYTES)
+        kind = packing(head)
         if not kind:
-            yield Packed(name, source)
+            yield Packed(name, source, head)
             return
         self.kinds[kind] = None
         if depth == MAX_DEPTH:
@@ -154,15 +157,20 @@ class Contents:
                         self._leave(last)
                 elif self._is_bag(last):
                     yield from self._tar_member(source, tar, header, last, depth)
+                block = source.read_at(offset, tarfile.BLOCKSIZE)
+                if not block:
+                    is_cut = offset > source.size
+                    reason = f"is cut off inside {last}" if is_cut else "has no end mark"
+                    self.harm(
+                        name,
+                        min(offset, source.size),
+                        f"the tar archive {reason}: it may lack its last files",
+                    )
+                    return
+                if not any(block):
+                    return
                 file.seek(offset)
                 header = tarfile.TarInfo.fromtarfile(tar)
-        except tarfile.EOFHeaderError:
-            return
-        except tarfile.EmptyHeaderError:
-            if offset <= source.size:
-                self.harm(name, offset, "the tar archive has no end mark: it may lack its last files")
-            else:
-                self.harm(name, source.size, f"the tar archive is cut off inside {last}")
         except (tarfile.TarError, ValueError) as error:
             self.harm(name, offset, f"the tar archive cannot be read from here on: {error}")
 
@@ -186,7 +194,9 @@ class Contents:
     def _zip(self, source: CountedSource, name: str, depth: int) -> Iterator[Packed]:
         if source.forward:
             self.harm(
-                name, 0, "a zip archive within compressed data, whose directory is at its end: unpack it first"
+                name,
+                0,
+                "a zip archive within compressed data, whose directory is at its end: unpack it first",
             )
             return
         try:
@@ -314,7 +324,7 @@ class ArchiveReader:
 
     Args:
         source: the archive.
-        open_reader: a reader of a bag that is not packed.
+        open_reader: makes a reader of a bag that is not packed and its first bytes.
         slice_index: the first slice is the whole.
 
     Raises:
@@ -322,7 +332,11 @@ class ArchiveReader:
     """
 
     def __init__(
-        self, source: CountedSource, open_reader: Callable[[CountedSource], BagReader], *, slice_index: int
+        self,
+        source: CountedSource,
+        open_reader: Callable[[CountedSource, bytes], BagReader],
+        *,
+        slice_index: int,
     ) -> None:
         self.compressions: dict[str, int] = {}
         self.counts: dict[int, int] = {}
@@ -388,7 +402,7 @@ class ArchiveReader:
     def _open_next(self) -> tuple[Packed, BagReader] | None:
         for packed in self._packed:
             try:
-                reader = self._open_reader(packed.source)
+                reader = self._open_reader(packed.source, packed.head)
             except BagError as error:
                 self._contents.harm(packed.name, 0, str(error))
                 continue

@@ -10,8 +10,8 @@ import numpy as np
 
 from ros_to_parquet.bag.decompress import ZSTD_MAGIC, decompress_message
 from ros_to_parquet.bag.model import Connection, Damage, Int64Array, MessageBlock, UInt8Array
+from ros_to_parquet.memory import MemoryBudget
 
-MAX_BLOCK_BYTES = 16 << 20
 MAX_BLOCK_MESSAGES = 65_536
 
 
@@ -51,8 +51,9 @@ class ConnectionTable:
 
     _TABLE_SIZE = 1 << 16
 
-    def __init__(self, wanted: Callable[[str], bool]) -> None:
+    def __init__(self, wanted: Callable[[str], bool], budget: MemoryBudget) -> None:
         self._wanted = wanted
+        self._budget = budget
         self._taken: list[bool] = []
         self._meaning: dict[int, int] = {}
         self._known: dict[int, list[int]] = {}
@@ -177,13 +178,13 @@ class ConnectionTable:
             offsets=messages.offsets[rows],
         )
         ends = np.cumsum(block.lengths)
-        if len(block) <= MAX_BLOCK_MESSAGES and ends[-1] <= MAX_BLOCK_BYTES:
+        if len(block) <= MAX_BLOCK_MESSAGES and ends[-1] <= self._budget.block:
             yield from self._decompressed(block)
             return
         first = 0
         while first < len(block):
             before = int(ends[first - 1]) if first else 0
-            fits = int(np.searchsorted(ends, before + MAX_BLOCK_BYTES, side="right"))
+            fits = int(np.searchsorted(ends, before + self._budget.block, side="right"))
             last = min(max(fits, first + 1), first + MAX_BLOCK_MESSAGES)
             yield from self._decompressed(_part(block, first, last))
             first = last
@@ -214,7 +215,7 @@ class ConnectionTable:
             stored = block.data[start : start + length].tobytes()
             content = decompress_message(stored) if row in frames else None
             payload = stored if content is None else content
-            if payloads and size_bytes + len(payload) > MAX_BLOCK_BYTES:
+            if payloads and size_bytes + len(payload) > self._budget.block:
                 yield _rebuilt(_part(block, first, row), payloads)
                 first, payloads, size_bytes = row, [], 0
             payloads.append(payload)

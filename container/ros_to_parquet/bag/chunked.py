@@ -16,6 +16,7 @@ from ros_to_parquet.bag.decompress import decompress
 from ros_to_parquet.bag.model import BagFormat, Connection, Damage, Int64Array, MessageBlock, UInt8Array
 from ros_to_parquet.bag.scan import Batch, Framing, R, Span, part, walk
 from ros_to_parquet.bag.source import CountedSource, ForwardBuffer
+from ros_to_parquet.memory import MemoryBudget
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +48,19 @@ class ChunkedReader(ABC, Generic[R]):
     format: BagFormat
 
     def __init__(
-        self, source: CountedSource, framing: ChunkFraming[R], *, wanted: Callable[[str], bool]
+        self,
+        source: CountedSource,
+        framing: ChunkFraming[R],
+        *,
+        wanted: Callable[[str], bool],
+        budget: MemoryBudget,
     ) -> None:
         self.damage: list[Damage] = []
         self.compressions: dict[str, int] = {}
         self._source = source
         self._framing = framing
-        self._table = ConnectionTable(wanted)
+        self._budget = budget
+        self._table = ConnectionTable(wanted, budget)
         self.counts = self._table.counts
 
     @property

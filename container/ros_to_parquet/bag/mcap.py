@@ -18,6 +18,7 @@ from ros_to_parquet.bag.decompress import MAX_CHUNK_BYTES
 from ros_to_parquet.bag.model import BagFormat, Connection, Int64Array, MessageBlock, UInt8Array
 from ros_to_parquet.bag.scan import Broken, Look, Need, Records, Scanner, Skip, gather, part, plan_span
 from ros_to_parquet.bag.source import CountedSource
+from ros_to_parquet.memory import MemoryBudget
 
 MAGIC = b"\x89MCAP0\r\n"
 
@@ -67,10 +68,16 @@ class McapReader(ChunkedReader[Records]):
     format: BagFormat = "mcap"
 
     def __init__(
-        self, source: CountedSource, *, wanted: Callable[[str], bool], slice_index: int, slice_count: int
+        self,
+        source: CountedSource,
+        *,
+        wanted: Callable[[str], bool],
+        budget: MemoryBudget,
+        slice_index: int,
+        slice_count: int,
     ) -> None:
         framing = _Framing()
-        super().__init__(source, framing, wanted=wanted)
+        super().__init__(source, framing, wanted=wanted, budget=budget)
         self._schemas: dict[int, _Schema] = {}
         self._data_ended = False
         self._summary = _Summary(data_end=source.size)
@@ -446,6 +453,8 @@ def _chunk_index(body: bytes) -> tuple[int, dict[int, int]]:
     while pairs:
         channel_id = pairs.integer(2)
         places.append((pairs.integer(8), channel_id))
+    if not places:  # a writer that leaves message indexes out
+        return chunk_start, {}
     places.sort()
     ends = [start for start, _ in places[1:]] + [chunk_start + chunk_length + index_length]
     counts = {}

@@ -33,6 +33,7 @@ from ros_to_parquet.bag.scan import (
     plan_span,
 )
 from ros_to_parquet.bag.source import CountedSource
+from ros_to_parquet.memory import MemoryBudget
 
 MAGIC = b"#ROSBAG V2.0\n"
 
@@ -73,10 +74,16 @@ class Rosbag1Reader(ChunkedReader["Rosbag1Records"]):
     format: BagFormat = "rosbag1"
 
     def __init__(
-        self, source: CountedSource, *, wanted: Callable[[str], bool], slice_index: int, slice_count: int
+        self,
+        source: CountedSource,
+        *,
+        wanted: Callable[[str], bool],
+        budget: MemoryBudget,
+        slice_index: int,
+        slice_count: int,
     ) -> None:
         framing = _Framing()
-        super().__init__(source, framing, wanted=wanted)
+        super().__init__(source, framing, wanted=wanted, budget=budget)
         header = self._read_bag_header()
         self._header = header
         self._closed = header.index_pos != 0
@@ -450,9 +457,7 @@ def _read_index(source: CountedSource, framing: _Framing, header: _BagHeader) ->
         raise ValueError(f"it should begin at byte {header.index_pos:,} of {source.size:,}")
     if size_bytes > _MAX_INDEX_BYTES:
         raise ValueError(f"{size_bytes:,} bytes are more than any index has")
-    return _index(
-        np.frombuffer(source.read_at(header.index_pos, size_bytes), np.uint8), framing, header
-    )
+    return _index(np.frombuffer(source.read_at(header.index_pos, size_bytes), np.uint8), framing, header)
 
 
 def _index(data: UInt8Array, framing: _Framing, header: _BagHeader) -> _Index:

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from ros_to_parquet.bag.blocks import MAX_BLOCK_BYTES, MAX_BLOCK_MESSAGES, ConnectionTable, Messages, joined
+from ros_to_parquet.bag.blocks import MAX_BLOCK_MESSAGES, ConnectionTable, Messages, joined
 from ros_to_parquet.bag.model import BagError, BagFormat, Connection, Damage, MessageBlock
 from ros_to_parquet.bag.source import CountedSource
+from ros_to_parquet.memory import MemoryBudget
 
 MAGIC = b"SQLite format 3\0"
 
@@ -47,11 +48,19 @@ class SqliteReader:
 
     format: BagFormat = "sqlite3"
 
-    def __init__(self, source: CountedSource, *, wanted: Callable[[str], bool], slice_index: int) -> None:
+    def __init__(
+        self,
+        source: CountedSource,
+        *,
+        wanted: Callable[[str], bool],
+        budget: MemoryBudget,
+        slice_index: int,
+    ) -> None:
         self.damage: list[Damage] = []
         self.compressions: dict[str, int] = {}
         self._source = source
-        self._table = ConnectionTable(wanted)
+        self._budget = budget
+        self._table = ConnectionTable(wanted, budget)
         self.counts = self._table.counts
         self._expected: dict[int, int] | None = {}
         self._counted = slice_index > 0
@@ -142,10 +151,10 @@ class SqliteReader:
         gaps = 0
         while True:
             try:
-                for taken in _fetch(database, first, most):
+                for taken in _fetch(database, first, most, self._budget.block):
                     rows.extend(*taken)
                     first = rows.rowids[-1] + 1
-                    if rows.size_bytes >= MAX_BLOCK_BYTES or len(rows.rowids) >= MAX_BLOCK_MESSAGES:
+                    if rows.size_bytes >= self._budget.block or len(rows.rowids) >= MAX_BLOCK_MESSAGES:
                         yield rows
                         rows = _Rows()
                 break
@@ -189,7 +198,9 @@ class _Rows:
         self.size_bytes += sum(map(len, payloads))
 
 
-def _fetch(database: sqlite3.Connection, first: int, most: int) -> Iterator[tuple[Any, Any, Any, Any]]:
+def _fetch(
+    database: sqlite3.Connection, first: int, most: int, most_bytes: int
+) -> Iterator[tuple[Any, Any, Any, Any]]:
     """The rows from row id ``first`` on, in columns; ``most`` at a time, fewer where they are large.
 
     Raises:
@@ -203,7 +214,7 @@ def _fetch(database: sqlite3.Connection, first: int, most: int) -> Iterator[tupl
             raise sqlite3.DatabaseError("the rows are out of order")
         yield rowids, topic_ids, timestamps, payloads
         first = rowids[-1] + 1
-        limit = max(1, min(most, MAX_BLOCK_BYTES // max(1, *map(len, payloads))))
+        limit = max(1, min(most, most_bytes // max(1, *map(len, payloads))))
 
 
 def _next_readable(database: sqlite3.Connection, first: int) -> int | None:

@@ -23,16 +23,15 @@ _FED_BYTES = 4 << 10
 _STEP_BYTES = 16 << 10
 """Content made at a time: what is lost of it, where the next is broken, is less."""
 
-_LAST_BYTES = 16
-"""Fed alone at the end: there checksums are, and a wrong one costs nothing that was made before."""
+_CHECKSUM_BYTES = {"gzip": 8, "lz4": 4, "zstd": 4}
+"""At the end, and fed alone: a wrong checksum costs nothing of what was made before."""
 
 _MAX_REST_BYTES = 32 << 20
 """Read for the sake of a checksum alone: the index of a bag, and the like."""
 
-_ERRORS = (RuntimeError, OSError, EOFError, ValueError, MemoryError) + (
-    zlib.error,
-    lzma.LZMAError,
-    zstandard.ZstdError,
+_ERRORS = (
+    *(RuntimeError, OSError, EOFError, ValueError, MemoryError),
+    *(zlib.error, lzma.LZMAError, zstandard.ZstdError),
 )
 
 
@@ -124,6 +123,7 @@ class Decompressed:
         self._taken = 0  # of the input
         self._ready = b""
         self._ended = False
+        self._is_stuck = False
 
     def read(self, length: int) -> bytes:
         pieces = [self._ready]
@@ -136,11 +136,12 @@ class Decompressed:
         return data[:length]
 
     def _step(self) -> bytes:
-        decoder = self._decoder
-        if decoder.eof:
+        if self._decoder.eof:
             self._follow()
             return b""
-        fed = self._feed() if decoder.needs_input else b""
+        decoder = self._decoder
+        must_feed = decoder.needs_input or self._is_stuck
+        fed = self._feed() if must_feed else b""
         try:
             made = decoder.decompress(fed, _STEP_BYTES)
         except _ERRORS as error:
@@ -148,8 +149,10 @@ class Decompressed:
             return b""
         if decoder.eof:
             self._taken -= len(decoder.unused_data or b"")
-        elif not (fed or made):
+        elif must_feed and not (fed or made):
             self._end_with(f"the {self._codec} data is cut off after {self._used:,} bytes")
+        # LZ4's decoder does not say that it needs input where what it has is not a whole block.
+        self._is_stuck = not made
         return made
 
     @property
@@ -170,8 +173,9 @@ class Decompressed:
             self._ended = True
 
     def _feed(self) -> bytes:
-        there = self._fill(_FED_BYTES + _LAST_BYTES)
-        end = self._taken + min(there - _LAST_BYTES if there > _LAST_BYTES else there, _FED_BYTES)
+        last = _CHECKSUM_BYTES.get(self._codec, 0)
+        there = self._fill(_FED_BYTES + last)
+        end = self._taken + min(there - last if there > last else there, _FED_BYTES)
         fed, self._taken = self._input[self._taken : end], end
         return fed
 

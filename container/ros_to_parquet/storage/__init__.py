@@ -6,6 +6,7 @@ import os
 import urllib.parse
 from pathlib import Path
 
+from ros_to_parquet.memory import DEFAULT_BUDGET
 from ros_to_parquet.storage.local import LocalSource, LocalStorage, LocalUpload
 from ros_to_parquet.storage.model import (
     AccessDeniedError,
@@ -22,7 +23,8 @@ from ros_to_parquet.storage.model import (
     Upload,
     join,
 )
-from ros_to_parquet.storage.s3 import PART_BYTES, READ_BYTES, S3Storage
+from ros_to_parquet.storage.ranges import READ_BYTES
+from ros_to_parquet.storage.s3 import PART_BYTES, S3Storage
 
 __all__ = [
     "PART_BYTES",
@@ -72,6 +74,9 @@ def normalize(location: str) -> str:
     return location.rstrip("/")
 
 
-def open_storage(uri: str) -> Storage:
-    """The storage that ``uri`` lives on."""
-    return S3Storage() if uri.startswith("s3://") else LocalStorage()
+def open_storage(uri: str, *, upload_memory_bytes: int = DEFAULT_BUDGET.upload) -> Storage:
+    """The storage that ``uri`` lives on.
+
+    ``upload_memory_bytes``: what its uploads together hold in memory; what waits beyond is on scratch disk.
+    """
+    return S3Storage(upload_memory_bytes=upload_memory_bytes) if uri.startswith("s3://") else LocalStorage()

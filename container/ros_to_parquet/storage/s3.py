@@ -6,19 +6,14 @@ a listing shows what was put before it.
 
 from __future__ import annotations
 
-import io
 import os
-import shutil
-import tempfile
 import threading
-from collections import OrderedDict
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
-from ros_to_parquet.storage.local import local_errors
+from ros_to_parquet.memory import DEFAULT_BUDGET
 from ros_to_parquet.storage.model import (
     AccessDeniedError,
     ChangedError,
@@ -29,6 +24,8 @@ from ros_to_parquet.storage.model import (
     TransientError,
     Unfinished,
 )
+from ros_to_parquet.storage.ranges import RangeSource
+from ros_to_parquet.storage.scratch import Memory, Spool
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -39,14 +36,8 @@ PART_BYTES = 8 << 20
 PARTS_OF_A_SIZE = 500
 """Parts after which they grow by `PART_BYTES`: S3 takes 10,000 of them, which so can hold 840 GB."""
 
-UPLOAD_MEMORY_BYTES = 128 << 20
-"""What the uploads of one `S3Storage` together hold in memory; what waits beyond it is on scratch disk."""
-
 CLIENT_ATTEMPTS = 8
 """Tries of one request, by the client itself, with growing waits."""
-
-READ_BYTES = 8 << 20
-"""Size of ranged reads; one is in flight ahead of the reader."""
 
 _NOT_FOUND = {"NoSuchKey", "NoSuchBucket", "NoSuchUpload", "NotFound", "404"}
 _DENIED = {
@@ -143,8 +134,8 @@ def _has_endpoint() -> bool:
 class S3Storage:
     """Objects by ``s3://bucket/key``."""
 
-    def __init__(self) -> None:
-        self._upload_memory = _Memory(UPLOAD_MEMORY_BYTES)
+    def __init__(self, *, upload_memory_bytes: int = DEFAULT_BUDGET.upload) -> None:
+        self._upload_memory = Memory(upload_memory_bytes)
 
     def head(self, uri: str) -> ObjectInfo:
         bucket, key = split_s3(uri)
@@ -216,158 +207,33 @@ class S3Storage:
         _abort_multipart(unfinished.uri, unfinished.upload_id)
 
 
-class S3Source:
-    """An object read by ranges, the next one in flight while the reader works on the last."""
-
-    _KEPT_RANGES = 3
+class S3Source(RangeSource):
+    """An object read by ranges, all of them of the version that was asked for."""
 
     def __init__(self, info: ObjectInfo) -> None:
-        self._info = info
         self._bucket, self._key = split_s3(info.uri)
-        self.size = info.size_bytes
-        self._ranges: OrderedDict[int, Future[bytes]] = OrderedDict()
-        self._pool = ThreadPoolExecutor(2, thread_name_prefix="s3-read")
-        self._scratch: str | None = None
+        self._condition: Any = {"IfMatch": info.etag} if info.etag else {}
+        super().__init__(info, self._get_range, file_name=Path(self._key).name)
 
-    @property
-    def name(self) -> str:
-        return self._info.uri
-
-    def read_at(self, offset: int, length: int) -> bytes:
-        end = min(offset + length, self.size)
-        pieces = []
-        while offset < end:
-            number, start = divmod(offset, READ_BYTES)
-            data = self._range(number)
-            piece = data[start : start + end - offset] if start or end - offset < len(data) else data
-            pieces.append(piece)
-            offset += len(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-    def _range(self, number: int) -> bytes:
-        self._request(number)
-        data = self._ranges[number].result()
-        if number - 1 in self._ranges or number == 0:  # read forward: the next range will be wanted
-            self._request(number + 1)
-        self._ranges.move_to_end(number)
-        while len(self._ranges) > self._KEPT_RANGES:
-            self._ranges.popitem(last=False)
-        return data
-
-    def _request(self, number: int) -> None:
-        if number not in self._ranges and number * READ_BYTES < self.size:
-            self._ranges[number] = self._pool.submit(self._fetch, number)
-
-    def _fetch(self, number: int) -> bytes:
-        start = number * READ_BYTES
-        end = min(start + READ_BYTES, self.size)
-        attempts = 3
-        while True:
-            try:
-                return self._get(start, end)
-            except ChangedError as error:
-                raise ChangedError(f"{self.name}: changed since it was planned") from error
-            except TransientError:  # a body cut off in the middle, which the client itself does not repeat
-                attempts -= 1
-                if not attempts:
-                    raise
-
-    def _get(self, start: int, end: int) -> bytes:
-        with _s3_errors(self.name):
-            condition: Any = {"IfMatch": self._info.etag} if self._info.etag else {}
-            answer = s3_client().get_object(
-                Bucket=self._bucket, Key=self._key, Range=f"bytes={start}-{end - 1}", **condition
-            )
-            data = answer["Body"].read()
-        if len(data) != end - start:
-            raise TransientError(f"{self.name}: got {len(data)} of {end - start} bytes at {start}")
-        return data
-
-    def local_path(self) -> str:
-        if self._scratch is None:
-            folder = tempfile.mkdtemp(prefix="ros-to-parquet-")
-            self._scratch = str(Path(folder) / Path(self._key).name)
-            with local_errors(self._scratch), Path(self._scratch).open("wb") as file:
-                for start in range(0, self.size, READ_BYTES):
-                    file.write(self.read_at(start, READ_BYTES))
-        return self._scratch
-
-    def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        if self._scratch is not None:
-            shutil.rmtree(Path(self._scratch).parent, ignore_errors=True)
-            self._scratch = None
-
-
-class _Memory:
-    """An amount of memory that threads share."""
-
-    def __init__(self, size_bytes: int) -> None:
-        self._left_bytes = size_bytes
-        self._lock = threading.Lock()
-
-    def take(self, size_bytes: int) -> bool:
-        """Whether there is as much left; it is taken then."""
-        with self._lock:
-            if size_bytes > self._left_bytes:
-                return False
-            self._left_bytes -= size_bytes
-            return True
-
-    def give(self, size_bytes: int) -> None:
-        with self._lock:
-            self._left_bytes += size_bytes
-
-
-class _Part:
-    """Bytes that wait to be sent: in memory while there is room, else in a temporary file."""
-
-    def __init__(self, memory: _Memory) -> None:
-        self._memory = memory
-        self._taken_bytes = 0
-        self._file: BinaryIO = io.BytesIO()
-        self.size_bytes = 0
-
-    def write(self, data: Any) -> None:
-        size_bytes = memoryview(data).nbytes
-        if isinstance(self._file, io.BytesIO):
-            if self._memory.take(size_bytes):
-                self._taken_bytes += size_bytes
-            else:
-                self._spill()
-        with local_errors(tempfile.gettempdir()):
-            self._file.write(data)
-        self.size_bytes += size_bytes
-
-    def _spill(self) -> None:
-        held = self.read()
-        self.clear()
-        with local_errors(tempfile.gettempdir()):
-            self._file = tempfile.TemporaryFile(prefix="ros-to-parquet-")  # noqa: SIM115 (closed by clear)
-            self._file.write(held)
-        self.size_bytes = len(held)
-
-    def read(self) -> bytes:
-        """All of it."""
-        with local_errors(tempfile.gettempdir()):
-            self._file.seek(0)
-            return self._file.read()
-
-    def clear(self) -> None:
-        self._file.close()
-        self._file = io.BytesIO()
-        self._memory.give(self._taken_bytes)
-        self._taken_bytes = self.size_bytes = 0
+    def _get_range(self, start: int, end: int) -> bytes:
+        try:
+            with _s3_errors(self.name):
+                answer = s3_client().get_object(
+                    Bucket=self._bucket, Key=self._key, Range=f"bytes={start}-{end - 1}", **self._condition
+                )
+                return answer["Body"].read()
+        except ChangedError as error:
+            raise ChangedError(f"{self.name}: changed since it was planned") from error
 
 
 class S3Upload:
     """One put where what is written is small; else a multipart upload that ``publish`` completes."""
 
-    def __init__(self, uri: str, memory: _Memory) -> None:
+    def __init__(self, uri: str, memory: Memory) -> None:
         self.uri = uri
         self.size_bytes = 0
         self._bucket, self._key = split_s3(uri)
-        self._part = _Part(memory)
+        self._part = Spool(memory)
         self._upload_id: str | None = None
         self._etags: list[str] = []
 

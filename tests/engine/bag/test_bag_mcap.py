@@ -32,7 +32,7 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 from rosbags.typesys import Stores, get_typestore
 
 from ros_to_parquet.bag import LocalFile, open_bag
-from ros_to_parquet.bag.blocks import MAX_BLOCK_BYTES
+from ros_to_parquet.memory import DEFAULT_BUDGET
 
 COMPRESSIONS = ["", "lz4", "zstd", "zstd-stream"]
 
@@ -139,6 +139,16 @@ def test_without_summary(chunks: int) -> None:
     assert found.reader.damage[0].ends_bag and found.reader.damage[0].offset == len(data)
 
 
+def test_chunks_without_message_indexes() -> None:
+    file = McapFile()
+    head = file.define(mcap_schema(1), mcap_channel(0, 1, "/a"))
+    file.chunk(head + mcap_message(0, 0, T0, b"x"), {})
+    file.count({0: 1})
+    found = read(file.bytes())
+    assert found.payloads("/a") == [b"x"]
+    assert found.is_as_expected
+
+
 def test_summary_without_checksum() -> None:
     data, messages = simple_mcap(crc=False)
     found = read(data)
@@ -238,7 +248,7 @@ def test_messages_compressed_one_by_one() -> None:
     assert found.payloads("/json") == [payloads[0]]
     assert found.reader.compressions == {"none": 1, "zstd": 44}
     blocks = [block for block in open_bag(Memory(file.bytes())).blocks() if block.connection.topic == "/a"]
-    assert len(blocks) == 3 and max(len(block.data) for block in blocks) <= MAX_BLOCK_BYTES
+    assert len(blocks) == 3 and max(len(block.data) for block in blocks) <= DEFAULT_BUDGET.block
 
 
 # --- damage -----------------------------------------------------------------------------------------

@@ -27,7 +27,8 @@ from rosbags.rosbag1 import Reader, Writer
 from rosbags.typesys import Stores, get_typestore
 
 from ros_to_parquet.bag import LocalFile, MessageBlock, open_bag
-from ros_to_parquet.bag.blocks import MAX_BLOCK_BYTES, MAX_BLOCK_MESSAGES
+from ros_to_parquet.bag.blocks import MAX_BLOCK_MESSAGES
+from ros_to_parquet.memory import DEFAULT_BUDGET
 
 COMPRESSIONS = ["none", "bz2", "lz4", "roslz4"]
 
@@ -105,8 +106,8 @@ def test_blocks_are_bounded() -> None:
     bag = Ros1Bag()
     many = MAX_BLOCK_MESSAGES * 2 + 1
     small = ros1_message(0, T0, b"")
-    large = ros1_message(1, T0, bytes(MAX_BLOCK_BYTES // 2 - 1))
-    huge = ros1_message(1, T0, bytes(MAX_BLOCK_BYTES + 1))
+    large = ros1_message(1, T0, bytes(DEFAULT_BUDGET.block // 2 - 1))
+    huge = ros1_message(1, T0, bytes(DEFAULT_BUDGET.block + 1))
     definitions = [bag.connection(0, "/small"), bag.connection(1, "/large")]
     bag.chunk([*definitions, *[small] * many, large, large, large, huge, large], {0: many, 1: 5})
     sizes = [(block.connection.topic, len(block)) for block in read_blocks(bag.bytes())]

@@ -14,7 +14,8 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 from rosbags.typesys import Stores, get_typestore
 
 from ros_to_parquet.bag import BagError, LocalFile, open_bag
-from ros_to_parquet.bag.blocks import MAX_BLOCK_BYTES, MAX_BLOCK_MESSAGES
+from ros_to_parquet.bag.blocks import MAX_BLOCK_MESSAGES
+from ros_to_parquet.memory import DEFAULT_BUDGET
 
 MESSAGES = """CREATE TABLE messages(
     id INTEGER PRIMARY KEY, topic_id INTEGER NOT NULL, timestamp INTEGER NOT NULL, data BLOB NOT NULL)"""
@@ -117,13 +118,13 @@ def test_schemas(tmp_path, version: int) -> None:
 
 def test_order_offsets_and_bounds(tmp_path) -> None:
     rows = [(1, T0 - n, b"") for n in range(MAX_BLOCK_MESSAGES + 10)]
-    rows += [(2, T0, bytes(MAX_BLOCK_BYTES // 4))] * 9
+    rows += [(2, T0, bytes(DEFAULT_BUDGET.block // 4))] * 9
     with LocalFile(make(tmp_path / "a.db3", rows)) as file:
         blocks = list(open_bag(file).blocks())
     offsets = [offset for block in blocks for offset in block.offsets.tolist()]
     assert offsets == list(range(1, len(rows) + 1))
     assert max(len(block) for block in blocks) <= MAX_BLOCK_MESSAGES
-    assert max(int(block.lengths.sum()) for block in blocks) <= MAX_BLOCK_BYTES
+    assert max(int(block.lengths.sum()) for block in blocks) <= DEFAULT_BUDGET.block
     assert blocks[0].log_times_ns[:3].tolist() == [T0, T0 - 1, T0 - 2]
     assert blocks[0].publish_times_ns is None and blocks[0].sequences is None
 
