@@ -89,6 +89,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="whose standard types to try first where a bag does not define a type: "
         f"{', '.join(contract.ROS_DISTRIBUTIONS)} (default: the newest)",
     )
+    extract.add_argument(
+        "--pointcloud",
+        choices=[str(choice) for choice in contract.PointClouds],
+        default=str(contract.PointClouds.RECORDED),
+        help="sensor_msgs/PointCloud2 with its points in a blob, as recorded (default), or decoded: a list "
+        "column for each of their fields (x, y, z, intensity, ...)",
+    )
     extract.add_argument("--overwrite", action="store_true", help="replace what the lake has of this drive")
     extract.add_argument(
         "--strict", action="store_true", help=f"exit {int(ExitCode.STRICT)} on rejects or damage"
@@ -356,6 +363,7 @@ def command_extract(arguments: argparse.Namespace) -> int:
         strict=arguments.strict,
         ros_distro=arguments.ros_distro,
         msg_paths=tuple(normalize(folder) for folder in arguments.msg_path),
+        pointcloud=contract.PointClouds(arguments.pointcloud),
     )
     run.read_types(options)  # a folder that cannot be used is said before anything is written
     made = make_plan(

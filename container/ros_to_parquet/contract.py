@@ -112,6 +112,16 @@ class BagStatus(StrEnum):
     UNREADABLE = "unreadable"
 
 
+class PointClouds(StrEnum):
+    """What becomes of ``sensor_msgs/PointCloud2``.
+
+    ``recorded``: its fields, with the points in a blob; ``decoded``: a column for each of the points' fields.
+    """
+
+    RECORDED = "recorded"
+    DECODED = "decoded"
+
+
 # --- the plan ---------------------------------------------------------------------------------------
 
 
@@ -127,6 +137,7 @@ class ExtractOptions:
             define a type; empty for the newest.
         msg_paths: folders (paths or ``s3://`` URIs, without a final slash) of message definitions, for types
             that a bag does not define; of a type that several of them have, the first one's is taken.
+        pointcloud: what becomes of point clouds.
     """
 
     include_topics: tuple[str, ...] = ("*",)
@@ -134,6 +145,7 @@ class ExtractOptions:
     strict: bool = False
     ros_distro: str = ""
     msg_paths: tuple[str, ...] = ()
+    pointcloud: PointClouds = PointClouds.RECORDED
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,10 +381,12 @@ class BagResult:
     """What a shard read of one bag slice.
 
     Attributes:
-        messages: messages found, wanted or not.
+        bytes_read: bytes that were read: not those of chunks without a wanted topic by the bag's own index.
+        messages: messages found, wanted or not, and those of the chunks that were not read.
         extracted: messages of wanted topics: each is a row or a reject.
         verified: every connection has as many messages as the bag's own index says (else ``damage`` says
             which have not); None where it has none (``unverified``). Of an archive: of all bags in it.
+        unread: how many of ``messages`` are of chunks that were not read; the index is all that says so.
         remark: what of an archive is no bag.
     """
 
@@ -387,6 +401,7 @@ class BagResult:
     expected_messages: int | None
     verified: bool | None
     damage: tuple[BagDamage, ...]
+    unread: int = 0
     remark: str = ""
 
 

@@ -103,7 +103,7 @@ class Decoder:
             )
         self.schema = pa.schema(arrow_fields(layout))
         self.has_stamp = layout.header_index is not None
-        self._layout = layout
+        self.layout = layout
         self._encoding = encoding
         self._wide = _has_wide_strings(layout.root)
         self._kernels: dict[Wire, _Kernel] = {}
@@ -230,14 +230,14 @@ class Decoder:
 
     def _kernel(self, wire: Wire) -> _Kernel:
         if wire not in self._kernels:
-            self._kernels[wire] = _Kernel(compile_program(self._layout.root, wire))
+            self._kernels[wire] = _Kernel(compile_program(self.layout.root, wire))
         return self._kernels[wire]
 
     def _stamps(self, columns: list[pa.Array]) -> Int64Array | None:
-        index = self._layout.header_index
+        index = self.layout.header_index
         if index is None:
             return None
-        header = self._layout.root.fields[index].node
+        header = self.layout.root.fields[index].node
         assert isinstance(header, Struct)
         place = [field.name for field in header.fields].index("stamp")
         stamp = columns[index].field(place)
@@ -447,7 +447,7 @@ class _Kernel:
         At most three passes, whatever the messages hold: one until the first bad message, a check of it and
         all behind it, and one over those that are good.
         """
-        data = self._own(data)
+        data, starts, stops = self._own(data, starts, stops)
         done = self._decoder.run(data, starts, stops)
         self._rows.append(rows[:done])
         if done == len(starts):
@@ -464,12 +464,21 @@ class _Kernel:
 
     def count_fitting(self, data: UInt8Array, starts: Int64Array, stops: Int64Array) -> int:
         """How many of the messages would decode."""
-        failed, _ = self._check(self._own(data), starts, stops)
+        failed, _ = self._check(*self._own(data, starts, stops))
         return len(starts) - len(failed)
 
-    def _own(self, data: UInt8Array) -> UInt8Array:
-        # The machine takes big-endian numbers from memory that it may write to alone.
-        return data.copy() if self._program.wire.big_endian else data
+    def _own(
+        self, data: UInt8Array, starts: Int64Array, stops: Int64Array
+    ) -> tuple[UInt8Array, Int64Array, Int64Array]:
+        """Messages where the machine may write: it swaps the bytes of big-endian numbers in their place."""
+        if not self._program.wire.big_endian:
+            return data, starts, stops
+        view = data.data
+        own = bytearray().join(
+            [view[start:stop] for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)]
+        )
+        ends = np.cumsum(stops - starts)
+        return np.frombuffer(own, np.uint8), ends - (stops - starts), ends
 
     def take(self) -> list[_Part]:
         """What was decoded since the last time: at least one part, however empty."""

@@ -38,6 +38,7 @@ class MemoryBudget:
         chunk: a chunk with more, stored or decompressed, is decompressed as it is read.
         window: one read of a bag; records of a large chunk are found in windows of this size.
         block: messages of one connection handed on at a time.
+        joined: messages that wait until there are more of their connection to be handed on together.
         read_ahead: messages read and decompressed ahead of the decoder.
         take: messages of one connection decoded before they become Arrow arrays, which cost by the column.
         pending: messages of all connections together that are decoded and not yet Arrow arrays.
@@ -53,6 +54,7 @@ class MemoryBudget:
     chunk: int
     window: int
     block: int
+    joined: int
     read_ahead: int
     take: int
     pending: int
@@ -68,12 +70,12 @@ def share_out(limit_bytes: int) -> MemoryBudget:
     In 32nds of it, at one time, and how often the bytes counted are in memory:
 
     - reading: windows and ranges in flight (4), a chunk as stored and decompressed with where its messages
-      lie (1 x 4), read ahead (1);
+      lie (1 x 4), joined (1 x 2), read ahead (1);
     - decoding: pending messages as they were decoded, while one connection's become arrays (2 x 1.5);
     - writing: waiting (2), in flight with what encoding takes (2 x 1.5), uploads with the parts being sent
       (4 + 1);
 
-    22 of 32: the rest is what allocators keep back, and what a file's footer and statistics take. A large
+    24 of 32: the rest is what allocators keep back, and what a file's footer and statistics take. A large
     message comes when the writers have settled and is not read ahead of, so that it may be in memory three
     times over (24): as read, as decoded, as a Parquet page.
 
@@ -88,6 +90,7 @@ def share_out(limit_bytes: int) -> MemoryBudget:
         chunk=share,
         window=min(share // 4, 8 * mebibyte),
         block=min(share // 2, 16 * mebibyte),
+        joined=share,
         read_ahead=share,
         take=min(share // 8, 4 * mebibyte),
         pending=2 * share,

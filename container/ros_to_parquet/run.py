@@ -15,10 +15,11 @@ import time
 import urllib.request
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from itertools import count
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -34,7 +35,7 @@ from ros_to_parquet.bag.model import (
     MessageBlock,
     differing_counts,
 )
-from ros_to_parquet.contract import BagStatus, ExitCode, ExtractOptions, Manifest, Plan
+from ros_to_parquet.contract import BagStatus, ExitCode, ExtractOptions, Manifest, Plan, PointClouds
 from ros_to_parquet.decode import Decoded, Decoder
 from ros_to_parquet.decoders import prepare
 from ros_to_parquet.definitions import TypeSource
@@ -42,6 +43,7 @@ from ros_to_parquet.layout import DefinitionError
 from ros_to_parquet.log import event, now
 from ros_to_parquet.memory import DEFAULT_BUDGET, MemoryBudget
 from ros_to_parquet.msg_path import MsgPathError, load_types
+from ros_to_parquet.pointcloud import POINT_CLOUD, CloudDecoder, CloudTable, is_point_cloud
 from ros_to_parquet.records import RecordDecoder
 from ros_to_parquet.storage import (
     AccessDeniedError,
@@ -153,6 +155,13 @@ class _Tally:
     rejects: list[contract.Reject] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     remark: str = ""
+    clouds_as_recorded: int = 0
+    cloud_problem: str = ""
+
+    def keep_clouds(self, count: int, problem: str) -> None:
+        """Notes clouds that were to be decoded and are kept as recorded; the first reason is told."""
+        self.clouds_as_recorded += count
+        self.cloud_problem = self.cloud_problem or problem
 
     def count(self, block: MessageBlock) -> None:
         first, last = int(block.log_times_ns.min()), int(block.log_times_ns.max())
@@ -191,16 +200,35 @@ class _Tally:
                 for path in self.paths
             ),
             rejects=tuple(self.rejects),
-            remark=self.remark,
+            remark="; ".join(filter(None, (self.remark, self._cloud_remark()))),
         )
+
+    def _cloud_remark(self) -> str:
+        if not self.cloud_problem:
+            return ""
+        count = self.clouds_as_recorded
+        which = "1 cloud is" if count == 1 else f"{count:,} clouds are" if count else "clouds are"
+        return f"{which} kept as recorded, in the column data: {self.cloud_problem}"
 
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """Where a connection's rows go, and how they are made."""
+    """Where a connection's rows go, and how they are made.
 
-    path: str
+    Attributes:
+        connection: with the definition that the decoder goes by.
+        schema_hash: of that definition.
+        own: the engine's own columns.
+        path: the file; empty where `clouds` says only later which.
+        clouds: where point clouds are to become columns: their fields choose the file.
+    """
+
+    connection: Connection
+    schema_hash: str
+    own: parquet.TableColumns
     decoder: Decoder | RecordDecoder
+    path: str
+    clouds: CloudDecoder | None = None
 
 
 @dataclass(slots=True)
@@ -301,9 +329,18 @@ class _Extraction:
         target.tally.reject(self._bag, about, decoded.rejected)
         target.tally.repaired_strings += decoded.repaired_strings
         target.tally.remark = decoded.remark or target.tally.remark
+        target.tally.rows += len(decoded.rows)
+        if target.table.clouds is None:
+            self._append(target.table.path, about, decoded)
+            return
+        for part in target.table.clouds.split(decoded):
+            if part.table is None:
+                target.tally.keep_clouds(len(part.decoded.rows), part.problem)
+            self._append(self._cloud_path(target.tally, target.table, part.table), about, part.decoded)
+
+    def _append(self, path: str, about: _Messages, decoded: Decoded) -> None:
         if len(decoded.rows):
-            target.tally.rows += len(decoded.rows)
-            self._tables.append(target.table.path, self._columns(about, decoded))
+            self._tables.append(path, self._columns(about, decoded))
 
     def results(self, files: Mapping[str, parquet.TableFile]) -> tuple[contract.TopicResult, ...]:
         """One result a topic and definition, sorted by topic."""
@@ -337,22 +374,43 @@ class _Extraction:
         )
         tally = self._tally(made.connection, made.schema_hash)
         tally.remark = tally.remark or made.remark
-        schema = pa.schema(columns.fields() + list(made.decoder.schema))
-        path = self._path(made.connection, made.schema_hash, schema)
-        if path not in tally.paths:
-            tally.paths.append(path)
-        return _Target(tally, _Table(path, made.decoder))
+        clouds = None
+        if self._plan.options.pointcloud is PointClouds.DECODED and isinstance(made.decoder, Decoder):
+            if is_point_cloud(made.decoder.layout):
+                clouds = CloudDecoder(made.decoder.layout)
+            elif made.decoder.layout.root.type_name == POINT_CLOUD:
+                tally.keep_clouds(0, "its definition is not the one that ROS has")
+        table = _Table(made.connection, made.schema_hash, columns, made.decoder, "", clouds)
+        if clouds is None:
+            table = replace(table, path=self._path(tally, table, made.schema_hash, made.decoder.schema))
+        return _Target(tally, table)
+
+    def _cloud_path(self, tally: _Tally, table: _Table, clouds: CloudTable | None) -> str:
+        """The file of decoded clouds with these fields, or of clouds that are kept as recorded."""
+        if clouds is None:
+            return self._path(tally, table, table.schema_hash, table.decoder.schema)
+        digits = clouds.schema_hash(table.schema_hash)
+        return self._path(tally, table, digits, clouds.schema, clouds.metadata)
 
     def _tally(self, connection: Connection, digits: str) -> _Tally:
         key = (connection.topic, connection.type_name, digits)
         return self._tallies.setdefault(key, _Tally(*key))
 
-    def _path(self, connection: Connection, digits: str, schema: pa.Schema) -> str:
-        """The file that takes rows of ``schema``; begun where there is none yet.
+    def _path(
+        self,
+        tally: _Tally,
+        table: _Table,
+        digits: str,
+        message: pa.Schema,
+        metadata: Mapping[str, str] = MappingProxyType({}),
+    ) -> str:
+        """The file that takes rows of ``message`` with the engine's own columns; begun where there is none.
 
         One topic and definition has one file a shard. A relative topic, a type of another name or a bag
         with other columns (sequence, publish time) in the same table gets a file of its own.
         """
+        connection = table.connection
+        schema = pa.schema(table.own.fields() + list(message))
         key = (connection.topic, connection.type_name, digits, schema)
         if key not in self._paths:
             folder = f"{contract.table_name(connection.topic)}/schema={digits}/drive_id={self._plan.drive_id}"
@@ -362,8 +420,10 @@ class _Extraction:
             )
             path = next(candidate for candidate in candidates if candidate not in self._taken)
             self._taken.add(path)
-            self._tables.open(path, schema, _table_metadata(connection, digits))
+            self._tables.open(path, schema, {**_table_metadata(connection, digits), **metadata})
             self._paths[key] = path
+        if self._paths[key] not in tally.paths:
+            tally.paths.append(self._paths[key])
         return self._paths[key]
 
 
@@ -645,6 +705,7 @@ def _finished_bag(
         expected_messages=expected_messages,
         verified=verified,
         damage=damage,
+        unread=reader.unread_messages,
         remark=remark,
     )
 
@@ -660,6 +721,7 @@ def _bag_result(
     expected_messages: int | None = None,
     verified: bool | None = None,
     damage: tuple[contract.BagDamage, ...] = (),
+    unread: int = 0,
     remark: str = "",
 ) -> contract.BagResult:
     return contract.BagResult(
@@ -674,6 +736,7 @@ def _bag_result(
         expected_messages=expected_messages,
         verified=verified,
         damage=damage,
+        unread=unread,
         remark=remark,
     )
 

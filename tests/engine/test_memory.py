@@ -114,7 +114,7 @@ def test_no_control_groups(tmp_path: Path) -> None:
 def test_shares_leave_room(limit_bytes: int) -> None:
     budget = share_out(limit_bytes)
     ranges = 6 * budget.window  # an S3 source keeps some
-    reading = ranges + 4 * budget.chunk + budget.read_ahead
+    reading = ranges + 4 * budget.chunk + 2 * budget.joined + budget.read_ahead
     decoding = 1.5 * (budget.pending + budget.take + budget.block)
     writing = budget.waiting + 1.5 * budget.in_flight + 1.25 * budget.upload
     assert reading + decoding + writing <= 0.75 * limit_bytes
@@ -133,6 +133,7 @@ def test_the_shares_of_the_default() -> None:
         "chunk": 32 * MIB,
         "window": 8 * MIB,
         "block": 16 * MIB,
+        "joined": 32 * MIB,
         "read_ahead": 32 * MIB,
         "take": 4 * MIB,
         "pending": 64 * MIB,

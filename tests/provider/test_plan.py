@@ -133,8 +133,7 @@ def test_globs_choose_bags_and_exclusion_wins() -> None:
         (
             listing(*(f"{n}.txt" for n in range(12))),
             NameGlobs(),
-            "12 objects, none a bag (.bag, .mcap or .db3, compressed or not, .zip or .tar): "
-            "0.txt, 1.txt, 2.txt, 3.txt, 4.txt and 7 more",
+            "12 objects, none a bag (.bag, .mcap or .db3, compressed or not, .zip or .tar): 0.txt, 1.txt",
         ),
         (
             listing(folders=["morning/", "noon/"]),

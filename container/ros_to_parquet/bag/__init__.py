@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 
-from ros_to_parquet.bag import mcap, rosbag1, rosbag2_sqlite
-from ros_to_parquet.bag.archive import HEAD_BYTES, ArchiveReader, packing
+from ros_to_parquet.bag import mcap, rosbag1
+from ros_to_parquet.bag.archive import HEAD_BYTES, SQLITE_MAGIC, ArchiveReader, packing
 from ros_to_parquet.bag.model import (
     BagError,
     BagFormat,
@@ -18,7 +19,6 @@ from ros_to_parquet.bag.model import (
     RandomAccess,
 )
 from ros_to_parquet.bag.source import CountedSource, LocalFile
-from ros_to_parquet.bag.streams import Staged
 from ros_to_parquet.memory import DEFAULT_BUDGET, MemoryBudget
 
 __all__ = [
@@ -45,6 +45,7 @@ def open_bag(
     slice_index: int = 0,
     slice_count: int = 1,
     metadata: str | None = None,
+    beside: Mapping[str, RandomAccess] | None = None,
     budget: MemoryBudget = DEFAULT_BUDGET,
 ) -> BagReader:
     """A reader of a bag, or of all bags in an archive; the format is told from the first bytes.
@@ -57,6 +58,8 @@ def open_bag(
             split (it has no index, is a database or is packed) slice 0 is the whole, the others are empty.
         slice_count: how many slices there are.
         metadata: text of the ``metadata.yaml`` in a rosbag2 folder.
+        beside: files that SQLite left beside a database, by what they add to its name (``-wal``: messages
+            that are not in it yet; ``-journal``: how to take back what was not finished).
         budget: how much may be in memory at a time; how large a chunk, a message and a block may be.
 
     Raises:
@@ -72,7 +75,13 @@ def open_bag(
     if packing(head):
         return ArchiveReader(counted, partial(_open, wanted=wanted, budget=budget), slice_index=slice_index)
     return _open(
-        counted, head, wanted=wanted, budget=budget, slice_index=slice_index, slice_count=slice_count
+        counted,
+        head,
+        wanted=wanted,
+        budget=budget,
+        slice_index=slice_index,
+        slice_count=slice_count,
+        beside={name: CountedSource(each) for name, each in (beside or {}).items()},
     )
 
 
@@ -84,6 +93,7 @@ def _open(
     budget: MemoryBudget,
     slice_index: int = 0,
     slice_count: int = 1,
+    beside: Mapping[str, CountedSource] = MappingProxyType({}),
 ) -> BagReader:
     kind = _sniff(head, source.size)
     if kind == "rosbag1":
@@ -94,9 +104,9 @@ def _open(
         return mcap.McapReader(
             source, wanted=wanted, budget=budget, slice_index=slice_index, slice_count=slice_count
         )
-    if source.forward:  # a database is read here and there
-        source = CountedSource(Staged(source))
-    return rosbag2_sqlite.SqliteReader(source, wanted=wanted, budget=budget, slice_index=slice_index)
+    from ros_to_parquet.bag.rosbag2_sqlite import SqliteReader
+
+    return SqliteReader(source, wanted=wanted, budget=budget, slice_index=slice_index, beside=beside)
 
 
 def _sniff(head: bytes, size: int) -> BagFormat:
@@ -106,7 +116,7 @@ def _sniff(head: bytes, size: int) -> BagFormat:
         return "rosbag1"
     if head.startswith(mcap.MAGIC):
         return "mcap"
-    if head.startswith(rosbag2_sqlite.MAGIC):
+    if head.startswith(SQLITE_MAGIC):
         return "sqlite3"
     if head.startswith((b"#ROSRECORD V1", b"#ROSBAG V1")):
         version = head.split(b"\n")[0].decode("ascii", "replace")
@@ -116,7 +126,7 @@ def _sniff(head: bytes, size: int) -> BagFormat:
         raise BagError(f"a ROS 1 bag of a version that is not supported ({version}); 2.0 is")
     if head.startswith(b"\x89MCAP") and len(head) >= len(mcap.MAGIC):
         raise BagError(f"an MCAP file of version {chr(head[5])!r}, which is not supported; '0' is")
-    if any(magic.startswith(head) for magic in (rosbag1.MAGIC, mcap.MAGIC, rosbag2_sqlite.MAGIC)):
+    if any(magic.startswith(head) for magic in (rosbag1.MAGIC, mcap.MAGIC, SQLITE_MAGIC)):
         raise BagError(f"a bag that is cut off after {size} bytes: nothing is in it")
     raise BagError(f"neither a ROS 1 bag, an MCAP file nor a SQLite bag: it begins with {head[:16].hex(' ')}")
 

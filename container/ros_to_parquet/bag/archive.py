@@ -20,7 +20,7 @@ from ros_to_parquet.bag.model import (
     differing_counts,
 )
 from ros_to_parquet.bag.source import CountedSource, ForwardSource
-from ros_to_parquet.bag.streams import Checked, Decompressed, Section, Window
+from ros_to_parquet.bag.streams import Checked, Decompressed, Section, Staged, Window
 from ros_to_parquet.contract import bag_format, recording_stem
 
 HEAD_BYTES = 512
@@ -35,6 +35,8 @@ _MAX_DIRECTORY_BYTES = 256 << 20
 _SPARSE_STEP_BYTES = 16 << 10
 
 _NAMES_SHOWN = 5
+
+SQLITE_MAGIC = b"SQLite format 3\0"
 
 _MAGIC: Mapping[bytes, str] = {
     b"\x1f\x8b": "gzip",
@@ -124,7 +126,13 @@ class Contents:
 
     def _leave(self, name: str) -> None:
         """Counts a file that is no bag."""
-        if posixpath.basename(name) != "metadata.yaml":
+        if name.lower().endswith((".db3-wal", ".db3-journal")):
+            self.harm(
+                name,
+                -1,
+                "what SQLite left beside a bag is not read in an archive: unpack it for all messages",
+            )
+        elif posixpath.basename(name) != "metadata.yaml":
             self.other_count += 1
             self.others += [name] if len(self.others) < _NAMES_SHOWN else []
 
@@ -340,6 +348,7 @@ class ArchiveReader:
     ) -> None:
         self.compressions: dict[str, int] = {}
         self.counts: dict[int, int] = {}
+        self.unread_messages = 0
         self._source = source
         self._open_reader = open_reader
         self._contents = Contents()
@@ -349,6 +358,7 @@ class ArchiveReader:
         self._definitions: dict[str, str] = {}
         self._expected: dict[int, int] = {}
         self._is_indexed = True
+        self._staged: Staged | None = None
         self._packed = self._contents.bags(source) if slice_index == 0 else iter(())
         self._next = self._open_next()
         if self._next is None and self.damage:
@@ -393,6 +403,7 @@ class ArchiveReader:
                 yield replace(block, connection=self._connections[first + block.connection.id])
             self._adopt(packed, reader, first)
             self._settle(packed, reader, first)
+            self._unstage()
             self._next = self._open_next()
         if not self._is_indexed:  # then nobody else holds those of the others against their index
             found = {number: self.counts.get(number, 0) for number in self._expected}
@@ -401,14 +412,24 @@ class ArchiveReader:
 
     def _open_next(self) -> tuple[Packed, BagReader] | None:
         for packed in self._packed:
+            source = packed.source
+            if source.forward and packed.head.startswith(SQLITE_MAGIC):  # which is read here and there
+                self._staged = Staged(source)
+                source = CountedSource(self._staged)
             try:
-                reader = self._open_reader(packed.source, packed.head)
+                reader = self._open_reader(source, packed.head)
             except BagError as error:
                 self._contents.harm(packed.name, 0, str(error))
+                self._unstage()
                 continue
             self._formats[reader.format] = None
             return packed, reader
         return None
+
+    def _unstage(self) -> None:
+        if self._staged is not None:
+            self._staged.close()
+            self._staged = None
 
     def _adopt(self, packed: Packed, reader: BagReader, first: int) -> None:
         """Numbers the reader's connections after those of all before it."""
@@ -428,6 +449,7 @@ class ArchiveReader:
 
     def _settle(self, packed: Packed, reader: BagReader, first: int) -> None:
         """Takes over what the reader has found, now that its bag has been read."""
+        self.unread_messages += reader.unread_messages
         self.counts |= {first + number: count for number, count in reader.counts.items()}
         for damage in reader.damage:
             self.damage.append(replace(damage, reason=_said(packed.name, damage.reason)))

@@ -3,35 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ros_to_parquet.bag.decompress import ZSTD_MAGIC, decompress_message
-from ros_to_parquet.bag.model import Connection, Damage, Int64Array, MessageBlock, UInt8Array
+from ros_to_parquet.bag.join import Waiting, gathered, joined
+from ros_to_parquet.bag.model import Connection, Damage, Int64Array, MessageBlock, Messages, UInt8Array
 from ros_to_parquet.memory import MemoryBudget
 
 MAX_BLOCK_MESSAGES = 65_536
-
-
-@dataclass(frozen=True, slots=True)
-class Messages:
-    """Messages of any connections that lie in one buffer, in its order; see `MessageBlock`.
-
-    ``connections`` are ids as the bag records them, int64, shape (messages,).
-    """
-
-    connections: Int64Array
-    starts: Int64Array
-    lengths: Int64Array
-    log_times_ns: Int64Array
-    publish_times_ns: Int64Array | None
-    sequences: Int64Array | None
-    offsets: Int64Array
-
-    def __len__(self) -> int:
-        return len(self.starts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +42,7 @@ class ConnectionTable:
         self._known: dict[int, list[int]] = {}
         self._lookup = np.full(self._TABLE_SIZE, -1, np.int64)
         self._undefined: dict[int, list[int]] = {}
+        self._waiting = Waiting(budget.joined)
         self.connections: list[Connection] = []
         self.counts: dict[int, int] = {}
         self.compressed_messages = 0
@@ -85,7 +69,12 @@ class ConnectionTable:
     def __contains__(self, recorded_id: int) -> bool:
         return recorded_id in self._meaning
 
-    def expected(self, recorded: dict[int, int]) -> dict[int, int]:
+    @property
+    def is_ambiguous(self) -> bool:
+        """Whether an id was defined with more than one content."""
+        return any(len(known) > 1 for known in self._known.values())
+
+    def expected(self, recorded: Mapping[int, int]) -> dict[int, int]:
         """Counts by recorded id as counts by connection.
 
         Where a recorded id became several connections, what was found of the others is taken off the
@@ -116,6 +105,8 @@ class ConnectionTable:
     ) -> Iterator[MessageBlock]:
         """The messages of wanted connections, one block or more for each; all are counted.
 
+        Those of which the buffer has little wait for more: see ``join``, and `rest`.
+
         A definition holds from its place in the buffer on; the first one of an id also before it.
         """
         again = []
@@ -130,23 +121,54 @@ class ConnectionTable:
             before = self._meaning[recorded_id]
             if (after := self.define(recorded_id, definition.content)) != before:
                 ids[(messages.connections == recorded_id) & (messages.starts > definition.position)] = after
-        pins_too_much = self._pins_too_much(data, messages, ids)
-        for connection_id, rows in groups(ids):
-            if connection_id < 0:
-                self._leave(messages, rows)
-                continue
-            self.counts[connection_id] += len(messages) if isinstance(rows, slice) else len(rows)
-            if self._taken[connection_id]:
-                for block in self._cut(data, messages, connection_id, rows):
-                    yield _on_its_own(block) if pins_too_much and block.data is data else block
+        yield from self._resolved(data, self._counted(messages, ids))
 
-    def _pins_too_much(self, data: UInt8Array, messages: Messages, ids: Int64Array) -> bool:
-        """Whether blocks would keep a buffer in memory that is mostly of topics nobody wants."""
-        if all(self._taken) or not len(ids):
-            return False
-        taken = np.array([*self._taken, False])[ids]  # the last one is for id -1
-        pinned_bytes = data.base.nbytes if isinstance(data.base, np.ndarray) else data.nbytes
-        return 2 * int(messages.lengths[taken].sum()) < pinned_bytes
+    def rest(self) -> Iterator[MessageBlock]:
+        """Blocks of what still waits; to be called at the end."""
+        if self._waiting:
+            yield from self._by_connection(*self._waiting.release())
+
+    def _counted(self, messages: Messages, ids: Int64Array) -> Messages:
+        """The messages of wanted connections, by their own ids; all are counted."""
+        found = np.bincount(ids + 1)  # the first one is for id -1
+        if len(found) and found[0]:
+            self._leave(messages, np.flatnonzero(ids < 0))
+        wanted = True
+        for connection_id in np.flatnonzero(found[1:]).tolist():
+            self.counts[connection_id] += int(found[connection_id + 1])
+            wanted &= self._taken[connection_id]
+        messages = dataclasses.replace(messages, connections=ids)
+        if not wanted or (len(found) and found[0]):
+            taken = np.array([*self._taken, False])  # the last one is for id -1
+            messages = messages.rows(np.flatnonzero(taken[ids]))
+        return messages
+
+    def _resolved(self, data: UInt8Array, messages: Messages) -> Iterator[MessageBlock]:
+        small = self._waiting.small(messages)
+        if not small.all():
+            data_of_large, large = data, messages.rows(np.flatnonzero(~small))
+            if self._pins_too_much(data, large):
+                data_of_large, large = gathered(data, large)
+            yield from self._by_connection(data_of_large, large)
+        if small.any():
+            self._waiting.add(data, messages.rows(np.flatnonzero(small)))
+            if self._waiting.full:
+                yield from self._by_connection(*self._waiting.release())
+
+    def _pins_too_much(self, data: UInt8Array, messages: Messages) -> bool:
+        """Whether blocks would keep a buffer in memory that is mostly of messages which are not in them."""
+        whole = data if all(self._taken) or not isinstance(data.base, np.ndarray) else data.base
+        return 2 * int(messages.lengths.sum()) < whole.nbytes
+
+    def _by_connection(self, data: UInt8Array, messages: Messages) -> Iterator[MessageBlock]:
+        """One block or more for each connection."""
+        ids = messages.connections
+        if ids.min() < ids.max():
+            narrow = ids.astype(np.int16) if ids.max() < 1 << 15 else ids  # int16 sorts by radix
+            messages = messages.rows(np.argsort(narrow, kind="stable"))
+        changes = (np.flatnonzero(np.diff(messages.connections)) + 1).tolist()
+        for first, last in itertools.pairwise([0, *changes, len(messages)]):
+            yield from self._cut(data, messages.rows(slice(first, last)))
 
     def _resolve(self, recorded: Int64Array) -> Int64Array:
         if not len(recorded) or (recorded.min() >= 0 and recorded.max() < self._TABLE_SIZE):
@@ -155,7 +177,7 @@ class ConnectionTable:
         known = np.array([self._meaning.get(int(recorded_id), -1) for recorded_id in distinct], np.int64)
         return known[inverse]
 
-    def _leave(self, messages: Messages, rows: Int64Array | slice) -> None:
+    def _leave(self, messages: Messages, rows: Int64Array) -> None:
         recorded, first, counts = np.unique(messages.connections[rows], return_index=True, return_counts=True)
         offsets = messages.offsets[rows][first]
         for recorded_id, offset, count in zip(
@@ -163,19 +185,17 @@ class ConnectionTable:
         ):
             self._undefined.setdefault(recorded_id, [0, offset])[0] += count
 
-    def _cut(
-        self, data: UInt8Array, messages: Messages, connection_id: int, rows: Int64Array | slice
-    ) -> Iterator[MessageBlock]:
-        publish_times_ns, sequences = messages.publish_times_ns, messages.sequences
+    def _cut(self, data: UInt8Array, messages: Messages) -> Iterator[MessageBlock]:
+        """Messages of one connection in blocks that are not too large."""
         block = MessageBlock(
-            connection=self.connections[connection_id],
+            connection=self.connections[int(messages.connections[0])],
             data=data,
-            starts=messages.starts[rows],
-            lengths=messages.lengths[rows],
-            log_times_ns=messages.log_times_ns[rows],
-            publish_times_ns=None if publish_times_ns is None else publish_times_ns[rows],
-            sequences=None if sequences is None else sequences[rows],
-            offsets=messages.offsets[rows],
+            starts=messages.starts,
+            lengths=messages.lengths,
+            log_times_ns=messages.log_times_ns,
+            publish_times_ns=messages.publish_times_ns,
+            sequences=messages.sequences,
+            offsets=messages.offsets,
         )
         ends = np.cumsum(block.lengths)
         if len(block) <= MAX_BLOCK_MESSAGES and ends[-1] <= self._budget.block:
@@ -186,7 +206,7 @@ class ConnectionTable:
             before = int(ends[first - 1]) if first else 0
             fits = int(np.searchsorted(ends, before + self._budget.block, side="right"))
             last = min(max(fits, first + 1), first + MAX_BLOCK_MESSAGES)
-            yield from self._decompressed(_part(block, first, last))
+            yield from self._decompressed(block.part(first, last))
             first = last
 
     def _decompressed(self, block: MessageBlock) -> Iterator[MessageBlock]:
@@ -216,11 +236,11 @@ class ConnectionTable:
             content = decompress_message(stored) if row in frames else None
             payload = stored if content is None else content
             if payloads and size_bytes + len(payload) > self._budget.block:
-                yield _rebuilt(_part(block, first, row), payloads)
+                yield _rebuilt(block.part(first, row), payloads)
                 first, payloads, size_bytes = row, [], 0
             payloads.append(payload)
             size_bytes += len(payload)
-        yield _rebuilt(_part(block, first, len(block)), payloads)
+        yield _rebuilt(block.part(first, len(block)), payloads)
 
 
 def groups(ids: Int64Array) -> Iterator[tuple[int, Int64Array | slice]]:
@@ -238,31 +258,6 @@ def groups(ids: Int64Array) -> Iterator[tuple[int, Int64Array | slice]]:
         yield int(ids[rows[0]]), rows
 
 
-def _part(block: MessageBlock, first: int, last: int) -> MessageBlock:
-    publish_times_ns, sequences = block.publish_times_ns, block.sequences
-    return dataclasses.replace(
-        block,
-        starts=block.starts[first:last],
-        lengths=block.lengths[first:last],
-        log_times_ns=block.log_times_ns[first:last],
-        publish_times_ns=None if publish_times_ns is None else publish_times_ns[first:last],
-        sequences=None if sequences is None else sequences[first:last],
-        offsets=block.offsets[first:last],
-    )
-
-
-def _on_its_own(block: MessageBlock) -> MessageBlock:
-    view, ends = block.data.data, block.starts + block.lengths
-    payloads = [view[start:end] for start, end in zip(block.starts.tolist(), ends.tolist(), strict=True)]
-    return _rebuilt(block, payloads)
-
-
 def _rebuilt(block: MessageBlock, payloads: Sequence[bytes | memoryview]) -> MessageBlock:
     data, starts, lengths = joined(payloads)
     return dataclasses.replace(block, data=data, starts=starts, lengths=lengths)
-
-
-def joined(payloads: Sequence[bytes | memoryview]) -> tuple[UInt8Array, Int64Array, Int64Array]:
-    """Payloads in one buffer; where each starts; its length."""
-    lengths = np.fromiter(map(len, payloads), np.int64, len(payloads))
-    return np.frombuffer(b"".join(payloads), np.uint8), np.cumsum(lengths) - lengths, lengths

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -98,6 +99,52 @@ class MessageBlock:
 
 
 @dataclass(frozen=True, slots=True)
+class Messages:
+    """Messages of any connections that lie in one buffer; see `MessageBlock`, without its buffer.
+
+    ``connections``, int64, shape (messages,), are ids: as the bag records them until they are resolved.
+    """
+
+    connections: Int64Array
+    starts: Int64Array
+    lengths: Int64Array
+    log_times_ns: Int64Array
+    publish_times_ns: Int64Array | None
+    sequences: Int64Array | None
+    offsets: Int64Array
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def rows(self, which: Int64Array | slice) -> Messages:
+        """Some of the messages, by index."""
+        publish_times_ns, sequences = self.publish_times_ns, self.sequences
+        return Messages(
+            self.connections[which],
+            self.starts[which],
+            self.lengths[which],
+            self.log_times_ns[which],
+            None if publish_times_ns is None else publish_times_ns[which],
+            None if sequences is None else sequences[which],
+            self.offsets[which],
+        )
+
+    def at(self, starts: Int64Array) -> Messages:
+        """The messages in a buffer where they start there."""
+        return dataclasses.replace(self, starts=starts)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Messages]) -> Messages:
+        """One after the other; all of one format."""
+
+        def all_of(name: str) -> Int64Array | None:
+            arrays = [getattr(part, name) for part in parts]
+            return None if arrays[0] is None else np.concatenate(arrays)
+
+        return cls(*(all_of(each.name) for each in dataclasses.fields(cls)))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
 class Damage:
     """A part of a bag that could not be read.
 
@@ -134,7 +181,10 @@ class BagReader(Protocol):
 
     damage: list[Damage]
     counts: dict[int, int]
-    """Messages found a connection id, wanted or not; to hold against ``expected_counts``."""
+    """Messages a connection id, wanted or not; to hold against ``expected_counts``. Of chunks that hold
+    nothing wanted by the bag's index, and so were not read, as many as the index says."""
+    unread_messages: int
+    """How many of them are of chunks that were not read."""
     compressions: dict[str, int]
     """Chunks read by their compression as the bag names it (``none``, ``lz4``, ``bz2``, ``zstd``); a SQLite
     bag's messages count as one chunk each where they are compressed singly, else as none."""
@@ -174,7 +224,7 @@ def differing_counts(
         for connection in connections
     }
     differing = [
-        f"{topics.get(number, 'a channel that is not defined')} {expected.get(number, 0)} "
+        f"{topics.get(number, 'rows of no known topic')} {expected.get(number, 0)} "
         f"({found.get(number, 0)} found)"
         for number in sorted(expected.keys() | found.keys())
         if expected.get(number, 0) != found.get(number, 0)

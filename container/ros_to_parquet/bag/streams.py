@@ -281,7 +281,7 @@ class Window:
 
 
 class Staged(LocalFile):
-    """A source's bytes in a file on scratch disk, gone with this object."""
+    """A source's bytes in a file on scratch disk, gone when it is closed."""
 
     def __init__(self, source: Window | CountedSource) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="ros-to-parquet-")
@@ -292,3 +292,7 @@ class Staged(LocalFile):
                 file.write(data)
                 place += len(data)
         super().__init__(path)
+
+    def close(self) -> None:
+        super().close()
+        self._folder.cleanup()

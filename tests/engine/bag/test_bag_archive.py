@@ -399,7 +399,6 @@ def test_scratch_is_given_back(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     found = read(COMPRESS["zstd"](samples[".db3"]))
     assert found.is_as_expected
-    del found
     assert list(tmp_path.iterdir()) == []
 
 
