@@ -111,6 +111,34 @@ def test_the_prefix_may_be_a_rosbag2_folder_itself() -> None:
     assert {each.metadata_uri for each in found.bags} == {"s3://raw/drive_1/metadata.yaml"}
 
 
+def test_what_sqlite_left_beside_a_database_belongs_to_it() -> None:
+    objects = listing(
+        "run/a.db3",
+        "run/a.db3-wal",
+        "run/a.db3-shm",
+        "run/b.db3",
+        "run/b.db3-journal",
+        "run/c.db3-wal",
+        "d.db3",
+    ).objects
+    empty = ListedObject("d.db3-wal", 0, "e0")
+    found = select_bags(SOURCE, Listing((*objects, empty)), NameGlobs(exclude=("*/b.db3",)))
+    assert names(found.bags) == ["d.db3", "run/a.db3"]
+    assert found.ignored == ("run/b.db3", "run/b.db3-journal", "run/c.db3-wal")
+    assert found.bags[0].beside == ()
+    assert [each.uri for each in found.bags[1].beside] == ["s3://raw/drive_1/run/a.db3-wal"]
+
+
+def test_a_bag_whose_log_is_another_is_another() -> None:
+    first, second = (
+        select_bags(
+            SOURCE, Listing((ListedObject("a.db3", 9, "e1"), ListedObject("a.db3-wal", 9, etag))), NameGlobs()
+        ).bags[0]
+        for etag in ("w1", "w2")
+    )
+    assert first.etag == second.etag and first.content != second.content
+
+
 def test_globs_choose_bags_and_exclusion_wins() -> None:
     found = select_bags(
         SOURCE,
@@ -157,6 +185,14 @@ def test_a_prefix_without_bags_is_an_error_that_says_what_is_there(
     [
         (("x.bag", "x.orig.bag"), "x.bag and x.orig.bag", ["x.orig.bag"]),
         (("x.bag", "x.mcap"), "x.bag and x.mcap", ["x.mcap"]),
+        (("x.bag", "x.bag.gz"), "x.bag and x.bag.gz", ["x.bag.gz"]),
+        (("x.bag.zst", "x.zip"), "x.bag.zst and x.zip", ["x.zip"]),
+        (("x/metadata.yaml", "x/x_0.db3.zstd", "x.tar.gz"), "x.tar.gz and x/", ["x/*"]),
+        (
+            ("x/metadata.yaml", "x/x_0.db3", "x/x_0.db3.zstd"),
+            "x/x_0.db3 and x/x_0.db3.zstd",
+            ["x/x_0.db3.zstd"],
+        ),
         (("x.bag", "x/metadata.yaml", "x/x_0.db3", "x/x_1.db3"), "x.bag and x/", ["x/*"]),
         (("x/metadata.yaml", "x/x_0.db3", "x/x_0.mcap"), "x/x_0.db3 and x/x_0.mcap", ["x/x_0.mcap"]),
         (
@@ -182,6 +218,15 @@ def test_equal_names_in_different_folders_are_different_recordings() -> None:
     assert len(select_bags(SOURCE, listing("a/x.bag", "b/x.bag", "b/x_1.mcap"), NameGlobs()).bags) == 3
 
 
+def test_a_compressed_split_of_a_rosbag2_folder_knows_its_metadata() -> None:
+    there = listing("run/metadata.yaml", "run/run_0.db3.zstd", "run/old.bag.gz", "logs.zip")
+    archive, bag, split = select_bags(SOURCE, there, NameGlobs()).bags
+    assert (archive.format, archive.metadata_uri) == ("archive", "")
+    assert (bag.format, bag.metadata_uri) == ("rosbag1.gz", "")
+    assert (split.format, split.recording) == ("sqlite3.zstd", "run")
+    assert split.metadata_uri == "s3://raw/drive_1/run/metadata.yaml"
+
+
 # --- cutting and packing ----------------------------------------------------------------------------
 
 
@@ -193,6 +238,9 @@ def test_equal_names_in_different_folders_are_different_recordings() -> None:
         ("x.bag", GIB + 1, 2),
         ("x.mcap", 5 * GIB, 5),
         ("x.db3", 9 * GIB, 1),
+        ("x.bag.gz", 9 * GIB, 1),
+        ("x.mcap.zst", 9 * GIB, 1),
+        ("x.zip", 9 * GIB, 1),
     ],
 )
 def test_large_bags_with_an_index_are_cut(name: str, size: int, count: int) -> None:

@@ -10,6 +10,8 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ros_to_parquet.text import and_more
+
 Int64Array = npt.NDArray[np.int64]
 UInt8Array = npt.NDArray[np.uint8]
 
@@ -209,9 +211,6 @@ class BagReader(Protocol):
         ...
 
 
-NAMED_TOPICS = 5
-
-
 def differing_counts(
     connections: Iterable[Connection], found: Mapping[int, int], expected: Mapping[int, int]
 ) -> str:
@@ -229,5 +228,4 @@ def differing_counts(
         for number in sorted(expected.keys() | found.keys())
         if expected.get(number, 0) != found.get(number, 0)
     ]
-    more = [f"and {len(differing) - NAMED_TOPICS} more"] if len(differing) > NAMED_TOPICS else []
-    return ", ".join(differing[:NAMED_TOPICS] + more)
+    return and_more(differing)
