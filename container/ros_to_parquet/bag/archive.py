@@ -21,7 +21,7 @@ from ros_to_parquet.bag.model import (
 )
 from ros_to_parquet.bag.source import CountedSource, ForwardSource
 from ros_to_parquet.bag.streams import Checked, Decompressed, Section, Staged, Window
-from ros_to_parquet.contract import bag_format, recording_stem
+from ros_to_parquet.contract import SQLITE_SHARED, bag_format, recording_stem, sqlite_owner
 
 HEAD_BYTES = 512
 """So much of a file tells what it is."""
@@ -124,22 +124,23 @@ class Contents:
         if problem := source.finish():
             self.harm(name, source.size, problem)
 
-    def _leave(self, name: str) -> None:
+    def _leave(self, name: str, size: int) -> None:
         """Counts a file that is no bag."""
-        if name.lower().endswith((".db3-wal", ".db3-journal")):
-            self.harm(
-                name,
-                -1,
-                "what SQLite left beside a bag is not read in an archive: unpack it for all messages",
-            )
+        if sqlite_owner(name):
+            if size and not name.endswith(SQLITE_SHARED):
+                self.harm(
+                    name,
+                    -1,
+                    "what SQLite left beside a bag is not read in an archive: unpack it for all messages",
+                )
         elif posixpath.basename(name) != "metadata.yaml":
             self.other_count += 1
             self.others += [name] if len(self.others) < _NAMES_SHOWN else []
 
-    def _is_bag(self, name: str) -> bool:
+    def _is_bag(self, name: str, size: int) -> bool:
         """Whether a member is to be read, by its name."""
         if bag_format(name) is None:
-            self._leave(name)
+            self._leave(name, size)
             return False
         known = self._recordings.setdefault(recording_stem(name), name)
         if known != name:
@@ -162,8 +163,8 @@ class Contents:
                 last = _joined(name, header.name)
                 if not header.isfile():
                     if not header.isdir():
-                        self._leave(last)
-                elif self._is_bag(last):
+                        self._leave(last, 0)
+                elif self._is_bag(last, header.size):
                     yield from self._tar_member(source, tar, header, last, depth)
                 block = source.read_at(offset, tarfile.BLOCKSIZE)
                 if not block:
@@ -220,7 +221,7 @@ class Contents:
             return
         for member in sorted(members, key=lambda member: member.header_offset):
             path = _joined(name, member.filename)
-            if not member.is_dir() and self._is_bag(path):
+            if not member.is_dir() and self._is_bag(path, member.file_size):
                 yield from self._zip_member(source, member, path, depth)
 
     def _zip_member(
@@ -272,7 +273,7 @@ def _said(name: str, reason: str) -> str:
 
 
 class _File:
-    """A source as a file, for `tarfile` (which goes forward, but for one byte) and `zipfile`."""
+    """A source as a file, for `tarfile` (which is made to go forward) and `zipfile`."""
 
     def __init__(self, source: CountedSource) -> None:
         self._source = source

@@ -8,6 +8,8 @@ import io
 import lzma
 import random
 import re
+import shutil
+import subprocess
 import tarfile
 import tracemalloc
 import zipfile
@@ -444,7 +446,34 @@ def test_names_that_are_not_text_or_lead_elsewhere() -> None:
     assert members(read(odd)) == ["d-\\xff.bag"]
 
 
-def test_sparse_members_and_links_of_a_tar(tmp_path: Path) -> None:
+@pytest.mark.skipif(shutil.which("tar") is None, reason="no tar here to make a sparse member")
+def test_sparse_members_of_a_tar(tmp_path: Path) -> None:
+    data, messages = simple_ros1(gap=2_000_000)
+    hole = data.index(bytes(1_000_000))
+    with (tmp_path / "x.bag").open("wb") as file:
+        file.write(data[:hole])
+        file.seek(hole + 1_000_000)
+        file.write(data[hole + 1_000_000 :])
+    for dialect in ("gnu", "posix"):
+        command = ["tar", "-S", f"--format={dialect}", "-C", str(tmp_path), "-cf", str(tmp_path / "x.tar")]
+        subprocess.run([*command, "x.bag"], check=True)
+        tar = (tmp_path / "x.tar").read_bytes()
+        for packed in (tar, gzip.compress(tar)):
+            found = read(packed)
+            assert found.is_as_expected
+            assert found.by_topic == by_topic(messages)
+
+
+def test_what_sqlite_left_beside_a_bag_is_said(samples: dict[str, bytes], tmp_path: Path) -> None:
+    files = {"x.db3": samples[".db3"], "x.db3-wal": b"messages", "x.db3-shm": b"none", "y.db3-wal": b""}
+    found = read(zipped(files), tmp_path)
+    assert found.reasons == [
+        "x.db3-wal: what SQLite left beside a bag is not read in an archive: unpack it for all messages"
+    ]
+    assert archive(found).remark == ""
+
+
+def test_links_of_a_tar_are_left() -> None:
     data, messages = simple_ros1()
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
