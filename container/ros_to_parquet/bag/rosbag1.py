@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from ros_to_parquet.bag.blocks import Definition, groups
 from ros_to_parquet.bag.chunked import Chunk, ChunkedReader, ChunkFraming
-from ros_to_parquet.bag.decompress import MAX_CHUNK_BYTES
 from ros_to_parquet.bag.index import ChunkEntries, ChunkIndex, IndexBuilder, flat_entries, index_pieces
 from ros_to_parquet.bag.model import (
     BagError,
@@ -34,7 +33,7 @@ from ros_to_parquet.bag.scan import (
     plan_span,
     slice_bounds,
 )
-from ros_to_parquet.bag.source import MAX_KEPT_BYTES, CountedSource, Kept, Readable
+from ros_to_parquet.bag.source import MAX_KEPT_BYTES, CountedSource, HasEnd, Kept
 from ros_to_parquet.memory import MemoryBudget
 
 MAGIC = b"#ROSBAG V2.0\n"
@@ -154,15 +153,20 @@ class Rosbag1Reader(ChunkedReader["Rosbag1Records"]):
         fields = _first_header(record)
         if fields is None or fields.get(b"op") != bytes((CHUNK,)):
             return None
-        stored = record[8 + _integer(record[:4].tobytes()) :]
+        head_bytes = 8 + _integer(record[:4].tobytes())
+        stored = record[head_bytes:]
         return Chunk(
             compression=_text(fields.get(b"compression", b"none")),
             size_bytes=_integer(fields[b"size"]) if b"size" in fields else len(stored),
             crc32=0,
             stored=stored,
+            head_bytes=head_bytes,
+            stored_bytes=_integer(record[head_bytes - 4 : head_bytes].tobytes()),
         )
 
-    def _run(self, data: UInt8Array, records: Rosbag1Records, offsets: Int64Array) -> Iterator[MessageBlock]:
+    def _found(
+        self, data: UInt8Array, records: Rosbag1Records, offsets: Int64Array
+    ) -> tuple[Messages, list[Definition]]:
         if self._closed and self._source.forward and len(records):
             self._keep_index(data, records, offsets)
         definitions = []
@@ -189,7 +193,7 @@ class Rosbag1Reader(ChunkedReader["Rosbag1Records"]):
             sequences=None,
             offsets=offsets[rows],
         )
-        yield from self._table.blocks(data, messages, definitions)
+        return messages, definitions
 
     def _keep_index(self, data: UInt8Array, records: Rosbag1Records, offsets: Int64Array) -> None:
         """Keeps the records that come where the index should be."""
@@ -219,14 +223,25 @@ class Rosbag1Records(Records):
 class _Framing(ChunkFraming[Rosbag1Records]):
     """Record: header length, header, body length, body; lengths are uint32."""
 
-    CHUNK = CHUNK
+    CHUNK, MESSAGE = CHUNK, MESSAGE
 
     def __init__(self) -> None:
         self._scanner = Scanner(_SCAN, overhead_bytes=8, head_is_size=True)
 
     def all_records(self, data: UInt8Array) -> Rosbag1Records:
         heads, sizes, ends = self._scanner.scan(data)
-        bodies = ends - sizes
+        return self._records(data, heads, ends - sizes, ends)
+
+    def first(self, window: UInt8Array, size: int) -> Rosbag1Records:
+        header_length = _integer(window[:4].tobytes())
+        heads, bodies, ends = (
+            np.array([value], np.int64) for value in (header_length, 8 + header_length, size)
+        )
+        return self._records(window, heads, bodies, ends)
+
+    def _records(
+        self, data: UInt8Array, heads: Int64Array, bodies: Int64Array, ends: Int64Array
+    ) -> Rosbag1Records:
         starts = bodies - heads - 8
         kinds, connections, times, counts = _header_values(data, starts + 4, heads)
         seconds, nanoseconds = times & 0xFFFFFFFF, times >> 32
@@ -272,8 +287,6 @@ class _Framing(ChunkFraming[Rosbag1Records]):
         counted = _INDEX_ENTRY_BYTES * _integer(fields[b"count"]) if b"count" in fields else size
         if kind == INDEX and counted != size:
             return self._index_record(window, left, body_start + size, body_start + counted)
-        if MAX_CHUNK_BYTES < size <= left - body_start:
-            return Broken(f"a record says it is {size:,} bytes long")
         return Need(body_start + size, "chunk" if kind == CHUNK else "record")
 
     def _index_record(
@@ -444,7 +457,7 @@ def _definition(data: UInt8Array, records: Rosbag1Records, row: int) -> Definiti
     return Definition(recorded_id, start, connection)
 
 
-def _read_index(source: Readable, framing: _Framing, header: _BagHeader, builder: IndexBuilder) -> _Index:
+def _read_index(source: HasEnd, framing: _Framing, header: _BagHeader, builder: IndexBuilder) -> _Index:
     """The connections and chunk infos at the bag's end.
 
     Raises:
