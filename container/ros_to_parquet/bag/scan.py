@@ -17,7 +17,7 @@ import numpy.typing as npt
 from awkward_cpp.lib._ext import ForthMachine64  # awkward.forth is this, and takes half a second to import
 
 from ros_to_parquet.bag.model import Int64Array, UInt8Array
-from ros_to_parquet.bag.source import UNKNOWN_BYTES, ForwardBuffer
+from ros_to_parquet.bag.source import ForwardBuffer
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +272,7 @@ def walk(
         window = buffer.window(position, min(need, left))[: min(left, max(need, span.end - position))]
         if len(window) < min(need, left):  # the source is shorter than it said
             left = len(window)
-            if not left and span.data_end == UNKNOWN_BYTES:
+            if not left:
                 return
         records = framing.records(window)
         if len(records):
