@@ -225,6 +225,11 @@ class _Table:
     path: str
     clouds: CloudDecoder | None = None
 
+    @property
+    def expansion(self) -> int:
+        """How many times a message's bytes its rows take; of clouds, blob and columns are there at a time."""
+        return self.decoder.expansion * (1 if self.clouds is None else 2)
+
 
 @dataclass(slots=True)
 class _Target:
@@ -278,7 +283,7 @@ class _Extraction:
         target = self._targets.get(block.connection.id)
         if target is None:
             target = self._targets[block.connection.id] = self._resolve(block)
-        expansion = target.table.decoder.expansion if target.table else 1
+        expansion = target.table.expansion if target.table else 1
         for part in _parts(block, self._budget.block // expansion):
             target.tally.count(part)
             about = _Messages.joined([part])
@@ -288,7 +293,7 @@ class _Extraction:
                 continue
             target.table.decoder.feed(part)
             target.pending.append(about)
-            cost = _memory_bytes(part) * target.table.decoder.expansion
+            cost = _memory_bytes(part) * expansion
             target.pending_bytes += cost
             self._pending_bytes += cost
             if target.pending_bytes >= self._budget.take:
