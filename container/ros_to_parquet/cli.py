@@ -352,7 +352,7 @@ def check_allowed(plan: Plan, plan_uri: str) -> None:
 
 def command_extract(arguments: argparse.Namespace) -> int:
     from ros_to_parquet import lake, run
-    from ros_to_parquet.local_plan import make_plan
+    from ros_to_parquet.local_plan import ACTIVE, make_plan
     from ros_to_parquet.progress import Progress
     from ros_to_parquet.storage import normalize, open_storage
 
@@ -375,7 +375,7 @@ def command_extract(arguments: argparse.Namespace) -> int:
         take_over=arguments.take_over,
     )
     for name in made.ignored:
-        event("not_a_bag", file=name)
+        event("recorded_still" if name.endswith(ACTIVE) else "not_a_bag", file=name)
     for name in made.covered:
         event("already_in_the_lake", bag=name)
     if not made.shards:

@@ -912,3 +912,21 @@ def test_the_manifest_says_what_was_not_read(
     assert (bag.status, bag.verified) == (BagStatus.OK, True)
     assert bag.messages == bag.unread == bag.expected_messages == len(messages)
     assert bag.bytes_read == manifest.bytes_read < len(data)
+
+
+def test_a_recording_that_was_not_closed_is_read_where_it_is_named(tmp_path: Path) -> None:
+    write_bag(tmp_path / "x.bag")
+    data, messages = simple_ros1(indexed=False)
+    (tmp_path / "y.bag.active").write_bytes(data[: data.rindex(b"payload")])
+    plan = plan_for(tmp_path, output=tmp_path / "lake")
+    assert [bag.name for bag in plan.bags] == ["x.bag"]
+    assert plan.ignored == (str(tmp_path / "y.bag.active"),)
+    (tmp_path / "x.bag").unlink()
+    with pytest.raises(
+        run.ShardError, match=r"y\.bag\.active\); a \.bag\.active may be .* name the file itself"
+    ):
+        plan_for(tmp_path, output=tmp_path / "lake")
+    plan = plan_for(tmp_path / "y.bag.active", output=tmp_path / "lake", drive_id=None)
+    assert (plan.drive_id, plan.bags[0].name, plan.bags[0].format) == ("y", "y.bag.active", "rosbag1")
+    (bag,) = run.run_shard(plan, 0, JOB).bags
+    assert (bag.status, bag.extracted) == (BagStatus.DAMAGED, len(messages) - 1)
