@@ -25,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 
 from ros_to_parquet import __version__, contract, lake, parquet
+from ros_to_parquet.attachments import keep_extras
 from ros_to_parquet.bag import open_bag
 from ros_to_parquet.bag.model import BagError, BagReader, Connection, Int64Array, MessageBlock
 from ros_to_parquet.contract import BagStatus, ExitCode, ExtractOptions, Manifest, Plan, PointClouds
@@ -260,6 +261,11 @@ class _Extraction:
         self._targets: dict[int, _Target] = {}
         self._pending_bytes = 0
         self._place = 0
+
+    @property
+    def name(self) -> str:
+        """What the shard's files are called."""
+        return contract.shard_name(self._plan.plan_id, self._shard)
 
     def begin_bag(self, place: int) -> None:
         """Blocks that follow are of the shard's bag number ``place``."""
@@ -641,7 +647,19 @@ def _read_bag(
             extraction.add(block)
             progress(reader.bytes_read)
         extraction.end_bag()
-    return _finished_bag(plan, bag, part, reader, extracted)
+        extras = keep_extras(
+            reader,
+            open_storage(plan.output),
+            plan.output,
+            f"{contract.attachment_folder(plan.drive_id)}/{extraction.name}-{place:04d}",
+            reading=lambda: _input_errors(plan),
+        )
+    return replace(
+        _finished_bag(plan, bag, part, reader, extracted),
+        attachments=extras.attachments,
+        metadata=extras.metadata,
+        extras_left_out=extras.left_out,
+    )
 
 
 def _blocks(plan: Plan, reader: BagReader, budget: MemoryBudget) -> Generator[MessageBlock]:

@@ -281,7 +281,7 @@ def test_one_unreadable_bag_among_others_is_said_and_the_others_are_there(tmp_pa
     assert commit.state is DriveState.DAMAGED
     assert commit.rows == 160
     assert "b.bag at offset 0: the file is empty (0 bytes)" in commit.problems[0]
-    assert "rosbag fix" in commit.problems[1]
+    assert "rosbag filter" in commit.problems[1]
     assert run.exit_code(manifest) is ExitCode.OK
 
 

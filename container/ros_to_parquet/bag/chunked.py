@@ -16,7 +16,7 @@ from ros_to_parquet.bag.blocks import ConnectionTable, Definition
 from ros_to_parquet.bag.decompress import decompress
 from ros_to_parquet.bag.index import ChunkIndex
 from ros_to_parquet.bag.model import BagFormat, Connection, Damage, Int64Array, MessageBlock, UInt8Array
-from ros_to_parquet.bag.scan import Batch, Framing, Overrun, R, Span, merged, part, walk, without
+from ros_to_parquet.bag.scan import Batch, Framing, Overrun, Passed, R, Span, merged, part, walk, without
 from ros_to_parquet.bag.source import GAP_BYTES, CountedSource, ForwardBuffer
 from ros_to_parquet.memory import MemoryBudget
 
@@ -91,6 +91,9 @@ class ChunkedReader(ABC, Generic[R]):
     def _run(self, data: UInt8Array, records: R, offsets: Int64Array) -> Iterator[MessageBlock]:
         """The messages among records of one buffer; ``offsets`` say where to find them in the bag."""
 
+    def _passed(self, record: Passed) -> None:
+        """Takes note of a record that was not read, and that the framing said to note."""
+
     def _read(
         self, span: Span, index: ChunkIndex | None, definitions: Sequence[Definition]
     ) -> Iterator[MessageBlock]:
@@ -128,6 +131,8 @@ class ChunkedReader(ABC, Generic[R]):
             for found in walk(buffer, self._framing, span):
                 if isinstance(found, Batch):
                     yield from self._batch(found)
+                elif isinstance(found, Passed):
+                    self._passed(found)
                 elif isinstance(found, Overrun):
                     reached = found.offset
                     overruns.append((span.end, reached))

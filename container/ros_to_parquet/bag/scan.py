@@ -110,10 +110,11 @@ class Need:
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """The next ``size`` bytes hold nothing to read."""
+    """The next ``size`` bytes hold nothing to read; ``noted``: it is said that they were passed."""
 
     size: int
     what: str = "record"
+    noted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,13 +229,23 @@ class Cut:
 
 
 @dataclass(frozen=True, slots=True)
+class Passed:
+    """A record that was not read but for its beginning."""
+
+    offset: int
+    window: UInt8Array
+
+
+@dataclass(frozen=True, slots=True)
 class Overrun:
     """The last record of an exact span went on after it, to ``offset``."""
 
     offset: int
 
 
-def walk(buffer: ForwardBuffer, framing: Framing[R], span: Span) -> Iterator[Batch[R] | Cut | Overrun]:
+def walk(
+    buffer: ForwardBuffer, framing: Framing[R], span: Span
+) -> Iterator[Batch[R] | Cut | Passed | Overrun]:
     """All of a span's records in the order of the file, in windows, and what is broken between them."""
     position = span.walk_from
     need = 1
@@ -255,6 +266,8 @@ def walk(buffer: ForwardBuffer, framing: Framing[R], span: Span) -> Iterator[Bat
         if not isinstance(step, Broken) and step.size <= left:
             before_span = isinstance(step, Need) and position + step.size <= span.begin
             if isinstance(step, Skip) or before_span:
+                if isinstance(step, Skip) and step.noted and position >= span.begin:
+                    yield Passed(position, window)
                 position += step.size
                 need = 1
                 continue
@@ -268,6 +281,8 @@ def walk(buffer: ForwardBuffer, framing: Framing[R], span: Span) -> Iterator[Bat
         else:
             reason = f"cut off inside a {step.what}: {left:,} of {step.size:,} bytes are there"
             shown = min(left if goes_on is None else goes_on - position, MAX_CUT_BYTES)
+            if isinstance(step, Skip):
+                shown = 0
         if position >= span.begin:
             yield Cut(position, buffer.window(position, shown)[:shown], reason, goes_on is None)
         if goes_on is None:
