@@ -136,7 +136,7 @@ class ExtractOptions:
         strict: rejects and damage make the shard fail (after its manifest is written).
         ros_distro: one of `ROS_DISTRIBUTIONS`, whose standard types are tried first where a bag does not
             define a type; empty for the newest.
-        msg_paths: folders (paths or ``s3://`` URIs, without a final slash) of message definitions, for types
+        msg_paths: folders (paths or URIs, without a final slash) of message definitions, for types
             that a bag does not define; of a type that several of them have, the first one's is taken.
         pointcloud: what becomes of point clouds.
     """
@@ -154,7 +154,7 @@ class PlannedBag:
     """One bag file.
 
     Attributes:
-        uri: ``s3://bucket/key`` or a local path.
+        uri: ``s3://bucket/key``, another URI, or a local path.
         name: the file's path below the drive's prefix; the ``bag`` column of its rows.
         format: ``rosbag1``, ``mcap`` or ``sqlite3``, as its name says; the engine looks at the bytes.
         size_bytes: size when planned.
@@ -195,7 +195,7 @@ class Plan:
 
     Attributes:
         plan_id: twelve hex digits of (run, drive); see `make_plan_id`.
-        source: ``s3://bucket/prefix/`` of the drive.
+        source: ``s3://bucket/prefix/`` of the drive, another URI, or a local path.
         output: URI of the lake, without a final slash.
         shards: each a tuple of bag slices; a shard's number is its place here.
         replaces: plan ids whose output this plan's drive commit supersedes (``overwrite``).

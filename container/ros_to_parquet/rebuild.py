@@ -20,7 +20,7 @@ from ros_to_parquet.bag.mcap_writer import MAX_CHANNELS, McapChannel, McapSchema
 from ros_to_parquet.bag.model import Connection, Int64Array
 from ros_to_parquet.contract import BagStatus, ExtractOptions, Manifest, TopicResult
 from ros_to_parquet.encode import ENCODINGS, Encoder
-from ros_to_parquet.lake import Lake, arrow_filesystem
+from ros_to_parquet.lake import Lake
 from ros_to_parquet.layout import (
     DefinitionError,
     Layout,
@@ -33,7 +33,14 @@ from ros_to_parquet.pointcloud import METADATA_KEY, CloudTable
 from ros_to_parquet.progress import Progress
 from ros_to_parquet.run import topic_filter
 from ros_to_parquet.schema import arrow_fields, schema_hash
-from ros_to_parquet.storage import ExistsError, NotFoundError, Storage, normalize, open_storage
+from ros_to_parquet.storage import (
+    ExistsError,
+    NotFoundError,
+    Storage,
+    arrow_filesystem,
+    normalize,
+    open_storage,
+)
 
 ENCODE_BYTES: Final = 4 << 20
 """Rows of one table that are encoded at a time."""

@@ -45,7 +45,7 @@ class RangeSource:
     what is jumped over. A reader that says what it will read (`expect`) gets that ahead, and nothing else.
     Beside what the reader asks for, at most `READS_AHEAD` times `READ_BYTES` are held.
 
-    ``requests`` and ``bytes_fetched`` count what was asked of the store.
+    ``requests`` and ``bytes_fetched`` count the ranges that were asked for.
     """
 
     def __init__(self, info: ObjectInfo, fetch: Callable[[int, int], bytes], *, file_name: str) -> None:
