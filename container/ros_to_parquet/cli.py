@@ -492,6 +492,8 @@ def print_rebuilt(rebuilt: Rebuilt, output: str, *, seconds: float) -> None:
         print(f"! {rebuilt.not_extracted:,} messages are of topics that were not extracted")
     if rebuilt.flawed_bags:
         print(f"! {rebuilt.flawed_bags:,} bags were damaged or unreadable: what could be read is there")
+    if rebuilt.extras_left_out:
+        print(f"! {rebuilt.extras_left_out:,} attachments and metadata records are not in the lake")
     if rebuilt.unfinished:
         print("! an extraction of this drive is under way or has failed: what it has finished is there")
     print(f"{rebuilt.messages:,} messages, {rebuilt.size_bytes / 1e6:,.1f} MB in {seconds:.1f} s")

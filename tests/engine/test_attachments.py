@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import io
 import json
+import random
 import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import mcap.reader
 import pytest
 from mcap.writer import CompressionType, Writer
 
+import ros_to_parquet
 from ros_to_parquet import attachments, contract
-from ros_to_parquet.bag import extras, open_bag
+from ros_to_parquet.bag import LocalFile, extras, open_bag
 from ros_to_parquet.bag.mcap import McapReader
 from ros_to_parquet.contract import BagStatus, ExtractOptions, Manifest
 from ros_to_parquet.info import read_info
+from ros_to_parquet.rebuild import rebuild
 from tests.engine.bag.bag_bytes import (
     T0,
     McapFile,
@@ -220,3 +224,29 @@ def test_info_lists_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "attachment   a.yaml (16 bytes, text/plain)" in said
     assert f"metadata     car: plate='M', x='{'y' * 60}...'" in said
     assert info.as_dict()["metadata"] == ({"name": "car", "values": (("plate", "M"), ("x", "y" * 99))},)
+
+
+def test_rebuild_writes_them_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attachments, "MAX_COPIED_BYTES", 3 << 20)
+    large = random.Random(1).randbytes(2 << 20)
+    for name in ("x_0.mcap", "x_1.mcap"):
+        records = [
+            mcap_metadata("car", plate="M"),
+            mcap_metadata("rosbag2", serialized_metadata="files: [x]"),
+        ]
+        records += [mcap_attachment(f"{name}.bin", large), mcap_attachment("huge", bytes(4 << 20))]
+        (tmp_path / name).write_bytes(mcap_file(*records))
+    extract(tmp_path / "x_0.mcap", tmp_path / "x_1.mcap", output=tmp_path / "lake")
+    path = tmp_path / "again.mcap"
+    rebuilt = rebuild(ros_to_parquet.open(str(tmp_path / "lake")), "drive_1", str(path))
+    assert (rebuilt.messages, rebuilt.extras_left_out) == (8, 2)
+    with path.open("rb") as stream:
+        reader = mcap.reader.make_reader(stream, validate_crcs=True)
+        assert [(each.name, each.metadata) for each in reader.iter_metadata()] == [("car", {"plate": "M"})]
+        found = [(each.name, each.media_type, each.log_time, each.data) for each in reader.iter_attachments()]
+        assert found == [(f"x_{n}.mcap.bin", "text/plain", T0, large) for n in range(2)]
+        statistics = reader.get_summary().statistics
+    assert (statistics.attachment_count, statistics.metadata_count) == (2, 1)
+    again = open_bag(LocalFile(path))
+    assert sum(map(len, again.blocks())) == 8 and again.damage == []
+    assert isinstance(again, McapReader) and len(again.extras.attachments) == 2
