@@ -12,7 +12,6 @@ import queue
 import resource
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
@@ -87,6 +86,8 @@ def _own_log_stream() -> str:
     endpoint = os.environ.get("ECS_CONTAINER_METADATA_URI_V4")
     if not endpoint:
         return ""
+    import urllib.request  # brings HTTP, TLS and mail with it: a tenth of start-up
+
     try:
         with urllib.request.urlopen(endpoint, timeout=2) as answer:
             return str(json.load(answer).get("LogOptions", {}).get("awslogs-stream", ""))
