@@ -31,9 +31,9 @@ from ros_to_parquet.contract import BagStatus, ExitCode, ExtractOptions, Manifes
 from ros_to_parquet.decode import Decoded, Decoder
 from ros_to_parquet.decoders import prepare
 from ros_to_parquet.definitions import TypeSource
-from ros_to_parquet.layout import DefinitionError
+from ros_to_parquet.layout import MAX_MESSAGE_BYTES, DefinitionError
 from ros_to_parquet.log import event, now
-from ros_to_parquet.memory import DEFAULT_BUDGET, MemoryBudget
+from ros_to_parquet.memory import DEFAULT_BUDGET, MemoryBudget, readable
 from ros_to_parquet.msg_path import MsgPathError, load_types
 from ros_to_parquet.pointcloud import POINT_CLOUD, CloudDecoder, CloudTable, is_point_cloud
 from ros_to_parquet.recording import Folder, Recording, check_folder, other_counts, plain_name
@@ -260,6 +260,7 @@ class _Extraction:
         self._bags = [plan.bags[part.bag].name for part in plan.shards[shard]]
         self._bag_names = pa.array(self._bags, pa.string())
         self._targets: dict[int, _Target] = {}
+        self._oversize: dict[int, list[MessageBlock]] = {}
         self._pending_bytes = 0
         self._place = 0
 
@@ -271,16 +272,30 @@ class _Extraction:
 
     def end_bag(self) -> None:
         """Hands on what has been decoded and not yet become rows."""
+        # Last, for a message that can be read tells better what the topic's are.
+        for connection_id, blocks in self._oversize.items():
+            if connection_id not in self._targets:
+                self._targets[connection_id] = self._resolve(blocks[0].part(0, 0))
+            for block in blocks:
+                self._refuse_oversize(self._targets[connection_id], block)
+        self._oversize = {}
         for target in self._targets.values():
             self._take(target)
 
     def add(self, block: MessageBlock) -> None:
         """Counts and decodes a block of the current bag."""
         target = self._targets.get(block.connection.id)
+        if block.oversize and (target is None or target.table is not None):
+            self._oversize.setdefault(block.connection.id, []).append(block)
+            return
         if target is None:
             target = self._targets[block.connection.id] = self._resolve(block)
         expansion = target.table.decoder.expansion if target.table else 1
+        most_bytes = self._budget.message // expansion
         for part in _parts(block, self._budget.block // expansion):
+            if int(part.lengths.max()) > most_bytes:  # alone in its part
+                self._refuse_oversize(target, part)
+                continue
             target.tally.count(part)
             about = _Messages.joined([part])
             if target.table is None:
@@ -296,6 +311,16 @@ class _Extraction:
                 self._take(target)
             elif self._pending_bytes >= self._budget.pending:
                 self._take(max(self._targets.values(), key=lambda each: each.pending_bytes))
+
+    def _refuse_oversize(self, target: _Target, block: MessageBlock) -> None:
+        """Counts messages that are too large as rejects."""
+        expansion = target.table.decoder.expansion if target.table else 1
+        target.tally.count(block)
+        reasons = [
+            (row, _too_large(size, self._budget, expansion))
+            for row, size in enumerate(block.lengths.tolist())
+        ]
+        target.tally.reject(self._bags[self._place], _Messages.joined([block]), reasons)
 
     def _take(self, target: _Target) -> None:
         """Rows and rejects of what the target's decoder holds."""
@@ -407,8 +432,20 @@ class _Extraction:
         return self._paths[key]
 
 
+def _too_large(size_bytes: int, budget: MemoryBudget, expansion: int) -> str:
+    """Why a message of this size is a reject, and what to do."""
+    most_bytes = budget.message // expansion
+    share = "a quarter" if expansion == 1 else f"1/{4 * expansion} for its encoding"
+    reason = f"{size_bytes:,} bytes long or more, larger than {most_bytes:,} ({share} of the memory limit)"
+    if size_bytes > MAX_MESSAGE_BYTES:
+        return f"{reason}, and than the {MAX_MESSAGE_BYTES:,} of one row, which no limit changes"
+    return f"{reason}: raise --memory-limit to {readable(4 * expansion * size_bytes)}"
+
+
 def _memory_bytes(block: MessageBlock) -> int:
     """About what a block's messages take in memory."""
+    if block.oversize:
+        return MESSAGE_OVERHEAD_BYTES * len(block)
     return int(block.lengths.sum()) + MESSAGE_OVERHEAD_BYTES * len(block)
 
 
@@ -561,7 +598,7 @@ def _extract(
     types = read_types(plan.options)
     storage = open_storage(plan.output, upload_memory_bytes=budget.upload)
     bags: list[contract.BagResult] = []
-    with parquet.TableWriters(storage, plan.output, budget=budget) as tables:
+    with parquet.TableWriters(storage, plan.output, style=plan.options.parquet, budget=budget) as tables:
         extraction = _Extraction(plan, shard, tables, types, budget)
         read_before = 0
         for place, part in enumerate(plan.shards[shard]):
