@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,6 +21,9 @@ from ros_to_parquet.storage import Storage, StorageError, Upload
 
 COMPRESSION = "zstd"
 COMPRESSION_LEVEL = 1
+
+_WRITE_BYTES = 16 << 10
+"""Smaller writes are put together: the Parquet writer makes several a column and row group."""
 
 _SAMPLE_BYTES = 64 << 10
 _INCOMPRESSIBLE = 0.95
@@ -185,6 +189,7 @@ class TableFile:
     waiting: list[pa.RecordBatch] = field(default_factory=list)
     waiting_bytes: int = 0
     writer: pq.ParquetWriter | None = None
+    stream: pa.BufferedOutputStream | None = None
     last: Future[None] | None = None
     sink: _Sink = field(init=False)
 
@@ -197,9 +202,17 @@ class TableFile:
             before.result()
         if self.writer is None:
             options = writer_options(self.schema, incompressible_leaves(batches[0]))
-            self.writer = pq.ParquetWriter(pa.PythonFile(self.sink, mode="w"), self.schema, **options)
+            self.stream = pa.BufferedOutputStream(pa.PythonFile(self.sink, mode="w"), _WRITE_BYTES)
+            self.writer = pq.ParquetWriter(self.stream, self.schema, **options)
         table = pa.Table.from_batches(batches, self.schema)
         self.writer.write_table(table, row_group_size=max(1, table.num_rows))
+
+    def end(self) -> None:
+        """Writes the footer; to be called when every row group is written."""
+        assert self.writer is not None
+        assert self.stream is not None
+        self.writer.close()
+        self.stream.flush()
 
     def abort(self) -> None:
         """Gives the file up; to be called when no writer thread is at it."""
@@ -221,7 +234,7 @@ class TableWriters:
         self._output = output
         self._files: dict[str, TableFile] = {}
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="parquet")
-        self._in_flight: list[tuple[Future[None], int]] = []
+        self._in_flight: deque[tuple[Future[None], int]] = deque()
         self._in_flight_bytes = 0
         self._waiting_bytes = 0
         self._ended = threading.Event()
@@ -251,19 +264,26 @@ class TableWriters:
         upload = self._storage.upload(f"{self._output}/{path}")
         self._files[path] = TableFile(path, described, upload)
 
-    def append(self, path: str, columns: list[pa.Array]) -> None:
+    def append(self, path: str, rows: pa.RecordBatch) -> None:
         """Adds rows to the file at ``path``; may block while row groups are being encoded."""
         file = self._files[path]
-        batch = pa.RecordBatch.from_arrays(columns, schema=file.schema)
-        size = batch.get_total_buffer_size()
-        file.waiting.append(batch)
+        size = rows.get_total_buffer_size()
+        file.waiting.append(rows)
         file.waiting_bytes += size
-        file.rows += batch.num_rows
+        file.rows += rows.num_rows
         self._waiting_bytes += size
         if file.waiting_bytes >= self._budget.row_group:
             self._flush(file)
         elif self._waiting_bytes >= self._budget.waiting:
-            self._flush(max(self._files.values(), key=lambda candidate: candidate.waiting_bytes))
+            self._flush_largest()
+
+    def _flush_largest(self) -> None:
+        """Makes some room at once: to look at every table each time would cost by their number squared."""
+        most_bytes = self._budget.waiting * 7 // 8
+        for file in sorted(self._files.values(), key=lambda candidate: candidate.waiting_bytes, reverse=True):
+            if self._waiting_bytes <= most_bytes:
+                return
+            self._flush(file)
 
     def _flush(self, file: TableFile) -> None:
         batches, size = file.waiting, file.waiting_bytes
@@ -276,7 +296,7 @@ class TableWriters:
         self._in_flight_bytes += size
 
     def _settle_first(self) -> None:
-        future, size = self._in_flight.pop(0)
+        future, size = self._in_flight.popleft()
         self._in_flight_bytes -= size
         future.result()
 
@@ -289,9 +309,8 @@ class TableWriters:
                 self._flush(file)
         while self._in_flight:
             self._settle_first()
-        for file in self._files.values():
-            assert file.writer is not None
-            file.writer.close()
+        for ended in [self._pool.submit(file.end) for file in self._files.values()]:
+            ended.result()
         return dict(self._files)
 
     def publish(self) -> None:

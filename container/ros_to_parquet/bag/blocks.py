@@ -42,6 +42,7 @@ class ConnectionTable:
         self._known: dict[int, list[int]] = {}
         self._lookup = np.full(self._TABLE_SIZE, -1, np.int64)
         self._undefined: dict[int, list[int]] = {}
+        self._found = np.zeros(0, np.int64)
         self._waiting = Waiting(budget.joined)
         self.connections: list[Connection] = []
         self.counts: dict[int, int] = {}
@@ -119,21 +120,19 @@ class ConnectionTable:
         yield from self._resolved(data, self._counted(messages, ids))
 
     def rest(self) -> Iterator[MessageBlock]:
-        """Blocks of what still waits; to be called at the end."""
+        """Blocks of what still waits; to be called at the end. Then ``counts`` are complete."""
+        self.counts.update(enumerate(self._found.tolist()))
         if self._waiting:
             yield from self._by_connection(*self._waiting.release())
 
     def _counted(self, messages: Messages, ids: Int64Array) -> Messages:
         """The messages of wanted connections, by their own ids; all are counted."""
-        found = np.bincount(ids + 1)  # the first one is for id -1
-        if len(found) and found[0]:
+        found = np.bincount(ids + 1, minlength=len(self.connections) + 1)  # the first one is for id -1
+        self._found = np.pad(self._found, (0, len(self.connections) - len(self._found))) + found[1:]
+        if found[0]:
             self._leave(messages, np.flatnonzero(ids < 0))
-        wanted = True
-        for connection_id in np.flatnonzero(found[1:]).tolist():
-            self.counts[connection_id] += int(found[connection_id + 1])
-            wanted &= self._taken[connection_id]
         messages = dataclasses.replace(messages, connections=ids)
-        if not wanted or (len(found) and found[0]):
+        if found[0] or not all(self._taken):
             taken = np.array([*self._taken, False])  # the last one is for id -1
             messages = messages.rows(np.flatnonzero(taken[ids]))
         return messages

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -106,12 +105,17 @@ class Rosbag1Reader(ChunkedReader["Rosbag1Records"]):
     def expected_counts(self) -> dict[int, int] | None:
         if self._index is None:
             return None
-        recorded: Counter[int] = Counter()
-        for chunk_pos, counts in self._index.chunks.items():
-            if self._span is not None and self._span.begin <= chunk_pos < self._span.end:
-                for recorded_id, count in counts.tolist():
-                    recorded[recorded_id] += count
-        return self._table.expected(recorded)
+        counts = [
+            pairs
+            for chunk_pos, pairs in self._index.chunks.items()
+            if self._span is not None and self._span.begin <= chunk_pos < self._span.end
+        ]
+        if not counts:
+            return self._table.expected({})
+        pairs = np.concatenate(counts)
+        recorded, places = np.unique(pairs[:, 0], return_inverse=True)
+        sums = np.bincount(places, weights=pairs[:, 1])
+        return self._table.expected(dict(zip(recorded.tolist(), sums.astype(np.int64).tolist(), strict=True)))
 
     def blocks(self) -> Iterator[MessageBlock]:
         if self._span is None:
