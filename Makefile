@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 
-.PHONY: help setup demo test test-airflow test-container test-oracles check format lock clean
+.PHONY: help setup demo test test-airflow test-container test-oracles benchmarks check format lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -26,6 +26,9 @@ test-oracles: setup ## hold the engine against other people's readers; ROS's own
 
 test-container: ## build and check the image, then docker-compose.yaml; needs a Docker engine
 	@./scripts/test-container
+
+benchmarks: setup ## speed, CPU and memory beside peers; ARGS=--quick for a first look
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 check: setup ## format, lint and types
 	$(BIN)/ruff format --check .

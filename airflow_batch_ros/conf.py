@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ros_to_parquet.contract import ROS_DISTRIBUTIONS, DriveState, ExtractOptions
+from ros_to_parquet.contract import ROS_DISTRIBUTIONS, DriveState, ExtractOptions, PointClouds
 
 CONF_KEYS = (
     "drives_to_process",
@@ -23,6 +23,7 @@ CONF_KEYS = (
     "fail_on",
     "ros_distro",
     "msg_path",
+    "pointcloud",
 )
 
 DEFAULT_FAIL_ON = (DriveState.FAILED, DriveState.PARTIAL)
@@ -74,6 +75,7 @@ _SCHEMAS: Mapping[str, Mapping[str, Any]] = {
     "fail_on": {"type": "array", "items": {"type": "string", "enum": [state.value for state in DriveState]}},
     "ros_distro": {"type": "string", "enum": list(ROS_DISTRIBUTIONS)},
     "msg_path": {"type": "array", "items": {"type": "string", "pattern": r"^s3://[^/]+"}},
+    "pointcloud": {"type": "string", "enum": [choice.value for choice in PointClouds]},
 }
 
 
@@ -184,6 +186,9 @@ def parse_conf(raw: object) -> PipelineConf:
             exclude_topics=topics.exclude,
             ros_distro=_distribution(given["ros_distro"], problems) if "ros_distro" in given else "",
             msg_paths=_msg_paths(given["msg_path"], problems) if "msg_path" in given else (),
+            pointcloud=_pointcloud(given["pointcloud"], problems)
+            if "pointcloud" in given
+            else PointClouds.RECORDED,
         ),
         bags=_globs("bags", given.get("bags"), problems),
         output=_uri("key 'output'", "s3://bucket/lake", given["output"], problems)
@@ -386,6 +391,13 @@ def _distribution(raw: object, problems: list[str]) -> str:
         f"known are {', '.join(ROS_DISTRIBUTIONS)}"
     )
     return ""
+
+
+def _pointcloud(raw: object, problems: list[str]) -> PointClouds:
+    if isinstance(raw, str) and raw in tuple(PointClouds):
+        return PointClouds(raw)
+    problems.append(f"key 'pointcloud': expected {' or '.join(PointClouds)}, not {_shown(raw)}")
+    return PointClouds.RECORDED
 
 
 def _flag(key: str, raw: object, problems: list[str]) -> bool:

@@ -1,112 +1,167 @@
-"""Speed and memory of the engine, side by side with a message-by-message one, as ratios of one run.
+"""Speed, CPU and memory of the engine beside its peers and its limits, in one run.
 
-    .venv/bin/python -m benchmarks [--scale 0.2] [--repeat 3]
+    .venv/bin/python -m benchmarks [--quick] [--only SECTION ...] [--markdown | --json FILE]
 
 Two generated bags stand for the field: ``telemetry`` (Imu, Odometry, TF, LaserScan, diagnostics, GPS) and
 ``sensor`` (JPEG cameras, a raw image, a lidar, a little telemetry), each as ROS 1 lz4 and as MCAP zstd. Every
-measurement is a process of its own, start-up included; the contenders take turns.
+measurement is a process of its own, start-up included; the contenders take turns, and figures are medians.
+docs/benchmarks.md says how each section is measured.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
-import shutil
-import statistics
+import platform
+import subprocess
 import sys
 import tempfile
-import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
-from benchmarks.bags import make_bag
+from benchmarks import growth, limits, peers, s3, startup
+from benchmarks.cache import Bag, cached_bag
+from benchmarks.report import Report, Table, as_json, as_markdown, readme_table, tables, target_table
 
-CONTENDERS = {
-    "ros-to-parquet": [sys.executable, "-m", "ros_to_parquet.cli", "extract", "{bag}", "--output", "{out}"],
-    "rosbags + pyarrow": [sys.executable, "-m", "benchmarks.naive", "{bag}", "{out}"],
-}
-
-
-COLUMNS = (
-    "bag", "messages", "MB", "tool", "wall s", "CPU s", "peak MB", "Parquet MB",
-    "messages/s", "MB/s", "ratio",
-)  # fmt: skip
+BAGS = tuple((kind, suffix) for kind in ("telemetry", "sensor") for suffix in (".bag", ".mcap"))
+SECTIONS = ("peers", "limit", "parquet", "growth", "startup", "s3")
 
 
 @dataclass(frozen=True, slots=True)
-class Measurement:
-    wall_s: float
-    cpu_s: float
-    peak_bytes: int
-    output_bytes: int
+class Size:
+    """How much is measured: ``scale`` 1.0 is 229,200 messages of telemetry and 815 MB of sensor data."""
+
+    scale: float
+    repeat: int
+    growth_messages: int
 
 
-def measure(command: list[str], bag: Path, scratch: Path) -> Measurement:
-    """Runs one contender on one bag in a process of its own."""
-    out = Path(tempfile.mkdtemp(dir=scratch))
-    argv = [word.format(bag=bag, out=out) for word in command]
-    begin = time.monotonic()
-    child = os.posix_spawn(argv[0], argv, os.environ | {"PYTHONPATH": "."}, file_actions=[
-        (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
-        (os.POSIX_SPAWN_OPEN, 2, str(scratch / "stderr"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600),
-    ])  # fmt: skip
-    _, status, usage = os.wait4(child, 0)
-    wall_s = time.monotonic() - begin
-    if status:
-        raise RuntimeError(f"{' '.join(argv)} failed:\n{(scratch / 'stderr').read_text()}")
-    output_bytes = sum(path.stat().st_size for path in out.rglob("*.parquet"))
-    shutil.rmtree(out)
-    return Measurement(wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss << 10, output_bytes)
+FULL = Size(scale=1.0, repeat=3, growth_messages=500_000)
+QUICK = Size(scale=0.1, repeat=1, growth_messages=50_000)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "--scale", type=float, default=1.0, help="1.0: telemetry 230,000 messages, sensor 600 MB"
+    arguments = _parse()
+    size = QUICK if arguments.quick else FULL
+    size = Size(
+        arguments.scale or size.scale,
+        arguments.repeat or size.repeat,
+        size.growth_messages,
     )
-    parser.add_argument("--repeat", type=int, default=3, help="medians of this many rounds")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
-        scratch = Path(folder)
-        cores = len(os.sched_getaffinity(0))
-        python = sys.version.split()[0]
-        print(f"{cores} cores, Python {python}, scale {arguments.scale}, {arguments.repeat} rounds\n")
-        print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
-        for kind in ("telemetry", "sensor"):
-            for suffix in (".bag", ".mcap"):
-                bag = scratch / f"{kind}{suffix}"
-                messages = _make_bag_elsewhere(bag, kind, arguments.scale)
-                compare(bag, kind, messages, repeat=arguments.repeat, scratch=scratch)
-                bag.unlink()
+    with tempfile.TemporaryDirectory(prefix="benchmarks-", dir=arguments.scratch) as folder:
+        report = measure_all(size, frozenset(arguments.only), Path(folder))
+    if arguments.json:
+        arguments.json.write_text(f"{json.dumps(as_json(report), indent=1)}\n")
+    found = [*tables(report), target_table(report)]
+    if arguments.markdown:
+        print(f"{describe(report.machine)}\n")
+        if report.comparisons:
+            print(f"{readme_table(report)}\n")
+        print("\n\n".join(as_markdown(table) for table in found))
+    else:
+        _print(describe(report.machine), found)
 
 
-def _make_bag_elsewhere(bag: Path, kind: str, scale: float) -> int:
-    """In a process of its own: a child's peak memory is at least its parent's when it was started."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(make_bag, bag, kind, scale=scale).result()
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument(
+        "--quick", action="store_true", help="a tenth of the size, one round: under two minutes"
+    )
+    parser.add_argument("--scale", type=float, help="of both bags; 1.0 is the full size")
+    parser.add_argument("--repeat", type=int, metavar="N", help="medians of this many rounds")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS, help="some sections")
+    parser.add_argument("--markdown", action="store_true", help="print Markdown, the README's table first")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there too")
+    parser.add_argument("--scratch", type=Path, metavar="FOLDER", help="where outputs go (default: TMPDIR)")
+    return parser.parse_args()
 
 
-def compare(bag: Path, kind: str, messages: int, *, repeat: int, scratch: Path) -> None:
-    """Prints one table row a contender; the ratio is the naive one's median wall time to the row's."""
-    runs: dict[str, list[Measurement]] = {name: [] for name in CONTENDERS}
-    for _ in range(repeat):
-        for name, command in CONTENDERS.items():
-            runs[name].append(measure(command, bag, scratch))
-    megabytes = bag.stat().st_size / 1e6
-    slowest = statistics.median(each.wall_s for each in runs["rosbags + pyarrow"])
-    for name, measured in runs.items():
-        wall_s = statistics.median(each.wall_s for each in measured)
-        cpu_s = statistics.median(each.cpu_s for each in measured)
-        peak = max(each.peak_bytes for each in measured) / 1e6
-        written = measured[0].output_bytes / 1e6
-        print(
-            f"| {kind}{bag.suffix} | {messages:,} | {megabytes:.0f} | {name} | {wall_s:.2f} | {cpu_s:.2f} "
-            f"| {peak:.0f} | {written:.0f} | {messages / wall_s:,.0f} | {megabytes / wall_s:.0f} "
-            f"| {slowest / wall_s:.1f}x |",
-            flush=True,
-        )
+def measure_all(size: Size, sections: frozenset[str], scratch: Path) -> Report:
+    """The sections, one after another; says on stderr where it is."""
+    report = Report(_machine(size))
+    if "peers" in sections:
+        _install_peers()
+        for kind, suffix in BAGS:
+            bag = _bag(kind, suffix, size)
+            _say(f"peers on {bag.name}")
+            report.comparisons[bag.name] = peers.compare(bag, repeat=size.repeat, scratch=scratch)
+            report.bags[bag.name] = {"messages": bag.messages, "bytes": bag.size_bytes}
+    if sections & {"limit", "parquet"}:
+        for kind, suffix in BAGS:
+            bag = _bag(kind, suffix, size)
+            _say(f"limits on {bag.name}")
+            with limits.recorded(bag, scratch) as kept:
+                if "limit" in sections:
+                    report.limits.append(limits.undecoded(bag, kept, repeat=size.repeat, scratch=scratch))
+                if "parquet" in sections and suffix == ".mcap":
+                    report.encodings.append(limits.encoding(bag, kept, repeat=size.repeat, scratch=scratch))
+    if "growth" in sections:
+        _say("growth")
+        report.steps = growth.grow(size.growth_messages, repeat=size.repeat, scratch=scratch)
+    if "startup" in sections:
+        _say("start-up")
+        bag = _bag("telemetry", ".mcap", size)
+        report.first_byte_s = startup.first_read_s(bag, repeat=max(3, size.repeat), scratch=scratch)
+    if "s3" in sections:
+        with s3.serving(scratch) as server:
+            for kind in ("telemetry", "sensor"):
+                bag = _bag(kind, ".mcap", size)
+                _say(f"S3, {bag.name}")
+                report.from_s3.append(s3.from_s3(bag, server, repeat=size.repeat, scratch=scratch))
+    return report
+
+
+def _bag(kind: str, suffix: str, size: Size) -> Bag:
+    return cached_bag(kind, suffix, size.scale)
+
+
+def _install_peers() -> None:
+    try:
+        peers.install()
+    except (subprocess.CalledProcessError, FileNotFoundError) as error:
+        _say(f"peers could not be installed, and show so: {error}")
+
+
+def _say(what: str) -> None:
+    print(f"[benchmarks] {what}", file=sys.stderr, flush=True)
+
+
+def _machine(size: Size) -> dict[str, Any]:
+    said = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    models = [line.partition(":")[2].strip() for line in said.splitlines() if line.startswith("model name")]
+    return {
+        "cores": len(os.sched_getaffinity(0)),
+        "cpu": models[0] if models else platform.processor(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "scale": size.scale,
+        "rounds": size.repeat,
+    }
+
+
+def describe(machine: dict[str, Any]) -> str:
+    return (
+        f"{machine['cores']} cores ({machine['cpu']}), {machine['memory_gb']} GB, {machine['system']}, "
+        f"Python {machine['python']}; scale {machine['scale']:g}, medians of {machine['rounds']} rounds"
+    )
+
+
+def _print(head: str, found: list[Table]) -> None:
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    console.print(head, highlight=False)
+    for table in found:
+        shown = RichTable(title=table.title, title_justify="left", caption=table.note or None)
+        for number, column in enumerate(table.columns):
+            shown.add_column(column, justify="left" if number == 0 else "right")
+        for row in table.rows:
+            shown.add_row(*row)
+        console.print(shown)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Generated bags that stand for the field, deterministic."""
+"""Generated bags that stand for the field, deterministic: ``python -m benchmarks.bags PATH KIND SCALE``."""
 
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -185,3 +186,7 @@ def _jpeg(rng: np.random.Generator) -> np.ndarray[Any, np.dtype[np.uint8]]:
     buffer = io.BytesIO()
     Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=85)
     return np.frombuffer(buffer.getvalue(), dtype=np.uint8)
+
+
+if __name__ == "__main__":
+    print(make_bag(Path(sys.argv[1]), sys.argv[2], scale=float(sys.argv[3])))

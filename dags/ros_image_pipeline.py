@@ -32,6 +32,7 @@ Each drive becomes one AWS Batch job; the tables are `{output}/{topic}/schema=..
 | `fail_on` | states that fail the run, also `damaged`, `succeeded_with_rejects` | `["failed", "partial"]` |
 | `ros_distro` | the ROS 2 distribution whose standard types bags without definitions use | the newest |
 | `msg_path` | `["s3://bucket/my_packages"]`: message packages for types that bags do not define | none |
+| `pointcloud` | `decoded`: a list column for each field of a cloud (x, y, z, intensity, ...) | `recorded` |
 
 A drive whose bags are all in the lake already has nothing to do.
 To run only what failed, clear `submit` and what follows.
@@ -58,6 +59,8 @@ DESCRIPTIONS = {
     "ros_distro": "ROS 2 distribution whose standard types are tried first where a bag does not define a "
     "type; the newest by default",
     "msg_path": 'S3 URIs of message packages, for types that a bag does not define: `["s3://bucket/my_packages"]`',
+    "pointcloud": "`decoded`: a list column for each field of a point cloud (x, y, z, intensity, ...); "
+    "`recorded`, with the points in a blob, by default",
 }
 
 

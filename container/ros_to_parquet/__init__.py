@@ -16,7 +16,7 @@ __all__ = ["__version__", "open"]
 
 
 def open(uri: str) -> Lake:  # noqa: A001 (read as ros_to_parquet.open)
-    """The lake at ``uri`` (``s3://bucket/prefix`` or a folder), read through its manifests."""
+    """The lake at ``uri`` (``s3://bucket/prefix``, another URI, or a folder), read through its manifests."""
     from ros_to_parquet.lake import Lake
 
     return Lake(uri)

@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 import traceback
+import urllib.parse
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NoReturn
@@ -53,7 +54,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ros-to-parquet",
         description="ROS bags (.bag, .mcap, .db3) to typed Parquet tables, without ROS.",
-        epilog=f"exit codes:\n{codes}",
+        epilog="A URI is s3://, gs://, abfs://, hdfs:// or any other that fsspec opens; bags: https:// too."
+        f"\n\nexit codes:\n{codes}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"ros-to-parquet {__version__}")
@@ -66,9 +68,9 @@ def build_parser() -> argparse.ArgumentParser:
         "Bags that the lake has already are left out.",
     )
     extract.add_argument(
-        "bags", nargs="+", metavar="BAG", help="bag file, rosbag2 folder or folder of bags; path or s3://"
+        "bags", nargs="+", metavar="BAG", help="bag file, rosbag2 folder or folder of bags; path or URI"
     )
-    extract.add_argument("--output", required=True, metavar="DIR_OR_S3_URI", help="where the lake is")
+    extract.add_argument("--output", required=True, metavar="FOLDER_OR_URI", help="where the lake is")
     extract.add_argument(
         "--drive-id", metavar="ID", help="default: the name of the bag, or of the folder of several"
     )
@@ -77,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--msg-path",
         action="append",
         default=[],
-        metavar="FOLDER_OR_S3_URI",
+        metavar="FOLDER_OR_URI",
         help="message packages (pkg/msg/Type.msg, also .srv, .action, .idl), for types that a bag does not "
         "define; may be given several times, the first that has a type wins",
     )
@@ -88,6 +90,13 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="whose standard types to try first where a bag does not define a type: "
         f"{', '.join(contract.ROS_DISTRIBUTIONS)} (default: the newest)",
+    )
+    extract.add_argument(
+        "--pointcloud",
+        choices=[str(choice) for choice in contract.PointClouds],
+        default=str(contract.PointClouds.RECORDED),
+        help="sensor_msgs/PointCloud2 with its points in a blob, as recorded (default), or decoded: a list "
+        "column for each of their fields (x, y, z, intensity, ...)",
     )
     extract.add_argument("--overwrite", action="store_true", help="replace what the lake has of this drive")
     extract.add_argument(
@@ -104,9 +113,9 @@ def build_parser() -> argparse.ArgumentParser:
         "that ROS 2, Foxglove and the mcap tools open. TIME is ISO 8601 (UTC unless it says otherwise) or "
         "seconds since 1970, with up to nine decimals.",
     )
-    back.add_argument("lake", metavar="LAKE", help="where the lake is; path or s3://")
+    back.add_argument("lake", metavar="LAKE", help="where the lake is; path or URI")
     back.add_argument("--drive-id", required=True, metavar="ID")
-    back.add_argument("--output", required=True, metavar="BAG", help="MCAP file to write; path or s3://")
+    back.add_argument("--output", required=True, metavar="BAG", help="MCAP file to write; path or URI")
     _add_topic_globs(back)
     back.add_argument("--from", dest="start", metavar="TIME", help="first log time to take")
     back.add_argument("--to", dest="stop", metavar="TIME", help="first log time not to take")
@@ -115,7 +124,7 @@ def build_parser() -> argparse.ArgumentParser:
     info = commands.add_parser(
         "info", help="what is in a bag", description="Topics, types, counts, times, compression."
     )
-    info.add_argument("bag", metavar="BAG", help="bag file; path or s3://")
+    info.add_argument("bag", metavar="BAG", help="bag file; path or URI")
     info.add_argument("--json", action="store_true", help="as JSON")
     info.set_defaults(call=command_info)
 
@@ -333,7 +342,8 @@ def check_allowed(plan: Plan, plan_uri: str) -> None:
     inputs = [uri for bag in plan.bags for uri in (bag.uri, bag.metadata_uri) if uri]
     folders = [f"{folder}/" for folder in (plan.output, *plan.options.msg_paths)]
     for uri in [plan_uri, *folders, *inputs]:
-        if not any(uri.startswith(base) for base in bases) or "/../" in uri:
+        steps = urllib.parse.unquote(uri).replace("\\", "/").split("/")
+        if not any(uri.startswith(base) for base in bases) or ".." in steps:
             raise ContractError(
                 f"drive {plan.drive_id}: {uri} is outside of what this deployment allows "
                 f"({ALLOW_VARIABLE}: {', '.join(allowed)})"
@@ -356,6 +366,7 @@ def command_extract(arguments: argparse.Namespace) -> int:
         strict=arguments.strict,
         ros_distro=arguments.ros_distro,
         msg_paths=tuple(normalize(folder) for folder in arguments.msg_path),
+        pointcloud=contract.PointClouds(arguments.pointcloud),
     )
     run.read_types(options)  # a folder that cannot be used is said before anything is written
     made = make_plan(

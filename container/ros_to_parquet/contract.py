@@ -112,6 +112,16 @@ class BagStatus(StrEnum):
     UNREADABLE = "unreadable"
 
 
+class PointClouds(StrEnum):
+    """What becomes of ``sensor_msgs/PointCloud2``.
+
+    ``recorded``: its fields, with the points in a blob; ``decoded``: a column for each of the points' fields.
+    """
+
+    RECORDED = "recorded"
+    DECODED = "decoded"
+
+
 # --- the plan ---------------------------------------------------------------------------------------
 
 
@@ -125,8 +135,9 @@ class ExtractOptions:
         strict: rejects and damage make the shard fail (after its manifest is written).
         ros_distro: one of `ROS_DISTRIBUTIONS`, whose standard types are tried first where a bag does not
             define a type; empty for the newest.
-        msg_paths: folders (paths or ``s3://`` URIs, without a final slash) of message definitions, for types
+        msg_paths: folders (paths or URIs, without a final slash) of message definitions, for types
             that a bag does not define; of a type that several of them have, the first one's is taken.
+        pointcloud: what becomes of point clouds.
     """
 
     include_topics: tuple[str, ...] = ("*",)
@@ -134,6 +145,7 @@ class ExtractOptions:
     strict: bool = False
     ros_distro: str = ""
     msg_paths: tuple[str, ...] = ()
+    pointcloud: PointClouds = PointClouds.RECORDED
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +153,7 @@ class PlannedBag:
     """One bag file.
 
     Attributes:
-        uri: ``s3://bucket/key`` or a local path.
+        uri: ``s3://bucket/key``, another URI, or a local path.
         name: the file's path below the drive's prefix; the ``bag`` column of its rows.
         format: ``rosbag1``, ``mcap`` or ``sqlite3``, as its name says; the engine looks at the bytes.
         size_bytes: size when planned.
@@ -182,7 +194,7 @@ class Plan:
 
     Attributes:
         plan_id: twelve hex digits of (run, drive); see `make_plan_id`.
-        source: ``s3://bucket/prefix/`` of the drive.
+        source: ``s3://bucket/prefix/`` of the drive, another URI, or a local path.
         output: URI of the lake, without a final slash.
         shards: each a tuple of bag slices; a shard's number is its place here.
         replaces: plan ids whose output this plan's drive commit supersedes (``overwrite``).
@@ -323,10 +335,12 @@ class BagResult:
     """What a shard read of one bag slice.
 
     Attributes:
-        messages: messages found, wanted or not.
+        bytes_read: bytes that were read: not those of chunks without a wanted topic by the bag's own index.
+        messages: messages found, wanted or not, and those of the chunks that were not read.
         extracted: messages of wanted topics: each is a row or a reject.
         verified: every connection has as many messages as the bag's own index says (else ``damage`` says
             which have not); None where it has none (``unverified``).
+        unread: how many of ``messages`` are of chunks that were not read; the index is all that says so.
     """
 
     name: str
@@ -340,6 +354,7 @@ class BagResult:
     expected_messages: int | None
     verified: bool | None
     damage: tuple[BagDamage, ...]
+    unread: int = 0
 
 
 @dataclass(frozen=True, slots=True)

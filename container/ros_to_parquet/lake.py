@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import urllib.parse
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from ros_to_parquet.storage import (
     NotFoundError,
     Storage,
     Unfinished,
+    arrow_filesystem,
     join,
     normalize,
     open_storage,
@@ -25,7 +25,6 @@ from ros_to_parquet.storage import (
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.dataset as ds
-    import pyarrow.fs as fs
 
 T = TypeVar("T")
 
@@ -208,15 +207,6 @@ def describe(lease: contract.Lease) -> str:
 
 
 # --- reading ----------------------------------------------------------------------------------------
-
-
-def arrow_filesystem(uri: str) -> tuple[fs.FileSystem, str]:
-    """Arrow's own filesystem for a lake's URI, and the lake's path in it."""
-    import pyarrow.fs as fs
-
-    quoted = urllib.parse.quote(uri, safe="/:") if uri.startswith("s3://") else uri
-    filesystem, root = fs.FileSystem.from_uri(quoted)
-    return filesystem, root
 
 
 def _common_schema(schemas: Sequence[pa.Schema], partitions: pa.Schema) -> pa.Schema:

@@ -16,6 +16,7 @@ from ros_to_parquet.storage import (
     NotFoundError,
     ObjectInfo,
     Storage,
+    is_uri,
     join,
     normalize,
     open_storage,
@@ -48,7 +49,7 @@ def make_plan(
         seen = f" (not bags: {', '.join(ignored[:5])})" if ignored else ""
         raise ShardError(f"{', '.join(bags)}: no .bag, .mcap or .db3 there{seen}", ExitCode.INPUT_MISSING)
     uris = [info.uri for info, _ in found]
-    base = posixpath.commonpath([posixpath.dirname(uri.replace("s3://", "/s3/")) for uri in uris])
+    base = posixpath.commonpath([posixpath.dirname(_as_path(uri)) for uri in uris])
     planned = tuple(_planned(info, metadata, base) for info, metadata in found)
     drive_id = drive_id or _drive_id(planned, base)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}", drive_id):
@@ -76,7 +77,7 @@ def make_plan(
         plan_id=contract.make_plan_id(run, drive_id),
         run=run,
         drive_id=drive_id,
-        source=f"s3://{base.removeprefix('/s3/')}" if uris[0].startswith("s3://") else base,
+        source=_as_uri(base) if is_uri(uris[0]) and base != "/" else base,
         output=target,
         options=options,
         bags=todo,
@@ -169,8 +170,21 @@ def _refuse_second_rows(
         )
 
 
+def _as_path(uri: str) -> str:
+    """The URI as a path, ``/scheme/bucket/key``, without what a web server is asked beside the path."""
+    scheme, separator, rest = uri.partition("://")
+    if not separator:
+        return uri
+    return f"/{scheme}/{re.split('[?#]', rest)[0] if scheme in ('http', 'https') else rest}"
+
+
+def _as_uri(path: str) -> str:
+    scheme, _, rest = path.removeprefix("/").partition("/")
+    return f"{scheme}://{rest}"
+
+
 def _planned(info: ObjectInfo, metadata: str, base: str) -> PlannedBag:
-    path = posixpath.relpath(info.uri.replace("s3://", "/s3/"), base)
+    path = posixpath.relpath(_as_path(info.uri), base)
     name = path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")  # goes into a column
     return PlannedBag(
         uri=info.uri,

@@ -116,7 +116,7 @@ def _type_name(uri: str, packages: Mapping[str, str]) -> str:
 
 
 def _parents(uri: str) -> Iterator[str]:
-    while (folder := posixpath.dirname(uri)) not in (uri, "", "s3:", "s3:/"):
+    while (folder := posixpath.dirname(uri)) not in (uri, "") and not re.fullmatch("[a-z0-9+.-]+:/?", folder):
         yield folder
         uri = folder
 

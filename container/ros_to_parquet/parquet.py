@@ -251,10 +251,9 @@ class TableWriters:
                 except StorageError as error:  # all others still are to be ended, and why we are here be told
                     event("upload_not_ended", uri=file.upload.uri, reason=str(error))
 
-    def schema_of(self, path: str) -> pa.Schema | None:
-        """The schema of the file at ``path``, where it has been opened."""
-        file = self._files.get(path)
-        return None if file is None else file.schema
+    def schema_of(self, path: str) -> pa.Schema:
+        """The schema of the file at ``path``, which has been opened."""
+        return self._files[path].schema
 
     def open(self, path: str, schema: pa.Schema, metadata: Mapping[str, str]) -> None:
         """Begins the file at ``path`` (relative to the output) with key-value ``metadata``."""

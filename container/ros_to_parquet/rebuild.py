@@ -20,7 +20,7 @@ from ros_to_parquet.bag.mcap_writer import MAX_CHANNELS, McapChannel, McapSchema
 from ros_to_parquet.bag.model import Connection, Int64Array
 from ros_to_parquet.contract import BagStatus, ExtractOptions, Manifest, TopicResult
 from ros_to_parquet.encode import ENCODINGS, Encoder
-from ros_to_parquet.lake import Lake, arrow_filesystem
+from ros_to_parquet.lake import Lake
 from ros_to_parquet.layout import (
     DefinitionError,
     Layout,
@@ -29,10 +29,18 @@ from ros_to_parquet.layout import (
     resolve_layout,
 )
 from ros_to_parquet.parquet import int64_column
+from ros_to_parquet.pointcloud import METADATA_KEY, CloudTable
 from ros_to_parquet.progress import Progress
 from ros_to_parquet.run import topic_filter
 from ros_to_parquet.schema import arrow_fields, schema_hash
-from ros_to_parquet.storage import ExistsError, NotFoundError, Storage, normalize, open_storage
+from ros_to_parquet.storage import (
+    ExistsError,
+    NotFoundError,
+    Storage,
+    arrow_filesystem,
+    normalize,
+    open_storage,
+)
 
 ENCODE_BYTES: Final = 4 << 20
 """Rows of one table that are encoded at a time."""
@@ -222,11 +230,17 @@ def _tallies(results: Sequence[TopicResult]) -> dict[tuple[str, str], RebuiltTop
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """What all files of one topic, definition, connection and set of columns share."""
+    """What all files of one topic, definition, connection and set of columns share.
+
+    Attributes:
+        fields: the columns that messages are made of.
+        clouds: where the columns are those of decoded point clouds.
+    """
 
     layout: Layout
     channel: McapChannel
     fields: tuple[str, ...]
+    clouds: CloudTable | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,20 +321,24 @@ def _table(path: str, schema: pa.Schema) -> _Table:
             encoding=said["ros.encoding"],
             metadata=json.loads(said["ros.connection"]),
         )
-        layout = _layout(connection, schema, said["ros_to_parquet.schema"])
+        found = _layout(connection, schema, said)
     except KeyError as error:
         raise RebuildError(f"{path}: is not a file of this engine: its metadata lacks {error}") from error
     except DefinitionError as error:
         raise RebuildError(f"{path}: {error}") from error
-    if layout is None:
+    if found is None:
         raise RebuildError(
             f"{path}: the definition of {connection.type_name} that it names does not make its columns; "
             f"it was written by ros-to-parquet {said.get('ros_to_parquet.version')}, this is {__version__}"
         )
-    return _Table(layout, _channel(connection, layout), tuple(field.name for field in arrow_fields(layout)))
+    layout, clouds = found
+    fields = arrow_fields(layout) if clouds is None else clouds.schema
+    return _Table(layout, _channel(connection, layout), tuple(field.name for field in fields), clouds)
 
 
-def _layout(connection: Connection, schema: pa.Schema, digits: str) -> Layout | None:
+def _layout(
+    connection: Connection, schema: pa.Schema, said: Mapping[str, str]
+) -> tuple[Layout, CloudTable | None] | None:
     """The layout that the table was made with: it has the file's columns and hash."""
 
     def candidates() -> Iterator[Layout]:
@@ -328,13 +346,17 @@ def _layout(connection: Connection, schema: pa.Schema, digits: str) -> Layout | 
         yield from fallback_layouts(connection)  # a standard type, of the distribution that fitted
 
     for layout in candidates():
-        fields = arrow_fields(layout)
-        types = {field.name: field.type for field in schema}
-        same = all(types.get(field.name) == field.type for field in fields)
         # The recorded hash is not that of the table where its definition was not what was used.
         hashes = {schema_hash(each, layout) for each in (connection, replace(connection, definition_hash=""))}
-        if same and digits in hashes:
-            return layout
+        fields, clouds = arrow_fields(layout), None
+        if METADATA_KEY in said:
+            clouds = CloudTable.from_metadata(layout, said[METADATA_KEY])
+            hashes = {clouds.schema_hash(digits) for digits in hashes}
+            fields = list(clouds.schema)
+        types = {field.name: field.type for field in schema}
+        same = all(types.get(field.name) == field.type for field in fields)
+        if same and said["ros_to_parquet.schema"] in hashes:
+            return layout, clouds
     return None
 
 
@@ -436,6 +458,8 @@ def _messages(filesystem: fs.FileSystem, group: _RowGroup, window: Window) -> It
             for name, default in (("publish_time_ns", log_times), ("sequence", [0] * len(log_times)))
         )
         columns = [_one(part.column(name)) for name in group.table.fields]
+        if group.table.clouds is not None:
+            columns = group.table.clouds.recorded(columns)
         encoded = encoder.encode(columns, part.num_rows)
         data, begin = encoded.data.data, 0
         for log_time, publish_time, sequence, end in zip(

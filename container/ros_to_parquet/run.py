@@ -15,10 +15,11 @@ import time
 import urllib.request
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from itertools import count, pairwise
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +28,7 @@ from ros_to_parquet import __version__, contract, lake, parquet
 from ros_to_parquet.bag import open_bag
 from ros_to_parquet.bag.join import SMALL_BYTES
 from ros_to_parquet.bag.model import BagError, BagReader, Connection, Int64Array, MessageBlock, UInt8Array
-from ros_to_parquet.contract import BagStatus, ExitCode, ExtractOptions, Manifest, Plan
+from ros_to_parquet.contract import BagStatus, ExitCode, ExtractOptions, Manifest, Plan, PointClouds
 from ros_to_parquet.decode import Decoded, Decoder
 from ros_to_parquet.decoders import Decoders, prepare
 from ros_to_parquet.definitions import TypeSource
@@ -35,6 +36,7 @@ from ros_to_parquet.layout import DefinitionError
 from ros_to_parquet.log import event, now
 from ros_to_parquet.memory import DEFAULT_BUDGET, MemoryBudget
 from ros_to_parquet.msg_path import MsgPathError, load_types
+from ros_to_parquet.pointcloud import POINT_CLOUD, CloudDecoder, CloudTable, is_point_cloud
 from ros_to_parquet.records import RecordDecoder
 from ros_to_parquet.storage import (
     AccessDeniedError,
@@ -151,6 +153,13 @@ class _Tally:
     rejects: list[contract.Reject] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     remark: str = ""
+    clouds_as_recorded: int = 0
+    cloud_problem: str = ""
+
+    def keep_clouds(self, count: int, problem: str) -> None:
+        """Notes clouds that were to be decoded and are kept as recorded; the first reason is told."""
+        self.clouds_as_recorded += count
+        self.cloud_problem = self.cloud_problem or problem
 
     def count(self, block: MessageBlock) -> None:
         first, last = int(block.log_times_ns.min()), int(block.log_times_ns.max())
@@ -189,17 +198,35 @@ class _Tally:
                 for path in self.paths
             ),
             rejects=tuple(self.rejects),
-            remark=self.remark,
+            remark="; ".join(filter(None, (self.remark, self._cloud_remark()))),
         )
+
+    def _cloud_remark(self) -> str:
+        if not self.cloud_problem:
+            return ""
+        count = self.clouds_as_recorded
+        which = "1 cloud is" if count == 1 else f"{count:,} clouds are" if count else "clouds are"
+        return f"{which} kept as recorded, in the column data: {self.cloud_problem}"
 
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """Where a connection's rows go, and how they are made."""
+    """Where a connection's rows go, and how they are made.
 
-    path: str
-    schema: pa.Schema
+    Attributes:
+        connection: with the definition that the decoder goes by.
+        schema_hash: of that definition.
+        own: the engine's own columns.
+        path: the file; empty where `clouds` says only later which.
+        clouds: where point clouds are to become columns: their fields choose the file.
+    """
+
+    connection: Connection
+    schema_hash: str
+    own: parquet.TableColumns
     decoder: Decoder | RecordDecoder
+    path: str
+    clouds: CloudDecoder | None = None
 
 
 @dataclass(slots=True)
@@ -314,7 +341,9 @@ class _Extraction:
 
     def _work_for(self, target: _Target, table: _Table, size_bytes: int) -> _Work:
         """Who decodes a target's messages: it shares a decoder until it has many bytes at once."""
-        alone = size_bytes >= SMALL_BYTES or not isinstance(table.decoder, Decoder)
+        alone = (
+            size_bytes >= SMALL_BYTES or table.clouds is not None or not isinstance(table.decoder, Decoder)
+        )
         if target.work is not None:
             if not (alone and target.work.shared):
                 return target.work
@@ -344,23 +373,27 @@ class _Extraction:
         about = _Messages.joined([each for _, each in pending])
         decoded = work.decoder.take()
         target = pending[0][0]
+        if any(each is not target for each, _ in pending):
+            self._share_out(pending, about, decoded)
+            return
         assert target.table is not None
-        rows = pa.RecordBatch.from_arrays(self._columns(about, decoded), schema=target.table.schema)
-        if all(each is target for each, _ in pending):
-            target.tally.reject(self._bags[self._place], about, decoded.rejected)
-            target.tally.repaired_strings += decoded.repaired_strings
-            target.tally.remark = decoded.remark or target.tally.remark
-            if rows.num_rows:
-                self._append(target, rows)
-        else:
-            self._share_out(pending, about, decoded, rows)
+        target.tally.reject(self._bags[self._place], about, decoded.rejected)
+        target.tally.repaired_strings += decoded.repaired_strings
+        target.tally.remark = decoded.remark or target.tally.remark
+        target.tally.rows += len(decoded.rows)
+        if target.table.clouds is None:
+            self._append(target.table.path, about, decoded)
+            return
+        for part in target.table.clouds.split(decoded):
+            if part.table is None:
+                target.tally.keep_clouds(len(part.decoded.rows), part.problem)
+            self._append(self._cloud_path(target.tally, target.table, part.table), about, part.decoded)
 
     def _share_out(
         self,
         pending: Sequence[tuple[_Target, _Messages]],
         about: _Messages,
         decoded: Decoded,
-        rows: pa.RecordBatch,
     ) -> None:
         """To each target what is of its own messages."""
         starts = np.cumsum([0, *(len(each.offsets) for _, each in pending)])
@@ -371,18 +404,29 @@ class _Extraction:
         assert decoded.repaired is not None
         for place in (np.searchsorted(starts, decoded.repaired, side="right") - 1).tolist():
             pending[place][0].tally.repaired_strings += 1
+        if not len(decoded.rows):
+            return
+        table = pending[0][0].table
+        assert table is not None
+        rows = self._rows(table.path, about, decoded)
         bounds = np.searchsorted(decoded.rows, starts).tolist()
         pieces: dict[int, tuple[_Target, list[pa.RecordBatch]]] = {}
         for (target, _), (first, last) in zip(pending, pairwise(bounds), strict=True):
             if first < last:
                 pieces.setdefault(id(target), (target, []))[1].append(rows.slice(first, last - first))
         for target, slices in pieces.values():
-            self._append(target, pa.concat_batches(slices))  # a copy: a slice keeps the whole in memory
+            assert target.table is not None
+            own = pa.concat_batches(slices)  # a copy: a slice would keep the whole in memory
+            target.tally.rows += own.num_rows
+            self._tables.append(target.table.path, own)
 
-    def _append(self, target: _Target, rows: pa.RecordBatch) -> None:
-        assert target.table is not None
-        target.tally.rows += rows.num_rows
-        self._tables.append(target.table.path, rows)
+    def _append(self, path: str, about: _Messages, decoded: Decoded) -> None:
+        if len(decoded.rows):
+            self._tables.append(path, self._rows(path, about, decoded))
+
+    def _rows(self, path: str, about: _Messages, decoded: Decoded) -> pa.RecordBatch:
+        """Rows of the file at ``path``, or of another one with the same columns."""
+        return pa.RecordBatch.from_arrays(self._columns(about, decoded), schema=self._tables.schema_of(path))
 
     def results(self, files: Mapping[str, parquet.TableFile]) -> tuple[contract.TopicResult, ...]:
         """One result a topic and definition, sorted by topic."""
@@ -416,22 +460,43 @@ class _Extraction:
         )
         tally = self._tally(made.connection, made.schema_hash)
         tally.remark = tally.remark or made.remark
-        schema = pa.schema(columns.fields() + list(made.decoder.schema))
-        path = self._path(made.connection, made.schema_hash, schema)
-        if path not in tally.paths:
-            tally.paths.append(path)
-        return _Target(tally, _Table(path, schema, made.decoder))
+        clouds = None
+        if self._plan.options.pointcloud is PointClouds.DECODED and isinstance(made.decoder, Decoder):
+            if is_point_cloud(made.decoder.layout):
+                clouds = CloudDecoder(made.decoder.layout)
+            elif made.decoder.layout.root.type_name == POINT_CLOUD:
+                tally.keep_clouds(0, "its definition is not the one that ROS has")
+        table = _Table(made.connection, made.schema_hash, columns, made.decoder, "", clouds)
+        if clouds is None:
+            table = replace(table, path=self._path(tally, table, made.schema_hash, made.decoder.schema))
+        return _Target(tally, table)
+
+    def _cloud_path(self, tally: _Tally, table: _Table, clouds: CloudTable | None) -> str:
+        """The file of decoded clouds with these fields, or of clouds that are kept as recorded."""
+        if clouds is None:
+            return self._path(tally, table, table.schema_hash, table.decoder.schema)
+        digits = clouds.schema_hash(table.schema_hash)
+        return self._path(tally, table, digits, clouds.schema, clouds.metadata)
 
     def _tally(self, connection: Connection, digits: str) -> _Tally:
         key = (connection.topic, connection.type_name, digits)
         return self._tallies.setdefault(key, _Tally(*key))
 
-    def _path(self, connection: Connection, digits: str, schema: pa.Schema) -> str:
-        """The file that takes rows of ``schema``; begun where there is none yet.
+    def _path(
+        self,
+        tally: _Tally,
+        table: _Table,
+        digits: str,
+        message: pa.Schema,
+        metadata: Mapping[str, str] = MappingProxyType({}),
+    ) -> str:
+        """The file that takes rows of ``message`` with the engine's own columns; begun where there is none.
 
         One topic and definition has one file a shard. A relative topic, a type of another name or a bag
         with other columns (sequence, publish time) in the same table gets a file of its own.
         """
+        connection = table.connection
+        schema = pa.schema(table.own.fields() + list(message))
         key = (connection.topic, connection.type_name, digits, schema)
         if key not in self._paths:
             folder = f"{contract.table_name(connection.topic)}/schema={digits}/drive_id={self._plan.drive_id}"
@@ -441,8 +506,10 @@ class _Extraction:
             )
             path = next(candidate for candidate in candidates if candidate not in self._taken)
             self._taken.add(path)
-            self._tables.open(path, schema, _table_metadata(connection, digits))
+            self._tables.open(path, schema, {**_table_metadata(connection, digits), **metadata})
             self._paths[key] = path
+        if self._paths[key] not in tally.paths:
+            tally.paths.append(self._paths[key])
         return self._paths[key]
 
 
@@ -721,6 +788,7 @@ def _finished_bag(
         expected_messages=expected_messages,
         verified=verified,
         damage=damage,
+        unread=reader.unread_messages,
     )
 
 
@@ -731,7 +799,7 @@ def _not_as_promised(reader: BagReader, expected: Mapping[int, int]) -> str:
     """
     topics = {connection.id: connection.topic for connection in reader.connections()}
     differing = [
-        f"{topics.get(number, 'a channel that is not defined')} {expected.get(number, 0)} "
+        f"{topics.get(number, 'rows of no known topic')} {expected.get(number, 0)} "
         f"({reader.counts.get(number, 0)} found)"
         for number in sorted(expected.keys() | reader.counts.keys())
         if expected.get(number, 0) != reader.counts.get(number, 0)
@@ -751,6 +819,7 @@ def _bag_result(
     expected_messages: int | None = None,
     verified: bool | None = None,
     damage: tuple[contract.BagDamage, ...] = (),
+    unread: int = 0,
 ) -> contract.BagResult:
     return contract.BagResult(
         name=bag.name,
@@ -764,6 +833,7 @@ def _bag_result(
         expected_messages=expected_messages,
         verified=verified,
         damage=damage,
+        unread=unread,
     )
 
 

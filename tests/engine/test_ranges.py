@@ -148,3 +148,21 @@ def test_other_errors_are_raised_at_once(store: Store, source: RangeSource) -> N
     with pytest.raises(ChangedError):
         source.read_at(0, KB)
     assert source.requests == 1
+
+
+def test_what_is_expected_is_read_ahead_and_nothing_else(store: Store, source: RangeSource) -> None:
+    pieces = [(100, 8 * KB), (50 * KB, 53 * KB), (90 * KB, 90 * KB + 9), (200 * KB, 200 * KB + 80)]
+    pieces += [(start * KB, (start + 8) * KB) for start in range(300, 900, 100)]
+    source.expect(pieces)
+    for start, end in pieces:
+        assert source.read_at(start, end - start) == DATA[start:end]
+    assert sorted(store.asked) == pieces
+    assert source.read_at(30 * KB, 100) == DATA[30 * KB : 30 * KB + 100]
+
+
+def test_what_is_expected_and_not_read_is_at_most_a_few_pieces(store: Store, source: RangeSource) -> None:
+    source.expect([(start, start + 8 * KB) for start in range(0, len(DATA), 8 * KB)])
+    source.read_at(0, 8 * KB)
+    source.read_at(500 * KB, 8 * KB)
+    source.close()
+    assert store.fetched(0, len(DATA)) <= 2 * (1 + ranges.READS_AHEAD) * 8 * KB + 8 * KB

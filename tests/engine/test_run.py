@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +27,12 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 import ros_to_parquet
 from ros_to_parquet import contract, lake, parquet, run
+from ros_to_parquet.bag import chunked, source
 from ros_to_parquet.contract import BagStatus, DriveState, ExitCode, ExtractOptions, Manifest, Plan
 from ros_to_parquet.local_plan import make_plan
 from ros_to_parquet.memory import DEFAULT_BUDGET, MemoryBudget
 from ros_to_parquet.storage import LocalSource, LocalStorage, LocalUpload, NotFoundError, StorageError
+from tests.engine.bag.bag_bytes import simple_mcap, simple_ros1
 from tests.engine.sample_bags import START_NS, TOPICS, write_bag
 
 if TYPE_CHECKING:
@@ -891,3 +894,21 @@ def test_counts_are_held_against_the_index_topic_by_topic(
     assert result.damage[-1].reason == (
         "its index promises other counts: /imu/data 41 (40 found), /gps/fix 39 (40 found)"
     )
+
+
+@pytest.mark.parametrize("make", [simple_ros1, simple_mcap])
+def test_the_manifest_says_what_was_not_read(
+    tmp_path: Path, make: Callable[..., tuple[bytes, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, size in (("READ_BYTES", 4096), ("HEAD_BYTES", 0), ("TAIL_BYTES", 0)):
+        monkeypatch.setattr(source, name, size)
+    monkeypatch.setattr(chunked, "GAP_BYTES", 0)
+    data, messages = make(chunks=200)
+    (tmp_path / "x.bag").write_bytes(data)
+    manifest = extract(
+        tmp_path / "x.bag", output=tmp_path / "lake", options=ExtractOptions(include_topics=("/none",))
+    )
+    (bag,) = manifest.bags
+    assert (bag.status, bag.verified) == (BagStatus.OK, True)
+    assert bag.messages == bag.unread == bag.expected_messages == len(messages)
+    assert bag.bytes_read == manifest.bytes_read < len(data)

@@ -1,7 +1,9 @@
-"""One suite for every storage: on disk, and S3 over HTTP."""
+"""One suite for every storage: on disk, S3 over HTTP, and filesystems of pyarrow and fsspec."""
 
 from __future__ import annotations
 
+import importlib.util
+import io
 import os
 import re
 import threading
@@ -9,8 +11,9 @@ import tracemalloc
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
+import pyarrow.fs as fs
 import pytest
 
 from ros_to_parquet.storage import (
@@ -19,7 +22,9 @@ from ros_to_parquet.storage import (
     AccessDeniedError,
     ChangedError,
     ExistsError,
+    FileSystemStorage,
     LocalStorage,
+    LocationError,
     NotFoundError,
     S3Storage,
     Storage,
@@ -30,6 +35,9 @@ from ros_to_parquet.storage import (
     open_storage,
 )
 from ros_to_parquet.storage import s3 as s3_module
+from ros_to_parquet.storage.arrow_files import ArrowFiles
+from ros_to_parquet.storage.filesystem import HIDDEN, Files
+from ros_to_parquet.storage.fsspec_files import FsspecFiles
 
 if TYPE_CHECKING:
     from airflow_batch_ros.local import EmbeddedAws
@@ -259,6 +267,139 @@ class TestS3Storage(StorageTests):
             S3Storage().read("s3://b/x")
 
 
+class FileSystemTests(StorageTests):
+    """Through pyarrow or fsspec."""
+
+    def test_an_upload_whose_process_was_killed_is_found_and_ended(self, storage: Storage, base: str) -> None:
+        """Nothing is there of it; only if it was killed while it was published there may be a hidden file."""
+        storage.upload(join(base, "t/x")).write(bytes(2 * PART_BYTES))
+        assert list(storage.unfinished(base)) == list(storage.objects(base)) == []
+        storage.write(join(base, f"t/{HIDDEN}12-x"), b"cut o")
+        assert list(storage.objects(base)) == []
+        (left,) = storage.unfinished(join(base, "t"))
+        storage.end(left)
+        storage.end(left)
+        assert list(storage.unfinished(base)) == []
+
+    def test_a_changed_object_is_not_read(self, storage: Storage, base: str) -> None:
+        """Not even if it changes while it is read; a store's times may be of whole seconds."""
+        storage.write(join(base, "bag"), bytes(3 * READ_BYTES))
+        info = storage.head(join(base, "bag"))
+        source = storage.open(info)
+        assert source.read_at(0, 10) == bytes(10)
+        storage.write(join(base, "bag"), bytes(3 * READ_BYTES + 1))
+        for reader in (source, storage.open(info)):
+            with pytest.raises(ChangedError, match="changed since it was planned"):
+                reader.read_at(2 * READ_BYTES, 6)
+            reader.close()
+
+    def test_listings_and_heads_agree(self, storage: Storage, base: str) -> None:
+        storage.write(join(base, "t/bag"), b"x")
+        assert list(storage.objects(join(base, "t"))) == [storage.head(join(base, "t/bag"))]
+
+    def test_an_upload_that_waits_on_scratch_disk(self, storage: Storage, base: str) -> None:
+        storage = FileSystemStorage(storage._files, upload_memory_bytes=1000)  # type: ignore[attr-defined]
+        upload = storage.upload(join(base, "x"))
+        for byte in range(10):
+            upload.write(bytes([byte]) * 999)
+        upload.publish()
+        assert storage.read(join(base, "x")) == b"".join(bytes([byte]) * 999 for byte in range(10))
+
+    def test_a_put_that_is_interrupted_leaves_nothing(
+        self, storage: FileSystemStorage, base: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As SIGTERM does, in the middle of the work of whatever library: by an exception."""
+        whole = type(storage._files).put
+
+        def interrupted(files: Files, uri: str, data: BinaryIO) -> None:
+            whole(files, uri, io.BytesIO(data.read(5)))
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(type(storage._files), "put", interrupted)
+        upload = storage.upload(join(base, "t/x"))
+        upload.write(bytes(100))
+        with pytest.raises(KeyboardInterrupt):
+            upload.publish()
+        upload.abort()
+        assert list(storage.objects(base)) == list(storage.unfinished(base)) == []
+
+
+class TestMemory(FileSystemTests):
+    """fsspec, as of a store whose put is all or nothing."""
+
+    @pytest.fixture
+    def base(self) -> str:
+        return f"memory://{uuid.uuid4().hex}"
+
+    @pytest.fixture
+    def storage(self, base: str) -> Storage:
+        return open_storage(base)
+
+
+class TestFsspecFolders(FileSystemTests):
+    """fsspec, as of a server with folders, whose files are moved into place."""
+
+    @pytest.fixture
+    def storage(self) -> FileSystemStorage:
+        return FileSystemStorage(FsspecFiles.open("local://"))
+
+    @pytest.fixture
+    def base(self, tmp_path: Path) -> str:
+        return f"local://{tmp_path}"
+
+
+class TestArrowFolders(FileSystemTests):
+    """pyarrow, as of HDFS."""
+
+    @pytest.fixture
+    def storage(self) -> FileSystemStorage:
+        return FileSystemStorage(ArrowFiles(fs.LocalFileSystem(), "hdfs://", ""))
+
+    @pytest.fixture
+    def base(self, tmp_path: Path) -> str:
+        return f"hdfs://{tmp_path}"
+
+
+class TestArrowS3(FileSystemTests):
+    """pyarrow's S3, which has the errors and the puts of its other object stores."""
+
+    @pytest.fixture
+    def base(self, s3: EmbeddedAws) -> str:
+        bucket = f"storage-{uuid.uuid4().hex[:12]}"
+        s3.client("s3").create_bucket(Bucket=bucket)
+        return f"s3://{bucket}/lake"
+
+    @pytest.fixture
+    def storage(self, s3: EmbeddedAws, base: str) -> FileSystemStorage:
+        return FileSystemStorage(ArrowFiles.open(base.removesuffix("/lake")))
+
+    def test_errors(self, storage: Storage, s3: EmbeddedAws, base: str) -> None:
+        with pytest.raises(NotFoundError, match="no-such-bucket-here"):
+            FileSystemStorage(ArrowFiles.open("s3://no-such-bucket-here")).read("s3://no-such-bucket-here/x")
+        key = s3.environment()["AWS_ACCESS_KEY_ID"]
+        for server, verb, kind in [
+            (s3.environment()["AWS_ENDPOINT_URL_S3"], "write", AccessDeniedError),
+            ("http://127.0.0.1:9", "read", TransientError),
+        ]:
+            filesystem = fs.S3FileSystem(
+                access_key=key,
+                secret_key="wrong",
+                endpoint_override=server,
+                retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=1),
+            )
+            stranger = FileSystemStorage(ArrowFiles(filesystem, "s3://b", "b"))
+            with pytest.raises(kind, match="s3://b/x"):
+                stranger.write("s3://b/x", b"") if verb == "write" else stranger.read("s3://b/x")
+
+
+def test_a_package_that_is_missing_is_named() -> None:
+    pytest.importorskip("fsspec")
+    if importlib.util.find_spec("dropboxdrivefs"):
+        pytest.skip("dropboxdrivefs is installed")
+    with pytest.raises(LocationError, match=r"dropbox:// needs another package: .*dropboxdrivefs"):
+        open_storage(normalize("dropbox://lake/x"))
+
+
 @pytest.fixture
 def s3(embedded_aws: EmbeddedAws, monkeypatch: pytest.MonkeyPatch) -> EmbeddedAws:
     """The embedded AWS as this process' S3."""
@@ -278,8 +419,20 @@ def test_locations_become_uris(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert isinstance(open_storage(normalize("lake")), LocalStorage)
     assert isinstance(open_storage("s3://bucket/lake"), S3Storage)
     assert normalize("s3://bucket/") == "s3://bucket"
+    assert normalize("gs://bucket//lake/../other/") == "gs://bucket/other"
+    assert (
+        normalize("abfss://box@account.dfs.core.windows.net/") == "abfss://box@account.dfs.core.windows.net"
+    )
+    assert normalize("hdfs:///lake/") == "hdfs:///lake"
+    assert normalize("memory:///lake/") == normalize("memory://lake") == "memory://lake"
+    assert normalize("https://host/x.bag?sign=a/../b") == "https://host/x.bag?sign=a/../b"
     for location, said in [
-        ("gs://bucket/x", "no support for gs://; use s3:// or a path"),
+        ("gopher://host/x", "no support for gopher://; use a path, s3://, gs://"),
+        ("gs:///x", "names no host or bucket (gs://name/...)"),
+        ("memory://", "names no place"),
+        ("hdfs:///", "names no place"),
+        ("zip://x.bag::https://host/x.zip", "chained URIs are not supported"),
+        ("sftp://me:secret@host/x", "sftp://...@host/x: a password in a URI"),
         ("file://tmp/lake", "three slashes"),
         ("s3://", "names no bucket"),
         ("s3:///key", "names no bucket"),

@@ -22,7 +22,7 @@ from airflow_batch_ros.conf import (
     parse_conf,
     parse_output,
 )
-from ros_to_parquet.contract import DriveState, ExtractOptions
+from ros_to_parquet.contract import DriveState, ExtractOptions, PointClouds
 
 DRIVE = {"bucket": "raw-data", "prefix": "drive_1/"}
 GOOD = {"drives_to_process": {"drive_1": DRIVE}}
@@ -64,6 +64,7 @@ def test_every_optional_key() -> None:
             "fail_on": ["damaged", "failed"],
             "ros_distro": "humble",
             "msg_path": ["s3://msgs-bucket/ours/", "s3://msgs-bucket/theirs"],
+            "pointcloud": "decoded",
         }
     )
     assert conf.options == ExtractOptions(
@@ -71,6 +72,7 @@ def test_every_optional_key() -> None:
         ("*/image_raw",),
         ros_distro="humble",
         msg_paths=("s3://msgs-bucket/ours", "s3://msgs-bucket/theirs"),
+        pointcloud=PointClouds.DECODED,
     )
     assert conf.bags == NameGlobs(("*",), ("x.orig.bag",))
     assert conf.output == "s3://lake-bucket/some/lake"
@@ -170,6 +172,10 @@ BAD: list[tuple[object, str]] = [
         "key 'msg_path': expected a list of S3 URIs like [\"s3://bucket/my",
     ),
     ({**GOOD, "msg_path": ["/msgs"]}, "key 'msg_path': expected an S3 URI like s3://bucket/my_packages, not"),
+    (
+        {**GOOD, "pointcloud": "columns"},
+        "key 'pointcloud': expected recorded or decoded, not \"columns\"",
+    ),
     ({**GOOD, "fail_on": ["broken"]}, "key 'fail_on': \"broken\" is no drive state; known are succeeded, "),
 ]
 

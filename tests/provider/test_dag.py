@@ -96,6 +96,7 @@ def test_every_optional_key(dag: Any, s3: S3Client, bucket: str, variables: None
             "fail_on": ["failed", "partial", "damaged"],
             "ros_distro": "humble",
             "msg_path": [f"s3://{bucket}/packages/"],
+            "pointcloud": "decoded",
         },
     )
     assert state == "success"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from ros_to_parquet.bag import mcap, rosbag1, rosbag2_sqlite
+from ros_to_parquet.bag import mcap, rosbag1
 from ros_to_parquet.bag.decompress import ZSTD_MAGIC
 from ros_to_parquet.bag.model import (
     BagError,
@@ -31,6 +31,8 @@ __all__ = [
     "open_bag",
 ]
 
+SQLITE_MAGIC = b"SQLite format 3\0"
+
 _COMPRESSED = {
     ZSTD_MAGIC: ("zstd", "zstd -d"),
     b"\x1f\x8b": ("gzip", "gunzip"),
@@ -52,6 +54,7 @@ def open_bag(
     slice_index: int = 0,
     slice_count: int = 1,
     metadata: str | None = None,
+    beside: Mapping[str, RandomAccess] | None = None,
     budget: MemoryBudget = DEFAULT_BUDGET,
 ) -> BagReader:
     """A reader of a bag, its format told from its first bytes.
@@ -64,6 +67,8 @@ def open_bag(
             split, for it has no index or is a database, slice 0 is the whole and the others are empty.
         slice_count: how many slices there are.
         metadata: text of the ``metadata.yaml`` in a rosbag2 folder.
+        beside: files that SQLite left beside a database, by what they add to its name (``-wal``: messages
+            that are not in it yet; ``-journal``: how to take back what was not finished).
         budget: how much may be in memory at a time; how large a chunk, a message and a block may be.
 
     Raises:
@@ -84,7 +89,10 @@ def open_bag(
         return mcap.McapReader(
             counted, wanted=wanted, budget=budget, slice_index=slice_index, slice_count=slice_count
         )
-    return rosbag2_sqlite.SqliteReader(counted, wanted=wanted, budget=budget, slice_index=slice_index)
+    from ros_to_parquet.bag.rosbag2_sqlite import SqliteReader
+
+    counted_beside = {name: CountedSource(each) for name, each in (beside or {}).items()}
+    return SqliteReader(counted, wanted=wanted, budget=budget, slice_index=slice_index, beside=counted_beside)
 
 
 def _sniff(head: bytes, size: int) -> BagFormat:
@@ -94,7 +102,7 @@ def _sniff(head: bytes, size: int) -> BagFormat:
         return "rosbag1"
     if head.startswith(mcap.MAGIC):
         return "mcap"
-    if head.startswith(rosbag2_sqlite.MAGIC):
+    if head.startswith(SQLITE_MAGIC):
         return "sqlite3"
     if head.startswith((b"#ROSRECORD V1", b"#ROSBAG V1")):
         version = head.split(b"\n")[0].decode("ascii", "replace")
@@ -107,7 +115,7 @@ def _sniff(head: bytes, size: int) -> BagFormat:
     for magic, (name, command) in _COMPRESSED.items():
         if head.startswith(magic):
             raise BagError(f"the whole file is compressed with {name}: decompress it first (`{command}`)")
-    if any(magic.startswith(head) for magic in (rosbag1.MAGIC, mcap.MAGIC, rosbag2_sqlite.MAGIC)):
+    if any(magic.startswith(head) for magic in (rosbag1.MAGIC, mcap.MAGIC, SQLITE_MAGIC)):
         raise BagError(f"a bag that is cut off after {size} bytes: nothing is in it")
     raise BagError(f"neither a ROS 1 bag, an MCAP file nor a SQLite bag: it begins with {head[:16].hex(' ')}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,7 +42,6 @@ class ConnectionTable:
         self._known: dict[int, list[int]] = {}
         self._lookup = np.full(self._TABLE_SIZE, -1, np.int64)
         self._undefined: dict[int, list[int]] = {}
-        self._found = np.zeros(0, np.int64)
         self._waiting = Waiting(budget.joined)
         self.connections: list[Connection] = []
         self.counts: dict[int, int] = {}
@@ -70,7 +69,12 @@ class ConnectionTable:
     def __contains__(self, recorded_id: int) -> bool:
         return recorded_id in self._meaning
 
-    def expected(self, recorded: dict[int, int]) -> dict[int, int]:
+    @property
+    def is_ambiguous(self) -> bool:
+        """Whether an id was defined with more than one content."""
+        return any(len(known) > 1 for known in self._known.values())
+
+    def expected(self, recorded: Mapping[int, int]) -> dict[int, int]:
         """Counts by recorded id as counts by connection.
 
         Where a recorded id became several connections, what was found of the others is taken off the
@@ -120,15 +124,16 @@ class ConnectionTable:
         yield from self._resolved(data, self._counted(messages, ids))
 
     def rest(self) -> Iterator[MessageBlock]:
-        """Blocks of what still waits; to be called at the end. Then ``counts`` are complete."""
-        self.counts.update(enumerate(self._found.tolist()))
+        """Blocks of what still waits; to be called at the end."""
         if self._waiting:
             yield from self._by_connection(*self._waiting.release())
 
     def _counted(self, messages: Messages, ids: Int64Array) -> Messages:
         """The messages of wanted connections, by their own ids; all are counted."""
         found = np.bincount(ids + 1, minlength=len(self.connections) + 1)  # the first one is for id -1
-        self._found = np.pad(self._found, (0, len(self.connections) - len(self._found))) + found[1:]
+        present = np.flatnonzero(found[1:])
+        for connection_id, count in zip(present.tolist(), found[1:][present].tolist(), strict=True):
+            self.counts[connection_id] += count
         if found[0]:
             self._leave(messages, np.flatnonzero(ids < 0))
         messages = dataclasses.replace(messages, connections=ids)

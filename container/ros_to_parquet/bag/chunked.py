@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from ros_to_parquet.bag.blocks import ConnectionTable
+from ros_to_parquet.bag.blocks import ConnectionTable, Definition
 from ros_to_parquet.bag.decompress import decompress
+from ros_to_parquet.bag.index import ChunkIndex
 from ros_to_parquet.bag.model import BagFormat, Connection, Damage, Int64Array, MessageBlock, UInt8Array
-from ros_to_parquet.bag.scan import Batch, Framing, R, Span, part, walk
-from ros_to_parquet.bag.source import CountedSource, ForwardBuffer
+from ros_to_parquet.bag.scan import Batch, Framing, Overrun, R, Span, merged, part, walk, without
+from ros_to_parquet.bag.source import GAP_BYTES, CountedSource, ForwardBuffer
 from ros_to_parquet.memory import MemoryBudget
 
 
@@ -43,7 +45,14 @@ class ChunkFraming(Framing[R], Protocol[R]):
 
 
 class ChunkedReader(ABC, Generic[R]):
-    """A `BagReader` of a bag of records and chunks, which a subclass lays out."""
+    """A `BagReader` of a bag of records and chunks, which a subclass lays out.
+
+    Chunks that hold nothing wanted by the bag's index are left out: neither read nor decompressed, and their
+    messages counted as the index has them. If the rest is not as the index says (counts of a connection,
+    places, a connection with two meanings, any damage), what was left out is read after it, so that an index
+    that lies costs the order of rows and nothing else. It is believed where nothing speaks against it: a
+    connection that takes on a wanted topic only within chunks that are left out is not found.
+    """
 
     format: BagFormat
 
@@ -57,6 +66,7 @@ class ChunkedReader(ABC, Generic[R]):
     ) -> None:
         self.damage: list[Damage] = []
         self.compressions: dict[str, int] = {}
+        self.unread_messages = 0
         self._source = source
         self._framing = framing
         self._budget = budget
@@ -81,18 +91,65 @@ class ChunkedReader(ABC, Generic[R]):
     def _run(self, data: UInt8Array, records: R, offsets: Int64Array) -> Iterator[MessageBlock]:
         """The messages among records of one buffer; ``offsets`` say where to find them in the bag."""
 
-    def _read(self, span: Span) -> Iterator[MessageBlock]:
-        """The messages of all records of a span, in and outside of chunks; damage is noted."""
-        for found in walk(ForwardBuffer(self._source), self._framing, span):
-            if isinstance(found, Batch):
-                yield from self._batch(found)
+    def _read(
+        self, span: Span, index: ChunkIndex | None, definitions: Sequence[Definition]
+    ) -> Iterator[MessageBlock]:
+        """The messages of all records of a span, in and outside of chunks; damage is noted.
+
+        With an ``index``, and its ``definitions``, chunks that hold nothing wanted are left out.
+        """
+        left_out = merged(index.left_out, index.left_out_ends) if index else []
+        overruns: list[tuple[int, int]] = []
+        yield from self._walk(without(span, left_out), overruns)
+        if index and left_out:
+            if self._is_as_told(index) and not overruns:
+                self._count(index.left_out_messages)
             else:
-                self._harm(found.offset, found.reason, ends_bag=found.ends_bag)
-                yield from self._chunk(found.offset, found.window, cut=True)
+                for definition in definitions:  # of which the walk may have found another meaning
+                    self._table.define(definition.recorded_id, definition.content)
+                yield from self._walk(_to_be_read(span, left_out, overruns), [])
         yield from self._table.rest()
         self.damage.extend(self._table.undefined())
         if compressed := self._table.compressed_messages:
             self.compressions["zstd"] = self.compressions.get("zstd", 0) + compressed
+
+    def _walk(self, spans: Sequence[Span], overruns: list[tuple[int, int]]) -> Iterator[MessageBlock]:
+        """The messages of spans, ascending; notes where one should have ended, and where it did."""
+        if not spans:
+            return
+        begins = np.array([span.walk_from for span in spans], np.int64)
+        ends = np.array([span.end for span in spans], np.int64)
+        buffer = ForwardBuffer(self._source, merged(begins, ends, GAP_BYTES))
+        reached = 0
+        for span in spans:
+            if reached > span.walk_from:
+                start = max(span.begin, reached)
+                span = dataclasses.replace(span, walk_from=start, begin=start)
+            for found in walk(buffer, self._framing, span):
+                if isinstance(found, Batch):
+                    yield from self._batch(found)
+                elif isinstance(found, Overrun):
+                    reached = found.offset
+                    overruns.append((span.end, reached))
+                else:
+                    self._harm(found.offset, found.reason, ends_bag=found.ends_bag)
+                    yield from self._chunk(found.offset, found.window, cut=True)
+
+    def _is_as_told(self, index: ChunkIndex) -> bool:
+        """Whether the chunks that were read are as the index says."""
+        told = index.own_messages - index.left_out_messages
+        table = self._table
+        return (
+            not self.damage
+            and not table.undefined()
+            and not table.is_ambiguous
+            and table.expected(told) == self.counts
+        )
+
+    def _count(self, unread: Mapping[int, int]) -> None:
+        for connection_id, count in self._table.expected(unread).items():
+            self.counts[connection_id] += count
+            self.unread_messages += count
 
     def _harm(self, offset: int, reason: str, *, ends_bag: bool = False) -> None:
         self.damage.append(Damage(offset, reason, ends_bag))
@@ -135,3 +192,16 @@ class ChunkedReader(ABC, Generic[R]):
         if problems and not cut:
             self._harm(offset, f"a chunk (compression: {compression}) is damaged: {'; '.join(problems)}")
         yield from self._run(content, records, np.full(len(records), offset, np.int64))
+
+
+def _to_be_read(
+    span: Span, left_out: Sequence[tuple[int, int]], overruns: Sequence[tuple[int, int]]
+) -> list[Span]:
+    """What was left out of a span, but for what records before it reached into."""
+    spans = []
+    for start, end in left_out:
+        begin = max([start, *(reached for due, reached in overruns if due <= start)])
+        end = min(end, span.end)
+        if begin < end:
+            spans.append(dataclasses.replace(span, walk_from=begin, begin=begin, end=end))
+    return spans

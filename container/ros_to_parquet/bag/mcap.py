@@ -14,8 +14,20 @@ import numpy.typing as npt
 from ros_to_parquet.bag.blocks import Definition
 from ros_to_parquet.bag.chunked import Chunk, ChunkedReader, ChunkFraming
 from ros_to_parquet.bag.decompress import MAX_CHUNK_BYTES
+from ros_to_parquet.bag.index import ChunkEntries, ChunkIndex, IndexBuilder, flat_entries, index_pieces
 from ros_to_parquet.bag.model import BagFormat, Connection, Int64Array, MessageBlock, Messages, UInt8Array
-from ros_to_parquet.bag.scan import Broken, Look, Need, Records, Scanner, Skip, gather, part, plan_span
+from ros_to_parquet.bag.scan import (
+    Broken,
+    Look,
+    Need,
+    Records,
+    Scanner,
+    Skip,
+    gather,
+    part,
+    plan_span,
+    slice_bounds,
+)
 from ros_to_parquet.bag.source import CountedSource
 from ros_to_parquet.memory import MemoryBudget
 
@@ -26,10 +38,11 @@ CHUNK_INDEX, STATISTICS, DATA_END = 8, 11, 15
 
 _RECORD_HEAD_BYTES = 9
 _FOOTER_BYTES = _RECORD_HEAD_BYTES + 20
-_MAX_SUMMARY_BYTES = 256 << 20
 _MAX_CHUNK_HEAD_BYTES = 4096
 _MESSAGE_INDEX_HEAD_BYTES = _RECORD_HEAD_BYTES + 2 + 4
 _MESSAGE_INDEX_ENTRY_BYTES = 16
+_MESSAGE_INDEX_PLACE = np.dtype([("channel", "<u2"), ("start", "<u8")])
+_CHUNK_INDEX_HEAD = np.dtype([("times", "V16"), ("start", "<u8"), ("length", "<u8"), ("places_bytes", "<u4")])
 
 _BINARY_SCHEMAS = ("protobuf", "flatbuffer")
 
@@ -83,19 +96,22 @@ class McapReader(ChunkedReader[Records]):
         if self._closed:
             data_end = source.size - _FOOTER_BYTES - len(MAGIC)
             try:
-                self._summary = _read_summary(source, framing, data_end)
+                begin, end = slice_bounds(source.size, slice_index, slice_count)
+                builder = IndexBuilder(wanted, begin=begin, end=end)
+                self._summary = _read_summary(source, framing, data_end, builder)
             except ValueError as error:
                 self._harm(data_end, f"the summary cannot be used, the file is read without it: {error}")
                 self._summary = _Summary(data_end)
         self._schemas.update(self._summary.schemas)
         for definition in self._summary.definitions:
             self._table.define(definition.recorded_id, definition.content)
-        self._split = slice_count > 1 and self._can_be_split()
+        self._is_indexed = self._knows_channels()
+        self._split = slice_count > 1 and self._is_indexed
         self._span = plan_span(
             size=source.size,
             data_start=len(MAGIC),
             data_end=self._summary.data_end,
-            anchors=sorted(self._summary.chunks) if slice_count == 1 or self._split else (),
+            anchors=(self._summary.chunks if slice_count == 1 or self._split else ChunkIndex()).offsets,
             slice_index=slice_index,
             slice_count=slice_count,
         )
@@ -106,20 +122,17 @@ class McapReader(ChunkedReader[Records]):
             return None
         if not self._split:
             return self._table.expected(statistics if self._span is not None else {})
-        recorded: Counter[int] = Counter()
-        total: Counter[int] = Counter()
-        for offset, counts in self._summary.chunks.items():
-            total.update(counts)
-            if self._span is not None and self._span.begin <= offset < self._span.end:
-                recorded.update(counts)
-        # Without message indexes, or with messages outside of chunks, chunks do not tell it all.
-        return self._table.expected(recorded) if total == +Counter(statistics) else None
+        own = self._summary.chunks.own_messages if self._span is not None else {}
+        return self._table.expected(own) if self._chunks_tell_all() else None
 
     def blocks(self) -> Iterator[MessageBlock]:
         if self._span is None:
             self.damage.clear()  # the first slice has it
             return
-        yield from self._read(self._span)
+        trusted = self._is_indexed and self._chunks_tell_all()
+        yield from self._read(
+            self._span, self._summary.chunks if trusted else None, self._summary.definitions
+        )
         if not self._closed and not any(damage.ends_bag for damage in self.damage):
             reason = (
                 "the file was cut off in its summary, after the last message"
@@ -128,11 +141,17 @@ class McapReader(ChunkedReader[Records]):
             )
             self._harm(self._source.size, reason, ends_bag=True)
 
-    def _can_be_split(self) -> bool:
-        """Whether a reader that starts in the middle knows all channels."""
-        summary = self._summary
-        used = set(summary.statistics or ()).union(*summary.chunks.values())
-        return bool(summary.chunks) and bool(used) and all(channel in self._table for channel in used)
+    def _knows_channels(self) -> bool:
+        """Whether a reader that does not read all chunks knows all channels."""
+        chunks = self._summary.chunks
+        used = set(self._summary.statistics or ()) | chunks.messages.keys()
+        return len(chunks.offsets) > 0 and bool(used) and all(channel in self._table for channel in used)
+
+    def _chunks_tell_all(self) -> bool:
+        """Whether chunks have all the messages by the index: not without message indexes, or with messages
+        outside of chunks."""
+        statistics = self._summary.statistics
+        return statistics is not None and self._summary.chunks.messages == +Counter(statistics)
 
     def _open_chunk(self, record: UInt8Array) -> Chunk | None:
         if len(record) < _RECORD_HEAD_BYTES or record[0] != CHUNK:
@@ -312,18 +331,19 @@ class _Summary:
     Attributes:
         data_end: where the data section ends.
         definitions: channels whose schema is there, too.
-        chunks: by each chunk's offset, its messages by channel id; empty where that is not recorded.
         statistics: messages by channel id; None where that is not recorded.
     """
 
     data_end: int
     schemas: dict[int, _Schema] = field(default_factory=dict)
     definitions: list[Definition] = field(default_factory=list)
-    chunks: dict[int, dict[int, int]] = field(default_factory=dict)
+    chunks: ChunkIndex = field(default_factory=ChunkIndex)
     statistics: dict[int, int] | None = None
 
 
-def _read_summary(source: CountedSource, framing: _Framing, footer_start: int) -> _Summary:
+def _read_summary(
+    source: CountedSource, framing: _Framing, footer_start: int, builder: IndexBuilder
+) -> _Summary:
     """The summary of a file that ends in a footer.
 
     Raises:
@@ -339,66 +359,90 @@ def _read_summary(source: CountedSource, framing: _Framing, footer_start: int) -
         return _Summary(footer_start)
     if not len(MAGIC) <= summary_start <= footer_start:
         raise ValueError(f"it should begin at byte {summary_start:,} of {source.size:,}")
-    if footer_start - summary_start > _MAX_SUMMARY_BYTES:
-        raise ValueError(f"{footer_start - summary_start:,} bytes are more than any summary has")
-    covered = source.read_at(summary_start, footer_start + _FOOTER_BYTES - 4 - summary_start)
-    if crc32 and zlib.crc32(covered) != crc32:
-        raise ValueError("its checksum is wrong")
-    data = np.frombuffer(covered, np.uint8)[: footer_start - summary_start]
-    records = framing.all_records(data)
-    if (int(records.ends[-1]) if len(records) else 0) != len(data):
-        raise ValueError("its records do not lead to its end")
+    checksum = 0
+
+    def watch(data: bytes) -> None:
+        nonlocal checksum
+        checksum = zlib.crc32(data, checksum)
+
     schemas: dict[int, _Schema] = {}
     channels: list[bytes] = []
-    chunks: dict[int, dict[int, int]] = {}
     statistics = None
-    for kind, start, end in zip(
-        records.kinds.tolist(), records.bodies.tolist(), records.ends.tolist(), strict=True
-    ):
-        body = data[start:end].tobytes()
-        if kind == SCHEMA:
-            schemas.update([_schema(body)])
-        elif kind == CHANNEL:
-            channels.append(body)
-        elif kind == CHUNK_INDEX:
-            offset, counts = _chunk_index(body)
-            if not len(MAGIC) <= offset < summary_start:
-                raise ValueError(f"it says that a chunk is at byte {offset:,}")
-            chunks[offset] = counts
-        elif kind == STATISTICS:
-            statistics = _statistics(body)
-        elif kind in (HEADER, FOOTER, MESSAGE, CHUNK, DATA_END):
+    for data, records in index_pieces(source, framing, summary_start, footer_start, watch=watch):
+        if np.isin(records.kinds, (HEADER, FOOTER, MESSAGE, CHUNK, DATA_END)).any():
             raise ValueError("it holds records that belong elsewhere")
+        for row in np.flatnonzero(np.isin(records.kinds, (SCHEMA, CHANNEL, STATISTICS))).tolist():
+            body = data[records.bodies[row] : records.ends[row]].tobytes()
+            if records.kinds[row] == SCHEMA:
+                schemas.update([_schema(body)])
+            elif records.kinds[row] == CHANNEL:
+                channels.append(body)
+                builder.define(
+                    int.from_bytes(body[:2], "little"), _channel(body, {}, position=0).content.topic
+                )
+            else:
+                statistics = _statistics(body)
+        rows = np.flatnonzero(records.kinds == CHUNK_INDEX)
+        if len(rows):
+            builder.add(_chunk_indexes(data, records.bodies[rows], records.ends[rows], summary_start))
+    watch(source.read_at(footer_start, _FOOTER_BYTES - 4))
+    if crc32 and checksum != crc32:
+        raise ValueError("its checksum is wrong")
     definitions = [
         _channel(body, schemas, position=0)
         for body in channels
         if (schema_id := int.from_bytes(body[2:4], "little")) == 0 or schema_id in schemas
     ]
-    return _Summary(summary_start, schemas, definitions, chunks, statistics)
+    return _Summary(summary_start, schemas, definitions, builder.finish(summary_start), statistics)
 
 
-def _chunk_index(body: bytes) -> tuple[int, dict[int, int]]:
-    """A chunk's offset, and its messages by channel id as the sizes of its message indexes give them."""
-    fields = _Fields(body)
-    fields.skip(16)
-    chunk_start, chunk_length = fields.integer(8), fields.integer(8)
-    pairs = fields.map()
-    index_length = fields.integer(8)
-    places = []
-    while pairs:
-        channel_id = pairs.integer(2)
-        places.append((pairs.integer(8), channel_id))
-    if not places:  # a writer that leaves message indexes out
-        return chunk_start, {}
-    places.sort()
-    ends = [start for start, _ in places[1:]] + [chunk_start + chunk_length + index_length]
-    counts = {}
-    for (start, channel_id), end in zip(places, ends, strict=True):
-        count, rest = divmod(end - start - _MESSAGE_INDEX_HEAD_BYTES, _MESSAGE_INDEX_ENTRY_BYTES)
-        if rest or count < 0:
-            return chunk_start, {}
-        counts[channel_id] = count
-    return chunk_start, counts
+def _chunk_indexes(
+    data: UInt8Array, bodies: Int64Array, ends: Int64Array, summary_start: int
+) -> ChunkEntries:
+    """Chunk index records; messages by channel id as the sizes of the chunk's message indexes give them.
+
+    Raises:
+        ValueError: one is cut off, or says that a chunk is where none can be.
+    """
+    sizes = ends - bodies
+    if (sizes < _CHUNK_INDEX_HEAD.itemsize).any():
+        raise ValueError("its fields go past its end")
+    heads = gather(data, bodies, _CHUNK_INDEX_HEAD)
+    places_bytes = heads["places_bytes"].astype(np.int64)
+    if (_CHUNK_INDEX_HEAD.itemsize + places_bytes + 8 > sizes).any():
+        raise ValueError("its fields go past its end")
+    offsets = heads["start"].astype(np.int64)
+    outside = np.flatnonzero((offsets < len(MAGIC)) | (offsets >= summary_start))
+    if len(outside):
+        raise ValueError(f"it says that a chunk is at byte {heads['start'][outside[0]]:,}")
+    places_start = bodies + _CHUNK_INDEX_HEAD.itemsize
+    index_bytes = gather(data, places_start + places_bytes, np.dtype("<i8"))
+    chunk_ends = offsets + heads["length"].astype(np.int64) + index_bytes
+    chunks, positions = flat_entries(
+        places_start, places_bytes // _MESSAGE_INDEX_PLACE.itemsize, _MESSAGE_INDEX_PLACE.itemsize
+    )
+    entries = gather(data, positions, _MESSAGE_INDEX_PLACE)
+    starts, ids = entries["start"].astype(np.int64), entries["channel"].astype(np.int64)
+    order = np.lexsort((starts, chunks))
+    starts, ids = starts[order], ids[order]
+    following = np.append(starts[1:], 0)
+    last = np.append(chunks[1:] != chunks[:-1], True)[: len(chunks)]
+    following[last] = chunk_ends[chunks[last]]
+    counts, rest = np.divmod(
+        following[: len(starts)] - starts - _MESSAGE_INDEX_HEAD_BYTES, _MESSAGE_INDEX_ENTRY_BYTES
+    )
+    tells = np.zeros(len(offsets), np.bool_)
+    tells[chunks] = True
+    tells[chunks[(rest != 0) | (counts < 0)]] = False
+    told = tells[chunks]
+    return ChunkEntries(
+        offsets=offsets,
+        ends=np.maximum(chunk_ends, 1),  # a sum that overflowed is no end, and not one that is unknown
+        tells=tells,
+        chunks=chunks[told],
+        ids=ids[told],
+        counts=counts[told],
+    )
 
 
 def _statistics(body: bytes) -> dict[int, int] | None:

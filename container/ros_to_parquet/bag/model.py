@@ -180,7 +180,10 @@ class BagReader(Protocol):
     format: BagFormat
     damage: list[Damage]
     counts: dict[int, int]
-    """Messages found a connection id, wanted or not; to hold against ``expected_counts``."""
+    """Messages a connection id, wanted or not; to hold against ``expected_counts``. Of chunks that hold
+    nothing wanted by the bag's index, and so were not read, as many as the index says."""
+    unread_messages: int
+    """How many of them are of chunks that were not read."""
     compressions: dict[str, int]
     """Chunks read by their compression as the bag names it (``none``, ``lz4``, ``bz2``, ``zstd``); a SQLite
     bag's messages count as one chunk each where they are compressed singly, else as none."""

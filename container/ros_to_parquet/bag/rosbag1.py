@@ -12,6 +12,7 @@ import numpy.typing as npt
 from ros_to_parquet.bag.blocks import Definition, groups
 from ros_to_parquet.bag.chunked import Chunk, ChunkedReader, ChunkFraming
 from ros_to_parquet.bag.decompress import MAX_CHUNK_BYTES
+from ros_to_parquet.bag.index import ChunkEntries, ChunkIndex, IndexBuilder, flat_entries, index_pieces
 from ros_to_parquet.bag.model import (
     BagError,
     BagFormat,
@@ -31,6 +32,7 @@ from ros_to_parquet.bag.scan import (
     gather,
     part,
     plan_span,
+    slice_bounds,
 )
 from ros_to_parquet.bag.source import CountedSource
 from ros_to_parquet.memory import MemoryBudget
@@ -43,8 +45,8 @@ _USUAL_DATA_START = 4117
 """Bag headers are padded to 4,096 bytes so that they can be written again when the bag is closed."""
 
 _MAX_HEADER_BYTES = 1 << 20
-_MAX_INDEX_BYTES = 256 << 20
 _INDEX_ENTRY_BYTES = 12
+_CHUNK_INFO_ENTRY = np.dtype([("conn", "<u4"), ("count", "<u4")])
 _MAX_INDEX_RECORD_BYTES = 64 << 20
 
 _SCAN = """
@@ -87,17 +89,19 @@ class Rosbag1Reader(ChunkedReader["Rosbag1Records"]):
         self._closed = header.index_pos != 0
         self._index: _Index | None = None
         if self._closed:
+            begin, end = slice_bounds(source.size, slice_index, slice_count)
             try:
-                self._index = _read_index(source, framing, header)
+                self._index = _read_index(source, framing, header, IndexBuilder(wanted, begin=begin, end=end))
             except ValueError as error:
                 self._harm(header.index_pos, f"the index cannot be used, the bag is read without it: {error}")
-        for definition in self._index.definitions if self._index else ():
+        self._definitions = self._index.definitions if self._index else []
+        for definition in self._definitions:
             self._table.define(definition.recorded_id, definition.content)
         self._span = plan_span(
             size=source.size,
             data_start=header.data_start,
             data_end=header.index_pos if self._index else source.size,
-            anchors=sorted(self._index.chunks) if self._index else (),
+            anchors=(self._index.chunks if self._index else ChunkIndex()).offsets,
             slice_index=slice_index,
             slice_count=slice_count,
         )
@@ -105,23 +109,13 @@ class Rosbag1Reader(ChunkedReader["Rosbag1Records"]):
     def expected_counts(self) -> dict[int, int] | None:
         if self._index is None:
             return None
-        counts = [
-            pairs
-            for chunk_pos, pairs in self._index.chunks.items()
-            if self._span is not None and self._span.begin <= chunk_pos < self._span.end
-        ]
-        if not counts:
-            return self._table.expected({})
-        pairs = np.concatenate(counts)
-        recorded, places = np.unique(pairs[:, 0], return_inverse=True)
-        sums = np.bincount(places, weights=pairs[:, 1])
-        return self._table.expected(dict(zip(recorded.tolist(), sums.astype(np.int64).tolist(), strict=True)))
+        return self._table.expected(self._index.chunks.own_messages if self._span is not None else {})
 
     def blocks(self) -> Iterator[MessageBlock]:
         if self._span is None:
             self.damage.clear()  # the first slice has it
             return
-        yield from self._read(self._span)
+        yield from self._read(self._span, self._index.chunks if self._index else None, self._definitions)
         if not self._closed and not any(damage.ends_bag for damage in self.damage):
             self._harm(
                 self._source.size, "the bag was never closed: it may lack its last messages", ends_bag=True
@@ -256,10 +250,9 @@ class _Framing(ChunkFraming[Rosbag1Records]):
         kind = _integer(fields[b"op"])
         body_start = 8 + header_length
         size = _integer(window[body_start - 4 : body_start].tobytes())
-        if kind == INDEX and b"count" in fields:
-            return self._index_record(
-                window, left, body_start + size, body_start + _INDEX_ENTRY_BYTES * _integer(fields[b"count"])
-            )
+        counted = _INDEX_ENTRY_BYTES * _integer(fields[b"count"]) if b"count" in fields else size
+        if kind == INDEX and counted != size:
+            return self._index_record(window, left, body_start + size, body_start + counted)
         if MAX_CHUNK_BYTES < size <= left - body_start:
             return Broken(f"a record says it is {size:,} bytes long")
         return Need(body_start + size, "chunk" if kind == CHUNK else "record")
@@ -293,18 +286,21 @@ _VALUES: Mapping[bytes, np.dtype[Any]] = {
     b"time": np.dtype("<i8"),
     b"count": _UINT32,
 }
+_CHUNK_POS: Mapping[bytes, np.dtype[Any]] = {b"chunk_pos": np.dtype("<i8")}
 
 _MAX_LAYOUTS = 8
 """Headers of one length are read all at once for so many orders of their fields; a bag has one or two."""
 
 
-def _header_values(data: UInt8Array, starts: Int64Array, lengths: Int64Array) -> Int64Array:
-    """The values of `_VALUES` of all headers; int64, shape (values, headers), -1 where there is none.
+def _header_values(
+    data: UInt8Array, starts: Int64Array, lengths: Int64Array, dtypes: Mapping[bytes, np.dtype[Any]] = _VALUES
+) -> Int64Array:
+    """The values of ``dtypes`` of all headers; int64, shape (values, headers), -1 where there is none.
 
     All headers of a kind are laid out alike by one recorder, so the first one is parsed and the others are
     only compared with it where they are not values.
     """
-    values = np.full((len(_VALUES), len(starts)), _NO_VALUE, np.int64)
+    values = np.full((len(dtypes), len(starts)), _NO_VALUE, np.int64)
     every = np.arange(len(starts))
     for length, chosen in groups(lengths):
         if length == 0:
@@ -312,16 +308,18 @@ def _header_values(data: UInt8Array, starts: Int64Array, lengths: Int64Array) ->
         rows = every[chosen]
         raw = gather(data, starts[rows], np.dtype(f"V{length}")).view(np.uint8).reshape(-1, length)
         for _ in range(_MAX_LAYOUTS):
-            alike = _read_alike(values, rows, raw)
+            alike = _read_alike(values, rows, raw, dtypes)
             rows, raw = rows[~alike], raw[~alike]
             if not len(rows):
                 break
         for row in range(len(rows)):
-            _read_alike(values, rows[row : row + 1], raw[row : row + 1])
+            _read_alike(values, rows[row : row + 1], raw[row : row + 1], dtypes)
     return values
 
 
-def _read_alike(values: Int64Array, rows: Int64Array, raw: UInt8Array) -> npt.NDArray[np.bool_]:
+def _read_alike(
+    values: Int64Array, rows: Int64Array, raw: UInt8Array, dtypes: Mapping[bytes, np.dtype[Any]]
+) -> npt.NDArray[np.bool_]:
     """Reads the headers that are laid out as the first one is; which they are."""
     layout = _layout(raw[0].tobytes())
     if layout is None:
@@ -332,7 +330,7 @@ def _read_alike(values: Int64Array, rows: Int64Array, raw: UInt8Array) -> npt.ND
     for start, end in layout.values():
         constant[start:end] = False
     alike: npt.NDArray[np.bool_] = (raw[:, constant] == raw[0, constant]).all(axis=1)
-    for number, (name, dtype) in enumerate(_VALUES.items()):
+    for number, (name, dtype) in enumerate(dtypes.items()):
         start, end = layout.get(name, (0, 0))
         if end - start == dtype.itemsize:
             values[number, rows[alike]] = np.ascontiguousarray(raw[alike, start:end]).view(dtype)[:, 0]
@@ -397,13 +395,8 @@ class _BagHeader:
 
 @dataclass(frozen=True, slots=True)
 class _Index:
-    """``chunks``: by each chunk's offset, recorded connection ids and messages of each.
-
-    uint32, shape (connections, 2), in the index as it was read: a large bag's has millions of them.
-    """
-
     definitions: list[Definition]
-    chunks: dict[int, npt.NDArray[np.uint32]]
+    chunks: ChunkIndex
 
 
 def _definition(data: UInt8Array, records: Rosbag1Records, row: int) -> Definition | None:
@@ -432,46 +425,65 @@ def _definition(data: UInt8Array, records: Rosbag1Records, row: int) -> Definiti
     return Definition(recorded_id, start, connection)
 
 
-def _read_index(source: CountedSource, framing: _Framing, header: _BagHeader) -> _Index:
+def _read_index(
+    source: CountedSource, framing: _Framing, header: _BagHeader, builder: IndexBuilder
+) -> _Index:
     """The connections and chunk infos at the bag's end.
 
     Raises:
         ValueError: they are not (all) there, or contradict themselves.
     """
-    size_bytes = source.size - header.index_pos
-    if header.index_pos < header.data_start or size_bytes < 0:
+    if not header.data_start <= header.index_pos <= source.size:
         raise ValueError(f"it should begin at byte {header.index_pos:,} of {source.size:,}")
-    if size_bytes > _MAX_INDEX_BYTES:
-        raise ValueError(f"{size_bytes:,} bytes are more than any index has")
-    data = np.frombuffer(source.read_at(header.index_pos, size_bytes), np.uint8)
-    records = framing.all_records(data)
-    if (int(records.ends[-1]) if len(records) else 0) != len(data):
-        raise ValueError("it is cut off or broken")
     definitions: list[Definition] = []
     contents: dict[int, Connection] = {}
-    chunks: dict[int, npt.NDArray[np.uint32]] = {}
-    for row, kind in enumerate(records.kinds.tolist()):
-        if kind == CONNECTION:
+    for data, records in index_pieces(source, framing, header.index_pos, source.size):
+        if not np.isin(records.kinds, (CONNECTION, CHUNK_INFO)).all():
+            raise ValueError("it holds records that belong elsewhere")
+        for row in np.flatnonzero(records.kinds == CONNECTION).tolist():
             definition = _definition(data, records, row)
             if definition is None:
                 raise ValueError("a connection record cannot be read")
             if contents.setdefault(definition.recorded_id, definition.content) != definition.content:
                 raise ValueError(f"connection {definition.recorded_id} is defined in two ways")
             definitions.append(definition)
-        elif kind == CHUNK_INFO:
-            fields = _first_header(data[records.starts[row] :]) or {}
-            entries = data[records.bodies[row] : records.ends[row]]
-            if b"chunk_pos" not in fields or len(entries) % 8:
-                raise ValueError("a chunk info record cannot be read")
-            chunk_pos = _integer(fields[b"chunk_pos"])
-            if not header.data_start <= chunk_pos < header.index_pos or chunk_pos in chunks:
-                raise ValueError(f"it says that a chunk is at byte {chunk_pos:,}")
-            chunks[chunk_pos] = entries.view("<u4").reshape(-1, 2)
-        else:
-            raise ValueError("it holds records that belong elsewhere")
-    if len(chunks) != header.chunk_count:
-        raise ValueError(f"{header.chunk_count:,} chunks are recorded, {len(chunks):,} are in the index")
-    named = np.unique(np.concatenate([pairs[:, 0] for pairs in chunks.values()])) if chunks else ()
-    if any(int(recorded_id) not in contents for recorded_id in named):
+            builder.define(definition.recorded_id, definition.content.topic)
+        rows = np.flatnonzero(records.kinds == CHUNK_INFO)
+        if len(rows):
+            builder.add(_chunk_infos(data, records, rows, header))
+    chunks = builder.finish(header.index_pos)
+    if len(chunks.offsets) != header.chunk_count:
+        raise ValueError(
+            f"{header.chunk_count:,} chunks are recorded, {len(chunks.offsets):,} are in the index"
+        )
+    if builder.named - contents.keys():
         raise ValueError("it names connections that it does not define")
     return _Index(definitions, chunks)
+
+
+def _chunk_infos(
+    data: UInt8Array, records: Rosbag1Records, rows: Int64Array, header: _BagHeader
+) -> ChunkEntries:
+    """Chunk info records. Of a chunk's end they say nothing: what follows belongs to it, up to the next one.
+
+    Raises:
+        ValueError: one cannot be read, or says that a chunk is where none can be.
+    """
+    starts, bodies, ends = records.starts[rows], records.bodies[rows], records.ends[rows]
+    (offsets,) = _header_values(data, starts + 4, bodies - starts - 8, _CHUNK_POS)
+    sizes, rest = np.divmod(ends - bodies, _CHUNK_INFO_ENTRY.itemsize)
+    if (offsets == _NO_VALUE).any() or rest.any():
+        raise ValueError("a chunk info record cannot be read")
+    outside = np.flatnonzero((offsets < header.data_start) | (offsets >= header.index_pos))
+    if len(outside):
+        raise ValueError(f"it says that a chunk is at byte {offsets[outside[0]]:,}")
+    chunks, places = flat_entries(bodies, sizes, _CHUNK_INFO_ENTRY.itemsize)
+    entries = gather(data, places, _CHUNK_INFO_ENTRY)
+    return ChunkEntries(
+        offsets=offsets,
+        ends=np.zeros(len(rows), np.int64),
+        tells=np.ones(len(rows), np.bool_),
+        chunks=chunks,
+        ids=entries["conn"].astype(np.int64),
+        counts=entries["count"].astype(np.int64),
+    )

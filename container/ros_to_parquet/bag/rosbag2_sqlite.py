@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 import itertools
-import os
-import shutil
-import sqlite3
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
+import apsw
 import numpy as np
 
 from ros_to_parquet.bag.blocks import MAX_BLOCK_MESSAGES, ConnectionTable
 from ros_to_parquet.bag.join import joined
 from ros_to_parquet.bag.model import BagError, BagFormat, Connection, Damage, MessageBlock, Messages
 from ros_to_parquet.bag.source import CountedSource
+from ros_to_parquet.bag.sqlite_files import LOG, Database
 from ros_to_parquet.memory import MemoryBudget
-
-MAGIC = b"SQLite format 3\0"
-
-_ROWS = """
-SELECT rowid, IFNULL(CAST(topic_id AS INTEGER), -1), IFNULL(CAST(timestamp AS INTEGER), 0),
-    IFNULL(CAST(data AS BLOB), x'')
-FROM messages WHERE rowid >= ? ORDER BY rowid
-"""
 
 _LEAST_ROWID, _MOST_ROWID = -(1 << 63), (1 << 63) - 1
 
@@ -36,15 +25,18 @@ _MAX_ROWS = 64
 _MAX_GAPS = 1000
 """Unreadable stretches after which the rest is given up."""
 
-_ERRORS = (sqlite3.Error, MemoryError)
-"""What a damaged database raises; it may ask for impossible amounts of memory."""
+_ERRORS = (apsw.Error, MemoryError, UnicodeError)
+"""What a damaged database raises; it may ask for impossible amounts of memory, or hold names of any bytes."""
 
 
 class SqliteReader:
     """A SQLite bag, read in the order of its rows. It cannot be split: its first slice is the whole.
 
+    Of topics that are not wanted, the messages' contents are not read where they fill pages of their own.
+
     Raises:
         BagError: no rosbag2 database, or one that is damaged where its topics are.
+        OSError: or whatever else the source raises.
     """
 
     format: BagFormat = "sqlite3"
@@ -56,56 +48,93 @@ class SqliteReader:
         wanted: Callable[[str], bool],
         budget: MemoryBudget,
         slice_index: int,
+        beside: Mapping[str, CountedSource],
     ) -> None:
+        """Of the files ``beside`` it, SQLite's write-ahead log and rollback journal are made use of."""
         self.damage: list[Damage] = []
         self.compressions: dict[str, int] = {}
+        self.unread_messages = 0
         self._source = source
+        self._beside = beside
         self._budget = budget
         self._table = ConnectionTable(wanted, budget)
         self.counts = self._table.counts
-        self._expected: dict[int, int] | None = {}
-        self._counted = slice_index > 0
-        self._scratch: tempfile.TemporaryDirectory[str] | None = None
-        self._path = ""
+        self._indexed: int | None = None
+        self._query = ""
+        self._database: Database | None = None
         if slice_index > 0:
             return
-        self._path = source.local_path()
         page_bytes, missing_bytes = _header(source)
-        if missing_bytes > 0:
+        if missing_bytes > 0 and not beside:  # what is not in the file may be in those
             self._harm(source.size, f"the file is cut off: its last {missing_bytes:,} bytes are not there")
-            if cut_bytes := source.size % page_bytes:
-                self._copy_without(cut_bytes)
+        if LOG in beside:
+            self._harm(
+                -1,
+                f"the bag was never closed: {beside[LOG].size:,} bytes of its write-ahead log were read with "
+                "it, but it may lack its last messages",
+            )
         try:
-            with closing(self._connect()) as database:
-                for topic_id, connection in _topics(database):
-                    self._table.define(topic_id, connection)
+            # Of a page that is cut off, SQLite would take zeros for the rest.
+            self._database = Database(
+                source,
+                beside,
+                size=source.size - source.size % page_bytes,
+                kept_bytes=2 * budget.window,
+            )
+            self._begin(self._database, wanted)
         except _ERRORS as error:
+            if self._database is not None:
+                self._database.raise_failure()
             raise BagError(
                 f"the SQLite database cannot be read: {error}; `sqlite3 FILE .recover` may help"
             ) from error
 
+    def _begin(self, database: Database, wanted: Callable[[str], bool]) -> None:
+        connection = database.connection
+        connection.limit(apsw.SQLITE_LIMIT_LENGTH, max(self._source.size, 1 << 20))
+        connection.execute("PRAGMA writable_schema = ON")  # or a file that is cut off cannot be read at all
+        taken: dict[int, bool] = {}
+        for topic_id, content in _topics(connection):
+            self._table.define(topic_id, content)
+            taken[topic_id] = taken.get(topic_id, False) or wanted(content.topic)
+        self._query = _rows_query([topic_id for topic_id, is_wanted in taken.items() if not is_wanted])
+        if database.is_rolled_back:
+            self._harm(
+                -1,
+                "its last transaction was not finished: by the rollback journal beside it, messages of that "
+                "transaction were taken back",
+            )
+
     @property
     def bytes_read(self) -> int:
-        return self._source.bytes_read
+        return self._source.bytes_read + sum(each.bytes_read for each in self._beside.values())
 
     def connections(self) -> list[Connection]:
         return list(self._table.connections)
 
     def expected_counts(self) -> dict[int, int] | None:
-        if not self._counted:
-            self._counted = True
-            try:
-                with closing(self._connect()) as database:
-                    self._expected = self._table.expected(_count(database, self._source.size))
-            except _ERRORS:  # what is damaged cannot be counted, and is reported when it is read
-                self._expected = None
-        return self._expected
+        """The counts of the rows that were read, held against the number of entries in the index of times.
+
+        That index is a tree of its own beside the rows', and knows no topics: entries without a row that
+        could be read count as -1, as do rows of topics that the bag never defines. Of a bag without that
+        index, the rows' own numbers tell: rosbag2 counts them from 1.
+        """
+        if self._database is None:
+            return {}
+        if self._indexed is None:
+            return None
+        expected = dict(self.counts)
+        if more := self._indexed - sum(expected.values()):
+            expected[-1] = more
+        return expected
 
     def blocks(self) -> Iterator[MessageBlock]:
-        if not self._path:
+        if self._database is None:
             return
-        with closing(self._connect()) as database:
-            for rows in self._rows(database):
+        with closing(self._database) as database:
+            index = _IndexCount(database.connection, self._source.size)
+            found = last = 0
+            for rows in self._rows(database, index):
                 data, starts, lengths = joined(rows.payloads)
                 messages = Messages(
                     connections=np.array(rows.topic_ids, np.int64),
@@ -116,57 +145,54 @@ class SqliteReader:
                     sequences=None,
                     offsets=np.array(rows.rowids, np.int64),
                 )
+                found += len(messages)
+                last = rows.rowids[-1]
                 yield from self._table.blocks(data, messages)
             yield from self._table.rest()
+            if index.is_there:
+                self._indexed = index.count_rest()
+            elif found == last and not any(each.offset >= 0 for each in self.damage):
+                self._indexed = found
+            database.raise_failure()
+        if self._indexed is not None and self._indexed < found:
+            self._harm(-1, f"its index has {self._indexed:,} messages, and {found:,} were found")
+            self._indexed = None
         self.damage.extend(self._table.undefined())
         if compressed := self._table.compressed_messages:
             self.compressions["zstd"] = compressed
-        self.expected_counts()  # while the file is there
-        if self._scratch is not None:
-            self._scratch.cleanup()
 
     def _harm(self, rowid: int, reason: str, *, ends_bag: bool = False) -> None:
         self.damage.append(Damage(rowid, reason, ends_bag))
 
-    def _copy_without(self, cut_bytes: int) -> None:
-        """Leaves out a page that is cut off, for SQLite would take zeros for the rest of it."""
-        self._scratch = tempfile.TemporaryDirectory(prefix="ros-to-parquet-")
-        copy = str(Path(self._scratch.name) / "whole-pages.db3")
-        shutil.copyfile(self._path, copy)
-        os.truncate(copy, self._source.size - cut_bytes)
-        self._path = copy
+    def _rows(self, database: Database, index: _IndexCount) -> Iterator[_Rows]:
+        """All rows that can be read, some at a time; where some cannot, damage is noted.
 
-    def _connect(self) -> sqlite3.Connection:
-        """A connection that changes nothing, takes no lock, and may be used by another thread."""
-        uri = f"{Path(self._path).absolute().as_uri()}?mode=ro&immutable=1"
-        database = sqlite3.connect(uri, uri=True, check_same_thread=False)
-        database.text_factory = lambda text: text.decode("utf-8", "backslashreplace")
-        database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max(self._source.size, 1 << 20))
-        database.execute("PRAGMA writable_schema = ON")  # or a file that is cut off cannot be read at all
-        return database
-
-    def _rows(self, database: sqlite3.Connection) -> Iterator[_Rows]:
-        """All rows that can be read, some at a time; where some cannot, damage is noted."""
+        The index is counted along with them.
+        """
         rows = _Rows()
         first = _LEAST_ROWID
         most = _MAX_ROWS
         gaps = 0
         while True:
             try:
-                for taken in _fetch(database, first, most, self._budget.block):
+                for taken in _fetch(database.connection, self._query, first, most, self._budget.block):
                     rows.extend(*taken)
+                    index.follow(*taken)
                     first = rows.rowids[-1] + 1
                     if rows.size_bytes >= self._budget.block or len(rows.rowids) >= MAX_BLOCK_MESSAGES:
                         yield rows
                         rows = _Rows()
                 break
             except _ERRORS as error:
+                database.raise_failure()
                 if most > 1:  # again, one by one: the others of the rows taken together can be read
                     most = 1
                     continue
                 gaps += 1
                 begin = max(first, 0)
-                readable = _next_readable(database, first) if gaps < _MAX_GAPS else None
+                readable = (
+                    _next_readable(database.connection, self._query, first) if gaps < _MAX_GAPS else None
+                )
                 if readable is None:
                     self._harm(begin, f"rows from {begin:,} on cannot be read: {error}", ends_bag=True)
                     break
@@ -200,31 +226,40 @@ class _Rows:
         self.size_bytes += sum(map(len, payloads))
 
 
+def _rows_query(unwanted: Sequence[int]) -> str:
+    """A query of rows from a row id on; of ``unwanted`` topics without their contents."""
+    topic_id, data = "IFNULL(CAST(topic_id AS INTEGER), -1)", "IFNULL(CAST(data AS BLOB), x'')"
+    if unwanted:
+        data = f"CASE WHEN {topic_id} IN ({', '.join(map(str, unwanted))}) THEN x'' ELSE {data} END"
+    time_ns = "IFNULL(CAST(timestamp AS INTEGER), 0)"
+    return f"SELECT rowid, {topic_id}, {time_ns}, {data} FROM messages WHERE rowid >= ? ORDER BY rowid"
+
+
 def _fetch(
-    database: sqlite3.Connection, first: int, most: int, most_bytes: int
+    database: apsw.Connection, query: str, first: int, most: int, most_bytes: int
 ) -> Iterator[tuple[Any, Any, Any, Any]]:
     """The rows from row id ``first`` on, in columns; ``most`` at a time, fewer where they are large.
 
     Raises:
-        sqlite3.Error: the next row, or one of those that would be next, cannot be read.
+        apsw.Error: the next row, or one of those that would be next, cannot be read.
     """
-    cursor = database.execute(_ROWS, (first,))
+    cursor = database.execute(query, (first,))
     limit = 1
-    while taken := cursor.fetchmany(limit):
+    while taken := list(itertools.islice(cursor, limit)):
         rowids, topic_ids, timestamps, payloads = zip(*taken, strict=True)
         if rowids[0] < first or rowids[-1] < rowids[0]:  # a loop in a damaged file would never end
-            raise sqlite3.DatabaseError("the rows are out of order")
+            raise apsw.CorruptError("the rows are out of order")
         yield rowids, topic_ids, timestamps, payloads
         first = rowids[-1] + 1
         limit = max(1, min(most, most_bytes // max(1, *map(len, payloads))))
 
 
-def _next_readable(database: sqlite3.Connection, first: int) -> int | None:
+def _next_readable(database: apsw.Connection, query: str, first: int) -> int | None:
     """The next row id after ``first`` from where rows can be read; None if there is none."""
 
     def rows_are_there(rowid: int) -> bool:
         try:
-            return database.execute(_ROWS + " LIMIT 1", (rowid,)).fetchone() is not None
+            return database.execute(f"{query} LIMIT 1", (rowid,)).fetchone() is not None
         except _ERRORS:
             return False
 
@@ -244,18 +279,73 @@ def _next_readable(database: sqlite3.Connection, first: int) -> int | None:
     return readable
 
 
-def _count(database: sqlite3.Connection, size: int) -> dict[int, int]:
-    """Messages by topic id.
+class _IndexCount:
+    """The entries of the bag's index of times, counted in stretches while the rows are read.
 
-    Raises:
-        sqlite3.Error: a part of the messages cannot be read, or there is no end of them.
+    An index's pages lie among those of the rows that it was written with: so they need not be fetched again.
     """
-    million = 1_000_000
-    steps = itertools.count(1)
-    # A row takes more than 10 bytes and less than 30 steps, so more steps are a loop in a damaged file.
-    database.set_progress_handler(lambda: next(steps) * million > 3 * size + 10 * million, million)
-    query = "SELECT IFNULL(CAST(topic_id AS INTEGER), -1), COUNT(*) FROM messages GROUP BY 1"
-    return dict(database.execute(query).fetchall())
+
+    _STRETCH_BYTES = 4 << 20
+    _STRETCH_ROWS = 4096
+    _STEPS = 1_000_000
+
+    def __init__(self, database: apsw.Connection, size: int) -> None:
+        self._database = database
+        query = "SELECT 1 FROM sqlite_schema WHERE type = 'index' AND name = 'timestamp_idx'"
+        self.is_there = database.execute(query).fetchone() is not None
+        # A row takes more than 10 bytes and less than 30 steps, so more steps are a loop in a damaged file.
+        self._most_steps = 3 * size + 10 * self._STEPS
+        self._steps = 0
+        self._entries: int | None = 0 if self.is_there else None
+        self._counted_to: int | None = None
+        self._times: list[int] = []
+        self._size_bytes = 0
+        self._count("timestamp IS NULL")
+
+    def follow(
+        self,
+        _rowids: Sequence[int],
+        _topic_ids: Sequence[int],
+        times: Sequence[int],
+        payloads: Sequence[bytes],
+    ) -> None:
+        """Takes note of rows that were read, and counts on when they are many."""
+        self._times.extend(times)
+        self._size_bytes += sum(map(len, payloads))
+        if self._size_bytes >= self._STRETCH_BYTES or len(self._times) >= self._STRETCH_ROWS:
+            # One time far off must not have all of the index be read: the middle one of them does not.
+            middle = sorted(self._times)[len(self._times) // 2]
+            if self._counted_to is None:
+                self._count("timestamp <= ?", middle)
+            elif middle > self._counted_to:
+                self._count("timestamp > ? AND timestamp <= ?", self._counted_to, middle)
+            self._counted_to = middle if self._counted_to is None else max(middle, self._counted_to)
+            self._times.clear()
+            self._size_bytes = 0
+
+    def count_rest(self) -> int | None:
+        """All entries; None where they cannot be read."""
+        if self._counted_to is None:
+            self._count("timestamp IS NOT NULL")
+        else:
+            self._count("timestamp > ?", self._counted_to)
+        return self._entries
+
+    def _count(self, which: str, *values: int) -> None:
+        if self._entries is None:
+            return
+        query = f"SELECT COUNT(*) FROM messages INDEXED BY timestamp_idx WHERE {which}"
+        self._database.set_progress_handler(self._is_endless, self._STEPS)
+        try:
+            self._entries += self._database.execute(query, values).get
+        except _ERRORS:  # damaged, as the rows may be, which are what is reported
+            self._entries = None
+        finally:
+            self._database.set_progress_handler(None)
+
+    def _is_endless(self) -> bool:
+        self._steps += self._STEPS
+        return self._steps > self._most_steps
 
 
 def _header(source: CountedSource) -> tuple[int, int]:
@@ -268,30 +358,29 @@ def _header(source: CountedSource) -> tuple[int, int]:
     return page_bytes, max(pages * page_bytes - source.size, 0)
 
 
-def _topics(database: sqlite3.Connection) -> Iterator[tuple[int, Connection]]:
+def _topics(database: apsw.Connection) -> Iterator[tuple[int, Connection]]:
     """The topics by their recorded id.
 
     Raises:
         BagError: there are no tables of topics and messages.
-        sqlite3.Error: they cannot be read.
+        apsw.Error: they cannot be read.
     """
     columns = {table: _columns(database, table) for table in ("topics", "messages", "message_definitions")}
     for table in ("topics", "messages"):
         if not columns[table]:
             raise BagError(f"a SQLite database, but no rosbag2 bag: it has no table {table!r}")
     definitions: dict[tuple[str, str], tuple[str, str]] = {}
-    for type_name, encoding, text, digest in database.execute(
-        _select(
-            columns["message_definitions"],
-            ("topic_type", "encoding", "encoded_message_definition", "type_description_hash"),
-            "message_definitions" if columns["message_definitions"] else "(SELECT 1 LIMIT 0)",
-        )
+    names: tuple[str, ...] = ("topic_type", "encoding", "encoded_message_definition", "type_description_hash")
+    table = "message_definitions" if columns["message_definitions"] else "(SELECT 1 LIMIT 0)"
+    for _, (type_name, encoding, text, digest) in _texts(
+        database, columns["message_definitions"], "0", names, table
     ):
         definitions[type_name, digest] = (encoding, text)
         definitions.setdefault((type_name, ""), (encoding, text))
     names = ("name", "type", "serialization_format", "offered_qos_profiles", "type_description_hash")
-    rows = database.execute(_select(columns["topics"], names, "topics ORDER BY id", "CAST(id AS INTEGER)"))
-    for topic_id, topic, type_name, encoding, qos, digest in rows:
+    for topic_id, (topic, type_name, encoding, qos, digest) in _texts(
+        database, columns["topics"], "CAST(id AS INTEGER)", names, "topics ORDER BY id"
+    ):
         definition_format, definition = (
             definitions.get((type_name, digest))
             or definitions.get((type_name, ""))
@@ -314,11 +403,18 @@ def _topics(database: sqlite3.Connection) -> Iterator[tuple[int, Connection]]:
         )
 
 
-def _select(columns: set[str], names: Sequence[str], rest: str, *first: str) -> str:
-    """A query of columns as text, empty where a bag's version of the schema has no such column."""
-    texts = [f"IFNULL(CAST({name} AS TEXT), '')" if name in columns else "''" for name in names]
-    return f"SELECT {', '.join((*first, *texts))} FROM {rest}"
+def _texts(
+    database: apsw.Connection, columns: set[str], first: str, names: Sequence[str], rest: str
+) -> Iterator[tuple[Any, list[str]]]:
+    """What ``first`` gives, and columns as text, empty where a bag's version of the schema has none such."""
+    # As bytes, for text in a database may be any.
+    blobs = [
+        f"CAST(IFNULL(CAST({name} AS TEXT), '') AS BLOB)" if name in columns else "x''" for name in names
+    ]
+    encoding = str(database.pragma("encoding"))
+    for key, *values in database.execute(f"SELECT {first}, {', '.join(blobs)} FROM {rest}"):
+        yield key, [value.decode(encoding, "backslashreplace") for value in values]
 
 
-def _columns(database: sqlite3.Connection, table: str) -> set[str]:
-    return {row[1] for row in database.execute(f"PRAGMA table_info({table})")}
+def _columns(database: apsw.Connection, table: str) -> set[str]:
+    return {str(name) for (name,) in database.execute("SELECT name FROM pragma_table_info(?)", (table,))}

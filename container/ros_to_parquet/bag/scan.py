@@ -6,9 +6,8 @@ Nothing else is needed to find messages, so an index that is missing or lies doe
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -147,13 +146,15 @@ class Span:
         walk_from: where some record begins, at or before ``begin``.
         data_end: where the bag's data ends, maybe after ``end``.
         anchors: offsets of chunks by the bag's index, ascending: where to go on after a broken record.
+        exact: a record that begins before ``end`` should not go on after it.
     """
 
     walk_from: int
     begin: int
     end: int
     data_end: int
-    anchors: Sequence[int]
+    anchors: Int64Array
+    exact: bool = False
 
 
 def plan_span(
@@ -161,7 +162,7 @@ def plan_span(
     size: int,
     data_start: int,
     data_end: int,
-    anchors: Sequence[int],
+    anchors: Int64Array,
     slice_index: int,
     slice_count: int,
 ) -> Span | None:
@@ -169,13 +170,39 @@ def plan_span(
 
     Without chunk offsets (``anchors``) a bag cannot be split: its first slice takes it whole.
     """
-    if slice_count == 1 or not anchors:
+    if slice_count == 1 or not len(anchors):
         return Span(data_start, data_start, data_end, data_end, anchors) if slice_index == 0 else None
-    begin = slice_index * size // slice_count
-    end = (slice_index + 1) * size // slice_count
-    before = bisect.bisect_right(anchors, begin)
-    walk_from = anchors[before - 1] if before else data_start
+    begin, end = slice_bounds(size, slice_index, slice_count)
+    before = int(np.searchsorted(anchors, begin, side="right"))
+    walk_from = int(anchors[before - 1]) if before else data_start
     return Span(walk_from, begin, min(end, data_end), data_end, anchors)
+
+
+def slice_bounds(size: int, slice_index: int, slice_count: int) -> tuple[int, int]:
+    """The first offset of a slice, and the first after it."""
+    return slice_index * size // slice_count, (slice_index + 1) * size // slice_count
+
+
+def without(span: Span, left_out: list[tuple[int, int]]) -> list[Span]:
+    """What is left of a span when some ranges, ascending, are left out of it."""
+    spans = []
+    walk_from, begin = span.walk_from, span.begin
+    for start, end in left_out:
+        if walk_from < start:
+            spans.append(dataclasses.replace(span, walk_from=walk_from, begin=begin, end=start, exact=True))
+        walk_from = begin = end
+    if walk_from < span.end:
+        spans.append(dataclasses.replace(span, walk_from=walk_from, begin=begin))
+    return spans
+
+
+def merged(begins: Int64Array, ends: Int64Array, gap: int = 0) -> list[tuple[int, int]]:
+    """Ranges, ascending, as one where one begins at most ``gap`` after the other's end."""
+    if not len(begins):
+        return []
+    apart = np.flatnonzero(begins[1:] > ends[:-1] + gap)
+    firsts, lasts = begins[np.append(0, apart + 1)], ends[np.append(apart, len(ends) - 1)]
+    return list(zip(firsts.tolist(), lasts.tolist(), strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,13 +227,20 @@ class Cut:
     ends_bag: bool
 
 
-def walk(buffer: ForwardBuffer, framing: Framing[R], span: Span) -> Iterator[Batch[R] | Cut]:
+@dataclass(frozen=True, slots=True)
+class Overrun:
+    """The last record of an exact span went on after it, to ``offset``."""
+
+    offset: int
+
+
+def walk(buffer: ForwardBuffer, framing: Framing[R], span: Span) -> Iterator[Batch[R] | Cut | Overrun]:
     """All of a span's records in the order of the file, in windows, and what is broken between them."""
     position = span.walk_from
     need = 1
     while position < span.end:
         left = span.data_end - position
-        window = buffer.window(position, min(need, left))[:left]
+        window = buffer.window(position, min(need, left))[: min(left, max(need, span.end - position))]
         if len(window) < min(need, left):  # the source is shorter than it said
             left = len(window)
         records = framing.records(window)
@@ -214,7 +248,7 @@ def walk(buffer: ForwardBuffer, framing: Framing[R], span: Span) -> Iterator[Bat
             first, last = np.searchsorted(records.starts, (span.begin - position, span.end - position))
             if first < last:
                 yield Batch(position, window, part(records, int(first), int(last)))
-            position += int(records.ends[-1])
+            position += int(records.ends[last - 1])
             need = 1
             continue
         step = framing.step(window, left)
@@ -227,8 +261,8 @@ def walk(buffer: ForwardBuffer, framing: Framing[R], span: Span) -> Iterator[Bat
             if step.size > len(window):
                 need = step.size
                 continue
-        after = bisect.bisect_right(span.anchors, position)
-        goes_on = span.anchors[after] if after < len(span.anchors) else None
+        after = int(np.searchsorted(span.anchors, position, side="right"))
+        goes_on = int(span.anchors[after]) if after < len(span.anchors) else None
         if isinstance(step, Broken):
             reason, shown = step.reason, 0
         else:
@@ -240,3 +274,5 @@ def walk(buffer: ForwardBuffer, framing: Framing[R], span: Span) -> Iterator[Bat
             return
         position = goes_on
         need = 1
+    if span.exact and position > span.end:
+        yield Overrun(position)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import bisect
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,9 +42,10 @@ class RangeSource:
 
     What is read ahead is never more than what was read in one go just before: a reader that goes forward has
     `READS_AHEAD` requests in flight after a few reads, one that jumps has none, and nothing is fetched of
-    what is jumped over. Beside what the reader asks for, at most `READS_AHEAD` times `READ_BYTES` are held.
+    what is jumped over. A reader that says what it will read (`expect`) gets that ahead, and nothing else.
+    Beside what the reader asks for, at most `READS_AHEAD` times `READ_BYTES` are held.
 
-    ``requests`` and ``bytes_fetched`` count what was asked of the store.
+    ``requests`` and ``bytes_fetched`` count the ranges that were asked for.
     """
 
     def __init__(self, info: ObjectInfo, fetch: Callable[[int, int], bytes], *, file_name: str) -> None:
@@ -56,6 +58,8 @@ class RangeSource:
         self.bytes_fetched = 0
         self._counting = threading.Lock()
         self._held: list[_Range] = []
+        self._expected: Sequence[tuple[int, int]] = ()
+        self._expected_ends: list[int] = []
         self._next = 0
         self._run_bytes = 0
         self._pool = ThreadPoolExecutor(READS_AHEAD + 1, thread_name_prefix="range-read")
@@ -65,6 +69,14 @@ class RangeSource:
     def name(self) -> str:
         return self._info.uri
 
+    def expect(self, pieces: Sequence[tuple[int, int]]) -> None:
+        """From here on these pieces, [start, end), ascending and at most `READ_BYTES` each, will be read.
+
+        None for a reader that does not know: what is read ahead is then found out again.
+        """
+        self._expected = pieces
+        self._expected_ends = [end for _, end in pieces]
+
     def read_at(self, offset: int, length: int) -> bytes:
         end = min(offset + length, self.size)
         if offset >= end:
@@ -72,7 +84,11 @@ class RangeSource:
         if not 0 <= offset - self._next <= GAP_BYTES:
             self._run_bytes = 0
         ranges = self._cover(offset, end)
-        self._read_ahead(ranges[-1].end, end + min(self._run_bytes, READS_AHEAD * READ_BYTES))
+        if self._expected:
+            limit = self._read_expected(end)
+        else:
+            self._read_ahead(ranges[-1].end, end + min(self._run_bytes, READS_AHEAD * READ_BYTES))
+            limit = end + READS_AHEAD * READ_BYTES
         self._run_bytes += end - offset
         self._next = end
         pieces = []
@@ -80,7 +96,7 @@ class RangeSource:
             data = each.data.result()
             start, stop = max(offset - each.start, 0), min(end - each.start, len(data))
             pieces.append(data[start:stop])  # not a copy where it is all
-        self._drop(end)
+        self._drop(end, limit)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _cover(self, offset: int, end: int) -> list[_Range]:
@@ -109,9 +125,18 @@ class RangeSource:
                 here = self._request(start, start + piece)
             start = here.end
 
-    def _drop(self, end: int) -> None:
+    def _read_expected(self, end: int) -> int:
+        """Requests the next pieces that are expected after ``end``; where the last of them ends."""
+        limit = end
+        following = bisect.bisect_right(self._expected_ends, end)
+        for start, limit in self._expected[following : following + READS_AHEAD]:
+            begin = max(start, end)
+            if not any(each.start <= begin < each.end for each in self._held):
+                self._request(begin, limit)
+        return limit
+
+    def _drop(self, end: int, limit: int) -> None:
         """Lets go of what was read, but for some small ranges, and of what a jump has left behind."""
-        limit = end + READS_AHEAD * READ_BYTES
         ahead = [each for each in self._held if each.end > end and each.start < limit]
         small = [each for each in self._held if each.end <= end and each.end - each.start <= LEAST_BYTES]
         kept = small[-_KEPT_RANGES:] + ahead

@@ -58,11 +58,17 @@ class Spool:
             self._file.write(held)
         self.size_bytes = len(held)
 
+    def rewound(self) -> BinaryIO:
+        """All of it, as a file on disk or an ``io.BytesIO`` at its start; good until it is cleared."""
+        with local_errors(tempfile.gettempdir()):
+            self._file.flush()
+            self._file.seek(0)
+        return self._file
+
     def read(self) -> bytes:
         """All of it."""
         with local_errors(tempfile.gettempdir()):
-            self._file.seek(0)
-            return self._file.read()
+            return self.rewound().read()
 
     def clear(self) -> None:
         self._file.close()

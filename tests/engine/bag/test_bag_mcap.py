@@ -336,7 +336,7 @@ def test_a_summary_that_cannot_be_used() -> None:
         return data[:place] + value + data[place + len(value) :]
 
     for broken, reason in [
-        (patched(data, start + 12, b"?"), "its checksum is wrong"),
+        (patched(data, start + 15, b"?"), "its checksum is wrong"),
         (patched(data, footer, b"\x09"), "the footer is not where it should be"),
         (patched(data, footer + 9, struct.pack("<Q", len(data))), "it should begin at byte"),
         (patched(plain, footer + 9, struct.pack("<Q", start + 1)), "its records do not lead to its end"),

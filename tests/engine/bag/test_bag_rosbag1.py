@@ -407,7 +407,7 @@ def test_an_index_that_cannot_be_used() -> None:
         (data.replace(b"chunk_pos=", b"chunk_pox="), "a chunk info record cannot be read"),
         (simple_ros1(chunk_count=7)[0], "7 chunks are recorded, 3 are in the index"),
         (far, "it should begin at byte 651,061,555,542,690,057"),
-        (data[:-1], "it is cut off or broken"),
+        (data[:-1], "its records do not lead to its end: it is cut off or broken"),
         (data[: data.rindex(b"op=\x06") - 8], "3 chunks are recorded, 2 are in the index"),
     ]:
         found = read(broken)

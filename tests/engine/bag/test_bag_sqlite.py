@@ -6,6 +6,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import apsw
 import numpy as np
 import pytest
 import zstandard
@@ -154,6 +155,102 @@ def test_wanted_topics_are_yielded_and_all_are_counted(tmp_path) -> None:
     assert found.is_as_expected
     assert found.by_topic == as_topics(row for row in rows if row[0] == 2) | {}
     assert sum(found.reader.counts.values()) == 50
+
+
+# --- what is read of it ------------------------------------------------------------------------------
+
+
+def mixed_rows(count: int, *, large: int) -> list[tuple[int, int, bytes]]:
+    """Small messages of topic 1 and a large one of topic 2 after every 50th."""
+    random = np.random.default_rng(5)
+    rows = []
+    for number in range(count):
+        rows.append((1, T0 + 2 * number, random.bytes(300)))
+        if number % 50 == 49:
+            rows.append((2, T0 + 2 * number + 1, random.bytes(large)))
+    return rows
+
+
+def test_a_large_file_is_read_forward_and_once(tmp_path) -> None:
+    rows = mixed_rows(30_000, large=60_000)
+    data = make(tmp_path / "a.db3", rows).read_bytes()
+    assert len(data) > 45 << 20
+    source = Memory(data)
+    found = read(source)
+    assert found.is_as_expected and found.by_topic == as_topics(rows)
+    assert len(data) * 0.99 < found.reader.bytes_read < len(data) * 1.05
+    assert len(source.reads) < 80
+    assert found.reader.bytes_read == sum(min(length, len(data) - start) for start, length in source.reads)
+
+
+def test_large_messages_of_unwanted_topics_are_not_fetched(tmp_path) -> None:
+    rows = mixed_rows(1000, large=3_000_000)
+    data = make(tmp_path / "a.db3", rows).read_bytes()
+    found = read(Memory(data), wanted=lambda topic: topic == "/a")
+    assert found.is_as_expected and found.by_topic == {"/a": as_topics(rows)["/a"]}
+    assert sum(found.reader.counts.values()) == len(rows)
+    assert found.reader.bytes_read < len(data) / 10
+
+
+def test_times_far_off_and_out_of_order_are_counted(tmp_path) -> None:
+    rows = [(1, T0 - n * (-1) ** n, b"%d" % n * 99) for n in range(20_000)]
+    rows[7:9] = [(1, 1 << 62, b""), (1, -5, b"")]
+    found = read_file(make(tmp_path / "a.db3", rows))
+    assert found.is_as_expected and len(found.messages) == len(rows)
+
+
+@pytest.mark.parametrize("at_read", [1, 2, 3, 6, 20])
+def test_an_error_of_the_source_is_no_damage(tmp_path, at_read: int) -> None:
+    class Failing(Memory):
+        def read_at(self, offset: int, length: int) -> bytes:
+            if len(self.reads) + 1 >= at_read:
+                raise ConnectionResetError("the network is gone")
+            return super().read_at(offset, length)
+
+    data = make(tmp_path / "a.db3", mixed_rows(2000, large=1_000_000)).read_bytes()
+    with pytest.raises(ConnectionResetError, match="the network is gone"):
+        read(Failing(data))
+
+
+# --- counts -----------------------------------------------------------------------------------------
+
+
+def test_rows_that_the_index_has_and_the_table_lost(tmp_path) -> None:
+    """A page that says it has fewer rows is sound: nothing but the index tells that more were there."""
+    rows = some_rows(3000, size=300)
+    path = make(tmp_path / "a.db3", rows)
+    data = bytearray(path.read_bytes())
+    page = data.index(b"001500" * 50) // 4096 * 4096
+    data[page + 4] -= 3  # the lower byte of the count of rows
+    path.write_bytes(data)
+    found = read_file(path)
+    assert len(found.messages) == 2997 and not found.reasons
+    assert found.reader.expected_counts() == found.reader.counts | {-1: 3}
+
+
+def test_rows_that_the_index_lacks(tmp_path) -> None:
+    path = make(tmp_path / "a.db3", some_rows(3000, size=300))
+    data = bytearray(path.read_bytes())
+    with closing(apsw.Connection(str(path))) as database:
+        query = "SELECT pageno FROM dbstat WHERE name = 'timestamp_idx' AND pagetype = 'leaf'"
+        pages = [page for (page,) in database.execute(query)]
+    data[(pages[1] - 1) * 4096 + 4] -= 3
+    path.write_bytes(data)
+    found = read_file(path)
+    assert len(found.messages) == 3000 and found.reader.expected_counts() is None
+    assert found.reasons == ["its index has 2,997 messages, and 3,000 were found"]
+
+
+@pytest.mark.parametrize("deleted", [0, 1])
+def test_without_an_index_the_numbers_of_rows_tell(tmp_path, deleted: int) -> None:
+    path = make(tmp_path / "a.db3", some_rows(100))
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("DROP INDEX timestamp_idx")
+        database.execute("DELETE FROM messages WHERE id = 50 AND ?", (deleted,))
+        database.commit()
+    found = read_file(path)
+    assert len(found.messages) == 100 - deleted and not found.reasons
+    assert found.reader.expected_counts() == (None if deleted else found.reader.counts)
 
 
 def test_compressed_messages_without_metadata(tmp_path) -> None:

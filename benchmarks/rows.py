@@ -1,0 +1,11 @@
+"""Rows in all Parquet files below a folder, by their footers: ``python -m benchmarks.rows FOLDER``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+if __name__ == "__main__":
+    print(sum(pq.ParquetFile(path).metadata.num_rows for path in Path(sys.argv[1]).rglob("*.parquet")))
