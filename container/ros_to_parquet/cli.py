@@ -340,6 +340,7 @@ def check_allowed(plan: Plan, plan_uri: str) -> None:
         return
     bases = [f"{entry.rstrip('/')}/" for entry in allowed]
     inputs = [uri for bag in plan.bags for uri in (bag.uri, bag.metadata_uri) if uri]
+    inputs += [each.uri for bag in plan.bags for each in bag.beside]
     folders = [f"{folder}/" for folder in (plan.output, *plan.options.msg_paths)]
     for uri in [plan_uri, *folders, *inputs]:
         steps = urllib.parse.unquote(uri).replace("\\", "/").split("/")

@@ -57,6 +57,12 @@ MAX_REASONS = 100
 """Rejected messages a topic and shard whose offset and reason are listed; the rest are counted."""
 
 
+SQLITE_SHARED = "-shm"
+SQLITE_BESIDE = ("-wal", "-journal", SQLITE_SHARED)
+"""What SQLite adds to a database's name: its write-ahead log (messages that are not in the database yet), its
+rollback journal (how to take back what was not finished), and memory shared with others (holds nothing)."""
+
+
 class ContractError(ValueError):
     """A plan, manifest or other object that does not say what this version expects, or a wrong hash."""
 
@@ -149,6 +155,15 @@ class ExtractOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class FileBeside:
+    """A file that SQLite left beside a database; the end of its URI says which (`SQLITE_BESIDE`)."""
+
+    uri: str
+    size_bytes: int
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
 class PlannedBag:
     """One bag file.
 
@@ -160,6 +175,7 @@ class PlannedBag:
         etag: the store's ETag when planned; empty where the store has none.
         recording: the rosbag2 folder that holds it (its path below the prefix), or ``name`` itself.
         metadata_uri: the folder's ``metadata.yaml``, empty where there is none.
+        beside: SQLite's write-ahead log or rollback journal of it, where they are not empty.
     """
 
     uri: str
@@ -169,6 +185,12 @@ class PlannedBag:
     etag: str
     recording: str
     metadata_uri: str = ""
+    beside: tuple[FileBeside, ...] = ()
+
+    @property
+    def content(self) -> tuple[str, int, str]:
+        """Name, size and ETag, which the files beside it are part of: what a bag is covered by."""
+        return self.name, self.size_bytes, "+".join([self.etag, *(each.etag for each in self.beside)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,7 +361,9 @@ class BagResult:
         messages: messages found, wanted or not, and those of the chunks that were not read.
         extracted: messages of wanted topics: each is a row or a reject.
         verified: every connection has as many messages as the bag's own index says (else ``damage`` says
-            which have not); None where it has none (``unverified``).
+            which have not), or its folder's ``metadata.yaml`` where it has none; None where that does not
+            say either (``unverified``).
+        remarks: what else people should know of it, though nothing of it is damaged.
         unread: how many of ``messages`` are of chunks that were not read; the index is all that says so.
     """
 
@@ -354,6 +378,7 @@ class BagResult:
     expected_messages: int | None
     verified: bool | None
     damage: tuple[BagDamage, ...]
+    remarks: tuple[str, ...] = ()
     unread: int = 0
 
 
@@ -460,6 +485,7 @@ def fold(plan: Plan, manifests: Iterable[Manifest]) -> DriveManifest:
             for damage in bag.damage:
                 place = f" at offset {damage.offset}" if damage.offset >= 0 else ""
                 problems.append(f"bag {bag.name}{place}: {damage.reason}")
+            problems += [f"bag {bag.name}: {remark}" for remark in bag.remarks]
         for topic in manifest.topics:
             total = tables.get(topic.table, TableTotal(topic.table, (), (), 0, 0, 0, 0))
             tables[topic.table] = TableTotal(
@@ -556,6 +582,15 @@ def _with(values: tuple[str, ...], value: str) -> tuple[str, ...]:
 
 
 # --- where things lie -------------------------------------------------------------------------------
+
+
+def sqlite_owner(name: str) -> str:
+    """The database that SQLite would leave a file of this name beside; empty where it would not.
+
+    >>> sqlite_owner("a/x.db3-wal"), sqlite_owner("a/x.db3")
+    ('a/x.db3', '')
+    """
+    return next((name.removesuffix(end) for end in SQLITE_BESIDE if name.endswith(f".db3{end}")), "")
 
 
 def make_plan_id(run: Run, drive_id: str) -> str:

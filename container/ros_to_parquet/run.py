@@ -28,6 +28,7 @@ from ros_to_parquet import __version__, contract, lake, parquet
 from ros_to_parquet.bag import open_bag
 from ros_to_parquet.bag.join import SMALL_BYTES
 from ros_to_parquet.bag.model import BagError, BagReader, Connection, Int64Array, MessageBlock, UInt8Array
+from ros_to_parquet.beside import open_beside
 from ros_to_parquet.contract import BagStatus, ExitCode, ExtractOptions, Manifest, Plan, PointClouds
 from ros_to_parquet.decode import Decoded, Decoder
 from ros_to_parquet.decoders import Decoders, prepare
@@ -37,6 +38,7 @@ from ros_to_parquet.log import event, now
 from ros_to_parquet.memory import DEFAULT_BUDGET, MemoryBudget
 from ros_to_parquet.msg_path import MsgPathError, load_types
 from ros_to_parquet.pointcloud import POINT_CLOUD, CloudDecoder, CloudTable, is_point_cloud
+from ros_to_parquet.recording import Folder, Recording, check_folder, other_counts, plain_name
 from ros_to_parquet.records import RecordDecoder
 from ros_to_parquet.storage import (
     AccessDeniedError,
@@ -49,14 +51,13 @@ from ros_to_parquet.storage import (
     join,
     open_storage,
 )
+from ros_to_parquet.text import and_more
 
 MESSAGE_OVERHEAD_BYTES = 64
 """What a message takes in memory beside its payload (times, offsets): more than many a payload."""
 
 _SHARED_TAKES = 4
 """How many times as much a decoder holds that several connections share: it is cut up among them."""
-
-_NAMED_TOPICS = 5
 
 
 class ShardError(Exception):
@@ -724,9 +725,13 @@ def _read_bag(
     """Reads one bag slice into the extraction; damage and unreadable bags become its result."""
     bag = plan.bags[part.bag]
     storage = open_storage(bag.uri)
+    folder = Folder(Recording())
     with ExitStack() as stack:
         try:
             with _input_errors(plan):
+                text = storage.read(bag.metadata_uri).decode("utf-8", "replace") if bag.metadata_uri else None
+                if text is not None and part.index == 0:
+                    folder = check_folder(plan, bag, text, storage)
                 source = stack.enter_context(
                     closing(storage.open(ObjectInfo(bag.uri, bag.size_bytes, bag.etag)))
                 )
@@ -735,12 +740,14 @@ def _read_bag(
                     wanted=topic_filter(plan.options),
                     slice_index=part.index,
                     slice_count=part.count,
-                    metadata=_metadata(storage, bag),
+                    metadata=text,
                     budget=budget,
+                    beside=open_beside(stack, storage, bag.uri, bag.beside),
                 )
         except BagError as error:
             event("bag_unreadable", drive_id=plan.drive_id, bag=bag.name, reason=str(error))
-            return _bag_result(bag, part, BagStatus.UNREADABLE, damage=(contract.BagDamage(0, str(error)),))
+            reasons = [contract.BagDamage(0, str(error)), *_missing(folder)]
+            return _bag_result(bag, part, BagStatus.UNREADABLE, damage=tuple(reasons), remarks=folder.remarks)
         extracted = 0
         extraction.begin_bag(place)
         blocks = stack.enter_context(closing(_blocks(plan, reader, budget)))
@@ -749,7 +756,7 @@ def _read_bag(
             extraction.add(block)
             progress(reader.bytes_read)
         extraction.end_bag()
-    return _finished_bag(plan, bag, part, reader, extracted)
+    return _finished_bag(plan, bag, part, reader, extracted, folder)
 
 
 def _blocks(plan: Plan, reader: BagReader, budget: MemoryBudget) -> Generator[MessageBlock]:
@@ -757,23 +764,38 @@ def _blocks(plan: Plan, reader: BagReader, budget: MemoryBudget) -> Generator[Me
         yield from blocks
 
 
-def _metadata(storage: Storage, bag: contract.PlannedBag) -> str | None:
-    return storage.read(bag.metadata_uri).decode("utf-8", "replace") if bag.metadata_uri else None
+def _missing(folder: Folder) -> list[contract.BagDamage]:
+    return [contract.BagDamage(-1, reason) for reason in folder.damage]
 
 
 def _finished_bag(
-    plan: Plan, bag: contract.PlannedBag, part: contract.BagSlice, reader: BagReader, extracted: int
+    plan: Plan,
+    bag: contract.PlannedBag,
+    part: contract.BagSlice,
+    reader: BagReader,
+    extracted: int,
+    folder: Folder,
 ) -> contract.BagResult:
     messages = sum(reader.counts.values())
     expected = reader.expected_counts()
     expected_messages = None if expected is None else sum(expected.values())
-    found = [contract.BagDamage(each.offset, each.reason) for each in reader.damage]
+    found = _missing(folder) + [contract.BagDamage(each.offset, each.reason) for each in reader.damage]
+    remarks = list(folder.remarks)
     verified = None
     if expected is not None:
         missed = _not_as_promised(reader, expected)
         verified = not missed
         if missed:
             found.append(contract.BagDamage(-1, f"its index promises other counts: {missed}"))
+    said = folder.recording.messages(plain_name(bag.uri)) if part.count == 1 else None
+    if said is not None:
+        differing = other_counts(folder.recording, plain_name(bag.uri), reader)
+        if differing and verified:  # by the bag itself, which knows better
+            remarks.append(f"its folder's metadata.yaml says other counts than the bag itself: {differing}")
+        elif differing:
+            found.append(contract.BagDamage(-1, f"its folder's metadata.yaml says other counts: {differing}"))
+        if verified is None:
+            verified, expected_messages = not differing, said
     # What the index says sums up the rest, so it is not what a long list drops.
     damage = tuple(found[: contract.MAX_REASONS - 1] + found[contract.MAX_REASONS - 1 :][-1:])
     for each in damage:
@@ -788,6 +810,7 @@ def _finished_bag(
         expected_messages=expected_messages,
         verified=verified,
         damage=damage,
+        remarks=tuple(remarks),
         unread=reader.unread_messages,
     )
 
@@ -804,8 +827,7 @@ def _not_as_promised(reader: BagReader, expected: Mapping[int, int]) -> str:
         for number in sorted(expected.keys() | reader.counts.keys())
         if expected.get(number, 0) != reader.counts.get(number, 0)
     ]
-    more = [f"and {len(differing) - _NAMED_TOPICS} more"] if len(differing) > _NAMED_TOPICS else []
-    return ", ".join(differing[:_NAMED_TOPICS] + more)
+    return and_more(differing)
 
 
 def _bag_result(
@@ -819,6 +841,7 @@ def _bag_result(
     expected_messages: int | None = None,
     verified: bool | None = None,
     damage: tuple[contract.BagDamage, ...] = (),
+    remarks: tuple[str, ...] = (),
     unread: int = 0,
 ) -> contract.BagResult:
     return contract.BagResult(
@@ -826,13 +849,14 @@ def _bag_result(
         slice=part,
         status=status,
         size_bytes=bag.size_bytes,
-        etag=bag.etag,
+        etag=bag.content[-1],
         bytes_read=bytes_read,
         messages=messages,
         extracted=extracted,
         expected_messages=expected_messages,
         verified=verified,
         damage=damage,
+        remarks=remarks,
         unread=unread,
     )
 

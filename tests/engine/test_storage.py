@@ -335,6 +335,24 @@ class TestMemory(FileSystemTests):
     def storage(self, base: str) -> Storage:
         return open_storage(base)
 
+    def test_a_version_that_is_gone_is_a_changed_object(
+        self, storage: Storage, base: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Google's store says that there is no such version, not that there is another."""
+
+        def gone(start: int, end: int) -> bytes:
+            raise FileNotFoundError(base)
+
+        storage.write(join(base, "bag"), b"before")
+        info = storage.head(join(base, "bag"))
+        monkeypatch.setattr(FsspecFiles, "reader", lambda files, uri: gone)
+        storage.write(join(base, "bag"), b"after")
+        with pytest.raises(ChangedError, match="changed since it was planned"):
+            storage.open(info).read_at(0, 6)
+        storage.delete(join(base, "bag"))
+        with pytest.raises(NotFoundError, match="/bag: no such file"):
+            storage.open(info).read_at(0, 6)
+
 
 class TestFsspecFolders(FileSystemTests):
     """fsspec, as of a server with folders, whose files are moved into place."""

@@ -77,6 +77,9 @@ class ArrowFiles:
         return (self._info(found) for found in self._list(folder, recursive=True) if found.is_file)
 
     def folders(self, folder: str) -> Iterator[str]:
+        if self.filesystem.type_name == "gcs":  # pyarrow lists those that have an object of their own there
+            inside = (info.uri.removeprefix(f"{folder}/") for info in self.files(folder))
+            return iter({path.partition("/")[0] for path in inside if "/" in path})
         found = self._list(folder, recursive=False)
         return (each.base_name for each in found if not each.is_file)
 

@@ -202,9 +202,12 @@ class FileSystemStorage:
 
         def checked(start: int, end: int) -> bytes:
             with filesystem_errors(info.uri):
-                data = fetch(start, end)
+                try:
+                    data = fetch(start, end)
+                except FileNotFoundError:  # of the version that was opened: there may be another
+                    data = None
                 now = self._files.stat(info.uri)
-            if now.size_bytes != info.size_bytes or (info.etag and now.etag != info.etag):
+            if data is None or now.size_bytes != info.size_bytes or (info.etag and now.etag != info.etag):
                 raise ChangedError(f"{info.uri}: changed since it was planned")
             return data
 
