@@ -279,7 +279,8 @@ def choose_layout(
     except DefinitionError as error:
         problem = str(error)
     else:
-        if len(decoder(layout, connection.encoding).decode(sample).rejected) < len(sample):
+        rejected = decoder(layout, connection.encoding).decode(sample).rejected
+        if not len(sample) or len(rejected) < len(sample):
             return layout, ""
     for standard in fallback_layouts(connection, types):
         known = layout is not None and layout.root == standard.root

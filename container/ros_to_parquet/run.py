@@ -33,9 +33,9 @@ from ros_to_parquet.contract import BagStatus, ExitCode, ExtractOptions, Manifes
 from ros_to_parquet.decode import Decoded, Decoder
 from ros_to_parquet.decoders import Decoders, prepare
 from ros_to_parquet.definitions import TypeSource
-from ros_to_parquet.layout import DefinitionError
+from ros_to_parquet.layout import MAX_MESSAGE_BYTES, DefinitionError
 from ros_to_parquet.log import event, now
-from ros_to_parquet.memory import DEFAULT_BUDGET, MemoryBudget
+from ros_to_parquet.memory import DEFAULT_BUDGET, MemoryBudget, readable
 from ros_to_parquet.msg_path import MsgPathError, load_types
 from ros_to_parquet.pointcloud import POINT_CLOUD, CloudDecoder, CloudTable, is_point_cloud
 from ros_to_parquet.recording import Folder, Recording, check_folder, other_counts, plain_name
@@ -275,6 +275,7 @@ class _Extraction:
         self._bags = [plan.bags[part.bag].name for part in plan.shards[shard]]
         self._bag_names = pa.array(self._bags, pa.string())
         self._targets: dict[int, _Target] = {}
+        self._oversize: dict[int, list[MessageBlock]] = {}
         self._decoders = Decoders()
         self._work: dict[Decoder | RecordDecoder, _Work] = {}
         self._unfed: dict[_Work, list[MessageBlock]] = {}
@@ -291,16 +292,30 @@ class _Extraction:
 
     def end_bag(self) -> None:
         """Hands on what has been decoded and not yet become rows."""
+        # Last, for a message that can be read tells better what the topic's are.
+        for connection_id, blocks in self._oversize.items():
+            if connection_id not in self._targets:
+                self._targets[connection_id] = self._resolve(blocks[0].part(0, 0))
+            for block in blocks:
+                self._refuse_oversize(self._targets[connection_id], block)
+        self._oversize = {}
         for work in self._work.values():
             self._take(work)
 
     def add(self, block: MessageBlock) -> None:
         """Counts and decodes a block of the current bag."""
         target = self._targets.get(block.connection.id)
+        if block.oversize and (target is None or target.table is not None):
+            self._oversize.setdefault(block.connection.id, []).append(block)
+            return
         if target is None:
             target = self._targets[block.connection.id] = self._resolve(block)
         expansion = target.table.decoder.expansion if target.table else 1
+        most_bytes = self._budget.message // expansion
         for part in _parts(block, self._budget.block // expansion):
+            if int(part.lengths.max()) > most_bytes:  # alone in its part
+                self._refuse_oversize(target, part)
+                continue
             target.tally.count(part)
             about = _Messages.joined([part])
             if target.table is None:
@@ -321,6 +336,16 @@ class _Extraction:
                 self._take(work)
             elif self._pending_bytes >= self._budget.pending:
                 self._take_largest()
+
+    def _refuse_oversize(self, target: _Target, block: MessageBlock) -> None:
+        """Counts messages that are too large as rejects."""
+        expansion = target.table.decoder.expansion if target.table else 1
+        target.tally.count(block)
+        reasons = [
+            (row, _too_large(size, self._budget, expansion))
+            for row, size in enumerate(block.lengths.tolist())
+        ]
+        target.tally.reject(self._bags[self._place], _Messages.joined([block]), reasons)
 
     def _feed_later(self, work: _Work, block: MessageBlock) -> None:
         """Feeds all small blocks of one buffer at once; the buffer is let go when another one comes."""
@@ -514,8 +539,20 @@ class _Extraction:
         return self._paths[key]
 
 
+def _too_large(size_bytes: int, budget: MemoryBudget, expansion: int) -> str:
+    """Why a message of this size is a reject, and what to do."""
+    most_bytes = budget.message // expansion
+    share = "a quarter" if expansion == 1 else f"1/{4 * expansion} for its encoding"
+    reason = f"{size_bytes:,} bytes long or more, larger than {most_bytes:,} ({share} of the memory limit)"
+    if size_bytes > MAX_MESSAGE_BYTES:
+        return f"{reason}, and than the {MAX_MESSAGE_BYTES:,} of one row, which no limit changes"
+    return f"{reason}: raise --memory-limit to {readable(4 * expansion * size_bytes)}"
+
+
 def _memory_bytes(block: MessageBlock) -> int:
     """About what a block's messages take in memory."""
+    if block.oversize:
+        return MESSAGE_OVERHEAD_BYTES * len(block)
     return int(block.lengths.sum()) + MESSAGE_OVERHEAD_BYTES * len(block)
 
 
@@ -668,7 +705,7 @@ def _extract(
     types = read_types(plan.options)
     storage = open_storage(plan.output, upload_memory_bytes=budget.upload)
     bags: list[contract.BagResult] = []
-    with parquet.TableWriters(storage, plan.output, budget=budget) as tables:
+    with parquet.TableWriters(storage, plan.output, style=plan.options.parquet, budget=budget) as tables:
         extraction = _Extraction(plan, shard, tables, types, budget)
         read_before = 0
         for place, part in enumerate(plan.shards[shard]):
