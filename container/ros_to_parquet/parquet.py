@@ -24,6 +24,9 @@ from ros_to_parquet.storage import Storage, StorageError, Upload
 _WRITE_BYTES: Final = 16 << 10
 """Smaller writes are put together: the Parquet writer makes several a column and row group."""
 
+_PUBLISH_THREADS: Final = 16
+"""A put waits for the store far longer than it computes; thousands of topics are as many."""
+
 LOG_TIME = pa.timestamp("us", tz="UTC")
 
 _SORTED_BY: Final = ("log_time", "log_time_ns")
@@ -258,6 +261,10 @@ class TableWriters:
 
     def publish(self) -> None:
         """Makes every file visible; to be called once, after `finish`."""
-        for publication in [self._pool.submit(file.upload.publish) for file in self._files.values()]:
-            publication.result()
+        pool = ThreadPoolExecutor(_PUBLISH_THREADS, thread_name_prefix="publish")
+        try:
+            for publication in [pool.submit(file.upload.publish) for file in self._files.values()]:
+                publication.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
         self._ended.set()
