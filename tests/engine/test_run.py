@@ -240,13 +240,13 @@ def test_what_waits_to_become_rows_is_bounded(
     appended = []
     append = parquet.TableWriters.append
 
-    def watched(self: parquet.TableWriters, path: str, columns: list[pa.Array]) -> None:
-        appended.append(len(columns[0]))
-        append(self, path, columns)
+    def watched(self: parquet.TableWriters, path: str, rows: pa.RecordBatch) -> None:
+        appended.append(rows.num_rows)
+        append(self, path, rows)
 
     monkeypatch.setattr(parquet.TableWriters, "append", watched)
     write_many_topics(tmp_path / "a.bag", 20, type_name=type_name, payload=payload, rounds=400)
-    budget = dataclasses.replace(DEFAULT_BUDGET, **{limit: 16 << 10})
+    budget = dataclasses.replace(DEFAULT_BUDGET, **{limit: 4 << 10, "joined": 4 << 10})
     manifest = extract(tmp_path / "a.bag", output=tmp_path / "lake", budget=budget)
     assert sum(topic.rows for topic in manifest.topics) == sum(appended) == 8000
     assert max(appended) <= 300
