@@ -85,6 +85,10 @@ class Lake:
         """Writes the object if it still has ``etag``."""
         return self._put(key, data, {"IfMatch": etag})
 
+    def write(self, key: str, data: bytes) -> None:
+        """Writes the object, whether there is one or not."""
+        self.s3.put_object(Bucket=self.bucket, Key=self.prefix + key, Body=data)
+
     def _put(self, key: str, data: bytes, condition: dict[str, Any]) -> bool:
         from botocore.exceptions import ClientError
 
