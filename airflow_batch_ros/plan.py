@@ -24,6 +24,7 @@ from ros_to_parquet.contract import (
     BagStatus,
     ContractError,
     ExtractOptions,
+    FileBeside,
     Manifest,
     Plan,
     PlannedBag,
@@ -160,14 +161,23 @@ def select_bags(source: DriveSource, listing: Listing, globs: NameGlobs) -> Sele
         PlanError: there is no bag, or one recording seems to be there twice.
     """
     metadata = {each.name for each in listing.objects if _basename(each.name) == _METADATA}
+    beside: dict[str, list[ListedObject]] = {}
+    taken: set[str] = set()
     bags, left_out, ignored = [], [], list(listing.folders)
+    for each in listing.objects:
+        if owner := contract.sqlite_owner(each.name):
+            beside.setdefault(owner, []).append(each)
     for each in sorted(listing.objects, key=lambda each: each.name):
         kind = bag_format(each.name)
-        if kind is None:
+        if owner := contract.sqlite_owner(each.name):
+            if owner not in taken:  # names in order: a database comes before what is beside it
+                ignored.append(each.name)
+        elif kind is None:
             if each.name not in metadata:
                 ignored.append(each.name)
         elif _taken(each.name, globs):
-            bags.append(_planned(source, each, kind, metadata))
+            bags.append(_planned(source, each, kind, metadata, beside.get(each.name, ())))
+            taken.add(each.name)
         else:
             left_out.append(each.name)
     if not bags:
@@ -190,7 +200,13 @@ def bag_format(name: str) -> str | None:
     return next((kind for ending, kind in FORMATS.items() if base.endswith(ending)), None)
 
 
-def _planned(source: DriveSource, each: ListedObject, kind: str, metadata: set[str]) -> PlannedBag:
+def _planned(
+    source: DriveSource,
+    each: ListedObject,
+    kind: str,
+    metadata: set[str],
+    beside: Sequence[ListedObject],
+) -> PlannedBag:
     folder = _folder(each.name)
     described = kind != "rosbag1" and f"{folder}{_METADATA}" in metadata
     return PlannedBag(
@@ -201,6 +217,11 @@ def _planned(source: DriveSource, each: ListedObject, kind: str, metadata: set[s
         etag=each.etag,
         recording=(folder.rstrip("/") or ".") if described else each.name,
         metadata_uri=f"{source.uri}{folder}{_METADATA}" if described else "",
+        beside=tuple(
+            FileBeside(source.uri + other.name, other.size_bytes, other.etag)
+            for other in sorted(beside, key=lambda other: other.name)
+            if other.size_bytes and not other.name.endswith(contract.SQLITE_SHARED)
+        ),
     )
 
 
@@ -289,8 +310,7 @@ def _cover(
     done: dict[tuple[str, int, str], set[BagSlice]],
     other: dict[str, str],
 ) -> None:
-    # strict changes how a shard ends, not its rows.
-    same = dataclasses.replace(manifest.options, strict=options.strict) == options
+    same = contract.make_same_rows(manifest.options, options)
     for bag in manifest.bags:
         if bag.status is BagStatus.UNREADABLE:
             continue  # no row of it is in the lake, and another version of the engine may read it
@@ -321,7 +341,7 @@ def todo(
     clashes: list[str] = []
     contents = {name for name, _, _ in coverage.done}
     for bag in bags:
-        slices = coverage.done.get((bag.name, bag.size_bytes, bag.etag), frozenset())
+        slices = coverage.done.get(bag.content, frozenset())
         counts = {each.count for each in slices}
         if any(sum(each.count == count for each in slices) == count for count in counts):
             covered.append(bag.name)
@@ -420,7 +440,8 @@ def check_saved(plan: Plan, source: DriveSource, conf: PipelineConf) -> None:
             f"drive {plan.drive_id!r}: this run ({plan.run.run_id}) was planned with source {plan.source}, "
             f"topics {list(plan.options.include_topics)} but not {list(plan.options.exclude_topics)}, "
             f"ros_distro {plan.options.ros_distro!r}, msg_path {list(plan.options.msg_paths)}, "
-            f"pointcloud {plan.options.pointcloud}; the conf says otherwise now, so start a new run"
+            f"pointcloud {plan.options.pointcloud}, parquet {plan.options.parquet}; the "
+            "conf says otherwise now, so start a new run"
         )
 
 

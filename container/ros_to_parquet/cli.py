@@ -98,6 +98,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="sensor_msgs/PointCloud2 with its points in a blob, as recorded (default), or decoded: a list "
         "column for each of their fields (x, y, z, intensity, ...)",
     )
+    extract.add_argument(
+        "--parquet",
+        choices=[str(choice) for choice in contract.ParquetStyle],
+        default=str(contract.ParquetStyle.COMPACT),
+        help="encodings: compact (default), or compatible with older readers (Spark before 4.3)",
+    )
     extract.add_argument("--overwrite", action="store_true", help="replace what the lake has of this drive")
     extract.add_argument(
         "--strict", action="store_true", help=f"exit {int(ExitCode.STRICT)} on rejects or damage"
@@ -340,6 +346,7 @@ def check_allowed(plan: Plan, plan_uri: str) -> None:
         return
     bases = [f"{entry.rstrip('/')}/" for entry in allowed]
     inputs = [uri for bag in plan.bags for uri in (bag.uri, bag.metadata_uri) if uri]
+    inputs += [each.uri for bag in plan.bags for each in bag.beside]
     folders = [f"{folder}/" for folder in (plan.output, *plan.options.msg_paths)]
     for uri in [plan_uri, *folders, *inputs]:
         steps = urllib.parse.unquote(uri).replace("\\", "/").split("/")
@@ -367,6 +374,7 @@ def command_extract(arguments: argparse.Namespace) -> int:
         ros_distro=arguments.ros_distro,
         msg_paths=tuple(normalize(folder) for folder in arguments.msg_path),
         pointcloud=contract.PointClouds(arguments.pointcloud),
+        parquet=contract.ParquetStyle(arguments.parquet),
     )
     run.read_types(options)  # a folder that cannot be used is said before anything is written
     made = make_plan(

@@ -58,6 +58,12 @@ MAX_REASONS = 100
 """Rejected messages a topic and shard whose offset and reason are listed; the rest are counted."""
 
 
+SQLITE_SHARED = "-shm"
+SQLITE_BESIDE = ("-wal", "-journal", SQLITE_SHARED)
+"""What SQLite adds to a database's name: its write-ahead log (messages that are not in the database yet), its
+rollback journal (how to take back what was not finished), and memory shared with others (holds nothing)."""
+
+
 class ContractError(ValueError):
     """A plan, manifest or other object that does not say what this version expects, or a wrong hash."""
 
@@ -123,6 +129,17 @@ class PointClouds(StrEnum):
     DECODED = "decoded"
 
 
+class ParquetStyle(StrEnum):
+    """How tables are encoded; their values are the same.
+
+    ``compact``: byte-stream-split floats, delta integers; ``compatible``: plain values, dictionaries for
+    strings, no unsigned 32-bit integers, for readers that lack the others (Spark before 4.3).
+    """
+
+    COMPACT = "compact"
+    COMPATIBLE = "compatible"
+
+
 # --- the plan ---------------------------------------------------------------------------------------
 
 
@@ -139,6 +156,7 @@ class ExtractOptions:
         msg_paths: folders (paths or URIs, without a final slash) of message definitions, for types
             that a bag does not define; of a type that several of them have, the first one's is taken.
         pointcloud: what becomes of point clouds.
+        parquet: how files are encoded.
     """
 
     include_topics: tuple[str, ...] = ("*",)
@@ -147,6 +165,16 @@ class ExtractOptions:
     ros_distro: str = ""
     msg_paths: tuple[str, ...] = ()
     pointcloud: PointClouds = PointClouds.RECORDED
+    parquet: ParquetStyle = ParquetStyle.COMPACT
+
+
+@dataclass(frozen=True, slots=True)
+class FileBeside:
+    """A file that SQLite left beside a database; the end of its URI says which (`SQLITE_BESIDE`)."""
+
+    uri: str
+    size_bytes: int
+    etag: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +189,7 @@ class PlannedBag:
         etag: the store's ETag when planned; empty where the store has none.
         recording: the rosbag2 folder that holds it (its path below the prefix), or ``name`` itself.
         metadata_uri: the folder's ``metadata.yaml``, empty where there is none.
+        beside: SQLite's write-ahead log or rollback journal of it, where they are not empty.
     """
 
     uri: str
@@ -170,6 +199,12 @@ class PlannedBag:
     etag: str
     recording: str
     metadata_uri: str = ""
+    beside: tuple[FileBeside, ...] = ()
+
+    @property
+    def content(self) -> tuple[str, int, str]:
+        """Name, size and ETag, which the files beside it are part of: what a bag is covered by."""
+        return self.name, self.size_bytes, "+".join([self.etag, *(each.etag for each in self.beside)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,7 +375,9 @@ class BagResult:
         messages: messages found, wanted or not, and those of the chunks that were not read.
         extracted: messages of wanted topics: each is a row or a reject.
         verified: every connection has as many messages as the bag's own index says (else ``damage`` says
-            which have not); None where it has none (``unverified``).
+            which have not), or its folder's ``metadata.yaml`` where it has none; None where that does not
+            say either (``unverified``).
+        remarks: what else people should know of it, though nothing of it is damaged.
         unread: how many of ``messages`` are of chunks that were not read; the index is all that says so.
     """
 
@@ -355,6 +392,7 @@ class BagResult:
     expected_messages: int | None
     verified: bool | None
     damage: tuple[BagDamage, ...]
+    remarks: tuple[str, ...] = ()
     unread: int = 0
 
 
@@ -461,6 +499,7 @@ def fold(plan: Plan, manifests: Iterable[Manifest]) -> DriveManifest:
             for damage in bag.damage:
                 place = f" at offset {damage.offset}" if damage.offset >= 0 else ""
                 problems.append(f"bag {bag.name}{place}: {damage.reason}")
+            problems += [f"bag {bag.name}: {remark}" for remark in bag.remarks]
         for topic in manifest.topics:
             total = tables.get(topic.table, TableTotal(topic.table, (), (), 0, 0, 0, 0))
             tables[topic.table] = TableTotal(
@@ -533,14 +572,19 @@ def standing_manifests(manifests: Iterable[Manifest], commits: Iterable[DriveMan
     ]
 
 
+def make_same_rows(one: ExtractOptions, other: ExtractOptions) -> bool:
+    """Whether both make the same rows of a bag: they may differ in how a shard ends and files are encoded."""
+    return dataclasses.replace(one, strict=other.strict, parquet=other.parquet) == other
+
+
 def covered_bags(standing: Iterable[Manifest], options: ExtractOptions) -> set[tuple[str, int, str]]:
-    """(name, size, ETag) of the bags that standing manifests cover whole, with the same options.
+    """(name, size, ETag) of the bags that standing manifests cover whole, with options of the same rows.
 
     A bag that could not be read is not covered: another version of the engine may read it.
     """
     slices: dict[tuple[str, int, str], set[BagSlice]] = {}
     for manifest in standing:
-        if dataclasses.replace(manifest.options, strict=options.strict) == options:
+        if make_same_rows(manifest.options, options):
             for bag in manifest.bags:
                 if bag.status is not BagStatus.UNREADABLE:
                     place = dataclasses.replace(bag.slice, bag=0)
@@ -557,6 +601,15 @@ def _with(values: tuple[str, ...], value: str) -> tuple[str, ...]:
 
 
 # --- where things lie -------------------------------------------------------------------------------
+
+
+def sqlite_owner(name: str) -> str:
+    """The database that SQLite would leave a file of this name beside; empty where it would not.
+
+    >>> sqlite_owner("a/x.db3-wal"), sqlite_owner("a/x.db3")
+    ('a/x.db3', '')
+    """
+    return next((name.removesuffix(end) for end in SQLITE_BESIDE if name.endswith(f".db3{end}")), "")
 
 
 def make_plan_id(run: Run, drive_id: str) -> str:

@@ -265,7 +265,8 @@ def choose_layout(block: MessageBlock, types: TypeSource = STANDARD_TYPES) -> tu
     except DefinitionError as error:
         problem = str(error)
     else:
-        if len(Decoder(layout, connection.encoding).decode(sample).rejected) < len(sample):
+        rejected = Decoder(layout, connection.encoding).decode(sample).rejected
+        if not len(sample) or len(rejected) < len(sample):
             return layout, ""
     for standard in fallback_layouts(connection, types):
         known = layout is not None and layout.root == standard.root

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ros_to_parquet.bag import open_bag
+from ros_to_parquet.beside import find_beside, open_beside
 from ros_to_parquet.progress import Progress
 from ros_to_parquet.storage import normalize, open_storage
 from ros_to_parquet.text import print_table
@@ -95,8 +96,10 @@ def read_info(location: str) -> BagInfo:
     sizes: Counter[int] = Counter()
     first: int | None = None
     last: int | None = None
-    with closing(storage.open(info)) as source, Progress(info.size_bytes) as progress:
-        reader = open_bag(source)
+    with ExitStack() as stack:
+        source = stack.enter_context(closing(storage.open(info)))
+        progress = stack.enter_context(Progress(info.size_bytes))
+        reader = open_bag(source, beside=open_beside(stack, storage, uri, find_beside(storage, uri)))
         for block in reader.blocks():
             sizes[block.connection.id] += int(block.lengths.sum())
             low, high = int(block.log_times_ns.min()), int(block.log_times_ns.max())

@@ -5,9 +5,11 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ros_to_parquet import __version__, contract, lake
+from ros_to_parquet.beside import find_beside, with_content
 from ros_to_parquet.contract import ExitCode, ExtractOptions, PlannedBag
 from ros_to_parquet.log import now
 from ros_to_parquet.run import ShardError, output_errors
@@ -48,9 +50,9 @@ def make_plan(
     if not found:
         seen = f" (not bags: {', '.join(ignored[:5])})" if ignored else ""
         raise ShardError(f"{', '.join(bags)}: no .bag, .mcap or .db3 there{seen}", ExitCode.INPUT_MISSING)
-    uris = [info.uri for info, _ in found]
+    uris = [each.info.uri for each in found]
     base = posixpath.commonpath([posixpath.dirname(_as_path(uri)) for uri in uris])
-    planned = tuple(_planned(info, metadata, base) for info, metadata in found)
+    planned = tuple(_planned(each, base) for each in found)
     drive_id = drive_id or _drive_id(planned, base)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}", drive_id):
         raise ShardError(
@@ -65,7 +67,7 @@ def make_plan(
     replaces = tuple(sorted({manifest.plan_id for manifest in record.manifests})) if overwrite else ()
     standing = contract.standing_manifests(record.manifests, record.commits)
     done = set() if overwrite else contract.covered_bags(standing, options)
-    todo = tuple(bag for bag in planned if (bag.name, bag.size_bytes, bag.etag) not in done)
+    todo = tuple(bag for bag in planned if bag.content not in done)
     if not overwrite:
         _refuse_second_rows(drive_id, todo, standing)
     # Nothing counts any more of a plan that was replaced; what one version cannot read, another may.
@@ -109,15 +111,24 @@ def _read_committed(storage: Storage, output: str, drive_id: str) -> lake.DriveR
     return record
 
 
-def _find(bags: Iterable[str]) -> tuple[list[tuple[ObjectInfo, str]], list[str]]:
-    """Bag files with the URI of their metadata.yaml (or ""), and the names of what is not a bag."""
-    found: dict[str, tuple[ObjectInfo, str]] = {}
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A bag file, the URI of its metadata.yaml (or ""), and what SQLite left beside it."""
+
+    info: ObjectInfo
+    metadata: str = ""
+    beside: tuple[contract.FileBeside, ...] = ()
+
+
+def _find(bags: Iterable[str]) -> tuple[list[_Found], list[str]]:
+    """Bag files, and the names of what is not a bag."""
+    found: dict[str, _Found] = {}
     ignored: list[str] = []
     for given in bags:
         uri = normalize(given)
         storage = open_storage(uri)
         try:
-            found[uri] = (storage.head(uri), "")
+            found[uri] = _Found(storage.head(uri), beside=find_beside(storage, uri))
         except NotFoundError:
             folders: dict[str, list[ObjectInfo]] = {}
             for info in storage.objects(uri):
@@ -130,8 +141,12 @@ def _find(bags: Iterable[str]) -> tuple[list[tuple[ObjectInfo, str]], list[str]]
                 if folder == uri or (metadata and posixpath.dirname(folder) == uri):
                     here = {info.uri: info for info in inside if posixpath.splitext(info.uri)[1] in FORMATS}
                     _refuse_twins(here)
-                    found |= {bag_uri: (info, metadata) for bag_uri, info in here.items()}
-                    ignored += [info.uri for info in inside if info.uri not in here and info.uri != metadata]
+                    beside = [info for info in inside if contract.sqlite_owner(info.uri) in here]
+                    for bag_uri, info in here.items():
+                        own = [each for each in beside if contract.sqlite_owner(each.uri) == bag_uri]
+                        found[bag_uri] = _Found(info, metadata, with_content(own))
+                    known = {*here, metadata, *(info.uri for info in beside)}
+                    ignored += [info.uri for info in inside if info.uri not in known]
                 else:
                     ignored += [info.uri for info in inside]
     return [found[uri] for uri in sorted(found)], sorted(ignored)
@@ -183,7 +198,8 @@ def _as_uri(path: str) -> str:
     return f"{scheme}://{rest}"
 
 
-def _planned(info: ObjectInfo, metadata: str, base: str) -> PlannedBag:
+def _planned(found: _Found, base: str) -> PlannedBag:
+    info, metadata = found.info, found.metadata
     path = posixpath.relpath(_as_path(info.uri), base)
     name = path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")  # goes into a column
     return PlannedBag(
@@ -194,6 +210,7 @@ def _planned(info: ObjectInfo, metadata: str, base: str) -> PlannedBag:
         etag=info.etag,
         recording=(posixpath.dirname(name) or name) if metadata else name,
         metadata_uri=metadata,
+        beside=found.beside,
     )
 
 

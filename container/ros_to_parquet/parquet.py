@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ros_to_parquet.bag.model import Int64Array
+from ros_to_parquet.contract import ParquetStyle
 from ros_to_parquet.log import event
 from ros_to_parquet.memory import DEFAULT_BUDGET, MemoryBudget
+from ros_to_parquet.parquet_options import writer_options
 from ros_to_parquet.storage import Storage, StorageError, Upload
 
-COMPRESSION = "zstd"
-COMPRESSION_LEVEL = 1
-
-_SAMPLE_BYTES = 64 << 10
-_INCOMPRESSIBLE = 0.95
-
 LOG_TIME = pa.timestamp("us", tz="UTC")
+
+_SORTED_BY: Final = ("log_time", "log_time_ns")
+"""First columns of every table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,83 +72,6 @@ def bag_column(rows: int, bag: int, names: pa.Array) -> pa.Array:
     )
 
 
-def leaves(schema: pa.Schema) -> Iterator[tuple[str, pa.DataType]]:
-    """Parquet path and type of every leaf column, as ``pyarrow.parquet`` names them."""
-    for column in schema:
-        yield from _leaves(column.name, column.type)
-
-
-def _leaves(path: str, kind: pa.DataType) -> Iterator[tuple[str, pa.DataType]]:
-    if pa.types.is_struct(kind):
-        for child in kind:
-            yield from _leaves(f"{path}.{child.name}", child.type)
-    elif pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        yield from _leaves(f"{path}.list.element", kind.value_type)
-    else:
-        yield path, kind
-
-
-def writer_options(schema: pa.Schema, incompressible: Iterable[str] = ()) -> dict[str, Any]:
-    """Options of ``ParquetWriter``: an encoding that fits each leaf's type.
-
-    Byte-stream-split for floats, delta for integers and times, dictionary for strings alone; statistics on
-    all but blobs. ``incompressible`` are paths of leaves that are compressed already (JPEG and the like).
-    """
-    encodings: dict[str, str] = {}
-    dictionaries: list[str] = []
-    statistics: list[str] = []
-    codecs: dict[str, str] = {}
-    levels: dict[str, int] = {}
-    plain = set(incompressible)
-    for path, kind in leaves(schema):
-        if path in plain:
-            codecs[path] = "none"
-        else:
-            codecs[path] = COMPRESSION
-            levels[path] = COMPRESSION_LEVEL
-        if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind):
-            dictionaries.append(path)
-        elif pa.types.is_floating(kind) and not pa.types.is_float16(kind):
-            encodings[path] = "BYTE_STREAM_SPLIT"
-        elif pa.types.is_integer(kind) or pa.types.is_timestamp(kind):
-            encodings[path] = "DELTA_BINARY_PACKED"
-        if not _is_blob(kind):
-            statistics.append(path)
-    return {
-        "compression": codecs,
-        "compression_level": levels,
-        "use_dictionary": dictionaries or False,
-        "column_encoding": encodings or None,
-        "write_statistics": statistics or False,
-        "write_page_index": True,
-        "version": "2.6",
-    }
-
-
-def _is_blob(kind: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
-    )
-
-
-def incompressible_leaves(batch: pa.RecordBatch) -> list[str]:
-    """Paths of the blob columns of which a sample does not get smaller."""
-    found = []
-    codec = pa.Codec(COMPRESSION, compression_level=COMPRESSION_LEVEL)
-    for path, kind in leaves(batch.schema):
-        if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)) or "." in path:
-            continue
-        column = batch.column(path)
-        data = column.buffers()[-1]
-        if data is None or not data.size:
-            continue
-        middle = max(0, data.size // 2 - _SAMPLE_BYTES // 2)
-        sample = data.slice(middle, min(_SAMPLE_BYTES, data.size - middle))
-        if len(codec.compress(sample)) > _INCOMPRESSIBLE * sample.size:
-            found.append(path)
-    return found
-
-
 class _Sink(io.RawIOBase):
     """An upload as the file object that Arrow writes to.
 
@@ -181,6 +103,7 @@ class TableFile:
     path: str
     schema: pa.Schema
     upload: Upload
+    style: ParquetStyle
     rows: int = 0
     waiting: list[pa.RecordBatch] = field(default_factory=list)
     waiting_bytes: int = 0
@@ -192,19 +115,33 @@ class TableFile:
         self.sink = _Sink(self.upload)
 
     def encode(self, batches: Sequence[pa.RecordBatch], before: Future[None] | None) -> None:
-        """Writes ``batches`` as one row group, after the one before it."""
+        """Writes ``batches`` as one row group in the order of log times, after the one before it."""
         if before is not None:
             before.result()
         if self.writer is None:
-            options = writer_options(self.schema, incompressible_leaves(batches[0]))
+            options = writer_options(batches, style=self.style, sorted_by=_sorted_by(self.schema))
             self.writer = pq.ParquetWriter(pa.PythonFile(self.sink, mode="w"), self.schema, **options)
-        table = pa.Table.from_batches(batches, self.schema)
+        table = _in_order(pa.Table.from_batches(batches, self.schema))
         self.writer.write_table(table, row_group_size=max(1, table.num_rows))
 
     def abort(self) -> None:
         """Gives the file up; to be called when no writer thread is at it."""
         self.sink.cut()
         self.upload.abort()
+
+
+def _sorted_by(schema: pa.Schema) -> tuple[str, ...]:
+    return _SORTED_BY if tuple(schema.names[: len(_SORTED_BY)]) == _SORTED_BY else ()
+
+
+def _in_order(table: pa.Table) -> pa.Table:
+    """``table`` by log time, so that every row group is what its file declares; mostly as it is."""
+    if not _sorted_by(table.schema) or not table.num_rows:
+        return table
+    log_times = np.concatenate([np.from_dlpack(chunk) for chunk in table.column("log_time_ns").chunks])
+    if (log_times[1:] >= log_times[:-1]).all():
+        return table
+    return table.take(int64_column(np.argsort(log_times, kind="stable")))
 
 
 class TableWriters:
@@ -214,8 +151,15 @@ class TableWriters:
     """
 
     def __init__(
-        self, storage: Storage, output: str, *, budget: MemoryBudget = DEFAULT_BUDGET, threads: int = 2
+        self,
+        storage: Storage,
+        output: str,
+        *,
+        style: ParquetStyle = ParquetStyle.COMPACT,
+        budget: MemoryBudget = DEFAULT_BUDGET,
+        threads: int = 2,
     ) -> None:
+        self._style = style
         self._budget = budget
         self._storage = storage
         self._output = output
@@ -249,7 +193,7 @@ class TableWriters:
             {key: value.encode("utf-8", "surrogateescape") for key, value in metadata.items()}
         )
         upload = self._storage.upload(f"{self._output}/{path}")
-        self._files[path] = TableFile(path, described, upload)
+        self._files[path] = TableFile(path, described, upload, self._style)
 
     def append(self, path: str, columns: list[pa.Array]) -> None:
         """Adds rows to the file at ``path``; may block while row groups are being encoded."""

@@ -27,15 +27,17 @@ import pyarrow as pa
 from ros_to_parquet import __version__, contract, lake, parquet
 from ros_to_parquet.bag import open_bag
 from ros_to_parquet.bag.model import BagError, BagReader, Connection, Int64Array, MessageBlock
+from ros_to_parquet.beside import open_beside
 from ros_to_parquet.contract import BagStatus, ExitCode, ExtractOptions, Manifest, Plan, PointClouds
 from ros_to_parquet.decode import Decoded, Decoder
 from ros_to_parquet.decoders import prepare
 from ros_to_parquet.definitions import TypeSource
-from ros_to_parquet.layout import DefinitionError
+from ros_to_parquet.layout import MAX_MESSAGE_BYTES, DefinitionError
 from ros_to_parquet.log import event, now
-from ros_to_parquet.memory import DEFAULT_BUDGET, MemoryBudget
+from ros_to_parquet.memory import DEFAULT_BUDGET, MemoryBudget, readable
 from ros_to_parquet.msg_path import MsgPathError, load_types
 from ros_to_parquet.pointcloud import POINT_CLOUD, CloudDecoder, CloudTable, is_point_cloud
+from ros_to_parquet.recording import Folder, Recording, check_folder, other_counts, plain_name
 from ros_to_parquet.records import RecordDecoder
 from ros_to_parquet.storage import (
     AccessDeniedError,
@@ -48,11 +50,10 @@ from ros_to_parquet.storage import (
     join,
     open_storage,
 )
+from ros_to_parquet.text import and_more
 
 MESSAGE_OVERHEAD_BYTES = 64
 """What a message takes in memory beside its payload (times, offsets): more than many a payload."""
-
-_NAMED_TOPICS = 5
 
 
 class ShardError(Exception):
@@ -258,6 +259,7 @@ class _Extraction:
         self._bags = [plan.bags[part.bag].name for part in plan.shards[shard]]
         self._bag_names = pa.array(self._bags, pa.string())
         self._targets: dict[int, _Target] = {}
+        self._oversize: dict[int, list[MessageBlock]] = {}
         self._pending_bytes = 0
         self._place = 0
 
@@ -269,16 +271,30 @@ class _Extraction:
 
     def end_bag(self) -> None:
         """Hands on what has been decoded and not yet become rows."""
+        # Last, for a message that can be read tells better what the topic's are.
+        for connection_id, blocks in self._oversize.items():
+            if connection_id not in self._targets:
+                self._targets[connection_id] = self._resolve(blocks[0].part(0, 0))
+            for block in blocks:
+                self._refuse_oversize(self._targets[connection_id], block)
+        self._oversize = {}
         for target in self._targets.values():
             self._take(target)
 
     def add(self, block: MessageBlock) -> None:
         """Counts and decodes a block of the current bag."""
         target = self._targets.get(block.connection.id)
+        if block.oversize and (target is None or target.table is not None):
+            self._oversize.setdefault(block.connection.id, []).append(block)
+            return
         if target is None:
             target = self._targets[block.connection.id] = self._resolve(block)
         expansion = target.table.decoder.expansion if target.table else 1
+        most_bytes = self._budget.message // expansion
         for part in _parts(block, self._budget.block // expansion):
+            if int(part.lengths.max()) > most_bytes:  # alone in its part
+                self._refuse_oversize(target, part)
+                continue
             target.tally.count(part)
             about = _Messages.joined([part])
             if target.table is None:
@@ -294,6 +310,16 @@ class _Extraction:
                 self._take(target)
             elif self._pending_bytes >= self._budget.pending:
                 self._take(max(self._targets.values(), key=lambda each: each.pending_bytes))
+
+    def _refuse_oversize(self, target: _Target, block: MessageBlock) -> None:
+        """Counts messages that are too large as rejects."""
+        expansion = target.table.decoder.expansion if target.table else 1
+        target.tally.count(block)
+        reasons = [
+            (row, _too_large(size, self._budget, expansion))
+            for row, size in enumerate(block.lengths.tolist())
+        ]
+        target.tally.reject(self._bags[self._place], _Messages.joined([block]), reasons)
 
     def _take(self, target: _Target) -> None:
         """Rows and rejects of what the target's decoder holds."""
@@ -405,8 +431,20 @@ class _Extraction:
         return self._paths[key]
 
 
+def _too_large(size_bytes: int, budget: MemoryBudget, expansion: int) -> str:
+    """Why a message of this size is a reject, and what to do."""
+    most_bytes = budget.message // expansion
+    share = "a quarter" if expansion == 1 else f"1/{4 * expansion} for its encoding"
+    reason = f"{size_bytes:,} bytes long or more, larger than {most_bytes:,} ({share} of the memory limit)"
+    if size_bytes > MAX_MESSAGE_BYTES:
+        return f"{reason}, and than the {MAX_MESSAGE_BYTES:,} of one row, which no limit changes"
+    return f"{reason}: raise --memory-limit to {readable(4 * expansion * size_bytes)}"
+
+
 def _memory_bytes(block: MessageBlock) -> int:
     """About what a block's messages take in memory."""
+    if block.oversize:
+        return MESSAGE_OVERHEAD_BYTES * len(block)
     return int(block.lengths.sum()) + MESSAGE_OVERHEAD_BYTES * len(block)
 
 
@@ -559,7 +597,7 @@ def _extract(
     types = read_types(plan.options)
     storage = open_storage(plan.output, upload_memory_bytes=budget.upload)
     bags: list[contract.BagResult] = []
-    with parquet.TableWriters(storage, plan.output, budget=budget) as tables:
+    with parquet.TableWriters(storage, plan.output, style=plan.options.parquet, budget=budget) as tables:
         extraction = _Extraction(plan, shard, tables, types, budget)
         read_before = 0
         for place, part in enumerate(plan.shards[shard]):
@@ -616,9 +654,13 @@ def _read_bag(
     """Reads one bag slice into the extraction; damage and unreadable bags become its result."""
     bag = plan.bags[part.bag]
     storage = open_storage(bag.uri)
+    folder = Folder(Recording())
     with ExitStack() as stack:
         try:
             with _input_errors(plan):
+                text = storage.read(bag.metadata_uri).decode("utf-8", "replace") if bag.metadata_uri else None
+                if text is not None and part.index == 0:
+                    folder = check_folder(plan, bag, text, storage)
                 source = stack.enter_context(
                     closing(storage.open(ObjectInfo(bag.uri, bag.size_bytes, bag.etag)))
                 )
@@ -627,12 +669,14 @@ def _read_bag(
                     wanted=topic_filter(plan.options),
                     slice_index=part.index,
                     slice_count=part.count,
-                    metadata=_metadata(storage, bag),
+                    metadata=text,
                     budget=budget,
+                    beside=open_beside(stack, storage, bag.uri, bag.beside),
                 )
         except BagError as error:
             event("bag_unreadable", drive_id=plan.drive_id, bag=bag.name, reason=str(error))
-            return _bag_result(bag, part, BagStatus.UNREADABLE, damage=(contract.BagDamage(0, str(error)),))
+            reasons = [contract.BagDamage(0, str(error)), *_missing(folder)]
+            return _bag_result(bag, part, BagStatus.UNREADABLE, damage=tuple(reasons), remarks=folder.remarks)
         extracted = 0
         extraction.begin_bag(place)
         blocks = stack.enter_context(closing(_blocks(plan, reader, budget)))
@@ -641,7 +685,7 @@ def _read_bag(
             extraction.add(block)
             progress(reader.bytes_read)
         extraction.end_bag()
-    return _finished_bag(plan, bag, part, reader, extracted)
+    return _finished_bag(plan, bag, part, reader, extracted, folder)
 
 
 def _blocks(plan: Plan, reader: BagReader, budget: MemoryBudget) -> Generator[MessageBlock]:
@@ -649,23 +693,38 @@ def _blocks(plan: Plan, reader: BagReader, budget: MemoryBudget) -> Generator[Me
         yield from blocks
 
 
-def _metadata(storage: Storage, bag: contract.PlannedBag) -> str | None:
-    return storage.read(bag.metadata_uri).decode("utf-8", "replace") if bag.metadata_uri else None
+def _missing(folder: Folder) -> list[contract.BagDamage]:
+    return [contract.BagDamage(-1, reason) for reason in folder.damage]
 
 
 def _finished_bag(
-    plan: Plan, bag: contract.PlannedBag, part: contract.BagSlice, reader: BagReader, extracted: int
+    plan: Plan,
+    bag: contract.PlannedBag,
+    part: contract.BagSlice,
+    reader: BagReader,
+    extracted: int,
+    folder: Folder,
 ) -> contract.BagResult:
     messages = sum(reader.counts.values())
     expected = reader.expected_counts()
     expected_messages = None if expected is None else sum(expected.values())
-    found = [contract.BagDamage(each.offset, each.reason) for each in reader.damage]
+    found = _missing(folder) + [contract.BagDamage(each.offset, each.reason) for each in reader.damage]
+    remarks = list(folder.remarks)
     verified = None
     if expected is not None:
         missed = _not_as_promised(reader, expected)
         verified = not missed
         if missed:
             found.append(contract.BagDamage(-1, f"its index promises other counts: {missed}"))
+    said = folder.recording.messages(plain_name(bag.uri)) if part.count == 1 else None
+    if said is not None:
+        differing = other_counts(folder.recording, plain_name(bag.uri), reader)
+        if differing and verified:  # by the bag itself, which knows better
+            remarks.append(f"its folder's metadata.yaml says other counts than the bag itself: {differing}")
+        elif differing:
+            found.append(contract.BagDamage(-1, f"its folder's metadata.yaml says other counts: {differing}"))
+        if verified is None:
+            verified, expected_messages = not differing, said
     # What the index says sums up the rest, so it is not what a long list drops.
     damage = tuple(found[: contract.MAX_REASONS - 1] + found[contract.MAX_REASONS - 1 :][-1:])
     for each in damage:
@@ -680,6 +739,7 @@ def _finished_bag(
         expected_messages=expected_messages,
         verified=verified,
         damage=damage,
+        remarks=tuple(remarks),
         unread=reader.unread_messages,
     )
 
@@ -696,8 +756,7 @@ def _not_as_promised(reader: BagReader, expected: Mapping[int, int]) -> str:
         for number in sorted(expected.keys() | reader.counts.keys())
         if expected.get(number, 0) != reader.counts.get(number, 0)
     ]
-    more = [f"and {len(differing) - _NAMED_TOPICS} more"] if len(differing) > _NAMED_TOPICS else []
-    return ", ".join(differing[:_NAMED_TOPICS] + more)
+    return and_more(differing)
 
 
 def _bag_result(
@@ -711,6 +770,7 @@ def _bag_result(
     expected_messages: int | None = None,
     verified: bool | None = None,
     damage: tuple[contract.BagDamage, ...] = (),
+    remarks: tuple[str, ...] = (),
     unread: int = 0,
 ) -> contract.BagResult:
     return contract.BagResult(
@@ -718,13 +778,14 @@ def _bag_result(
         slice=part,
         status=status,
         size_bytes=bag.size_bytes,
-        etag=bag.etag,
+        etag=bag.content[-1],
         bytes_read=bytes_read,
         messages=messages,
         extracted=extracted,
         expected_messages=expected_messages,
         verified=verified,
         damage=damage,
+        remarks=remarks,
         unread=unread,
     )
 

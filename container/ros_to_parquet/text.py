@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+NAMED = 5
+
+
+def and_more(names: Sequence[str]) -> str:
+    """The first `NAMED` of them, and how many more there are."""
+    more = [f"and {len(names) - NAMED} more"] if len(names) > NAMED else []
+    return ", ".join([*names[:NAMED], *more])
+
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Prints aligned columns: numbers to the right, everything else to the left."""

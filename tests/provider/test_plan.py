@@ -104,6 +104,34 @@ def test_the_prefix_may_be_a_rosbag2_folder_itself() -> None:
     assert {each.metadata_uri for each in found.bags} == {"s3://raw/drive_1/metadata.yaml"}
 
 
+def test_what_sqlite_left_beside_a_database_belongs_to_it() -> None:
+    objects = listing(
+        "run/a.db3",
+        "run/a.db3-wal",
+        "run/a.db3-shm",
+        "run/b.db3",
+        "run/b.db3-journal",
+        "run/c.db3-wal",
+        "d.db3",
+    ).objects
+    empty = ListedObject("d.db3-wal", 0, "e0")
+    found = select_bags(SOURCE, Listing((*objects, empty)), NameGlobs(exclude=("*/b.db3",)))
+    assert names(found.bags) == ["d.db3", "run/a.db3"]
+    assert found.ignored == ("run/b.db3", "run/b.db3-journal", "run/c.db3-wal")
+    assert found.bags[0].beside == ()
+    assert [each.uri for each in found.bags[1].beside] == ["s3://raw/drive_1/run/a.db3-wal"]
+
+
+def test_a_bag_whose_log_is_another_is_another() -> None:
+    first, second = (
+        select_bags(
+            SOURCE, Listing((ListedObject("a.db3", 9, "e1"), ListedObject("a.db3-wal", 9, etag))), NameGlobs()
+        ).bags[0]
+        for etag in ("w1", "w2")
+    )
+    assert first.etag == second.etag and first.content != second.content
+
+
 def test_globs_choose_bags_and_exclusion_wins() -> None:
     found = select_bags(
         SOURCE,

@@ -123,6 +123,12 @@ class ConnectionTable:
                 ids[(messages.connections == recorded_id) & (messages.starts > definition.position)] = after
         yield from self._resolved(data, self._counted(messages, ids))
 
+    def oversize(self, messages: Messages) -> Iterator[MessageBlock]:
+        """A message of which nothing but its head was read; it is counted."""
+        messages = self._counted(messages, self._resolve(messages.connections))
+        if len(messages):
+            yield _as_oversize(self._block(_NO_DATA, messages))
+
     def rest(self) -> Iterator[MessageBlock]:
         """Blocks of what still waits; to be called at the end."""
         if self._waiting:
@@ -187,16 +193,7 @@ class ConnectionTable:
 
     def _cut(self, data: UInt8Array, messages: Messages) -> Iterator[MessageBlock]:
         """Messages of one connection in blocks that are not too large."""
-        block = MessageBlock(
-            connection=self.connections[int(messages.connections[0])],
-            data=data,
-            starts=messages.starts,
-            lengths=messages.lengths,
-            log_times_ns=messages.log_times_ns,
-            publish_times_ns=messages.publish_times_ns,
-            sequences=messages.sequences,
-            offsets=messages.offsets,
-        )
+        block = self._block(data, messages)
         ends = np.cumsum(block.lengths)
         if len(block) <= MAX_BLOCK_MESSAGES and ends[-1] <= self._budget.block:
             yield from self._decompressed(block)
@@ -208,6 +205,18 @@ class ConnectionTable:
             last = min(max(fits, first + 1), first + MAX_BLOCK_MESSAGES)
             yield from self._decompressed(block.part(first, last))
             first = last
+
+    def _block(self, data: UInt8Array, messages: Messages) -> MessageBlock:
+        return MessageBlock(
+            connection=self.connections[int(messages.connections[0])],
+            data=data,
+            starts=messages.starts,
+            lengths=messages.lengths,
+            log_times_ns=messages.log_times_ns,
+            publish_times_ns=messages.publish_times_ns,
+            sequences=messages.sequences,
+            offsets=messages.offsets,
+        )
 
     def _decompressed(self, block: MessageBlock) -> Iterator[MessageBlock]:
         """The block, its messages decompressed where each is a zstd frame (rosbag2's compression by message).
@@ -229,18 +238,27 @@ class ConnectionTable:
         first = 0
         payloads: list[bytes] = []
         size_bytes = 0
+        most_bytes = self._budget.message
         for row, (start, length) in enumerate(
             zip(block.starts.tolist(), block.lengths.tolist(), strict=True)
         ):
             stored = block.data[start : start + length].tobytes()
-            content = decompress_message(stored) if row in frames else None
+            content = decompress_message(stored, most_bytes=most_bytes) if row in frames else None
             payload = stored if content is None else content
+            if len(payload) > most_bytes:
+                if payloads:
+                    yield _rebuilt(block.part(first, row), payloads)
+                lengths = np.array([len(payload)], np.int64)
+                yield _as_oversize(dataclasses.replace(block.part(row, row + 1), lengths=lengths))
+                first, payloads, size_bytes = row + 1, [], 0
+                continue
             if payloads and size_bytes + len(payload) > self._budget.block:
                 yield _rebuilt(block.part(first, row), payloads)
                 first, payloads, size_bytes = row, [], 0
             payloads.append(payload)
             size_bytes += len(payload)
-        yield _rebuilt(block.part(first, len(block)), payloads)
+        if payloads:
+            yield _rebuilt(block.part(first, len(block)), payloads)
 
 
 def groups(ids: Int64Array) -> Iterator[tuple[int, Int64Array | slice]]:
@@ -256,6 +274,13 @@ def groups(ids: Int64Array) -> Iterator[tuple[int, Int64Array | slice]]:
     changes = np.flatnonzero(np.diff(sorted_ids)) + 1
     for rows in np.split(order, changes):
         yield int(ids[rows[0]]), rows
+
+
+_NO_DATA = np.zeros(0, np.uint8)
+
+
+def _as_oversize(block: MessageBlock) -> MessageBlock:
+    return dataclasses.replace(block, data=_NO_DATA, starts=np.zeros_like(block.starts), oversize=True)
 
 
 def _rebuilt(block: MessageBlock, payloads: Sequence[bytes | memoryview]) -> MessageBlock:

@@ -13,22 +13,38 @@ import numpy as np
 import numpy.typing as npt
 
 from ros_to_parquet.bag.blocks import ConnectionTable, Definition
-from ros_to_parquet.bag.decompress import decompress
+from ros_to_parquet.bag.decompress import Unpacked, decompress, pieces
 from ros_to_parquet.bag.index import ChunkIndex
-from ros_to_parquet.bag.model import BagFormat, Connection, Damage, Int64Array, MessageBlock, UInt8Array
-from ros_to_parquet.bag.scan import Batch, Framing, Overrun, R, Span, merged, part, walk, without
+from ros_to_parquet.bag.model import (
+    BagFormat,
+    Connection,
+    Damage,
+    Int64Array,
+    MessageBlock,
+    Messages,
+    UInt8Array,
+)
+from ros_to_parquet.bag.scan import Batch, Cut, Framing, Large, Overrun, R, Span, merged, part, walk, without
 from ros_to_parquet.bag.source import GAP_BYTES, CountedSource, ForwardBuffer
 from ros_to_parquet.memory import MemoryBudget
+
+_HEADER_BYTES = 64
+"""About what precedes a message in its record."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """What a chunk's record says; ``stored`` is cut off where the record is. ``crc32`` is 0 for none."""
+    """What a chunk's record says; ``stored`` is cut off where the record is. ``crc32`` is 0 for none.
+
+    What is stored begins after ``head_bytes`` of the record and has ``stored_bytes``.
+    """
 
     compression: str
     size_bytes: int
     crc32: int
     stored: UInt8Array
+    head_bytes: int
+    stored_bytes: int
 
 
 class ChunkFraming(Framing[R], Protocol[R]):
@@ -37,8 +53,14 @@ class ChunkFraming(Framing[R], Protocol[R]):
     CHUNK: int
     """The opcode of a chunk's record."""
 
+    MESSAGE: int
+    """The opcode of a message's record."""
+
     def all_records(self, data: UInt8Array) -> R:
         """The records at the start of a buffer as far as lengths lead, whatever is in them."""
+
+    def first(self, window: UInt8Array, size: int) -> R:
+        """The record of ``size`` bytes that begins at the start of a window, and has its header there."""
 
     def doubtful(self, records: R) -> npt.NDArray[np.bool_]:
         """Which of a chunk's records must be taken for debris when their lengths do not lead to its end."""
@@ -70,6 +92,7 @@ class ChunkedReader(ABC, Generic[R]):
         self._source = source
         self._framing = framing
         self._budget = budget
+        self._largest = {"chunk": budget.chunk, "record": budget.message + _HEADER_BYTES}
         self._table = ConnectionTable(wanted, budget)
         self.counts = self._table.counts
 
@@ -88,8 +111,12 @@ class ChunkedReader(ABC, Generic[R]):
         """A chunk's record that is whole or cut off; None if it is none or its header cannot be read."""
 
     @abstractmethod
+    def _found(self, data: UInt8Array, records: R, offsets: Int64Array) -> tuple[Messages, list[Definition]]:
+        """Messages and connections among records of one buffer; ``offsets`` say where they are in the bag."""
+
     def _run(self, data: UInt8Array, records: R, offsets: Int64Array) -> Iterator[MessageBlock]:
-        """The messages among records of one buffer; ``offsets`` say where to find them in the bag."""
+        messages, definitions = self._found(data, records, offsets)
+        yield from self._table.blocks(data, messages, definitions)
 
     def _read(
         self, span: Span, index: ChunkIndex | None, definitions: Sequence[Definition]
@@ -119,15 +146,19 @@ class ChunkedReader(ABC, Generic[R]):
             return
         begins = np.array([span.walk_from for span in spans], np.int64)
         ends = np.array([span.end for span in spans], np.int64)
-        buffer = ForwardBuffer(self._source, merged(begins, ends, GAP_BYTES))
+        window_bytes = self._budget.window
+        pieces_to_read = self._source.expect(merged(begins, ends, GAP_BYTES), window_bytes)
+        buffer = ForwardBuffer(self._source, pieces_to_read, window_bytes=window_bytes)
         reached = 0
         for span in spans:
             if reached > span.walk_from:
                 start = max(span.begin, reached)
                 span = dataclasses.replace(span, walk_from=start, begin=start)
-            for found in walk(buffer, self._framing, span):
+            for found in walk(buffer, self._framing, span, largest=self._largest):
                 if isinstance(found, Batch):
                     yield from self._batch(found)
+                elif isinstance(found, Large):
+                    yield from self._large(found, buffer)
                 elif isinstance(found, Overrun):
                     reached = found.offset
                     overruns.append((span.end, reached))
@@ -174,9 +205,13 @@ class ChunkedReader(ABC, Generic[R]):
             if not cut:
                 self._harm(offset, "a chunk's header cannot be read")
             return
-        compression = chunk.compression or "none"
-        self.compressions[compression] = self.compressions.get(compression, 0) + 1
-        content, problem = decompress(chunk.compression, chunk.stored, chunk.size_bytes)
+        if chunk.size_bytes > self._budget.chunk:
+            yield from self._unpacked(offset, chunk, pieces(chunk.stored, self._budget.window), cut=cut)
+            return
+        compression = self._count_chunk(chunk)
+        content, problem = decompress(
+            chunk.compression, chunk.stored, chunk.size_bytes, most_bytes=self._budget.chunk
+        )
         if problem:
             problems.append(problem)
         elif chunk.crc32 and zlib.crc32(content.data) != chunk.crc32:
@@ -190,8 +225,81 @@ class ChunkedReader(ABC, Generic[R]):
         elif unreadable := np.count_nonzero(records.kinds < 0):
             problems.append(f"{unreadable:,} of its records have unreadable headers")
         if problems and not cut:
-            self._harm(offset, f"a chunk (compression: {compression}) is damaged: {'; '.join(problems)}")
+            self._harm_chunk(offset, compression, problems)
         yield from self._run(content, records, np.full(len(records), offset, np.int64))
+
+    def _count_chunk(self, chunk: Chunk) -> str:
+        compression = chunk.compression or "none"
+        self.compressions[compression] = self.compressions.get(compression, 0) + 1
+        return compression
+
+    def _harm_chunk(self, offset: int, compression: str, problems: list[str]) -> None:
+        self._harm(offset, f"a chunk (compression: {compression}) is damaged: {'; '.join(problems)}")
+
+    # --- what is too large to be in memory
+
+    def _large(self, found: Large, buffer: ForwardBuffer) -> Iterator[MessageBlock]:
+        """The messages of a large chunk, or what is known of a large message."""
+        record = self._framing.first(found.window, found.size)
+        kind = int(record.kinds[0])
+        if kind == self._framing.CHUNK:
+            chunk = self._open_chunk(found.window)
+            if chunk is None:
+                if not found.cut:
+                    self._harm(found.offset, "a chunk's header cannot be read")
+                return
+            begin = found.offset + chunk.head_bytes
+            end = min(begin + chunk.stored_bytes, found.offset + found.size)
+            stored = self._stored(buffer, begin, end)
+            yield from self._unpacked(found.offset, chunk, stored, cut=found.cut)
+        elif not found.cut:
+            yield from self._oversize(found, found.offset)
+
+    def _stored(self, buffer: ForwardBuffer, begin: int, end: int) -> Iterator[bytes]:
+        """What is stored from ``begin`` to ``end``, some at a time."""
+        while begin < end:
+            piece = buffer.window(begin, min(self._budget.window, end - begin))[: end - begin]
+            if not len(piece):
+                return
+            begin += len(piece)
+            yield piece.tobytes()
+
+    def _unpacked(
+        self, offset: int, chunk: Chunk, stored: Iterator[bytes], *, cut: bool
+    ) -> Iterator[MessageBlock]:
+        """The messages of a chunk that is decompressed as it is read; damage is noted when all is read."""
+        compression = self._count_chunk(chunk)
+        content = Unpacked(chunk.compression, stored, piece_bytes=self._budget.window)
+        inner = Span(0, 0, chunk.size_bytes, chunk.size_bytes, np.zeros(0, np.int64))
+        buffer = ForwardBuffer(content, None, window_bytes=self._budget.window)
+        broken = ""
+        reached = 0
+        for found in walk(buffer, self._framing, inner, largest=self._largest):
+            if isinstance(found, Batch):
+                offsets = np.full(len(found.records), offset, np.int64)
+                yield from self._run(found.window, found.records, offsets)
+            elif isinstance(found, Large):
+                yield from self._oversize(found, offset)
+            elif isinstance(found, Cut):
+                broken, reached = found.reason, found.offset
+        size_bytes, crc32 = content.finish()
+        problems = [content.problem] if content.problem else []
+        if size_bytes != chunk.size_bytes:
+            problems.insert(0, f"{chunk.size_bytes:,} bytes recorded, {size_bytes:,} found")
+        elif chunk.crc32 and crc32 != chunk.crc32:
+            problems.append("its checksum is wrong")
+        if broken:
+            problems.append(f"its records break off after {reached:,} of {size_bytes:,} bytes: {broken}")
+        if problems and not cut:
+            self._harm_chunk(offset, compression, problems)
+
+    def _oversize(self, found: Large, offset: int) -> Iterator[MessageBlock]:
+        record = self._framing.first(found.window, found.size)
+        if int(record.kinds[0]) != self._framing.MESSAGE:
+            self._harm(offset, f"a record of {found.size:,} bytes is neither a message nor a chunk: left out")
+            return
+        messages, _ = self._found(found.window, record, np.array([offset], np.int64))
+        yield from self._table.oversize(messages)
 
 
 def _to_be_read(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import bz2
-from collections.abc import Callable
-from typing import Protocol
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 import lz4.frame
 import numpy as np
@@ -12,16 +13,19 @@ import zstandard
 
 from ros_to_parquet.bag.model import UInt8Array
 
-MAX_CHUNK_BYTES = 1 << 30
-"""Of a chunk with more, compressed or not, no more is read."""
-
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
-_TRUSTED_BYTES = 64 << 20
-"""A size that may be allocated because a header says so; a larger one is grown into."""
+_TRUSTED_BYTES = 16 << 20
+"""Of a message: a size that may be allocated because a header says so; a larger one is grown into."""
 
 _PIECE_BYTES = 4 << 10
 """What is fed at a time when as much as possible is to be had from a broken stream."""
+
+_SALVAGED_BYTES = 64 << 10
+"""What is had at a time of a stream that may be broken."""
+
+_MAX_WINDOW_BYTES = 128 << 20
+"""How far back a zstd frame may refer, which takes as much memory; zstd's own default, too."""
 
 _ERRORS = (RuntimeError, OSError, EOFError, ValueError, MemoryError, zstandard.ZstdError)
 
@@ -30,24 +34,140 @@ class _Stream(Protocol):
     @property
     def eof(self) -> bool: ...
     @property
+    def needs_input(self) -> bool: ...
+    @property
     def unused_data(self) -> bytes | None: ...
-    def decompress(self, data: bytes, /) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
 
 
 _STREAMS: dict[str, Callable[[], _Stream]] = {
     "bz2": bz2.BZ2Decompressor,
     "lz4": lz4.frame.LZ4FrameDecompressor,
-    "zstd": lambda: zstandard.ZstdDecompressor().decompressobj(),
 }
 
+_COMPRESSIONS = ("", "none", "zstd", *_STREAMS)
 
-def decompress(compression: str, data: UInt8Array, size_bytes: int) -> tuple[UInt8Array, str]:
+
+def pieces(data: UInt8Array, piece_bytes: int) -> Iterator[bytes]:
+    """The bytes of an array, some at a time."""
+    for start in range(0, len(data), piece_bytes):
+        yield data[start : start + piece_bytes].tobytes()
+
+
+def unpack(compression: str, stored: Iterator[bytes], *, piece_bytes: int) -> Iterator[bytes]:
+    """The content of one or several streams in a row, in pieces of at most ``piece_bytes``.
+
+    Raises:
+        Any of `_ERRORS`: it is cut off or broken, after what there is of it.
+    """
+    if compression in ("", "none"):
+        yield from stored
+    elif compression == "zstd":
+        yield from _unpack_zstd(stored, piece_bytes)
+    elif compression in _STREAMS:
+        yield from _unpack_stream(_STREAMS[compression], stored, piece_bytes)
+    else:
+        raise ValueError(_not_supported(compression))
+
+
+def _unpack_zstd(stored: Iterator[bytes], piece_bytes: int) -> Iterator[bytes]:
+    decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES)
+    # read1 gives what there is after each step of input, so that what precedes a broken place is not lost.
+    source: Any = _Feed(stored)
+    with decompressor.stream_reader(source, read_across_frames=True) as reader:
+        while piece := reader.read1(piece_bytes):
+            yield piece
+
+
+def _unpack_stream(
+    new_stream: Callable[[], _Stream], stored: Iterator[bytes], piece_bytes: int
+) -> Iterator[bytes]:
+    stream = new_stream()
+    fed = b""
+    while True:
+        if stream.eof:
+            fed = stream.unused_data or next(stored, b"")
+            if not fed:
+                return
+            stream = new_stream()
+        elif stream.needs_input and not (fed := next(stored, b"")):
+            raise EOFError("the compressed data is cut off")
+        if piece := stream.decompress(fed, piece_bytes):
+            yield piece
+        fed = b""
+
+
+class _Feed:
+    """Pieces of bytes as a file to read."""
+
+    def __init__(self, stored: Iterator[bytes]) -> None:
+        self._stored = stored
+        self._rest = memoryview(b"")
+
+    def read(self, size: int) -> bytes:
+        if not self._rest:
+            self._rest = memoryview(next(self._stored, b""))
+        taken, self._rest = self._rest[:size], self._rest[size:]
+        return taken.tobytes()
+
+
+class Unpacked:
+    """The content of a chunk as a source that is read forward and kept nowhere.
+
+    ``problem`` says what is wrong with it, as far as it was read.
+    """
+
+    def __init__(self, compression: str, stored: Iterator[bytes], *, piece_bytes: int) -> None:
+        self.problem = ""
+        self._pieces = unpack(compression, stored, piece_bytes=piece_bytes)
+        self._position = 0
+        self._crc32 = 0
+        self._rest = memoryview(b"")
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """The bytes from ``offset``, which is not before the end of what was read last."""
+        taken = []
+        while self._position < offset + length and self._more():
+            skipped = min(max(offset - self._position, 0), len(self._rest))
+            end = min(offset + length - self._position, len(self._rest))
+            if skipped < end:
+                taken.append(self._rest[skipped:end])
+            self._position += end
+            self._rest = self._rest[end:]
+        return taken[0].tobytes() if len(taken) == 1 else b"".join(taken)
+
+    def _more(self) -> bool:
+        """Whether there are bytes at hand; the next piece is made where there are none."""
+        while not self._rest:
+            try:
+                piece = next(self._pieces, None)
+            except _ERRORS as error:
+                self.problem = str(error)
+                piece = None
+            if piece is None:
+                return False
+            self._crc32 = zlib.crc32(piece, self._crc32)
+            self._rest = memoryview(piece)
+        return True
+
+    def finish(self) -> tuple[int, int]:
+        """Reads to the end; how many bytes there were, and their CRC-32."""
+        while self._more():
+            self._position += len(self._rest)
+            self._rest = memoryview(b"")
+        return self._position, self._crc32
+
+
+def decompress(
+    compression: str, data: UInt8Array, size_bytes: int, *, most_bytes: int
+) -> tuple[UInt8Array, str]:
     """A chunk's content, or the first part of it where not all can be had.
 
     Args:
         compression: ``none`` (or empty), ``bz2``, ``lz4`` or ``zstd``, the latter two as frames.
         data: what is stored, maybe cut off.
-        size_bytes: the content's size as recorded.
+        size_bytes: the content's size as recorded, at most ``most_bytes``.
+        most_bytes: of content that is not as recorded, no more is decompressed.
 
     Returns:
         The content as a read-only array and an empty string, or what there is of it and what is wrong.
@@ -55,17 +175,20 @@ def decompress(compression: str, data: UInt8Array, size_bytes: int) -> tuple[UIn
     if compression in ("", "none"):
         problem = "" if len(data) == size_bytes else f"{size_bytes:,} bytes recorded, {len(data):,} found"
         return data, problem
-    if compression not in _STREAMS:
-        return data[:0], f"compression {compression!r} is not supported (none, bz2, lz4 and zstd are)"
+    if compression not in _COMPRESSIONS:
+        return data[:0], _not_supported(compression)
     try:
         return np.frombuffer(_decompress_whole(compression, data, size_bytes), np.uint8), ""
     except _ERRORS:
         pass  # the second way, piece by piece, says what is wrong
-    limit_bytes = min(max(size_bytes, _TRUSTED_BYTES), MAX_CHUNK_BYTES)
-    content, problem = _decompress_pieces(_STREAMS[compression], data.tobytes(), limit_bytes)
+    content, problem = _salvage(compression, pieces(data, _PIECE_BYTES), most_bytes)
     if len(content) != size_bytes:
         problem = f"{size_bytes:,} bytes recorded, {len(content):,} found" + (problem and f" ({problem})")
     return np.frombuffer(content, np.uint8), problem
+
+
+def _not_supported(compression: str) -> str:
+    return f"compression {compression!r} is not supported (none, bz2, lz4 and zstd are)"
 
 
 def _decompress_whole(compression: str, data: UInt8Array, size_bytes: int) -> bytes:
@@ -74,17 +197,13 @@ def _decompress_whole(compression: str, data: UInt8Array, size_bytes: int) -> by
     Raises:
         Any of `_ERRORS`, also where it is another size.
     """
-    if size_bytes > MAX_CHUNK_BYTES:
-        raise ValueError("more than is allowed")
     view = data.data
     if compression == "zstd":
-        if zstandard.frame_content_size(view) > max(size_bytes, _TRUSTED_BYTES):
+        if zstandard.frame_content_size(view) > size_bytes:
             raise ValueError("zstd frame larger than recorded")
         content = zstandard.ZstdDecompressor().decompress(view, max_output_size=size_bytes)
         ended = True
     else:
-        if compression == "lz4" and size_bytes > max(255 * len(data), _TRUSTED_BYTES):
-            raise ValueError("LZ4 cannot expand to as much as recorded")
         stream = lz4.frame.LZ4FrameDecompressor() if compression == "lz4" else bz2.BZ2Decompressor()
         content = stream.decompress(view, max_length=size_bytes)
         ended = stream.eof
@@ -93,39 +212,34 @@ def _decompress_whole(compression: str, data: UInt8Array, size_bytes: int) -> by
     return content
 
 
-def _decompress_pieces(new_stream: Callable[[], _Stream], data: bytes, limit_bytes: int) -> tuple[bytes, str]:
+def _salvage(compression: str, stored: Iterator[bytes], most_bytes: int) -> tuple[bytes, str]:
     """As much as can be had of one or several streams in a row, up to a limit, and what is wrong."""
-    pieces: list[bytes] = []
-    stream = new_stream()
-    found = 0
-    position = 0
-    fed = b""
+    found: list[bytes] = []
+    size_bytes = 0
     problem = ""
     try:
-        while found <= limit_bytes:
-            if not fed:
-                fed = data[position : position + _PIECE_BYTES]
-                position += len(fed)
-                if not fed:
-                    problem = "" if stream.eof else "the compressed data is cut off"
-                    break
-            if stream.eof:
-                stream = new_stream()
-            pieces.append(stream.decompress(fed))
-            found += len(pieces[-1])
-            fed = (stream.unused_data or b"") if stream.eof else b""
+        for piece in unpack(compression, stored, piece_bytes=_SALVAGED_BYTES):
+            found.append(piece)
+            size_bytes += len(piece)
+            if size_bytes > most_bytes:
+                break
     except _ERRORS as error:
         problem = str(error)
-    return b"".join(pieces)[:limit_bytes], problem
+    return b"".join(found)[:most_bytes], problem
 
 
-def decompress_message(data: bytes) -> bytes | None:
-    """The content of one zstd frame (rosbag2's compression by message), None where it is none."""
+def decompress_message(data: bytes, *, most_bytes: int) -> bytes | None:
+    """The content of one zstd frame (rosbag2's compression by message), None where it is none.
+
+    Of content with more than ``most_bytes``, so many bytes and one are returned.
+    """
     try:
         size_bytes = zstandard.frame_content_size(data)
-        if 0 <= size_bytes <= _TRUSTED_BYTES:
+        if 0 <= size_bytes <= min(most_bytes, _TRUSTED_BYTES):
             return zstandard.ZstdDecompressor().decompress(data)
     except _ERRORS:
         return None
-    content, problem = _decompress_pieces(_STREAMS["zstd"], data, MAX_CHUNK_BYTES)
-    return None if problem else content
+    content, problem = _salvage("zstd", iter((data,)), most_bytes + 1)
+    if problem or len(content) < min(size_bytes, most_bytes + 1):
+        return None
+    return content

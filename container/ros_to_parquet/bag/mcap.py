@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from ros_to_parquet.bag.blocks import Definition
 from ros_to_parquet.bag.chunked import Chunk, ChunkedReader, ChunkFraming
-from ros_to_parquet.bag.decompress import MAX_CHUNK_BYTES
 from ros_to_parquet.bag.index import ChunkEntries, ChunkIndex, IndexBuilder, flat_entries, index_pieces
 from ros_to_parquet.bag.model import BagFormat, Connection, Int64Array, MessageBlock, Messages, UInt8Array
 from ros_to_parquet.bag.scan import (
@@ -165,9 +164,18 @@ class McapReader(ChunkedReader[Records]):
             stored_bytes = fields.integer(8)
         except ValueError:
             return None
-        return Chunk(compression, size_bytes, crc32, body[fields.position :][:stored_bytes])
+        return Chunk(
+            compression=compression,
+            size_bytes=size_bytes,
+            crc32=crc32,
+            stored=body[fields.position :][:stored_bytes],
+            head_bytes=_RECORD_HEAD_BYTES + fields.position,
+            stored_bytes=stored_bytes,
+        )
 
-    def _run(self, data: UInt8Array, records: Records, offsets: Int64Array) -> Iterator[MessageBlock]:
+    def _found(
+        self, data: UInt8Array, records: Records, offsets: Int64Array
+    ) -> tuple[Messages, list[Definition]]:
         definitions = []
         for row in np.flatnonzero(np.isin(records.kinds, (SCHEMA, CHANNEL, DATA_END))).tolist():
             body = data[records.bodies[row] : records.ends[row]].tobytes()
@@ -200,7 +208,7 @@ class McapReader(ChunkedReader[Records]):
             sequences=heads["sequence"].astype(np.int64),
             offsets=offsets[rows],
         )
-        yield from self._table.blocks(data, messages, definitions)
+        return messages, definitions
 
 
 # --- records ----------------------------------------------------------------------------------------
@@ -209,7 +217,7 @@ class McapReader(ChunkedReader[Records]):
 class _Framing(ChunkFraming[Records]):
     """Record: opcode (uint8), length (uint64), body."""
 
-    CHUNK = CHUNK
+    CHUNK, MESSAGE = CHUNK, MESSAGE
 
     def __init__(self) -> None:
         self._scanner = Scanner(_SCAN, overhead_bytes=_RECORD_HEAD_BYTES, head_is_size=False)
@@ -219,6 +227,12 @@ class _Framing(ChunkFraming[Records]):
         bodies = ends - sizes
         return Records(kinds=kinds, starts=bodies - _RECORD_HEAD_BYTES, bodies=bodies, ends=ends)
 
+    def first(self, window: UInt8Array, size: int) -> Records:
+        kinds, starts, bodies, ends = (
+            np.array([value], np.int64) for value in (int(window[0]), 0, _RECORD_HEAD_BYTES, size)
+        )
+        return Records(kinds=kinds, starts=starts, bodies=bodies, ends=ends)
+
     def doubtful(self, records: Records) -> npt.NDArray[np.bool_]:
         return ~np.isin(records.kinds, (SCHEMA, CHANNEL, MESSAGE))
 
@@ -227,7 +241,7 @@ class _Framing(ChunkFraming[Records]):
         unsound = np.flatnonzero(records.kinds == 0)
         return part(records, 0, int(unsound[0])) if len(unsound) else records
 
-    def step(self, window: UInt8Array, left: int, /) -> Look | Need | Skip | Broken:
+    def step(self, window: UInt8Array, _left: int, /) -> Look | Need | Skip | Broken:
         if len(window) < _RECORD_HEAD_BYTES:
             return Look(_RECORD_HEAD_BYTES)
         kind = int(window[0])
@@ -236,8 +250,6 @@ class _Framing(ChunkFraming[Records]):
             return Broken("no record begins where one should")
         if kind not in (SCHEMA, CHANNEL, MESSAGE, CHUNK):
             return Skip(_RECORD_HEAD_BYTES + size)
-        if MAX_CHUNK_BYTES < size <= left - _RECORD_HEAD_BYTES:
-            return Broken(f"a record says it is {size:,} bytes long")
         return Need(_RECORD_HEAD_BYTES + size, "chunk" if kind == CHUNK else "record")
 
 

@@ -64,6 +64,8 @@ class MessageBlock:
         offsets: int64, shape (messages,), to find a message again, for people: the byte offset in the
             bag file of the chunk that holds it (of the record itself outside of chunks; the row id in
             SQLite bags).
+        oversize: the messages are larger than the reader holds in memory: ``data`` is empty, ``starts`` are 0
+            and ``lengths`` at least what they are.
     """
 
     connection: Connection
@@ -74,6 +76,7 @@ class MessageBlock:
     publish_times_ns: Int64Array | None
     sequences: Int64Array | None
     offsets: Int64Array
+    oversize: bool = False
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -93,6 +96,7 @@ class MessageBlock:
             publish_times_ns=cut(self.publish_times_ns),
             sequences=cut(self.sequences),
             offsets=self.offsets[start:stop],
+            oversize=self.oversize,
         )
 
 

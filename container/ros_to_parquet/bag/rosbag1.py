@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from ros_to_parquet.bag.blocks import Definition, groups
 from ros_to_parquet.bag.chunked import Chunk, ChunkedReader, ChunkFraming
-from ros_to_parquet.bag.decompress import MAX_CHUNK_BYTES
 from ros_to_parquet.bag.index import ChunkEntries, ChunkIndex, IndexBuilder, flat_entries, index_pieces
 from ros_to_parquet.bag.model import (
     BagError,
@@ -143,15 +142,20 @@ class Rosbag1Reader(ChunkedReader["Rosbag1Records"]):
         fields = _first_header(record)
         if fields is None or fields.get(b"op") != bytes((CHUNK,)):
             return None
-        stored = record[8 + _integer(record[:4].tobytes()) :]
+        head_bytes = 8 + _integer(record[:4].tobytes())
+        stored = record[head_bytes:]
         return Chunk(
             compression=_text(fields.get(b"compression", b"none")),
             size_bytes=_integer(fields[b"size"]) if b"size" in fields else len(stored),
             crc32=0,
             stored=stored,
+            head_bytes=head_bytes,
+            stored_bytes=_integer(record[head_bytes - 4 : head_bytes].tobytes()),
         )
 
-    def _run(self, data: UInt8Array, records: Rosbag1Records, offsets: Int64Array) -> Iterator[MessageBlock]:
+    def _found(
+        self, data: UInt8Array, records: Rosbag1Records, offsets: Int64Array
+    ) -> tuple[Messages, list[Definition]]:
         definitions = []
         for row in np.flatnonzero(records.kinds == CONNECTION).tolist():
             definition = _definition(data, records, row)
@@ -176,7 +180,7 @@ class Rosbag1Reader(ChunkedReader["Rosbag1Records"]):
             sequences=None,
             offsets=offsets[rows],
         )
-        yield from self._table.blocks(data, messages, definitions)
+        return messages, definitions
 
 
 # --- records ----------------------------------------------------------------------------------------
@@ -200,14 +204,25 @@ class Rosbag1Records(Records):
 class _Framing(ChunkFraming[Rosbag1Records]):
     """Record: header length, header, body length, body; lengths are uint32."""
 
-    CHUNK = CHUNK
+    CHUNK, MESSAGE = CHUNK, MESSAGE
 
     def __init__(self) -> None:
         self._scanner = Scanner(_SCAN, overhead_bytes=8, head_is_size=True)
 
     def all_records(self, data: UInt8Array) -> Rosbag1Records:
         heads, sizes, ends = self._scanner.scan(data)
-        bodies = ends - sizes
+        return self._records(data, heads, ends - sizes, ends)
+
+    def first(self, window: UInt8Array, size: int) -> Rosbag1Records:
+        header_length = _integer(window[:4].tobytes())
+        heads, bodies, ends = (
+            np.array([value], np.int64) for value in (header_length, 8 + header_length, size)
+        )
+        return self._records(window, heads, bodies, ends)
+
+    def _records(
+        self, data: UInt8Array, heads: Int64Array, bodies: Int64Array, ends: Int64Array
+    ) -> Rosbag1Records:
         starts = bodies - heads - 8
         kinds, connections, times, counts = _header_values(data, starts + 4, heads)
         seconds, nanoseconds = times & 0xFFFFFFFF, times >> 32
@@ -253,8 +268,6 @@ class _Framing(ChunkFraming[Rosbag1Records]):
         counted = _INDEX_ENTRY_BYTES * _integer(fields[b"count"]) if b"count" in fields else size
         if kind == INDEX and counted != size:
             return self._index_record(window, left, body_start + size, body_start + counted)
-        if MAX_CHUNK_BYTES < size <= left - body_start:
-            return Broken(f"a record says it is {size:,} bytes long")
         return Need(body_start + size, "chunk" if kind == CHUNK else "record")
 
     def _index_record(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import Any
 
 import apsw
@@ -12,15 +12,24 @@ import numpy as np
 
 from ros_to_parquet.bag.blocks import MAX_BLOCK_MESSAGES, ConnectionTable
 from ros_to_parquet.bag.join import joined
-from ros_to_parquet.bag.model import BagError, BagFormat, Connection, Damage, MessageBlock, Messages
-from ros_to_parquet.bag.source import CountedSource
+from ros_to_parquet.bag.model import (
+    BagError,
+    BagFormat,
+    Connection,
+    Damage,
+    Int64Array,
+    MessageBlock,
+    Messages,
+    UInt8Array,
+)
+from ros_to_parquet.bag.source import CountedSource, own_pages
 from ros_to_parquet.bag.sqlite_files import LOG, Database
 from ros_to_parquet.memory import MemoryBudget
 
 _LEAST_ROWID, _MOST_ROWID = -(1 << 63), (1 << 63) - 1
 
 _MAX_ROWS = 64
-"""Rows taken at a time, whose sizes are not known before: this many of the largest are held in memory."""
+"""Rows taken at a time; what is larger than its part of a block is taken alone."""
 
 _MAX_GAPS = 1000
 """Unreadable stretches after which the rest is given up."""
@@ -56,6 +65,7 @@ class SqliteReader:
         self.unread_messages = 0
         self._source = source
         self._beside = beside
+        self._size = source.size + sum(each.size for each in beside.values())
         self._budget = budget
         self._table = ConnectionTable(wanted, budget)
         self.counts = self._table.counts
@@ -74,14 +84,15 @@ class SqliteReader:
                 "it, but it may lack its last messages",
             )
         try:
-            # Of a page that is cut off, SQLite would take zeros for the rest.
-            self._database = Database(
-                source,
-                beside,
-                size=source.size - source.size % page_bytes,
-                kept_bytes=2 * budget.window,
-            )
-            self._begin(self._database, wanted)
+            with ExitStack() as stack:
+                # Of a page that is cut off, SQLite would take zeros for the rest.
+                whole_pages_bytes = source.size - source.size % page_bytes
+                self._database = Database(
+                    source, beside, size=whole_pages_bytes, kept_bytes=2 * budget.window
+                )
+                stack.callback(self._database.close)
+                self._begin(self._database, wanted)
+                stack.pop_all()
         except _ERRORS as error:
             if self._database is not None:
                 self._database.raise_failure()
@@ -91,13 +102,16 @@ class SqliteReader:
 
     def _begin(self, database: Database, wanted: Callable[[str], bool]) -> None:
         connection = database.connection
-        connection.limit(apsw.SQLITE_LIMIT_LENGTH, max(self._source.size, 1 << 20))
+        connection.limit(apsw.SQLITE_LIMIT_LENGTH, max(self._size, 1 << 20))
         connection.execute("PRAGMA writable_schema = ON")  # or a file that is cut off cannot be read at all
         taken: dict[int, bool] = {}
         for topic_id, content in _topics(connection):
             self._table.define(topic_id, content)
             taken[topic_id] = taken.get(topic_id, False) or wanted(content.topic)
-        self._query = _rows_query([topic_id for topic_id, is_wanted in taken.items() if not is_wanted])
+        self._query = _rows_query(
+            [topic_id for topic_id, is_wanted in taken.items() if not is_wanted],
+            self._budget.block // _MAX_ROWS,
+        )
         if database.is_rolled_back:
             self._harm(
                 -1,
@@ -132,10 +146,10 @@ class SqliteReader:
         if self._database is None:
             return
         with closing(self._database) as database:
-            index = _IndexCount(database.connection, self._source.size)
+            index = _IndexCount(database.connection, self._size)
             found = last = 0
             for rows in self._rows(database, index):
-                data, starts, lengths = joined(rows.payloads)
+                data, starts, lengths = _buffer(rows.payloads)
                 messages = Messages(
                     connections=np.array(rows.topic_ids, np.int64),
                     starts=starts,
@@ -147,7 +161,10 @@ class SqliteReader:
                 )
                 found += len(messages)
                 last = rows.rowids[-1]
-                yield from self._table.blocks(data, messages)
+                if isinstance(rows.payloads[0], int):
+                    yield from self._table.oversize(messages)
+                else:
+                    yield from self._table.blocks(data, messages)
             yield from self._table.rest()
             if index.is_there:
                 self._indexed = index.count_rest()
@@ -175,10 +192,18 @@ class SqliteReader:
         gaps = 0
         while True:
             try:
-                for taken in _fetch(database.connection, self._query, first, most, self._budget.block):
+                for taken in _fetch(database.connection, self._query, first, most, self._budget.message):
+                    alone = not isinstance(taken[3][0], bytes)
+                    if alone and rows.rowids:
+                        yield rows
+                        rows = _Rows()
                     rows.extend(*taken)
                     index.follow(*taken)
                     first = rows.rowids[-1] + 1
+                    if alone:
+                        yield rows
+                        rows = _Rows()
+                        continue
                     if rows.size_bytes >= self._budget.block or len(rows.rowids) >= MAX_BLOCK_MESSAGES:
                         yield rows
                         rows = _Rows()
@@ -209,7 +234,8 @@ class _Rows:
         self.rowids: list[int] = []
         self.topic_ids: list[int] = []
         self.timestamps: list[int] = []
-        self.payloads: list[bytes] = []
+        self.payloads: list[bytes | memoryview | int] = []
+        """One that is large is alone; one that is too large is its size."""
         self.size_bytes = 0
 
     def extend(
@@ -217,18 +243,37 @@ class _Rows:
         rowids: Sequence[int],
         topic_ids: Sequence[int],
         timestamps: Sequence[int],
-        payloads: Sequence[bytes],
+        payloads: Sequence[bytes | memoryview | int],
     ) -> None:
         self.rowids.extend(rowids)
         self.topic_ids.extend(topic_ids)
         self.timestamps.extend(timestamps)
         self.payloads.extend(payloads)
-        self.size_bytes += sum(map(len, payloads))
+        self.size_bytes += sum(map(_size, payloads))
 
 
-def _rows_query(unwanted: Sequence[int]) -> str:
-    """A query of rows from a row id on; of ``unwanted`` topics without their contents."""
+def _buffer(payloads: Sequence[bytes | memoryview | int]) -> tuple[UInt8Array, Int64Array, Int64Array]:
+    """Payloads in one buffer (see `joined`), where the large one of a row is without a copy."""
+    match payloads:
+        case [memoryview() as large]:
+            return np.frombuffer(large, np.uint8), np.zeros(1, np.int64), np.array([len(large)], np.int64)
+        case [int() as size]:
+            return np.zeros(0, np.uint8), np.zeros(1, np.int64), np.array([size], np.int64)
+        case _:
+            return joined([payload for payload in payloads if isinstance(payload, bytes)])
+
+
+def _size(payload: bytes | memoryview | int) -> int:
+    return payload if isinstance(payload, int) else len(payload)
+
+
+def _rows_query(unwanted: Sequence[int], small_bytes: int) -> str:
+    """A query of rows from a row id on; of ``unwanted`` topics without their contents.
+
+    Of contents that are larger than ``small_bytes`` it gives the size, which is known without reading them.
+    """
     topic_id, data = "IFNULL(CAST(topic_id AS INTEGER), -1)", "IFNULL(CAST(data AS BLOB), x'')"
+    data = f"CASE WHEN length(data) > {small_bytes} THEN length(data) ELSE {data} END"
     if unwanted:
         data = f"CASE WHEN {topic_id} IN ({', '.join(map(str, unwanted))}) THEN x'' ELSE {data} END"
     time_ns = "IFNULL(CAST(timestamp AS INTEGER), 0)"
@@ -236,9 +281,11 @@ def _rows_query(unwanted: Sequence[int]) -> str:
 
 
 def _fetch(
-    database: apsw.Connection, query: str, first: int, most: int, most_bytes: int
-) -> Iterator[tuple[Any, Any, Any, Any]]:
-    """The rows from row id ``first`` on, in columns; ``most`` at a time, fewer where they are large.
+    database: apsw.Connection, query: str, first: int, most: int, message_bytes: int
+) -> Iterator[tuple[Any, ...]]:
+    """The rows from row id ``first`` on, in columns; at most ``most`` at a time, a large one alone.
+
+    In the place of contents larger than ``message_bytes`` is their size.
 
     Raises:
         apsw.Error: the next row, or one of those that would be next, cannot be read.
@@ -249,9 +296,31 @@ def _fetch(
         rowids, topic_ids, timestamps, payloads = zip(*taken, strict=True)
         if rowids[0] < first or rowids[-1] < rowids[0]:  # a loop in a damaged file would never end
             raise apsw.CorruptError("the rows are out of order")
-        yield rowids, topic_ids, timestamps, payloads
+        begin = 0
+        for place, payload in enumerate(payloads):
+            if isinstance(payload, int):
+                if begin < place:
+                    yield tuple(column[begin:place] for column in (rowids, topic_ids, timestamps, payloads))
+                content = payload if payload > message_bytes else _large(database, rowids[place])
+                yield (
+                    rowids[place : place + 1],
+                    topic_ids[place : place + 1],
+                    timestamps[place : place + 1],
+                    (content,),
+                )
+                begin = place + 1
+        if begin < len(rowids):
+            yield tuple(column[begin:] for column in (rowids, topic_ids, timestamps, payloads))
         first = rowids[-1] + 1
-        limit = max(1, min(most, most_bytes // max(1, *map(len, payloads))))
+        limit = most
+
+
+def _large(database: apsw.Connection, rowid: int) -> memoryview:
+    """A large message, in memory of its own and there once."""
+    with database.blob_open("main", "messages", "data", rowid, False) as blob:
+        content = memoryview(own_pages(blob.length()))
+        blob.read_into(content)
+    return content
 
 
 def _next_readable(database: apsw.Connection, query: str, first: int) -> int | None:
@@ -307,11 +376,11 @@ class _IndexCount:
         _rowids: Sequence[int],
         _topic_ids: Sequence[int],
         times: Sequence[int],
-        payloads: Sequence[bytes],
+        payloads: Sequence[bytes | memoryview | int],
     ) -> None:
         """Takes note of rows that were read, and counts on when they are many."""
         self._times.extend(times)
-        self._size_bytes += sum(map(len, payloads))
+        self._size_bytes += sum(map(_size, payloads))
         if self._size_bytes >= self._STRETCH_BYTES or len(self._times) >= self._STRETCH_ROWS:
             # One time far off must not have all of the index be read: the middle one of them does not.
             middle = sorted(self._times)[len(self._times) // 2]

@@ -7,7 +7,8 @@ Nothing else is needed to find messages, so an index that is missing or lies doe
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -17,9 +18,6 @@ from awkward_cpp.lib._ext import ForthMachine64  # awkward.forth is this, and ta
 
 from ros_to_parquet.bag.model import Int64Array, UInt8Array
 from ros_to_parquet.bag.source import ForwardBuffer
-
-MAX_CUT_BYTES = 256 << 20
-"""Of a record that is cut off, no more is looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,8 +232,39 @@ class Overrun:
     offset: int
 
 
-def walk(buffer: ForwardBuffer, framing: Framing[R], span: Span) -> Iterator[Batch[R] | Cut | Overrun]:
-    """All of a span's records in the order of the file, in windows, and what is broken between them."""
+def _first_after(anchors: Int64Array, position: int) -> int | None:
+    after = int(np.searchsorted(anchors, position, side="right"))
+    return int(anchors[after]) if after < len(anchors) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Large:
+    """A record of ``size`` bytes that is too large for a window, which shows how it begins.
+
+    ``cut``: more of it is not there, which has been told.
+    """
+
+    offset: int
+    size: int
+    window: UInt8Array
+    cut: bool = False
+
+
+_BEGINNING_BYTES = 8 << 10
+"""More than the header of a chunk or message has."""
+
+
+def _beginning(buffer: ForwardBuffer, position: int, size: int) -> UInt8Array:
+    return buffer.window(position, min(size, _BEGINNING_BYTES))[:size]
+
+
+def walk(
+    buffer: ForwardBuffer, framing: Framing[R], span: Span, *, largest: Mapping[str, int]
+) -> Iterator[Batch[R] | Large | Cut | Overrun]:
+    """All of a span's records in the order of the file, in windows, and what is broken between them.
+
+    ``largest``: how many bytes a record may have to be shown whole, by what it is (see `Need`).
+    """
     position = span.walk_from
     need = 1
     while position < span.end:
@@ -243,6 +272,8 @@ def walk(buffer: ForwardBuffer, framing: Framing[R], span: Span) -> Iterator[Bat
         window = buffer.window(position, min(need, left))[: min(left, max(need, span.end - position))]
         if len(window) < min(need, left):  # the source is shorter than it said
             left = len(window)
+            if not left:
+                return
         records = framing.records(window)
         if len(records):
             first, last = np.searchsorted(records.starts, (span.begin - position, span.end - position))
@@ -258,18 +289,29 @@ def walk(buffer: ForwardBuffer, framing: Framing[R], span: Span) -> Iterator[Bat
                 position += step.size
                 need = 1
                 continue
-            if step.size > len(window):
+            if isinstance(step, Need) and step.size > largest[step.what]:
+                # Where a chunk begins inside of it by the bag's index, its length is wrong.
+                if (_first_after(span.anchors, position) or math.inf) >= position + step.size:
+                    yield Large(position, step.size, _beginning(buffer, position, left))
+                    position += step.size
+                    need = 1
+                    continue
+                step = Broken(f"a record says it is {step.size:,} bytes long")
+            elif step.size > len(window):
                 need = step.size
                 continue
-        after = int(np.searchsorted(span.anchors, position, side="right"))
-        goes_on = int(span.anchors[after]) if after < len(span.anchors) else None
+        goes_on = _first_after(span.anchors, position)
         if isinstance(step, Broken):
             reason, shown = step.reason, 0
         else:
             reason = f"cut off inside a {step.what}: {left:,} of {step.size:,} bytes are there"
-            shown = min(left if goes_on is None else goes_on - position, MAX_CUT_BYTES)
+            shown = left if goes_on is None else goes_on - position
         if position >= span.begin:
-            yield Cut(position, buffer.window(position, shown)[:shown], reason, goes_on is None)
+            if not isinstance(step, Broken) and shown > largest[step.what]:
+                yield Cut(position, window[:0], reason, goes_on is None)
+                yield Large(position, shown, _beginning(buffer, position, shown), cut=True)
+            else:
+                yield Cut(position, buffer.window(position, shown)[:shown], reason, goes_on is None)
         if goes_on is None:
             return
         position = goes_on

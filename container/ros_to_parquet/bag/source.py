@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import bisect
+import mmap
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO, Protocol, runtime_checkable
+from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -94,12 +95,13 @@ class CountedSource:
             return self._end(self._tail_start, TAIL_BYTES)[start : start + length]
         return self._read(offset, length)
 
-    def expect(self, ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    def expect(
+        self, ranges: Sequence[tuple[int, int]], piece_bytes: int | None = None
+    ) -> list[tuple[int, int]]:
         """Tells the source that these ranges will be read next; in which pieces that should be."""
+        step = min(piece_bytes or READ_BYTES, READ_BYTES)
         pieces = [
-            (begin, min(begin + READ_BYTES, end))
-            for start, end in ranges
-            for begin in range(start, end, READ_BYTES)
+            (begin, min(begin + step, end)) for start, end in ranges for begin in range(start, end, step)
         ]
         if isinstance(self._source, ReadsAhead) and self.size > READ_BYTES:
             self._source.expect(pieces)
@@ -122,16 +124,30 @@ class CountedSource:
         return data
 
 
-class ForwardBuffer:
-    """A window that moves forward over a source, of which only ``ranges`` are read as far as possible."""
+class Readable(Protocol):
+    """Bytes that are read forward; ``read_at`` returns fewer than asked at the end only."""
 
-    def __init__(self, source: CountedSource, ranges: Sequence[tuple[int, int]]) -> None:
+    def read_at(self, offset: int, length: int) -> bytes: ...
+
+
+class ForwardBuffer:
+    """A window that moves forward over a source.
+
+    Args:
+        pieces: ranges, ascending, to be read one at a time; of the rest of the source no more than is needed.
+            None for all of it, in pieces of ``window_bytes``.
+        window_bytes: what needs more at a time gets memory of its own.
+    """
+
+    def __init__(
+        self, source: Readable, pieces: Sequence[tuple[int, int]] | None, *, window_bytes: int
+    ) -> None:
         self._source = source
+        self._window_bytes = window_bytes
         self._start = 0
-        self._data = b""
-        pieces = source.expect(ranges)
-        self._begins = [begin for begin, _ in pieces]
-        self._ends = [end for _, end in pieces]
+        self._data = memoryview(b"")
+        self._begins = None if pieces is None else [begin for begin, _ in pieces]
+        self._ends = [end for _, end in pieces or ()]
 
     def window(self, offset: int, need: int) -> UInt8Array:
         """The bytes from ``offset``: those at hand, ``need`` at least (fewer at the source's end only).
@@ -139,14 +155,52 @@ class ForwardBuffer:
         Offsets of successive calls do not decrease. The array is read-only and stays valid.
         """
         at_hand = max(self._start + len(self._data) - offset, 0)
+        if need > max(at_hand, self._window_bytes):
+            return self._exactly(offset, need, at_hand)
         if at_hand < need:
-            kept = self._data[offset - self._start :] if at_hand else b""
+            kept = self._data[offset - self._start :] if at_hand else memoryview(b"")
             start = offset + at_hand
             data = self._source.read_at(start, self._read_end(offset + need) - start)
-            self._start, self._data = offset, kept + data if kept else data
+            self._start, self._data = offset, memoryview(b"".join((kept, data)) if kept else data)
         return np.frombuffer(self._data, np.uint8)[offset - self._start :]
+
+    def _exactly(self, offset: int, size: int, at_hand: int) -> UInt8Array:
+        """So many bytes in pages of their own (see `give_back`), put together without a second copy."""
+        pages = own_pages(size)
+        filled = at_hand
+        if at_hand:
+            pages[:filled] = self._data[offset - self._start :]
+        while filled < size:
+            start = offset + filled
+            end = self._read_end(min(start + self._window_bytes, offset + size))
+            data = self._source.read_at(start, min(end, offset + size) - start)
+            if not data:
+                break
+            pages[filled : filled + len(data)] = data
+            filled += len(data)
+        self._start, self._data = offset, memoryview(pages)[:filled].toreadonly()
+        return np.frombuffer(self._data, np.uint8)
 
     def _read_end(self, least: int) -> int:
         """Where a read ends that goes to ``least`` at least: with a piece, if that is in one."""
+        if self._begins is None:
+            return -(-least // self._window_bytes) * self._window_bytes
         place = bisect.bisect_left(self._ends, least)
         return self._ends[place] if place < len(self._ends) and self._begins[place] < least else least
+
+
+def own_pages(size: int) -> mmap.mmap:
+    """Memory for one large message, which `give_back` can free."""
+    return mmap.mmap(-1, size)
+
+
+def give_back(data: UInt8Array) -> None:
+    """Frees the memory of an array that was made in pages of its own, whoever still refers to it.
+
+    To be called by the one reader of a buffer that holds nothing but one large message.
+    """
+    base: Any = data
+    while isinstance(base, np.ndarray | memoryview):
+        base = base.base if isinstance(base, np.ndarray) else base.obj
+    if isinstance(base, mmap.mmap):
+        base.madvise(mmap.MADV_DONTNEED)

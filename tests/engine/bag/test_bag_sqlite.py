@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -301,6 +304,149 @@ def test_databases_that_are_no_bags(tmp_path) -> None:
     path.write_bytes(b"SQLite format 3\0" + bytes(5000))
     with pytest.raises(BagError, match=r"SQLite database cannot be read: .*recover"):
         read_file(path)
+
+
+# --- what SQLite leaves beside it -------------------------------------------------------------------
+
+RECORDER = """
+import os, sqlite3, sys
+database = sqlite3.connect(sys.argv[1], isolation_level=None)
+for statement in sys.argv[2].split(";"):
+    database.execute(statement)
+os._exit(9)  # as if it were killed: nothing is closed
+"""
+
+INSERT = """WITH RECURSIVE n(i) AS (SELECT {first} UNION ALL SELECT i + 1 FROM n WHERE i < {last})
+    INSERT INTO messages(topic_id, timestamp, data) SELECT 1 + i % 2, i, randomblob(500) FROM n"""
+
+
+def killed(path: Path, *statements: str) -> None:
+    """Has another process change the bag and end without closing it."""
+    done = subprocess.run([sys.executable, "-c", RECORDER, path, ";".join(statements)], check=False)
+    assert done.returncode == 9
+
+
+def read_with_beside(path: Path, **options):
+    files = {end: path.with_name(path.name + end) for end in ("-wal", "-journal")}
+    beside = {end: Memory(file.read_bytes()) for end, file in files.items() if file.exists()}
+    return read_file(path, beside=beside, **options)
+
+
+def by_sqlite(path: Path, folder: Path) -> dict[str, list[tuple[int, bytes]]]:
+    """What SQLite itself reads from a copy, which it recovers."""
+    folder.mkdir()
+    for file in path.parent.glob(f"{path.name}*"):
+        shutil.copy(file, folder)
+    with closing(sqlite3.connect(folder / path.name)) as database:
+        return as_topics(database.execute("SELECT topic_id, timestamp, data FROM messages ORDER BY id"))
+
+
+def insert(first: int, last: int) -> str:
+    return INSERT.format(first=first, last=last)
+
+
+LOGGED = ("PRAGMA journal_mode = WAL", "PRAGMA wal_autocheckpoint = 0")
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        (insert(1, 300), insert(301, 400)),
+        (
+            insert(1, 3000),
+            "PRAGMA wal_checkpoint(PASSIVE)",
+            insert(3001, 3300),
+            "DELETE FROM messages WHERE id = 9",
+        ),
+        (insert(1, 300), "PRAGMA wal_checkpoint(TRUNCATE)", insert(301, 400), insert(401, 500)),
+        (insert(1, 300), "PRAGMA cache_size = 5", "BEGIN", insert(301, 2000)),
+    ],
+    ids=["one", "partly in the file", "begun again", "not committed"],
+)
+def test_messages_in_a_write_ahead_log(tmp_path, statements) -> None:
+    path = make(tmp_path / "a.db3", [])
+    killed(path, *LOGGED, *statements)
+    log_bytes = path.with_name("a.db3-wal").stat().st_size
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    found = read_with_beside(path)
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
+    expected = by_sqlite(path, tmp_path / "copy")
+    assert found.by_topic == expected and len(found.messages) >= 300
+    assert found.reader.expected_counts() == found.reader.counts
+    (reason,) = found.reasons
+    assert reason.startswith(
+        f"the bag was never closed: {log_bytes:,} bytes of its write-ahead log were read"
+    )
+    assert found.reader.bytes_read == path.stat().st_size + log_bytes
+    assert len(read_file(path).messages) < len(found.messages)
+
+
+def test_a_message_in_a_log_may_be_larger_than_the_database(tmp_path) -> None:
+    path = make(tmp_path / "a.db3", [])
+    statement = "INSERT INTO messages(topic_id, timestamp, data) VALUES(1, 1, randomblob(3000000))"
+    killed(path, *LOGGED, statement, insert(2, 9))
+    found = read_with_beside(path)
+    assert found.by_topic == by_sqlite(path, tmp_path / "copy") and len(found.messages) == 9
+    assert found.reader.expected_counts() == found.reader.counts
+
+
+def test_a_log_that_is_torn_or_of_another_time(tmp_path) -> None:
+    path = make(tmp_path / "a.db3", some_rows(30))
+    killed(path, *LOGGED, *(insert(first, first + 9) for first in range(1, 200, 10)))
+    log = path.with_name("a.db3-wal")
+    data = log.read_bytes()
+    counts = set()
+    for number, size in enumerate([0, 31, 32, 33, *range(4000, len(data), 17_321), len(data) - 1, len(data)]):
+        log.write_bytes(data[:size])
+        found = read_with_beside(path)
+        assert found.by_topic == by_sqlite(path, tmp_path / f"{number}")
+        counts.add(len(found.messages))
+    assert min(counts) == 30 and max(counts) == 230 and len(counts) > 5
+    flipped = bytearray(data)
+    for place in (0, 9, 17, 25, 32 + 9, len(data) // 2):  # magic, page size, salt, checksum; of a frame; data
+        flipped[place] ^= 0x55
+        log.write_bytes(flipped)
+        found = read_with_beside(path)
+        assert found.by_topic == by_sqlite(path, tmp_path / f"flipped-{place}")
+        flipped[place] ^= 0x55
+
+
+def test_a_log_mode_without_a_log(tmp_path) -> None:
+    path = make(tmp_path / "a.db3", some_rows(30))
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("DELETE FROM messages WHERE id > 20")
+        database.commit()
+    assert path.read_bytes()[18:20] == b"\2\2" and not path.with_name("a.db3-wal").exists()
+    found = read_file(path)
+    assert found.is_as_expected and found.by_topic == as_topics(some_rows(20))
+
+
+def test_a_transaction_that_was_not_finished_is_taken_back(tmp_path) -> None:
+    path = make(tmp_path / "a.db3", some_rows(3000, size=300))
+    killed(
+        path,
+        "PRAGMA cache_size = 5",
+        "BEGIN",
+        "UPDATE messages SET data = zeroblob(300) WHERE id % 3 = 0",
+        "DELETE FROM messages WHERE id BETWEEN 100 AND 900",
+        insert(1, 5000),
+    )
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    found = read_with_beside(path)
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
+    assert found.by_topic == as_topics(some_rows(3000, size=300)) == by_sqlite(path, tmp_path / "copy")
+    assert found.reader.expected_counts() == found.reader.counts
+    (reason,) = found.reasons
+    assert reason.startswith("its last transaction was not finished: by the rollback journal beside it")
+
+
+def test_a_journal_that_is_done_with(tmp_path) -> None:
+    path = make(tmp_path / "a.db3", some_rows(30))
+    killed(path, "PRAGMA journal_mode = PERSIST", insert(1, 20))
+    assert path.with_name("a.db3-journal").stat().st_size > 0
+    found = read_with_beside(path)
+    assert found.is_as_expected and len(found.messages) == 50
 
 
 # --- damage -----------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sqlite3
 from collections import Counter
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from bag_bytes import (
 )
 
 from ros_to_parquet.bag import BagError, open_bag, source
+from ros_to_parquet.memory import DEFAULT_BUDGET
 
 Made = tuple[bytes, list[Message]]
 
@@ -97,11 +99,16 @@ CHUNKED: dict[str, Callable[[], Made]] = {
 
 
 @pytest.mark.parametrize("name", CHUNKED)
-@pytest.mark.parametrize("read_bytes", [16, 64, 257, 1000, 10_000])
-def test_windows_of_any_size(name: str, read_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("chunk_bytes", [10, 200, 1 << 20])
+@pytest.mark.parametrize("window_bytes", [16, 257, 10_000])
+def test_windows_of_any_size(
+    name: str, window_bytes: int, chunk_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunks that are decompressed as they are read, too."""
     data, messages = CHUNKED[name]()
-    monkeypatch.setattr(source, "READ_BYTES", read_bytes)
-    found = read(data)
+    monkeypatch.setattr(source, "READ_BYTES", window_bytes)
+    budget = dataclasses.replace(DEFAULT_BUDGET, window=window_bytes, chunk=chunk_bytes)
+    found = read(data, budget=budget)
     assert found.by_topic == by_topic(messages)
     assert [damage.offset for damage in found.reader.damage] == (
         [len(data)] if name == "ros1-unindexed" else []
@@ -113,9 +120,10 @@ def test_windows_of_any_size(name: str, read_bytes: int, monkeypatch: pytest.Mon
 def test_slices_are_the_whole(name: str, read_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     data, messages = CHUNKED[name]()
     monkeypatch.setattr(source, "READ_BYTES", read_bytes)
+    budget = dataclasses.replace(DEFAULT_BUDGET, window=read_bytes, chunk=30 * read_bytes)
     most = 0
     for count in range(1, 12):
-        slices = [read(data, slice_index=index, slice_count=count) for index in range(count)]
+        slices = [read(data, slice_index=index, slice_count=count, budget=budget) for index in range(count)]
         together = [message for part in slices for message in part.messages]
         assert by_topic(together) == by_topic(messages)
         most = max(most, sum(bool(part.messages) for part in slices))
