@@ -112,8 +112,13 @@ class Fanout:
         from botocore.exceptions import ClientError
 
         self._stop_if_killed()
-        self._record_run()
-        prepared = self._prepare_all()
+        record, new = self._record_run()
+        try:
+            prepared = self._prepare_all()
+        except FanoutError:
+            if new:  # nothing was submitted, and nothing is left of the run
+                Lake(self.s3, self.output).delete(record)
+            raise
         jobs: list[DriveJob] = []
         problems: list[str] = []
         retry_helps = True
@@ -157,12 +162,12 @@ class Fanout:
 
     # --- planning
 
-    def _record_run(self) -> None:
-        """Before anything else, so that whoever asks for the run finds it, whatever becomes of it."""
+    def _record_run(self) -> tuple[str, bool]:
+        """Before anything else, so that whoever asks for the run finds it, even if this process is killed."""
         from botocore.exceptions import ClientError
 
         try:
-            runs.save(
+            return runs.save(
                 Lake(self.s3, self.output),
                 self.run,
                 self.conf,

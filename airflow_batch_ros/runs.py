@@ -57,14 +57,20 @@ class RunDrive:
         return contract.make_plan_id(self.record.run, self.drive_id)
 
 
-def save(lake: Lake, run: Run, conf: PipelineConf, *, options: SubmitOptions, shard_bytes: int) -> None:
-    """Leaves a run's record, or renews the one that says the same."""
+def save(
+    lake: Lake, run: Run, conf: PipelineConf, *, options: SubmitOptions, shard_bytes: int
+) -> tuple[str, bool]:
+    """Leaves a run's record, or renews the one that says the same; its key, and whether it is new."""
     said = json.dumps(asdict(options), sort_keys=True)
     record = RunRecord(CONTRACT_VERSION, run, conf, said, shard_bytes, submitted_at="")
     digest = contract.sha256(contract.to_json(record))[:12]
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     data = contract.to_json(replace(record, submitted_at=now))
-    lake.write(contract.run_key(run.run_id, digest), data)
+    key = contract.run_key(run.run_id, digest)
+    new = lake.create(key, data)
+    if not new:
+        lake.write(key, data)
+    return key, new
 
 
 def is_recorded(lake: Lake, run_id: str) -> bool:
