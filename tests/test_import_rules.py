@@ -82,6 +82,10 @@ def test_the_contract_is_standard_library_only() -> None:
         ),
         ("import airflow_batch_ros.cli", ["airflow", "boto3", "moto"]),
         ("import airflow_batch_ros.local", ["airflow"]),
+        (
+            "import airflow_batch_ros.fanout, airflow_batch_ros.status, airflow_batch_ros.clients",
+            ["airflow", "pyarrow", "numpy"],
+        ),
         ("import airflow_batch_ros.conf, airflow_batch_ros.plan", ["airflow", "pyarrow", "numpy", "rosbags"]),
     ],
 )

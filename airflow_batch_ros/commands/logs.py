@@ -6,7 +6,7 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from airflow_batch_ros.commands import settings as settings_of
@@ -15,12 +15,16 @@ from airflow_batch_ros.commands.terminal import EXIT_HELP, CommandError, Exit, g
 
 if TYPE_CHECKING:
     from airflow_batch_ros.runs import RunDrive
+    from airflow_batch_ros.status import ShardState
     from ros_to_parquet.contract import Plan
 
 DEFAULT_LOG_GROUP = "/aws/batch/job"
 """Where Batch jobs log unless their definition says otherwise."""
 
 FOLLOW_S = 2.0
+
+LATE_LOOKS = 2
+"""At a stream whose shard has ended, while lines are followed: the last of them may come late."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -46,53 +50,81 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """A log stream of a shard. ``attempt`` is 0 where the job had but one, or which it was is not known."""
+    """A log stream of a shard.
+
+    Attributes:
+        attempt: 0 where the job had but one, or which it was is not known.
+        grows: the shard has not ended.
+    """
 
     drive_id: str
     shard: int
     group: str
     name: str
-    attempt: int = 0
+    attempt: int
+    grows: bool
 
     @property
     def label(self) -> str:
         return f"{self.drive_id}/{self.shard}" + (f"#{self.attempt}" if self.attempt else "")
 
 
+@dataclass(slots=True)
+class Reading:
+    """How far the streams have been read.
+
+    Attributes:
+        tokens: CloudWatch's place in each stream, by its name.
+        looks_left: how often a stream is to be looked at again.
+        told: what was said of what is missing: once is enough.
+        old: shards of a drive that were done before their lines began to be followed.
+    """
+
+    tokens: dict[str, str] = field(default_factory=dict)
+    looks_left: dict[str, int] = field(default_factory=dict)
+    told: set[str] = field(default_factory=set)
+    old: dict[str, set[int]] = field(default_factory=dict)
+
+    def tell(self, text: str) -> None:
+        if text not in self.told:
+            self.told.add(text)
+            print(text, file=sys.stderr, flush=True)
+
+
 def _logs(arguments: argparse.Namespace) -> int:
     run = find_run(arguments)
-    tokens: dict[Stream, str | None] = {}
-    told: set[str] = set()
-    lines = 0
-    while True:
-        # Before the lines: those of a shard that ends meanwhile are read in full then.
-        live, streams, notes = _find_streams(arguments, run)
-        for note in notes:
-            if note not in told:
-                told.add(note)
-                print(note, file=sys.stderr, flush=True)
-        for stream in dict.fromkeys([*tokens, *streams]):
-            for text in _new_lines(run, stream, tokens, told):
-                print(f"{stream.label} | {text}", flush=True)
-                lines += 1
-        if not (arguments.follow and live):
-            break
-        time.sleep(FOLLOW_S)
-    if not tokens and not told:
-        print("no shard has failed; --shard N or --all shows others", file=sys.stderr)
+    reading = Reading()
+    rounds = LATE_LOOKS if arguments.follow else 1
+    while rounds:
+        live = False
+        for drive in run.drives:
+            # Before the lines: those of a shard that ends meanwhile are read in full then.
+            drive_live, streams = _find_streams(arguments, run, drive, reading)
+            live = live or drive_live
+            for stream in streams:
+                for text in _new_lines(run, stream, reading):
+                    print(f"{stream.label} | {text}", flush=True)
+        rounds = LATE_LOOKS if arguments.follow and live else rounds - 1
+        if rounds:
+            time.sleep(FOLLOW_S)
+    if not reading.looks_left and not reading.told:
+        none = "no shard has begun" if arguments.all else "no shard has failed; --shard N or --all for others"
+        print(none, file=sys.stderr)
     return Exit.OK
 
 
-def _new_lines(
-    run: FoundRun, stream: Stream, tokens: dict[Stream, str | None], told: set[str]
-) -> Iterator[str]:
-    """The stream's lines since the last time; what is missing is said, once."""
+def _new_lines(run: FoundRun, stream: Stream, reading: Reading) -> Iterator[str]:
+    """The stream's lines since the last time; that there is no such stream is said."""
     from botocore.exceptions import ClientError
 
     from airflow_batch_ros.lake import error_code
 
-    token = tokens.setdefault(stream, None)
+    left = LATE_LOOKS if stream.grows else reading.looks_left.get(stream.name, LATE_LOOKS)
+    if not left:
+        return
+    reading.looks_left[stream.name] = left - 1
     while True:
+        token = reading.tokens.get(stream.name)
         place: dict[str, Any] = {"nextToken": token} if token else {}
         try:
             page = run.clients.logs.get_log_events(
@@ -101,84 +133,62 @@ def _new_lines(
         except ClientError as error:
             if error_code(error) != "ResourceNotFoundException":
                 raise
-            if stream.name not in told:
-                told.add(stream.name)
-                print(
+            if not stream.grows:
+                reading.tell(
                     f"drive {stream.drive_id}, shard {stream.shard}: CloudWatch has no stream {stream.name} "
-                    f"in {stream.group}: nothing was written, or it is past the group's retention",
-                    file=sys.stderr,
-                    flush=True,
+                    f"in {stream.group}: nothing was written, or it is past the group's retention"
                 )
             return
         for event in page["events"]:
             yield from event["message"].splitlines() or [""]
+        reading.tokens[stream.name] = page["nextForwardToken"]
         if page["nextForwardToken"] == token:
-            tokens[stream] = token
             return
-        token = page["nextForwardToken"]
 
 
-def _find_streams(arguments: argparse.Namespace, run: FoundRun) -> tuple[bool, list[Stream], list[str]]:
-    """Whether something is live, the streams of the shards asked for, and what is to be said of others."""
-    from ros_to_parquet import contract
-    from ros_to_parquet.contract import Plan
-
-    live, streams, notes = False, [], []
-    for drive in run.drives:
-        plan = run.lake.load(Plan, contract.plan_key(drive.drive_id, drive.plan_id))
-        if plan is None:
-            notes.append(f"drive {drive.drive_id}: it has no plan, so nothing of it was submitted")
-            continue
-        drive_live, found, missing = _of_drive(arguments, run, drive, plan)
-        live = live or drive_live
-        streams += found
-        notes += missing
-    return live, streams, notes
-
-
-def _of_drive(
-    arguments: argparse.Namespace, run: FoundRun, drive: RunDrive, plan: Plan
-) -> tuple[bool, list[Stream], list[str]]:
-    from airflow_batch_ros.jobs import read_progress
+def _find_streams(
+    arguments: argparse.Namespace, run: FoundRun, drive: RunDrive, reading: Reading
+) -> tuple[bool, list[Stream]]:
+    """Whether the drive has a live job, and the streams of its shards that are asked for."""
+    from airflow_batch_ros.jobs import describe, read_progress
     from airflow_batch_ros.lake import drive_folder
     from airflow_batch_ros.status import ShardState, shard_states
+    from ros_to_parquet import contract
+    from ros_to_parquet.contract import Plan, StartedRecord
 
+    plan = run.lake.load(Plan, contract.plan_key(drive.drive_id, drive.plan_id))
+    if plan is None:
+        reading.tell(f"drive {drive.drive_id}: it has no plan, so nothing of it was submitted")
+        return False, []
     queue = drive.record.submit_options.job_queue
     progress = read_progress(run.clients.batch, run.lake, plan, job_queue=queue, write=False)
     folder = drive_folder(run.lake, plan.drive_id, plan.plan_id)
     states = shard_states(run.clients.batch, plan, folder, progress)
-    shards = _chosen(arguments, plan, states)
-    if arguments.follow and not arguments.shard:
-        shards = sorted({*shards, *(n for n, state in enumerate(states) if state is ShardState.RUNNING)})
+    shards = _chosen(arguments, plan, states, reading)
     jobs = _jobs_of(run, plan, shards)
-    details = _describe(run, sorted(set(jobs.values())))
-    from ros_to_parquet.contract import StartedRecord
-
-    starts = {
-        record.shard: record.log_stream
-        for record in run.lake.load_all(
-            StartedRecord, [folder.started[shard] for shard in shards if shard in folder.started]
-        )
-    }
+    details = describe(run.clients.batch, sorted(set(jobs.values())))
+    keys = [folder.started[shard] for shard in shards if shard in folder.started]
+    starts = {record.shard: record.log_stream for record in run.lake.load_all(StartedRecord, keys)}
     streams: list[Stream] = []
-    notes: list[str] = []
     groups: dict[str, str] = {}
     for shard in shards:
         detail = details.get(jobs.get(shard, ""))
         names = _stream_names(detail) or ([starts[shard]] if starts.get(shard) else [])
-        if names:
+        grows = progress.live and states[shard] in (ShardState.WAITING, ShardState.RUNNING)
+        for attempt, name in enumerate(names, 1):
             group = _group(run, drive, detail, groups)
-            many = len(names) > 1
-            streams += [
-                Stream(plan.drive_id, shard, group, name, attempt if many else 0)
-                for attempt, name in enumerate(names, 1)
-            ]
-        elif not (arguments.follow and states[shard] in (ShardState.WAITING, ShardState.RUNNING)):
-            notes.append(f"drive {plan.drive_id}, shard {shard}: {_why_none(shard in jobs, detail)}")
-    return progress.live, streams, notes
+            number = attempt if len(names) > 1 else 0
+            streams.append(Stream(plan.drive_id, shard, group, name, number, grows))
+        if not names and not (arguments.follow and grows):
+            reason = _why_none(detail, submitted=shard in jobs)
+            reading.tell(f"drive {plan.drive_id}, shard {shard}: {reason}")
+    return progress.live, streams
 
 
-def _chosen(arguments: argparse.Namespace, plan: Plan, states: Sequence[Any]) -> list[int]:
+def _chosen(
+    arguments: argparse.Namespace, plan: Plan, states: Sequence[ShardState], reading: Reading
+) -> list[int]:
+    """The shards whose lines are asked for."""
     from airflow_batch_ros.status import ShardState
 
     if arguments.shard:
@@ -189,10 +199,13 @@ def _chosen(arguments: argparse.Namespace, plan: Plan, states: Sequence[Any]) ->
                 Exit.USAGE,
             )
         return sorted(set(arguments.shard))
-    wanted = {ShardState.FAILED}
+    begun = {shard for shard, state in enumerate(states) if state is not ShardState.WAITING}
+    done = {shard for shard, state in enumerate(states) if state is ShardState.DONE}
     if arguments.all:
-        wanted |= {ShardState.DONE, ShardState.RUNNING}
-    return [shard for shard, state in enumerate(states) if state in wanted]
+        return sorted(begun)
+    if arguments.follow:
+        return sorted(begun - reading.old.setdefault(plan.drive_id, done))
+    return [shard for shard, state in enumerate(states) if state is ShardState.FAILED]
 
 
 def _jobs_of(run: FoundRun, plan: Plan, shards: Sequence[int]) -> dict[int, str]:
@@ -202,19 +215,14 @@ def _jobs_of(run: FoundRun, plan: Plan, shards: Sequence[int]) -> dict[int, str]
     from ros_to_parquet.contract import Generation
 
     jobs: dict[int, str] = {}
+    wanted = frozenset(shards)
     for record in recorded_jobs(run.lake, plan.drive_id, plan.plan_id):
         key = contract.generation_key(plan.drive_id, plan.plan_id, record.generation)
         generation = run.lake.load(Generation, key)
         for index, shard in enumerate(generation.shards if generation else ()):
-            if shard in shards:
+            if shard in wanted:
                 jobs[shard] = f"{record.job_id}:{index}" if record.array_size else record.job_id
     return jobs
-
-
-def _describe(run: FoundRun, job_ids: Sequence[str]) -> dict[str, Any]:
-    from airflow_batch_ros.jobs import describe
-
-    return describe(run.clients.batch, job_ids)
 
 
 def _stream_names(detail: Mapping[str, Any] | None) -> list[str]:
@@ -256,7 +264,7 @@ def _definitions_group(run: FoundRun, definition: str) -> str:
     return log_group(detail) or DEFAULT_LOG_GROUP
 
 
-def _why_none(submitted: bool, detail: Mapping[str, Any] | None) -> str:
+def _why_none(detail: Mapping[str, Any] | None, *, submitted: bool) -> str:
     if not submitted:
         return "it was not submitted"
     if detail is None:

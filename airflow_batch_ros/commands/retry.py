@@ -22,8 +22,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "retry",
         help="submit the shards that a run lacks; never what is live or done",
         description="Submits for each drive of a run the shards that are missing, as a new generation; "
-        "drives that are live or done stay as they are. Jobs are as they were when the run was submitted, but "
-        "for what is said here: more memory, say.",
+        "drives that are live or done stay as they are. Jobs are as they were when the run was submitted, "
+        "but for what is said here: more memory, say.",
         epilog=EXIT_HELP,
     )
     add_run(parser)

@@ -53,7 +53,13 @@ def report(
             print_json({**head, "drives": [job.as_dict() for job in jobs]})
         say(f"to look after it: airflow-batch-ros status {run} --output {output}")
         return Exit.OK
-    wait(clients.batch, jobs, say=say, poll_s=arguments.poll_seconds)
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        wait(clients.batch, jobs, say=say, poll_s=arguments.poll_seconds)
+    except (KeyboardInterrupt, BotoCoreError, ClientError):
+        say(f"waits no longer; the jobs go on: airflow-batch-ros status|cancel {run} --output {output}")
+        raise
     return _finish(arguments, clients, jobs, head=head, say=say)
 
 
