@@ -40,6 +40,11 @@ class RunRecord:
     def submit_options(self) -> SubmitOptions:
         return SubmitOptions(**json.loads(self.options))
 
+    @property
+    def name(self) -> str:
+        """What `find` takes."""
+        return f"{self.run.dag_id}/{self.run.run_id}" if self.run.dag_id else self.run.run_id
+
 
 @dataclass(frozen=True, slots=True)
 class RunDrive:
@@ -98,6 +103,12 @@ def find(lake: Lake, name: str) -> list[RunRecord]:
         names = ", ".join(f"{dag_id}/{run_id}" for dag_id in dag_ids[:_SHOWN])
         raise RunNotFoundError(f"run {name!r} is of several DAGs; say which: {names}")
     return sorted(records, key=lambda record: record.submitted_at)
+
+
+def newest(lake: Lake, count: int) -> list[RunRecord]:
+    """Records of the runs that were submitted or retried last, the newest first: ``count`` or fewer."""
+    records = lake.load_all(RunRecord, lake.newest_keys(contract.RUNS_FOLDER, count))
+    return sorted(records, key=lambda record: record.submitted_at, reverse=True)
 
 
 def drives_of(records: Sequence[RunRecord], *, only: Iterable[str] = ()) -> list[RunDrive]:

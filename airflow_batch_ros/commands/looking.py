@@ -10,7 +10,6 @@ from airflow_batch_ros.commands import settings as settings_of
 
 if TYPE_CHECKING:
     from airflow_batch_ros.clients import Clients
-    from airflow_batch_ros.commands.settings import Settings
     from airflow_batch_ros.lake import Lake
     from airflow_batch_ros.runs import RunDrive, RunRecord
 
@@ -20,19 +19,18 @@ class FoundRun:
     """A run, with what is asked of it and how to reach it. ``records`` are oldest first."""
 
     name: str
-    settings: Settings
     clients: Clients
     lake: Lake
     records: list[RunRecord]
     drives: list[RunDrive]
 
 
-def add_run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "name",
-        metavar="RUN",
-        help="run id that submit printed; of an Airflow run its run id, or dag_id/run_id",
-    )
+def add_run(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
+    text = "run id that submit printed; of an Airflow run its run id, or dag_id/run_id"
+    if optional:
+        parser.add_argument("name", metavar="RUN", nargs="?", help=f"{text} (default: list the newest runs)")
+    else:
+        parser.add_argument("name", metavar="RUN", help=text)
     parser.add_argument(
         "--drive", action="append", default=[], metavar="ID", help="only this drive; repeatable"
     )
@@ -46,12 +44,17 @@ def find_run(arguments: argparse.Namespace) -> FoundRun:
         RunNotFoundError: there is no such run, or drive.
     """
     from airflow_batch_ros import runs
+
+    clients, lake = open_lake(arguments)
+    records = runs.find(lake, arguments.name)
+    return FoundRun(arguments.name, clients, lake, records, runs.drives_of(records, only=arguments.drive))
+
+
+def open_lake(arguments: argparse.Namespace) -> tuple[Clients, Lake]:
+    """Raises `SettingsError` where no output is said."""
     from airflow_batch_ros.lake import Lake
 
     settings = settings_of.read_settings(arguments)
     clients = settings.clients()
     settings = settings_of.with_stack(settings, clients, needed=("output",))
-    lake = Lake(clients.s3, settings.output())
-    records = runs.find(lake, arguments.name)
-    drives = runs.drives_of(records, only=arguments.drive)
-    return FoundRun(arguments.name, settings, clients, lake, records, drives)
+    return clients, Lake(clients.s3, settings.output())

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from airflow_batch_ros.commands import settings as settings_of
-from airflow_batch_ros.commands.looking import FoundRun, add_run, find_run
+from airflow_batch_ros.commands.looking import FoundRun, add_run, find_run, open_lake
 from airflow_batch_ros.commands.terminal import (
     EXIT_HELP,
     Exit,
@@ -24,15 +24,18 @@ if TYPE_CHECKING:
 
 CAUSES_SHOWN = 10
 
+RUNS_SHOWN = 20
+
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "status",
         help="how the drives of a run stand, of Airflow's runs too",
-        description="How each drive of a run stands, by what the lake and Batch say; changes nothing.",
+        description="How each drive of a run stands, by what the lake and Batch say; changes nothing. "
+        "Without a run: which runs there are.",
         epilog=EXIT_HELP,
     )
-    add_run(parser)
+    add_run(parser, optional=True)
     parser.add_argument("--bags", action="store_true", help="each bag too")
     parser.add_argument("--json", action="store_true", help="JSON")
     settings_of.add_connection(parser)
@@ -42,6 +45,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _status(arguments: argparse.Namespace) -> int:
     from airflow_batch_ros.status import read_standings
 
+    if arguments.name is None:
+        return _list_runs(arguments)
     run = find_run(arguments)
     drives = read_standings(run.clients.batch, run.lake, run.drives, bags=arguments.bags)
     if arguments.json:
@@ -50,6 +55,30 @@ def _status(arguments: argparse.Namespace) -> int:
         for line in _lines(run, drives, bags=arguments.bags):
             print(line)
     return Exit.DRIVES_FAILED if any(drive.failing for drive in drives) else Exit.OK
+
+
+def _list_runs(arguments: argparse.Namespace) -> int:
+    """The newest runs of the lake."""
+    from airflow_batch_ros import runs
+
+    _, lake = open_lake(arguments)
+    records = runs.newest(lake, RUNS_SHOWN)
+    if arguments.json:
+        entries = [
+            {
+                "dag_id": record.run.dag_id,
+                "run_id": record.run.run_id,
+                "submitted_at": record.submitted_at,
+                "drives": [source.drive_id for source in record.conf.drives],
+            }
+            for record in records
+        ]
+        print_json({"output": lake.output, "runs": entries})
+        return Exit.OK
+    rows = [(each.name, each.submitted_at, f"{len(each.conf.drives)}") for each in records]
+    for line in table_lines(("run", "submitted", ">drives"), rows) if rows else [f"no runs in {lake.output}"]:
+        print(line)
+    return Exit.OK
 
 
 def as_dict(run: FoundRun, drives: Sequence[DriveStanding], *, bags: bool) -> dict[str, Any]:

@@ -617,9 +617,12 @@ def make_plan_id(run: Run, drive_id: str) -> str:
     return hashlib.sha256(f"{run.dag_id}\n{run.run_id}\n{drive_id}".encode()).hexdigest()[:12]
 
 
+RUNS_FOLDER = "_plans/runs"
+
+
 def run_folder(run_id: str) -> str:
     """Where the records of all runs of that id are: of whatever DAG, or of the command line."""
-    return f"_plans/runs/{sha256(run_id.encode())[:16]}"
+    return f"{RUNS_FOLDER}/{sha256(run_id.encode())[:16]}"
 
 
 def run_key(run_id: str, digest: str) -> str:

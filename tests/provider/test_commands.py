@@ -313,6 +313,21 @@ def test_a_run_of_airflow_is_found_with_all_drives_of_its_mapped_tasks(shell: Sh
     assert both.err.endswith(f"say which: b_dag/{run.run_id}, some_dag/{run.run_id}\n")
 
 
+def test_the_newest_runs_are_listed(shell: Shell) -> None:
+    assert shell.run("status").out == f"no runs in {shell.output}\n"
+    for run in (Run("", "a"), Run("dag", "b")):
+        options = SubmitOptions(QUEUE, "test-good")
+        conf = parse_conf(shell.conf("one", "two"))
+        runs.save(shell.lake, run, conf, options=options, shard_bytes=SMALL)
+    found = shell.run("status", "--json").json
+    assert [(each["dag_id"], each["run_id"], each["drives"]) for each in found["runs"]] == [
+        ("dag", "b", ["one", "two"]),
+        ("", "a", ["one", "two"]),
+    ]
+    lines = shell.run("status").out.splitlines()
+    assert [line.split()[0] for line in lines] == ["run", "dag/b", "a"]
+
+
 def fanout(shell: Shell, run: Run, *drives: str, does: str = "good") -> Fanout:
     return Fanout(
         s3=shell.s3,
