@@ -231,7 +231,7 @@ def _bag_standing(
     else:
         state = str(max((bag.status for bag in results), key=list(BagStatus).index, default=BagStatus.OK))
     damage = [each for bag in results for each in bag.damage]
-    at = f" at offset {damage[0].offset}" if damage and damage[0].offset >= 0 else ""
+    at = f"offset {damage[0].offset}: " if damage and damage[0].offset >= 0 else ""
     return BagStanding(
         name=name,
         state=state,
@@ -240,5 +240,5 @@ def _bag_standing(
         slices_done=sum(part is ShardState.DONE for part in parts),
         messages=sum(bag.messages for bag in results),
         extracted=sum(bag.extracted for bag in results),
-        damage=f"{damage[0].reason}{at}" if damage else "",
+        damage=f"{at}{damage[0].reason}" if damage else "",
     )

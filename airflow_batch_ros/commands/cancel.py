@@ -13,7 +13,7 @@ from airflow_batch_ros.commands.terminal import EXIT_HELP, Exit, guarded, print_
 if TYPE_CHECKING:
     from airflow_batch_ros.runs import RunDrive
 
-DEFAULT_REASON = "airflow-batch-ros cancel"
+DEFAULT_REASON = "ended by airflow-batch-ros cancel"
 DEFAULT_PATIENCE_S = 60.0
 """Batch gives a container 30 seconds to end."""
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_batch_ros.commands import settings as settings_of
 from airflow_batch_ros.commands.looking import FoundRun, add_run, find_run
-from airflow_batch_ros.commands.terminal import EXIT_HELP, CommandError, Exit, guarded
+from airflow_batch_ros.commands.terminal import EXIT_HELP, CommandError, Exit, guarded, shards_named
 
 if TYPE_CHECKING:
     from airflow_batch_ros.runs import RunDrive
@@ -108,7 +108,8 @@ def _logs(arguments: argparse.Namespace) -> int:
         if rounds:
             time.sleep(FOLLOW_S)
     if not reading.looks_left and not reading.told:
-        none = "no shard has begun" if arguments.all else "no shard has failed; --shard N or --all for others"
+        failed = "no shard has failed without a manifest; --shard N or --all for others"
+        none = "no shard has begun" if arguments.all else failed
         print(none, file=sys.stderr)
     return Exit.OK
 
@@ -171,6 +172,7 @@ def _find_streams(
     starts = {record.shard: record.log_stream for record in run.lake.load_all(StartedRecord, keys)}
     streams: list[Stream] = []
     groups: dict[str, str] = {}
+    without: dict[str, list[int]] = {}
     for shard in shards:
         detail = details.get(jobs.get(shard, ""))
         names = _stream_names(detail) or ([starts[shard]] if starts.get(shard) else [])
@@ -180,8 +182,9 @@ def _find_streams(
             number = attempt if len(names) > 1 else 0
             streams.append(Stream(plan.drive_id, shard, group, name, number, grows))
         if not names and not (arguments.follow and grows):
-            reason = _why_none(detail, submitted=shard in jobs)
-            reading.tell(f"drive {plan.drive_id}, shard {shard}: {reason}")
+            without.setdefault(_why_none(detail, submitted=shard in jobs), []).append(shard)
+    for reason, numbers in without.items():
+        reading.tell(f"drive {plan.drive_id}, {shards_named(numbers)}: {reason}")
     return progress.live, streams
 
 

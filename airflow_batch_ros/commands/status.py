@@ -15,6 +15,7 @@ from airflow_batch_ros.commands.terminal import (
     guarded,
     megabytes,
     print_json,
+    shards_named,
     table_lines,
     words,
 )
@@ -76,7 +77,9 @@ def _list_runs(arguments: argparse.Namespace) -> int:
         print_json({"output": lake.output, "runs": entries})
         return Exit.OK
     rows = [(each.name, each.submitted_at, f"{len(each.conf.drives)}") for each in records]
-    for line in table_lines(("run", "submitted", ">drives"), rows) if rows else [f"no runs in {lake.output}"]:
+    for line in (
+        table_lines(("run", "last submitted", ">drives"), rows) if rows else [f"no runs in {lake.output}"]
+    ):
         print(line)
     return Exit.OK
 
@@ -149,7 +152,10 @@ def _lines(run: FoundRun, drives: Sequence[DriveStanding], *, bags: bool) -> lis
                 f"{job} {drive.job_state or ''}".rstrip(),
             )
         )
-    lines = [f"{whose}, output {run.lake.output}, submitted {last.submitted_at}", *table_lines(head, rows)]
+    lines = [
+        f"{whose}, output {run.lake.output}, last submitted {last.submitted_at}",
+        *table_lines(head, rows),
+    ]
     for drive in drives:
         lines += _causes(run, drive)
     if bags:
@@ -163,11 +169,11 @@ def _causes(run: FoundRun, drive: DriveStanding) -> list[str]:
     from airflow_batch_ros.status import ShardState, Underway
     from ros_to_parquet.contract import DriveState
 
-    causes = [
-        f"shard {shard.shard}: {shard.reason}"
-        + (f" (log stream {shard.log_stream})" if shard.log_stream else "")
-        for shard in drive.failed_shards
-    ]
+    alike: dict[str, list[int]] = {}
+    for shard in drive.failed_shards:
+        stream = f" (log stream {shard.log_stream})" if shard.log_stream else ""
+        alike.setdefault(shard.reason + stream, []).append(shard.shard)
+    causes = [f"{shards_named(numbers)}: {reason}" for reason, numbers in alike.items()]
     causes += [*drive.notes, *(drive.result.problems if drive.result else ())]
     more = drive.shards.get(ShardState.FAILED, 0) - len(drive.failed_shards) if drive.failed_shards else 0
     more += max(0, len(causes) - CAUSES_SHOWN)

@@ -46,9 +46,9 @@ def guarded(command: Callable[[argparse.Namespace], int]) -> Callable[[argparse.
 
     @functools.wraps(command)
     def run(arguments: argparse.Namespace) -> int:
-        from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+        from botocore import exceptions as botocore_errors
 
-        from airflow_batch_ros.commands.settings import SettingsError
+        from airflow_batch_ros.commands.settings import SettingsError, how_to_say
         from airflow_batch_ros.conf import ConfError
         from airflow_batch_ros.fanout import FanoutError
         from airflow_batch_ros.jobs import THROTTLED
@@ -68,12 +68,14 @@ def guarded(command: Callable[[argparse.Namespace], int]) -> Callable[[argparse.
             return _fail(error, Exit.RETRY if error.retry_helps else Exit.REFUSED)
         except ContractError as error:
             return _fail(error, Exit.REFUSED)
-        except ClientError as error:
+        except botocore_errors.ClientError as error:
             status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
             passes = error_code(error) in THROTTLED or status >= 500
             return _fail(f"AWS: {error}", Exit.RETRY if passes else Exit.REFUSED)
-        except BotoCoreError as error:
-            passes = isinstance(error, HTTPClientError)
+        except botocore_errors.NoRegionError:
+            return _fail(f"no AWS region is said: {how_to_say('region')}", Exit.USAGE)
+        except botocore_errors.BotoCoreError as error:
+            passes = isinstance(error, botocore_errors.ConnectionError | botocore_errors.HTTPClientError)
             return _fail(f"AWS could not be asked: {error}", Exit.RETRY if passes else Exit.REFUSED)
         except KeyboardInterrupt:
             return Exit.INTERRUPTED
@@ -110,6 +112,25 @@ def table_lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]
         ).rstrip()
         for line in lines
     ]
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Ascending numbers to read.
+
+    >>> ranges([3, 5, 6, 7, 9])
+    '3, 5 to 7, 9'
+    """
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(f"{part[0]} to {part[-1]}" if len(part) > 1 else f"{part[0]}" for part in parts)
+
+
+def shards_named(numbers: Sequence[int]) -> str:
+    return f"shard{'' if len(numbers) == 1 else 's'} {ranges(numbers)}"
 
 
 def megabytes(count: int) -> str:

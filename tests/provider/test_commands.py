@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_batch_ros import cli, lease, runs
+from airflow_batch_ros import cli, clients, lease, runs
 from airflow_batch_ros.clients import Clients, open_session
 from airflow_batch_ros.commands import logs
 from airflow_batch_ros.commands.settings import Setting, SettingsError, read_settings, with_defaults
 from airflow_batch_ros.commands.submit import make_run_id
+from airflow_batch_ros.commands.terminal import shards_named
 from airflow_batch_ros.conf import parse_conf
 from airflow_batch_ros.fanout import Fanout, FanoutError
 from airflow_batch_ros.jobs import LIVE, SubmitOptions, describe, job_state, recorded_jobs
@@ -270,7 +271,10 @@ def test_a_failed_shard_is_explained_and_run_again_alone(shell: Shell) -> None:
     assert {"type": "MEMORY", "value": "1024"} in last["container"]["resourceRequirements"]
     now = shell.status("r")
     assert (now["failed"], [drive["state"] for drive in now["drives"]]) == (False, ["succeeded"] * 2)
-    assert shell.run("logs", "r").err == "no shard has failed; --shard N or --all for others\n"
+    assert (
+        shell.run("logs", "r").err
+        == "no shard has failed without a manifest; --shard N or --all for others\n"
+    )
 
 
 def test_a_damaged_and_an_unreadable_bag_are_named(shell: Shell) -> None:
@@ -338,6 +342,25 @@ def fanout(shell: Shell, run: Run, *drives: str, does: str = "good") -> Fanout:
         run=run,
         options=SubmitOptions(QUEUE, f"test-{does}"),
     )
+
+
+def test_shards_are_named_in_few_words() -> None:
+    assert shards_named([3]) == "shard 3"
+    assert shards_named([3, 5, 6, 7, 9]) == "shards 3, 5 to 7, 9"
+
+
+def test_a_missing_region_and_a_broken_connection_have_codes(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(clients, "PERSISTENT", clients.ONCE)
+        patch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+        done = shell.run("status", "r")
+    assert (done.code, done.err.startswith("AWS could not be asked: Could not connect")) == (75, True)
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "nowhere")
+    done = shell.submit("r", "one")
+    assert (done.code, "no AWS region is said: say --region, " in done.err) == (2, True)
 
 
 def test_what_is_not_there_is_said(shell: Shell) -> None:
