@@ -98,6 +98,20 @@ def test_the_contract_is_standard_library_only() -> None:
             "import ros_to_parquet.cli; ros_to_parquet.cli.build_parser()",
             ["numpy", "pyarrow", "boto3", "rosbags"],
         ),
+        (
+            "import ros_to_parquet.run, ros_to_parquet.local_plan, ros_to_parquet.progress",
+            [
+                "awkward",
+                "boto3",
+                "fsspec",
+                "google.protobuf",
+                "pandas",
+                "rosbags",
+                "sqlite3",
+                "tqdm",
+                "urllib.request",
+            ],
+        ),
         ("import airflow_batch_ros.cli", ["airflow", "boto3", "moto"]),
         ("import airflow_batch_ros.local", ["airflow"]),
         (
