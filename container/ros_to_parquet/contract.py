@@ -6,6 +6,7 @@ keys and no insignificant white space, so that a SHA-256 of it is reproducible.
 Object layout below an output URI (``{output}``)::
 
     {table}/schema={hash8}/drive_id={drive}/{shard name}.parquet
+    _plans/runs/{run hash}/{hash}.json                     what a run was asked for, to find its drives by
     _plans/drive_id={drive}/{plan id}/plan.json            the plan, immutable
     _plans/drive_id={drive}/{plan id}/generation-{g}.json  shards of a generation, immutable
     _plans/drive_id={drive}/{plan id}/job-{g}.json         the Batch job of a generation
@@ -13,6 +14,7 @@ Object layout below an output URI (``{output}``)::
     _manifests/drive_id={drive}/{plan id}/{shard}.failed.json
     _manifests/drive_id={drive}/{plan id}/{shard}.json     a shard's manifest: its commit
     _manifests/drive_id={drive}/{plan id}/drive.json       the drive's manifest for this plan
+    _attachments/drive_id={drive}/{shard name}-...         files that bags have attached
     _leases/drive_id={drive}.json                          who writes this drive
 """
 
@@ -412,6 +414,38 @@ class BagDamage:
 
 
 @dataclass(frozen=True, slots=True)
+class Attachment:
+    """An attachment of an MCAP file.
+
+    Attributes:
+        offset: where its bytes begin in the bag file.
+        crc_ok: whether its bytes are as its checksum says; None where it has none, or was not copied.
+        path: its copy, relative to the output URI; empty where it was too large for one, or cannot be had
+            twice (more than 1 MiB in a bag that is compressed as a whole).
+        member: the bag's path in its archive, where it is in one.
+    """
+
+    name: str
+    media_type: str
+    log_time_ns: int
+    create_time_ns: int
+    offset: int
+    size_bytes: int
+    crc_ok: bool | None
+    path: str
+    member: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BagMetadata:
+    """A metadata record of an MCAP file; ``values`` are pairs of key and value. See `Attachment`."""
+
+    name: str
+    values: tuple[tuple[str, ...], ...]
+    member: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class BagResult:
     """What a shard read of one bag slice.
 
@@ -424,6 +458,7 @@ class BagResult:
             say either (``unverified``). Of an archive: of all bags in it.
         remarks: what else people should know of it, though nothing of it is damaged.
         unread: how many of ``messages`` are of chunks that were not read; the index is all that says so.
+        extras_left_out: attachments and metadata records past the engine's limits, neither listed nor copied.
     """
 
     name: str
@@ -439,6 +474,9 @@ class BagResult:
     damage: tuple[BagDamage, ...]
     remarks: tuple[str, ...] = ()
     unread: int = 0
+    attachments: tuple[Attachment, ...] = ()
+    metadata: tuple[BagMetadata, ...] = ()
+    extras_left_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -662,6 +700,18 @@ def make_plan_id(run: Run, drive_id: str) -> str:
     return hashlib.sha256(f"{run.dag_id}\n{run.run_id}\n{drive_id}".encode()).hexdigest()[:12]
 
 
+RUNS_FOLDER = "_plans/runs"
+
+
+def run_folder(run_id: str) -> str:
+    """Where the records of all runs of that id are: of whatever DAG, or of the command line."""
+    return f"{RUNS_FOLDER}/{sha256(run_id.encode())[:16]}"
+
+
+def run_key(run_id: str, digest: str) -> str:
+    return f"{run_folder(run_id)}/{digest}.json"
+
+
 def plan_folder(drive_id: str, plan_id: str) -> str:
     return f"_plans/drive_id={drive_id}/{plan_id}"
 
@@ -696,6 +746,10 @@ def failed_key(drive_id: str, plan_id: str, shard: int) -> str:
 
 def drive_manifest_key(drive_id: str, plan_id: str) -> str:
     return f"{manifest_folder(drive_id, plan_id)}/drive.json"
+
+
+def attachment_folder(drive_id: str) -> str:
+    return f"_attachments/drive_id={drive_id}"
 
 
 def lease_key(drive_id: str) -> str:

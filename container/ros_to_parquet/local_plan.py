@@ -24,6 +24,9 @@ from ros_to_parquet.storage import (
     open_storage,
 )
 
+ACTIVE = ".bag.active"
+"""A ROS 1 bag that is being recorded, or whose recorder was killed; taken where it is named, for it grows."""
+
 _METADATA = "metadata.yaml"
 
 
@@ -47,6 +50,8 @@ def make_plan(
     found, ignored = _find(bags)
     if not found:
         seen = f" (not bags: {', '.join(ignored[:5])})" if ignored else ""
+        if any(name.endswith(ACTIVE) for name in ignored):
+            seen += f"; a {ACTIVE} may be recorded still: name the file itself to read what it has"
         raise ShardError(
             f"{', '.join(bags)}: no bag there ({contract.BAG_ENDINGS}){seen}", ExitCode.INPUT_MISSING
         )
@@ -205,7 +210,7 @@ def _planned(found: _Found, base: str) -> PlannedBag:
     return PlannedBag(
         uri=info.uri,
         name=name,
-        format=contract.bag_format(name) or "",
+        format=contract.bag_format(name.removesuffix(".active")) or "",
         size_bytes=info.size_bytes,
         etag=info.etag,
         recording=(posixpath.dirname(name) or name) if metadata else name,
@@ -215,7 +220,8 @@ def _planned(found: _Found, base: str) -> PlannedBag:
 
 
 def _drive_id(planned: Sequence[PlannedBag], base: str) -> str:
-    name = contract.recording_stem(planned[0].name) if len(planned) == 1 else posixpath.basename(base)
+    first = planned[0].name.removesuffix(".active")
+    name = contract.recording_stem(first) if len(planned) == 1 else posixpath.basename(base)
     drive_id = re.sub(r"[^A-Za-z0-9_.-]", "_", name.replace("/", "_")).lstrip("_.-")[:80]
     if not drive_id:  # a made-up one would mix all drives with such names
         raise ShardError(f"no drive id can be made of the name {name!r}: use --drive-id", ExitCode.USAGE)

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+from ros_to_parquet.bag.extras import Attachment, Extras, HasExtras
 from ros_to_parquet.bag.model import (
     BagError,
     BagReader,
@@ -360,6 +361,8 @@ class ArchiveReader:
         self._expected: dict[int, int] = {}
         self._is_indexed = True
         self._staged: Staged | None = None
+        self.extras = Extras()
+        self._owners: dict[Attachment, HasExtras] = {}
         self._packed = self._contents.bags(source) if slice_index == 0 else iter(())
         self._next = self._open_next()
         if self._next is None and self.damage:
@@ -411,6 +414,12 @@ class ArchiveReader:
             if differing := differing_counts(self._connections, found, self._expected):
                 self._contents.harm("", -1, f"an index in it promises other counts: {differing}")
 
+    def attachment_pieces(self, attachment: Attachment) -> Iterator[bytes]:
+        return self._owners[attachment].attachment_pieces(attachment)
+
+    def attachment_crc32(self, attachment: Attachment) -> int:
+        return self._owners[attachment].attachment_crc32(attachment)
+
     def _open_next(self) -> tuple[Packed, BagReader] | None:
         for packed in self._packed:
             source = packed.source
@@ -452,6 +461,14 @@ class ArchiveReader:
         """Takes over what the reader has found, now that its bag has been read."""
         self.unread_messages += reader.unread_messages
         self.counts |= {first + number: count for number, count in reader.counts.items()}
+        if isinstance(reader, HasExtras):
+            self.extras.left_out += reader.extras.left_out
+            for attachment in reader.extras.attachments:
+                adopted = replace(attachment, member=packed.name)
+                self._owners[adopted] = reader
+                self.extras.add_attachment(adopted)
+            for record in reader.extras.metadata:
+                self.extras.add_metadata(replace(record, member=packed.name))
         for damage in reader.damage:
             self.damage.append(replace(damage, reason=_said(packed.name, damage.reason)))
         for compression, count in reader.compressions.items():
