@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,6 +20,12 @@ from ros_to_parquet.log import event
 from ros_to_parquet.memory import DEFAULT_BUDGET, MemoryBudget
 from ros_to_parquet.parquet_options import writer_options
 from ros_to_parquet.storage import Storage, StorageError, Upload
+
+_WRITE_BYTES: Final = 16 << 10
+"""Smaller writes are put together: the Parquet writer makes several a column and row group."""
+
+_PUBLISH_THREADS: Final = 16
+"""A put waits for the store far longer than it computes; thousands of topics are as many."""
 
 LOG_TIME = pa.timestamp("us", tz="UTC")
 
@@ -108,6 +115,7 @@ class TableFile:
     waiting: list[pa.RecordBatch] = field(default_factory=list)
     waiting_bytes: int = 0
     writer: pq.ParquetWriter | None = None
+    stream: pa.BufferedOutputStream | None = None
     last: Future[None] | None = None
     sink: _Sink = field(init=False)
 
@@ -120,9 +128,17 @@ class TableFile:
             before.result()
         if self.writer is None:
             options = writer_options(batches, style=self.style, sorted_by=_sorted_by(self.schema))
-            self.writer = pq.ParquetWriter(pa.PythonFile(self.sink, mode="w"), self.schema, **options)
+            self.stream = pa.BufferedOutputStream(pa.PythonFile(self.sink, mode="w"), _WRITE_BYTES)
+            self.writer = pq.ParquetWriter(self.stream, self.schema, **options)
         table = _in_order(pa.Table.from_batches(batches, self.schema))
         self.writer.write_table(table, row_group_size=max(1, table.num_rows))
+
+    def end(self) -> None:
+        """Writes the footer; to be called when every row group is written."""
+        assert self.writer is not None
+        assert self.stream is not None
+        self.writer.close()
+        self.stream.flush()
 
     def abort(self) -> None:
         """Gives the file up; to be called when no writer thread is at it."""
@@ -165,7 +181,7 @@ class TableWriters:
         self._output = output
         self._files: dict[str, TableFile] = {}
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="parquet")
-        self._in_flight: list[tuple[Future[None], int]] = []
+        self._in_flight: deque[tuple[Future[None], int]] = deque()
         self._in_flight_bytes = 0
         self._waiting_bytes = 0
         self._ended = threading.Event()
@@ -182,10 +198,9 @@ class TableWriters:
                 except StorageError as error:  # all others still are to be ended, and why we are here be told
                     event("upload_not_ended", uri=file.upload.uri, reason=str(error))
 
-    def schema_of(self, path: str) -> pa.Schema | None:
-        """The schema of the file at ``path``, where it has been opened."""
-        file = self._files.get(path)
-        return None if file is None else file.schema
+    def schema_of(self, path: str) -> pa.Schema:
+        """The schema of the file at ``path``, which has been opened."""
+        return self._files[path].schema
 
     def open(self, path: str, schema: pa.Schema, metadata: Mapping[str, str]) -> None:
         """Begins the file at ``path`` (relative to the output) with key-value ``metadata``."""
@@ -195,19 +210,26 @@ class TableWriters:
         upload = self._storage.upload(f"{self._output}/{path}")
         self._files[path] = TableFile(path, described, upload, self._style)
 
-    def append(self, path: str, columns: list[pa.Array]) -> None:
+    def append(self, path: str, rows: pa.RecordBatch) -> None:
         """Adds rows to the file at ``path``; may block while row groups are being encoded."""
         file = self._files[path]
-        batch = pa.RecordBatch.from_arrays(columns, schema=file.schema)
-        size = batch.get_total_buffer_size()
-        file.waiting.append(batch)
+        size = rows.get_total_buffer_size()
+        file.waiting.append(rows)
         file.waiting_bytes += size
-        file.rows += batch.num_rows
+        file.rows += rows.num_rows
         self._waiting_bytes += size
         if file.waiting_bytes >= self._budget.row_group:
             self._flush(file)
         elif self._waiting_bytes >= self._budget.waiting:
-            self._flush(max(self._files.values(), key=lambda candidate: candidate.waiting_bytes))
+            self._flush_largest()
+
+    def _flush_largest(self) -> None:
+        """Makes some room at once: to look at every table each time would cost by their number squared."""
+        most_bytes = self._budget.waiting * 7 // 8
+        for file in sorted(self._files.values(), key=lambda candidate: candidate.waiting_bytes, reverse=True):
+            if self._waiting_bytes <= most_bytes:
+                return
+            self._flush(file)
 
     def _flush(self, file: TableFile) -> None:
         batches, size = file.waiting, file.waiting_bytes
@@ -220,7 +242,7 @@ class TableWriters:
         self._in_flight_bytes += size
 
     def _settle_first(self) -> None:
-        future, size = self._in_flight.pop(0)
+        future, size = self._in_flight.popleft()
         self._in_flight_bytes -= size
         future.result()
 
@@ -233,13 +255,16 @@ class TableWriters:
                 self._flush(file)
         while self._in_flight:
             self._settle_first()
-        for file in self._files.values():
-            assert file.writer is not None
-            file.writer.close()
+        for ended in [self._pool.submit(file.end) for file in self._files.values()]:
+            ended.result()
         return dict(self._files)
 
     def publish(self) -> None:
         """Makes every file visible; to be called once, after `finish`."""
-        for publication in [self._pool.submit(file.upload.publish) for file in self._files.values()]:
-            publication.result()
+        pool = ThreadPoolExecutor(_PUBLISH_THREADS, thread_name_prefix="publish")
+        try:
+            for publication in [pool.submit(file.upload.publish) for file in self._files.values()]:
+                publication.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
         self._ended.set()
