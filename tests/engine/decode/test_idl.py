@@ -64,7 +64,7 @@ def members_of(text: str) -> object:
             "string",
         ),
         (struct("@default(value=3) @range(min=-1.5, max=2) long m;"), "int32"),
-        (struct('@unit("@optional") @optional(FALSE) long m; // @optional'), "int32"),
+        (struct('@unit("@optional") @optional(FALSE) long m; // @optional\n'), "int32"),
         (struct("/* @optional long a; */ @key @id(3) long m;"), "int32"),
         (struct('@verbatim(language="comment", text="a;" "b }")\nlong m;'), "int32"),
         ("#ifndef X\n#define X\n  #pragma once\n" + struct("long m;") + "\n#endif", "int32"),
