@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
+import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -16,7 +19,12 @@ import pyarrow.parquet as pq
 from ros_to_parquet.bag.model import Int64Array
 from ros_to_parquet.log import event
 from ros_to_parquet.memory import DEFAULT_BUDGET, MemoryBudget
+from ros_to_parquet.row_scratch import Place, RowScratch
 from ros_to_parquet.storage import Storage, StorageError, Upload
+from ros_to_parquet.storage.local import local_errors
+
+_LEAST_OF_A_ROW_GROUP = 4
+"""A row group is written early if a table has this part of one; rows of tables with less are put aside."""
 
 COMPRESSION = "zstd"
 COMPRESSION_LEVEL = 1
@@ -150,6 +158,47 @@ def incompressible_leaves(batch: pa.RecordBatch) -> list[str]:
     return found
 
 
+def large_writer_options(schema: pa.Schema) -> dict[str, Any]:
+    """Options that take the least memory for rows with one large text or blob, which is written as it is."""
+    plain = [path for path, kind in leaves(schema) if _is_text(kind) or _is_blob(kind)]
+    options = writer_options(schema, plain)
+    statistics = [path for path, kind in leaves(schema) if path not in plain]
+    return {**options, "use_dictionary": False, "write_statistics": statistics or False}
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def encoding_bytes(columns: Iterable[pa.Array], *, large: bool) -> int:
+    """About what encoding takes at its peak, beside the columns; measured, and rounded up.
+
+    A column is encoded whole. In lists, levels and wider integers are made of it first, by the value; text
+    goes into a dictionary and statistics unless it is `large`.
+    """
+    return max((_encoding_bytes(column, large=large, nested=False) for column in columns), default=0)
+
+
+def _encoding_bytes(array: pa.Array, *, large: bool, nested: bool) -> int:
+    kind = array.type
+    if pa.types.is_struct(kind):
+        return max(
+            (_encoding_bytes(child, large=large, nested=nested) for child in array.flatten()), default=0
+        )
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return _encoding_bytes(array.flatten(), large=large, nested=True)
+    if pa.types.is_dictionary(kind):
+        return int(len(array) * _LEVEL_BYTES)
+    if _is_text(kind) or _is_blob(kind):
+        copies = 2.2 if large else 8 if _is_text(kind) else 4.2
+        return int(copies * array.nbytes) + len(array) * (6 * _LEVEL_BYTES if nested else 0)
+    return int(len(array) * (_LEVEL_BYTES if nested else 0) + 6 * array.nbytes)
+
+
+_LEVEL_BYTES = 10
+"""Of one value in a list, beside the value."""
+
+
 class _Sink(io.RawIOBase):
     """An upload as the file object that Arrow writes to.
 
@@ -171,6 +220,30 @@ class _Sink(io.RawIOBase):
         self._cut = True
 
 
+class _LargeScratch:
+    """A file on scratch disk that Arrow itself writes to: through a file of Python's it would copy a page."""
+
+    _PIECE_BYTES = 1 << 20
+
+    def __init__(self) -> None:
+        with local_errors(tempfile.gettempdir()):
+            handle, self._path = tempfile.mkstemp(prefix="ros-to-parquet-")
+            os.close(handle)
+            self.file = pa.OSFile(self._path, "wb")
+
+    def hand_on(self, sink: _Sink) -> None:
+        """Writes all of it to ``sink``, and removes it."""
+        self.file.close()
+        with local_errors(tempfile.gettempdir()), Path(self._path).open("rb") as file:
+            while piece := file.read(self._PIECE_BYTES):
+                sink.write(piece)
+        self.close()
+
+    def close(self) -> None:
+        with local_errors(tempfile.gettempdir()):
+            Path(self._path).unlink(missing_ok=True)
+
+
 @dataclass(slots=True)
 class TableFile:
     """One Parquet file in the making.
@@ -181,29 +254,64 @@ class TableFile:
     path: str
     schema: pa.Schema
     upload: Upload
+    large: bool = False
     rows: int = 0
     waiting: list[pa.RecordBatch] = field(default_factory=list)
     waiting_bytes: int = 0
+    aside: list[Place] = field(default_factory=list)
+    aside_bytes: int = 0
     writer: pq.ParquetWriter | None = None
     last: Future[None] | None = None
     sink: _Sink = field(init=False)
+    scratch: _LargeScratch | None = None
 
     def __post_init__(self) -> None:
         self.sink = _Sink(self.upload)
 
-    def encode(self, batches: Sequence[pa.RecordBatch], before: Future[None] | None) -> None:
-        """Writes ``batches`` as one row group, after the one before it."""
+    def encode(
+        self,
+        scratch: RowScratch,
+        aside: Sequence[Place],
+        batches: list[pa.RecordBatch],
+        before: Future[None] | None,
+        *,
+        last: bool,
+    ) -> None:
+        """Writes rows put ``aside`` and ``batches`` as one row group, after the one before it.
+
+        The ``last`` one ends the file, which so holds no memory any more.
+        """
         if before is not None:
             before.result()
-        if self.writer is None:
-            options = writer_options(self.schema, incompressible_leaves(batches[0]))
+        batches = [*(batch for place in aside for batch in scratch.read(place, self.schema)), *batches]
+        if not batches and self.writer is None:
+            batches = [pa.RecordBatch.from_pylist([], schema=self.schema)]
+        if batches:
+            writer = self._begun(batches[0])
+            table = pa.Table.from_batches(batches, self.schema)
+            writer.write_table(table, row_group_size=max(1, table.num_rows))
+        if last and self.writer is not None:
+            self.writer.close()
+            self.writer = None
+            if self.scratch is not None:
+                self.scratch.hand_on(self.sink)
+
+    def _begun(self, batch: pa.RecordBatch) -> pq.ParquetWriter:
+        if self.writer is None and self.large:
+            self.scratch = _LargeScratch()
+            self.writer = pq.ParquetWriter(
+                self.scratch.file, self.schema, **large_writer_options(self.schema)
+            )
+        elif self.writer is None:
+            options = writer_options(self.schema, incompressible_leaves(batch))
             self.writer = pq.ParquetWriter(pa.PythonFile(self.sink, mode="w"), self.schema, **options)
-        table = pa.Table.from_batches(batches, self.schema)
-        self.writer.write_table(table, row_group_size=max(1, table.num_rows))
+        return self.writer
 
     def abort(self) -> None:
         """Gives the file up; to be called when no writer thread is at it."""
         self.sink.cut()
+        if self.scratch is not None:
+            self.scratch.close()
         self.upload.abort()
 
 
@@ -224,6 +332,7 @@ class TableWriters:
         self._in_flight: list[tuple[Future[None], int]] = []
         self._in_flight_bytes = 0
         self._waiting_bytes = 0
+        self._scratch = RowScratch()
         self._ended = threading.Event()
 
     def __enter__(self) -> Self:
@@ -237,6 +346,7 @@ class TableWriters:
                     file.abort()
                 except StorageError as error:  # all others still are to be ended, and why we are here be told
                     event("upload_not_ended", uri=file.upload.uri, reason=str(error))
+        self._scratch.close()
 
     def schema_of(self, path: str) -> pa.Schema | None:
         """The schema of the file at ``path``, where it has been opened."""
@@ -251,6 +361,26 @@ class TableWriters:
         upload = self._storage.upload(f"{self._output}/{path}")
         self._files[path] = TableFile(path, described, upload)
 
+    def open_large(self, path: str, like: str) -> None:
+        """Begins a file for large rows of the table at ``like``."""
+        upload = self._storage.upload(f"{self._output}/{path}")
+        self._files[path] = TableFile(path, self._files[like].schema, upload, large=True)
+
+    def append_large(self, path: str, columns: list[pa.Array]) -> None:
+        """Adds a row that is encoded alone, and is when this returns."""
+        file = self._files[path]
+        file.waiting.append(pa.RecordBatch.from_arrays(columns, schema=file.schema))
+        file.rows += file.waiting[0].num_rows
+        self._flush(file)
+        self.settle()
+
+    def settle(self) -> None:
+        """Waits for row groups that are being encoded, and puts aside what waits."""
+        self._put_aside()
+        while self._in_flight:
+            self._settle_first()
+        pa.default_memory_pool().release_unused()
+
     def append(self, path: str, columns: list[pa.Array]) -> None:
         """Adds rows to the file at ``path``; may block while row groups are being encoded."""
         file = self._files[path]
@@ -260,18 +390,39 @@ class TableWriters:
         file.waiting_bytes += size
         file.rows += batch.num_rows
         self._waiting_bytes += size
-        if file.waiting_bytes >= self._budget.row_group:
+        if file.waiting_bytes + file.aside_bytes >= self._budget.row_group:
             self._flush(file)
         elif self._waiting_bytes >= self._budget.waiting:
-            self._flush(max(self._files.values(), key=lambda candidate: candidate.waiting_bytes))
+            largest = max(self._files.values(), key=lambda candidate: candidate.waiting_bytes)
+            if largest.waiting_bytes >= self._budget.row_group // _LEAST_OF_A_ROW_GROUP:
+                self._flush(largest)
+            else:
+                self._put_aside()
 
-    def _flush(self, file: TableFile) -> None:
-        batches, size = file.waiting, file.waiting_bytes
-        file.waiting, file.waiting_bytes = [], 0
-        self._waiting_bytes -= size
+    def _put_aside(self) -> None:
+        """All rows that wait; where there is no room on disk, as row groups however small."""
+        if self._scratch.full:
+            for file in self._files.values():
+                if file.waiting or file.aside:
+                    self._flush(file)
+            while self._in_flight:
+                self._settle_first()
+            self._scratch.clear()
+            return
+        for file in self._files.values():
+            if file.waiting:
+                file.aside.append(self._scratch.write(file.waiting, file.waiting_bytes))
+                file.aside_bytes += file.waiting_bytes
+                self._waiting_bytes -= file.waiting_bytes
+                file.waiting, file.waiting_bytes = [], 0
+
+    def _flush(self, file: TableFile, *, last: bool = False) -> None:
+        batches, aside, size = file.waiting, file.aside, file.waiting_bytes + file.aside_bytes
+        self._waiting_bytes -= file.waiting_bytes
+        file.waiting, file.waiting_bytes, file.aside, file.aside_bytes = [], 0, [], 0
         while self._in_flight and self._in_flight_bytes + size > self._budget.in_flight:
             self._settle_first()
-        file.last = self._pool.submit(file.encode, batches, file.last)
+        file.last = self._pool.submit(file.encode, self._scratch, aside, batches, file.last, last=last)
         self._in_flight.append((file.last, size))
         self._in_flight_bytes += size
 
@@ -283,15 +434,9 @@ class TableWriters:
     def finish(self) -> dict[str, TableFile]:
         """Encodes what waits and ends every file; returns them by path. They are not visible yet."""
         for file in self._files.values():
-            if file.waiting or file.writer is None:
-                if not file.waiting:
-                    file.waiting = [pa.RecordBatch.from_pylist([], schema=file.schema)]
-                self._flush(file)
+            self._flush(file, last=True)
         while self._in_flight:
             self._settle_first()
-        for file in self._files.values():
-            assert file.writer is not None
-            file.writer.close()
         return dict(self._files)
 
     def publish(self) -> None:
