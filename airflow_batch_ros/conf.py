@@ -9,9 +9,18 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from enum import StrEnum
+from typing import Any, TypeVar
 
-from ros_to_parquet.contract import ROS_DISTRIBUTIONS, DriveState, ExtractOptions, PointClouds
+from ros_to_parquet.contract import (
+    ROS_DISTRIBUTIONS,
+    DriveState,
+    ExtractOptions,
+    ParquetStyle,
+    PointClouds,
+)
+
+_Choice = TypeVar("_Choice", bound=StrEnum)
 
 CONF_KEYS = (
     "drives_to_process",
@@ -24,6 +33,7 @@ CONF_KEYS = (
     "ros_distro",
     "msg_path",
     "pointcloud",
+    "parquet",
 )
 
 DEFAULT_FAIL_ON = (DriveState.FAILED, DriveState.PARTIAL)
@@ -76,6 +86,7 @@ _SCHEMAS: Mapping[str, Mapping[str, Any]] = {
     "ros_distro": {"type": "string", "enum": list(ROS_DISTRIBUTIONS)},
     "msg_path": {"type": "array", "items": {"type": "string", "pattern": r"^s3://[^/]+"}},
     "pointcloud": {"type": "string", "enum": [choice.value for choice in PointClouds]},
+    "parquet": {"type": "string", "enum": [choice.value for choice in ParquetStyle]},
 }
 
 
@@ -186,9 +197,8 @@ def parse_conf(raw: object) -> PipelineConf:
             exclude_topics=topics.exclude,
             ros_distro=_distribution(given["ros_distro"], problems) if "ros_distro" in given else "",
             msg_paths=_msg_paths(given["msg_path"], problems) if "msg_path" in given else (),
-            pointcloud=_pointcloud(given["pointcloud"], problems)
-            if "pointcloud" in given
-            else PointClouds.RECORDED,
+            pointcloud=_choice("pointcloud", given, PointClouds.RECORDED, problems),
+            parquet=_choice("parquet", given, ParquetStyle.COMPACT, problems),
         ),
         bags=_globs("bags", given.get("bags"), problems),
         output=_uri("key 'output'", "s3://bucket/lake", given["output"], problems)
@@ -393,11 +403,12 @@ def _distribution(raw: object, problems: list[str]) -> str:
     return ""
 
 
-def _pointcloud(raw: object, problems: list[str]) -> PointClouds:
-    if isinstance(raw, str) and raw in tuple(PointClouds):
-        return PointClouds(raw)
-    problems.append(f"key 'pointcloud': expected {' or '.join(PointClouds)}, not {_shown(raw)}")
-    return PointClouds.RECORDED
+def _choice(key: str, given: Mapping[str, object], default: _Choice, problems: list[str]) -> _Choice:
+    raw, choices = given.get(key, default.value), type(default)
+    if isinstance(raw, str) and raw in tuple(choices):
+        return choices(raw)
+    problems.append(f"key {key!r}: expected {' or '.join(choices)}, not {_shown(raw)}")
+    return default
 
 
 def _flag(key: str, raw: object, problems: list[str]) -> bool:

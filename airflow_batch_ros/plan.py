@@ -310,8 +310,7 @@ def _cover(
     done: dict[tuple[str, int, str], set[BagSlice]],
     other: dict[str, str],
 ) -> None:
-    # strict changes how a shard ends, not its rows.
-    same = dataclasses.replace(manifest.options, strict=options.strict) == options
+    same = contract.make_same_rows(manifest.options, options)
     for bag in manifest.bags:
         if bag.status is BagStatus.UNREADABLE:
             continue  # no row of it is in the lake, and another version of the engine may read it
@@ -441,7 +440,8 @@ def check_saved(plan: Plan, source: DriveSource, conf: PipelineConf) -> None:
             f"drive {plan.drive_id!r}: this run ({plan.run.run_id}) was planned with source {plan.source}, "
             f"topics {list(plan.options.include_topics)} but not {list(plan.options.exclude_topics)}, "
             f"ros_distro {plan.options.ros_distro!r}, msg_path {list(plan.options.msg_paths)}, "
-            f"pointcloud {plan.options.pointcloud}; the conf says otherwise now, so start a new run"
+            f"pointcloud {plan.options.pointcloud}, parquet {plan.options.parquet}; the "
+            "conf says otherwise now, so start a new run"
         )
 
 

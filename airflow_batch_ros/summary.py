@@ -113,9 +113,12 @@ def summarize_drive(
 def _took_nothing(lake: Lake, job: DriveJob) -> tuple[str, ...]:
     """What to say of a drive without a message, where the conf's topics may be why."""
     plan = lake.load(Plan, contract.plan_key(job.drive_id, job.plan_id))
-    if plan is None or dataclasses.replace(plan.options, strict=False) == ExtractOptions():
+    every = ExtractOptions()
+    if plan is None:
         return ()
     topics = {"include": plan.options.include_topics, "exclude": plan.options.exclude_topics}
+    if topics == {"include": every.include_topics, "exclude": every.exclude_topics}:
+        return ()
     note = (
         f"the conf's topics {json.dumps(topics)} take no message; ros-to-parquet info BAG says what a bag has"
     )

@@ -22,6 +22,8 @@ import pyarrow.parquet as pq
 
 from ros_to_parquet import cli, memory, parquet, run
 from ros_to_parquet.bag.model import MessageBlock
+from ros_to_parquet.contract import ParquetStyle
+from ros_to_parquet.parquet_options import writer_options
 
 _ORDER = "order.json"
 _WRITES = 3
@@ -145,8 +147,8 @@ def write(how: str, folder: Path, output: Path) -> None:
             options: dict[str, Any] = {"compression": "zstd"}
             if how == "ours":
                 rows = max(1, round(table.num_rows * memory.DEFAULT_BUDGET.row_group / max(1, table.nbytes)))
-                blobs = parquet.incompressible_leaves(table.to_batches()[0])
-                options = {"row_group_size": rows, **parquet.writer_options(table.schema, blobs)}
+                chosen = writer_options(table.to_batches(), style=ParquetStyle.COMPACT)
+                options = {"row_group_size": rows, **chosen}
             pq.write_table(table, output / f"{number}.parquet", **options)
         spent.append(time.process_time() - begin)
     size_bytes = sum(path.stat().st_size for path in output.glob("*.parquet"))

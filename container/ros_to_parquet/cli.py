@@ -98,6 +98,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="sensor_msgs/PointCloud2 with its points in a blob, as recorded (default), or decoded: a list "
         "column for each of their fields (x, y, z, intensity, ...)",
     )
+    extract.add_argument(
+        "--parquet",
+        choices=[str(choice) for choice in contract.ParquetStyle],
+        default=str(contract.ParquetStyle.COMPACT),
+        help="encodings: compact (default), or compatible with older readers (Spark before 4.3)",
+    )
     extract.add_argument("--overwrite", action="store_true", help="replace what the lake has of this drive")
     extract.add_argument(
         "--strict", action="store_true", help=f"exit {int(ExitCode.STRICT)} on rejects or damage"
@@ -368,6 +374,7 @@ def command_extract(arguments: argparse.Namespace) -> int:
         ros_distro=arguments.ros_distro,
         msg_paths=tuple(normalize(folder) for folder in arguments.msg_path),
         pointcloud=contract.PointClouds(arguments.pointcloud),
+        parquet=contract.ParquetStyle(arguments.parquet),
     )
     run.read_types(options)  # a folder that cannot be used is said before anything is written
     made = make_plan(

@@ -128,6 +128,17 @@ class PointClouds(StrEnum):
     DECODED = "decoded"
 
 
+class ParquetStyle(StrEnum):
+    """How tables are encoded; their values are the same.
+
+    ``compact``: byte-stream-split floats, delta integers; ``compatible``: plain values, dictionaries for
+    strings, no unsigned 32-bit integers, for readers that lack the others (Spark before 4.3).
+    """
+
+    COMPACT = "compact"
+    COMPATIBLE = "compatible"
+
+
 # --- the plan ---------------------------------------------------------------------------------------
 
 
@@ -144,6 +155,7 @@ class ExtractOptions:
         msg_paths: folders (paths or URIs, without a final slash) of message definitions, for types
             that a bag does not define; of a type that several of them have, the first one's is taken.
         pointcloud: what becomes of point clouds.
+        parquet: how files are encoded.
     """
 
     include_topics: tuple[str, ...] = ("*",)
@@ -152,6 +164,7 @@ class ExtractOptions:
     ros_distro: str = ""
     msg_paths: tuple[str, ...] = ()
     pointcloud: PointClouds = PointClouds.RECORDED
+    parquet: ParquetStyle = ParquetStyle.COMPACT
 
 
 @dataclass(frozen=True, slots=True)
@@ -558,14 +571,19 @@ def standing_manifests(manifests: Iterable[Manifest], commits: Iterable[DriveMan
     ]
 
 
+def make_same_rows(one: ExtractOptions, other: ExtractOptions) -> bool:
+    """Whether both make the same rows of a bag: they may differ in how a shard ends and files are encoded."""
+    return dataclasses.replace(one, strict=other.strict, parquet=other.parquet) == other
+
+
 def covered_bags(standing: Iterable[Manifest], options: ExtractOptions) -> set[tuple[str, int, str]]:
-    """(name, size, ETag) of the bags that standing manifests cover whole, with the same options.
+    """(name, size, ETag) of the bags that standing manifests cover whole, with options of the same rows.
 
     A bag that could not be read is not covered: another version of the engine may read it.
     """
     slices: dict[tuple[str, int, str], set[BagSlice]] = {}
     for manifest in standing:
-        if dataclasses.replace(manifest.options, strict=options.strict) == options:
+        if make_same_rows(manifest.options, options):
             for bag in manifest.bags:
                 if bag.status is not BagStatus.UNREADABLE:
                     place = dataclasses.replace(bag.slice, bag=0)

@@ -258,6 +258,8 @@ class Lake:
         import pyarrow.dataset as ds
         import pyarrow.parquet as pq
 
+        from ros_to_parquet.parquet_options import recorded_schema
+
         paths = [file.path for file in self._files(drives) if file.path.startswith(f"{table}/")]
         if not paths:
             raise KeyError(
@@ -266,7 +268,8 @@ class Lake:
         filesystem, root = arrow_filesystem(self.uri)
         files = [f"{root}/{path}" for path in paths]
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="lake") as pool:
-            schemas = list(pool.map(lambda file: pq.read_schema(file, filesystem=filesystem), files))
+            footers = pool.map(lambda file: pq.read_metadata(file, filesystem=filesystem), files)
+            schemas = [recorded_schema(footer) for footer in footers]
         partitions = pa.schema([("schema", pa.string()), ("drive_id", pa.string())])
         try:
             schema = _common_schema(schemas, partitions)

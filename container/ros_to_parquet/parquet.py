@@ -6,19 +6,22 @@ import io
 import os
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ros_to_parquet.bag.model import Int64Array
+from ros_to_parquet.contract import ParquetStyle
 from ros_to_parquet.log import event
 from ros_to_parquet.memory import DEFAULT_BUDGET, MemoryBudget
+from ros_to_parquet.parquet_memory import large_options
+from ros_to_parquet.parquet_options import writer_options
 from ros_to_parquet.row_scratch import Place, RowScratch
 from ros_to_parquet.storage import Storage, StorageError, Upload
 from ros_to_parquet.storage.local import local_errors
@@ -26,13 +29,10 @@ from ros_to_parquet.storage.local import local_errors
 _LEAST_OF_A_ROW_GROUP = 4
 """A row group is written early if a table has this part of one; rows of tables with less are put aside."""
 
-COMPRESSION = "zstd"
-COMPRESSION_LEVEL = 1
-
-_SAMPLE_BYTES = 64 << 10
-_INCOMPRESSIBLE = 0.95
-
 LOG_TIME = pa.timestamp("us", tz="UTC")
+
+_SORTED_BY: Final = ("log_time", "log_time_ns")
+"""First columns of every table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,124 +79,6 @@ def bag_column(rows: int, bag: int, names: pa.Array) -> pa.Array:
     return pa.DictionaryArray.from_arrays(
         pa.Array.from_buffers(pa.int32(), rows, [None, pa.py_buffer(indices)]), names
     )
-
-
-def leaves(schema: pa.Schema) -> Iterator[tuple[str, pa.DataType]]:
-    """Parquet path and type of every leaf column, as ``pyarrow.parquet`` names them."""
-    for column in schema:
-        yield from _leaves(column.name, column.type)
-
-
-def _leaves(path: str, kind: pa.DataType) -> Iterator[tuple[str, pa.DataType]]:
-    if pa.types.is_struct(kind):
-        for child in kind:
-            yield from _leaves(f"{path}.{child.name}", child.type)
-    elif pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        yield from _leaves(f"{path}.list.element", kind.value_type)
-    else:
-        yield path, kind
-
-
-def writer_options(schema: pa.Schema, incompressible: Iterable[str] = ()) -> dict[str, Any]:
-    """Options of ``ParquetWriter``: an encoding that fits each leaf's type.
-
-    Byte-stream-split for floats, delta for integers and times, dictionary for strings alone; statistics on
-    all but blobs. ``incompressible`` are paths of leaves that are compressed already (JPEG and the like).
-    """
-    encodings: dict[str, str] = {}
-    dictionaries: list[str] = []
-    statistics: list[str] = []
-    codecs: dict[str, str] = {}
-    levels: dict[str, int] = {}
-    plain = set(incompressible)
-    for path, kind in leaves(schema):
-        if path in plain:
-            codecs[path] = "none"
-        else:
-            codecs[path] = COMPRESSION
-            levels[path] = COMPRESSION_LEVEL
-        if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind):
-            dictionaries.append(path)
-        elif pa.types.is_floating(kind) and not pa.types.is_float16(kind):
-            encodings[path] = "BYTE_STREAM_SPLIT"
-        elif pa.types.is_integer(kind) or pa.types.is_timestamp(kind):
-            encodings[path] = "DELTA_BINARY_PACKED"
-        if not _is_blob(kind):
-            statistics.append(path)
-    return {
-        "compression": codecs,
-        "compression_level": levels,
-        "use_dictionary": dictionaries or False,
-        "column_encoding": encodings or None,
-        "write_statistics": statistics or False,
-        "write_page_index": True,
-        "version": "2.6",
-    }
-
-
-def _is_blob(kind: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
-    )
-
-
-def incompressible_leaves(batch: pa.RecordBatch) -> list[str]:
-    """Paths of the blob columns of which a sample does not get smaller."""
-    found = []
-    codec = pa.Codec(COMPRESSION, compression_level=COMPRESSION_LEVEL)
-    for path, kind in leaves(batch.schema):
-        if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)) or "." in path:
-            continue
-        column = batch.column(path)
-        data = column.buffers()[-1]
-        if data is None or not data.size:
-            continue
-        middle = max(0, data.size // 2 - _SAMPLE_BYTES // 2)
-        sample = data.slice(middle, min(_SAMPLE_BYTES, data.size - middle))
-        if len(codec.compress(sample)) > _INCOMPRESSIBLE * sample.size:
-            found.append(path)
-    return found
-
-
-def large_writer_options(schema: pa.Schema) -> dict[str, Any]:
-    """Options that take the least memory for rows with one large text or blob, which is written as it is."""
-    plain = [path for path, kind in leaves(schema) if _is_text(kind) or _is_blob(kind)]
-    options = writer_options(schema, plain)
-    statistics = [path for path, kind in leaves(schema) if path not in plain]
-    return {**options, "use_dictionary": False, "write_statistics": statistics or False}
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-def encoding_bytes(columns: Iterable[pa.Array], *, large: bool) -> int:
-    """About what encoding takes at its peak, beside the columns; measured, and rounded up.
-
-    A column is encoded whole. In lists, levels and wider integers are made of it first, by the value; text
-    goes into a dictionary and statistics unless it is `large`.
-    """
-    return max((_encoding_bytes(column, large=large, nested=False) for column in columns), default=0)
-
-
-def _encoding_bytes(array: pa.Array, *, large: bool, nested: bool) -> int:
-    kind = array.type
-    if pa.types.is_struct(kind):
-        return max(
-            (_encoding_bytes(child, large=large, nested=nested) for child in array.flatten()), default=0
-        )
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        return _encoding_bytes(array.flatten(), large=large, nested=True)
-    if pa.types.is_dictionary(kind):
-        return int(len(array) * _LEVEL_BYTES)
-    if _is_text(kind) or _is_blob(kind):
-        copies = 2.2 if large else 8 if _is_text(kind) else 4.2
-        return int(copies * array.nbytes) + len(array) * (6 * _LEVEL_BYTES if nested else 0)
-    return int(len(array) * (_LEVEL_BYTES if nested else 0) + 6 * array.nbytes)
-
-
-_LEVEL_BYTES = 10
-"""Of one value in a list, beside the value."""
 
 
 class _Sink(io.RawIOBase):
@@ -254,6 +136,7 @@ class TableFile:
     path: str
     schema: pa.Schema
     upload: Upload
+    style: ParquetStyle
     large: bool = False
     rows: int = 0
     waiting: list[pa.RecordBatch] = field(default_factory=list)
@@ -277,7 +160,7 @@ class TableFile:
         *,
         last: bool,
     ) -> None:
-        """Writes rows put ``aside`` and ``batches`` as one row group, after the one before it.
+        """Writes rows put ``aside`` and ``batches`` as one row group by log time, after the one before it.
 
         The ``last`` one ends the file, which so holds no memory any more.
         """
@@ -287,8 +170,8 @@ class TableFile:
         if not batches and self.writer is None:
             batches = [pa.RecordBatch.from_pylist([], schema=self.schema)]
         if batches:
-            writer = self._begun(batches[0])
-            table = pa.Table.from_batches(batches, self.schema)
+            writer = self._begun(batches)
+            table = _in_order(pa.Table.from_batches(batches, self.schema))
             writer.write_table(table, row_group_size=max(1, table.num_rows))
         if last and self.writer is not None:
             self.writer.close()
@@ -296,15 +179,15 @@ class TableFile:
             if self.scratch is not None:
                 self.scratch.hand_on(self.sink)
 
-    def _begun(self, batch: pa.RecordBatch) -> pq.ParquetWriter:
-        if self.writer is None and self.large:
-            self.scratch = _LargeScratch()
-            self.writer = pq.ParquetWriter(
-                self.scratch.file, self.schema, **large_writer_options(self.schema)
-            )
-        elif self.writer is None:
-            options = writer_options(self.schema, incompressible_leaves(batch))
-            self.writer = pq.ParquetWriter(pa.PythonFile(self.sink, mode="w"), self.schema, **options)
+    def _begun(self, batches: Sequence[pa.RecordBatch]) -> pq.ParquetWriter:
+        if self.writer is None:
+            options = writer_options(batches, style=self.style, sorted_by=_sorted_by(self.schema))
+            if self.large:
+                self.scratch = _LargeScratch()
+                file, options = self.scratch.file, large_options(options, self.schema)
+            else:
+                file = pa.PythonFile(self.sink, mode="w")
+            self.writer = pq.ParquetWriter(file, self.schema, **options)
         return self.writer
 
     def abort(self) -> None:
@@ -315,6 +198,20 @@ class TableFile:
         self.upload.abort()
 
 
+def _sorted_by(schema: pa.Schema) -> tuple[str, ...]:
+    return _SORTED_BY if tuple(schema.names[: len(_SORTED_BY)]) == _SORTED_BY else ()
+
+
+def _in_order(table: pa.Table) -> pa.Table:
+    """``table`` by log time, so that every row group is what its file declares; mostly as it is."""
+    if not _sorted_by(table.schema) or not table.num_rows:
+        return table
+    log_times = np.concatenate([np.from_dlpack(chunk) for chunk in table.column("log_time_ns").chunks])
+    if (log_times[1:] >= log_times[:-1]).all():
+        return table
+    return table.take(int64_column(np.argsort(log_times, kind="stable")))
+
+
 class TableWriters:
     """All Parquet files of a shard. Nothing is visible in the store before `publish`.
 
@@ -322,8 +219,15 @@ class TableWriters:
     """
 
     def __init__(
-        self, storage: Storage, output: str, *, budget: MemoryBudget = DEFAULT_BUDGET, threads: int = 2
+        self,
+        storage: Storage,
+        output: str,
+        *,
+        style: ParquetStyle = ParquetStyle.COMPACT,
+        budget: MemoryBudget = DEFAULT_BUDGET,
+        threads: int = 2,
     ) -> None:
+        self._style = style
         self._budget = budget
         self._storage = storage
         self._output = output
@@ -359,12 +263,12 @@ class TableWriters:
             {key: value.encode("utf-8", "surrogateescape") for key, value in metadata.items()}
         )
         upload = self._storage.upload(f"{self._output}/{path}")
-        self._files[path] = TableFile(path, described, upload)
+        self._files[path] = TableFile(path, described, upload, self._style)
 
     def open_large(self, path: str, like: str) -> None:
         """Begins a file for large rows of the table at ``like``."""
         upload = self._storage.upload(f"{self._output}/{path}")
-        self._files[path] = TableFile(path, self._files[like].schema, upload, large=True)
+        self._files[path] = TableFile(path, self._files[like].schema, upload, self._style, large=True)
 
     def append_large(self, path: str, columns: list[pa.Array]) -> None:
         """Adds a row that is encoded alone, and is when this returns."""

@@ -29,6 +29,7 @@ from ros_to_parquet.layout import (
     resolve_layout,
 )
 from ros_to_parquet.parquet import int64_column
+from ros_to_parquet.parquet_options import recorded_schema
 from ros_to_parquet.pointcloud import METADATA_KEY, CloudTable
 from ros_to_parquet.progress import Progress
 from ros_to_parquet.run import topic_filter
@@ -239,7 +240,7 @@ class _Table:
 
     layout: Layout
     channel: McapChannel
-    fields: tuple[str, ...]
+    fields: tuple[pa.Field, ...]
     clouds: CloudTable | None
 
 
@@ -282,7 +283,7 @@ def _open_tables(
         for start in range(0, len(paths), 4 * _THREADS):  # only some footers at a time are in memory
             some = paths[start : start + 4 * _THREADS]
             for path, metadata in zip(some, pool.map(footer, some), strict=True):
-                schema = metadata.schema.to_arrow_schema()
+                schema = recorded_schema(metadata)
                 said = _described(schema)
                 if (encoding := said.get("ros.encoding", "")) not in ENCODINGS:
                     tally = tallies[said["ros.topic"], said["ros.type"]]
@@ -333,7 +334,7 @@ def _table(path: str, schema: pa.Schema) -> _Table:
         )
     layout, clouds = found
     fields = arrow_fields(layout) if clouds is None else clouds.schema
-    return _Table(layout, _channel(connection, layout), tuple(field.name for field in fields), clouds)
+    return _Table(layout, _channel(connection, layout), tuple(fields), clouds)
 
 
 def _layout(
@@ -444,7 +445,8 @@ def _merged(
 
 def _messages(filesystem: fs.FileSystem, group: _RowGroup, window: Window) -> Iterator[_Message]:
     """A row group's messages within the window, sorted by log time; in recorded order within one time."""
-    table = _read(filesystem, group.path, group.number, ["log_time_ns", *group.extras, *group.table.fields])
+    names = [field.name for field in group.table.fields]
+    table = _read(filesystem, group.path, group.number, ["log_time_ns", *group.extras, *names])
     rows = _order(_int64(table.column("log_time_ns")), window)
     if rows is not None:
         table = table.take(int64_column(rows))
@@ -457,7 +459,8 @@ def _messages(filesystem: fs.FileSystem, group: _RowGroup, window: Window) -> It
             _int64(part.column(name)).tolist() if name in group.extras else default
             for name, default in (("publish_time_ns", log_times), ("sequence", [0] * len(log_times)))
         )
-        columns = [_one(part.column(name)) for name in group.table.fields]
+        # The compatible style stores some types as others.
+        columns = [_one(part.column(field.name)).cast(field.type) for field in group.table.fields]
         if group.table.clouds is not None:
             columns = group.table.clouds.recorded(columns)
         encoded = encoder.encode(columns, part.num_rows)

@@ -37,6 +37,7 @@ from ros_to_parquet.layout import MAX_MESSAGE_BYTES, DefinitionError
 from ros_to_parquet.log import event, now
 from ros_to_parquet.memory import DEFAULT_BUDGET, MemoryBudget, readable
 from ros_to_parquet.msg_path import MsgPathError, load_types
+from ros_to_parquet.parquet_memory import encoding_bytes
 from ros_to_parquet.pointcloud import POINT_CLOUD, CloudDecoder, CloudTable, is_point_cloud
 from ros_to_parquet.recording import Folder, Recording, check_folder, other_counts, plain_name
 from ros_to_parquet.records import RecordDecoder
@@ -367,7 +368,7 @@ class _Extraction:
         if not large:
             self._tables.append(path, columns)
             return
-        needed = parquet.encoding_bytes(columns, large=True) + sum(column.nbytes for column in columns)
+        needed = encoding_bytes(columns) + sum(column.nbytes for column in columns)
         if needed > self._budget.alone:
             reason = (
                 f"{int(about.lengths[0]):,} bytes long, and about {needed:,} to write as columns, more than "
@@ -640,7 +641,7 @@ def _extract(
     types = read_types(plan.options)
     storage = open_storage(plan.output, upload_memory_bytes=budget.upload)
     bags: list[contract.BagResult] = []
-    with parquet.TableWriters(storage, plan.output, budget=budget) as tables:
+    with parquet.TableWriters(storage, plan.output, style=plan.options.parquet, budget=budget) as tables:
         extraction = _Extraction(plan, shard, tables, types, budget)
         read_before = 0
         for place, part in enumerate(plan.shards[shard]):

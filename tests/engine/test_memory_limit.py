@@ -1,22 +1,28 @@
-"""The memory limit on input made to break it: whole processes, peak resident memory above a bag of nothing."""
+"""The memory limit on input made to break it: whole processes, peak memory above that of an empty bag."""
 
 from __future__ import annotations
 
 import os
 import struct
+import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import lz4.frame
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from ros_to_parquet.contract import Manifest, from_json
+from ros_to_parquet.contract import Manifest
+from ros_to_parquet.lake import Lake
+from ros_to_parquet.storage import LocalStorage
 from tests.engine.bag.bag_bytes import (
     MCAP_MAGIC,
     T0,
@@ -36,7 +42,13 @@ from tests.engine.bag.bag_bytes import (
 if TYPE_CHECKING:
     pass
 
+if TYPE_CHECKING:
+    from airflow_batch_ros.local import EmbeddedAws
+
 LIMIT_BYTES = 192 << 20
+S3_CLIENT_BYTES = 24 << 20
+"""What importing it takes, which a local bag does not."""
+
 BLOB = "uint8[] data\n"
 TEXT = "string data\n"
 CDR = b"\0\1\0\0"
@@ -62,7 +74,7 @@ class Extracted:
         return self.manifest.topics[0].rejects[0].reason
 
 
-def peak_bytes(bag: Path, output: Path | str, errors: Path, environment: dict[str, str]) -> int:
+def peak_bytes(bag: Path | str, output: str, environment: Mapping[str, str] = MappingProxyType({})) -> int:
     """A child's peak is at least its parent's when it was started: so a small shell of nothing starts it."""
     command = [sys.executable, "-m", "ros_to_parquet.cli", "extract", str(bag), "--output", str(output)]
     command += ["--drive-id", "d", "--memory-limit", str(LIMIT_BYTES)]
@@ -71,8 +83,6 @@ def peak_bytes(bag: Path, output: Path | str, errors: Path, environment: dict[st
         "_, status, usage = os.wait4(child, 0); "
         "print(os.waitstatus_to_exitcode(status), usage.ru_maxrss << 10)"
     )
-    import subprocess
-
     done = subprocess.run(
         ["/bin/sh", "-c", 'exec "$@"', "sh", sys.executable, "-S", "-c", small, *command],
         env={**os.environ, **environment},
@@ -91,7 +101,7 @@ def nothing_bytes(tmp_path_factory: pytest.TempPathFactory) -> int:
     """What an extraction takes of a bag without messages."""
     folder = tmp_path_factory.mktemp("nothing")
     write_mcap(folder / "a.mcap", {"/a": BLOB}, iter(()))
-    return peak_bytes(folder / "a.mcap", folder / "lake", folder / "errors", {})
+    return peak_bytes(folder / "a.mcap", str(folder / "lake"))
 
 
 Extract = Callable[[Path], Extracted]
@@ -101,9 +111,8 @@ Extract = Callable[[Path], Extracted]
 def extract(tmp_path: Path, nothing_bytes: int) -> Extract:
     def run(bag: Path) -> Extracted:
         output = tmp_path / "lake"
-        peak = peak_bytes(bag, output, tmp_path / "errors", {})
-        (path,) = output.glob("_manifests/drive_id=d/*/shard-*.json")
-        return Extracted(from_json(Manifest, path.read_bytes(), where=str(path)), peak - nothing_bytes)
+        peak = peak_bytes(bag, str(output))
+        return Extracted(Lake(str(output)).drive("d").manifests[0], peak - nothing_bytes)
 
     return run
 
@@ -225,8 +234,6 @@ def many_topics(path: Path, topics: int, payload: bytes, rounds: int, definition
 
 def test_many_topics_with_large_messages(tmp_path: Path, extract: Extract) -> None:
     """Their rows wait on disk: each table has one row group, where memory alone would make three."""
-    import pyarrow.parquet as pq
-
     done = extract(many_topics(tmp_path / "a.mcap", 150, blob(600_000), 3))
     assert done.counts == (450, 0) and done.above_bytes < LIMIT_BYTES
     files = [tmp_path / "lake" / file.path for topic in done.manifest.topics for file in topic.files]
@@ -234,13 +241,33 @@ def test_many_topics_with_large_messages(tmp_path: Path, extract: Extract) -> No
 
 
 @pytest.mark.slow
-def test_two_thousand_topics(
-    tmp_path: Path, nothing_bytes: int, monkeypatch: pytest.MonkeyPatch, extract: Extract
-) -> None:
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+def test_two_thousand_topics(tmp_path: Path, extract: Extract) -> None:
     definition = "float64 x\nfloat64 y\nuint8[] b\n"
     payload = CDR + struct.pack("<dd", 1.5, 2.5) + u32(3000) + bytes(3000)
     done = extract(many_topics(tmp_path / "a.mcap", 2000, payload, 20, definition))
     assert done.counts == (40_000, 0) and done.above_bytes < LIMIT_BYTES, done.above_bytes >> 20
+
+
+def test_few_files_are_open_at_a_time(tmp_path: Path) -> None:
+    """As many topics as a process may usually open files; in this process, whose files can be counted."""
+    most = 0
+    uploads = [LocalStorage().upload(str(tmp_path / str(number))) for number in range(1100)]
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for content in (b"one ", b"two"):
+        for upload in uploads:
+            upload.write(content)
+        most = max(most, len(list(Path("/proc/self/fd").iterdir())))
+    for upload in uploads:
+        upload.publish()
+    assert most <= before + 130
+    assert {path.read_bytes() for path in tmp_path.iterdir()} == {b"one two"}
+
+
+def test_to_a_store(tmp_path: Path, embedded_aws: EmbeddedAws, nothing_bytes: int) -> None:
+    bucket = f"memory-{uuid.uuid4().hex[:12]}"
+    embedded_aws.client("s3").create_bucket(Bucket=bucket)
+    bag = many_topics(tmp_path / "a.mcap", 30, blob(2_000_000), 3)
+    embedded_aws.client("s3").put_object(Bucket=bucket, Key="in/a.mcap", Body=bag.read_bytes())
+    output = f"s3://{bucket}/lake"
+    peak = peak_bytes(f"s3://{bucket}/in/a.mcap", output, embedded_aws.environment())
+    assert peak - nothing_bytes < LIMIT_BYTES + S3_CLIENT_BYTES

@@ -22,7 +22,7 @@ from airflow_batch_ros.conf import (
     parse_conf,
     parse_output,
 )
-from ros_to_parquet.contract import DriveState, ExtractOptions, PointClouds
+from ros_to_parquet.contract import DriveState, ExtractOptions, ParquetStyle, PointClouds
 
 DRIVE = {"bucket": "raw-data", "prefix": "drive_1/"}
 GOOD = {"drives_to_process": {"drive_1": DRIVE}}
@@ -65,6 +65,7 @@ def test_every_optional_key() -> None:
             "ros_distro": "humble",
             "msg_path": ["s3://msgs-bucket/ours/", "s3://msgs-bucket/theirs"],
             "pointcloud": "decoded",
+            "parquet": "compatible",
         }
     )
     assert conf.options == ExtractOptions(
@@ -73,6 +74,7 @@ def test_every_optional_key() -> None:
         ros_distro="humble",
         msg_paths=("s3://msgs-bucket/ours", "s3://msgs-bucket/theirs"),
         pointcloud=PointClouds.DECODED,
+        parquet=ParquetStyle.COMPATIBLE,
     )
     assert conf.bags == NameGlobs(("*",), ("x.orig.bag",))
     assert conf.output == "s3://lake-bucket/some/lake"
@@ -176,6 +178,7 @@ BAD: list[tuple[object, str]] = [
         {**GOOD, "pointcloud": "columns"},
         "key 'pointcloud': expected recorded or decoded, not \"columns\"",
     ),
+    ({**GOOD, "parquet": 2}, "key 'parquet': expected compact or compatible, not 2"),
     ({**GOOD, "fail_on": ["broken"]}, "key 'fail_on': \"broken\" is no drive state; known are succeeded, "),
 ]
 
