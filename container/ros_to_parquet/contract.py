@@ -13,6 +13,7 @@ Object layout below an output URI (``{output}``)::
     _manifests/drive_id={drive}/{plan id}/{shard}.failed.json
     _manifests/drive_id={drive}/{plan id}/{shard}.json     a shard's manifest: its commit
     _manifests/drive_id={drive}/{plan id}/drive.json       the drive's manifest for this plan
+    _attachments/drive_id={drive}/{shard name}-...         files that bags have attached
     _leases/drive_id={drive}.json                          who writes this drive
 """
 
@@ -366,6 +367,34 @@ class BagDamage:
 
 
 @dataclass(frozen=True, slots=True)
+class Attachment:
+    """An attachment of an MCAP file.
+
+    Attributes:
+        offset: where its bytes begin in the bag file.
+        crc_ok: whether its bytes are as its checksum says; None where it has none, or was not copied.
+        path: its copy, relative to the output URI; empty where it was too large for one.
+    """
+
+    name: str
+    media_type: str
+    log_time_ns: int
+    create_time_ns: int
+    offset: int
+    size_bytes: int
+    crc_ok: bool | None
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class BagMetadata:
+    """A metadata record of an MCAP file; ``values`` are pairs of key and value."""
+
+    name: str
+    values: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class BagResult:
     """What a shard read of one bag slice.
 
@@ -378,6 +407,7 @@ class BagResult:
             say either (``unverified``).
         remarks: what else people should know of it, though nothing of it is damaged.
         unread: how many of ``messages`` are of chunks that were not read; the index is all that says so.
+        extras_left_out: attachments and metadata records past the engine's limits, neither listed nor copied.
     """
 
     name: str
@@ -393,6 +423,9 @@ class BagResult:
     damage: tuple[BagDamage, ...]
     remarks: tuple[str, ...] = ()
     unread: int = 0
+    attachments: tuple[Attachment, ...] = ()
+    metadata: tuple[BagMetadata, ...] = ()
+    extras_left_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -650,6 +683,10 @@ def failed_key(drive_id: str, plan_id: str, shard: int) -> str:
 
 def drive_manifest_key(drive_id: str, plan_id: str) -> str:
     return f"{manifest_folder(drive_id, plan_id)}/drive.json"
+
+
+def attachment_folder(drive_id: str) -> str:
+    return f"_attachments/drive_id={drive_id}"
 
 
 def lease_key(drive_id: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import codecs
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from typing import Any, Final
@@ -69,6 +69,8 @@ class Decoded:
         stamps_ns: int64, shape (good messages,), nanoseconds: the stamp of the message's header; None
             where the layout has none.
         remark: what a reader of the table should know; empty where there is nothing.
+        repaired: int64, shape (repaired_strings,): index of the message of each, in no order; None where
+            the decoder does not tell.
     """
 
     columns: list[pa.Array]
@@ -77,6 +79,7 @@ class Decoded:
     repaired_strings: int
     stamps_ns: Int64Array | None
     remark: str = ""
+    repaired: Int64Array | None = None
 
 
 class Decoder:
@@ -105,7 +108,7 @@ class Decoder:
         self.schema = pa.schema(arrow_fields(layout))
         self.has_stamp = layout.header_index is not None
         self.layout = layout
-        self._encoding = encoding
+        self.encoding = encoding
         self._wide = _has_wide_strings(layout.root)
         self._kernels: dict[Wire, _Kernel] = {}
         self._fitting: dict[Wire, int] = {}
@@ -135,29 +138,33 @@ class Decoder:
             ValueError: a message of the block lies outside of its data.
             OverflowError: more than ``MAX_PENDING_BYTES`` would be pending; ``take`` before.
         """
-        if not len(block):
+        self.feed_together([block])
+
+    def feed_together(self, blocks: SequenceOf[MessageBlock]) -> None:
+        """``feed`` of blocks that lie in one buffer, maybe of several connections, at the cost of one."""
+        data, topic = blocks[0].data, blocks[0].connection.topic
+        starts = np.concatenate([block.starts for block in blocks]).astype(np.int64, copy=False)
+        lengths = np.concatenate([block.lengths for block in blocks])
+        if not len(starts):
             return
-        starts = np.ascontiguousarray(block.starts, np.int64)
-        stops = starts + block.lengths
-        if starts.min() < 0 or stops.max() > len(block.data) or block.lengths.min() < 0:
-            raise ValueError(f"a message of topic {block.connection.topic} lies outside of its block")
-        indices = np.arange(len(block), dtype=np.int64)
-        if block.lengths.max() > MAX_MESSAGE_BYTES:
-            indices = self._refuse_long(indices, block.lengths)
-        payload_bytes = (
-            int(block.lengths[indices].sum()) if len(indices) < len(block) else int(block.lengths.sum())
-        )
+        stops = starts + lengths
+        if starts.min() < 0 or stops.max() > len(data) or lengths.min() < 0:
+            raise ValueError(f"a message of topic {topic} lies outside of its block")
+        indices = np.arange(len(starts), dtype=np.int64)
+        if lengths.max() > MAX_MESSAGE_BYTES:
+            indices = self._refuse_long(indices, lengths)
+        payload_bytes = int(lengths[indices].sum()) if len(indices) < len(starts) else int(lengths.sum())
         if self._fed_bytes + payload_bytes > MAX_PENDING_BYTES:
             raise OverflowError(f"more than {MAX_PENDING_BYTES} bytes of messages are pending: take() first")
-        if self._encoding == "ros1":
-            self._add(block.data, starts, stops, indices, (ROS1,))
+        if self.encoding == "ros1":
+            self._add(data, starts, stops, indices, (ROS1,))
         else:
-            for members, representation in _by_representation(block.data, starts, stops, indices):
+            for members, representation in _by_representation(data, starts, stops, indices):
                 if reason := _REFUSED.get(representation):
                     self._reject(members, [reason] * len(members))
                 else:
-                    self._add(block.data, starts, stops, members, self._wires(representation))
-        self._fed_messages += len(block)
+                    self._add(data, starts, stops, members, self._wires(representation))
+        self._fed_messages += len(starts)
         self._fed_bytes += payload_bytes
 
     def take(self) -> Decoded:
@@ -166,10 +173,11 @@ class Decoder:
         parts = [part for kernel in kernels for part in kernel.take()]
         columns, rows = _joined(parts)
         rejected = sorted(self._rejected)
-        repaired = sum(part.repaired_strings for part in parts)
+        repaired = np.concatenate([part.repaired for part in parts])
         self._rejected = []
         self._fed_messages = self._fed_bytes = 0
-        return Decoded(columns, rows, rejected, repaired, self._stamps(columns))
+        stamps_ns = self._stamps(columns)
+        return Decoded(columns, rows, rejected, len(repaired), stamps_ns, repaired=repaired)
 
     def _add(
         self,
@@ -218,7 +226,7 @@ class Decoder:
         return indices[~long]
 
     def _wires(self, representation: int) -> tuple[Wire, ...]:
-        if self._encoding == "ros1":
+        if self.encoding == "ros1":
             return (ROS1,)
         wires = _WIRES.get(representation, _WITHOUT_HEADER)
         if not self._wide:
@@ -248,8 +256,14 @@ class Decoder:
         return seconds * 1_000_000_000 + nanoseconds
 
 
-def choose_layout(block: MessageBlock, types: TypeSource = STANDARD_TYPES) -> tuple[Layout, str]:
+def choose_layout(
+    block: MessageBlock,
+    types: TypeSource = STANDARD_TYPES,
+    decoder: Callable[[Layout, str], Decoder] = Decoder,
+) -> tuple[Layout, str]:
     """The layout for a connection, tried on its first block; a remark where it is not the recorded one.
+
+    ``decoder`` gives one to try a layout with, that holds nothing.
 
     A bag's definition can be a stub, and a bag without definitions leaves open which distribution's they
     are. So where the resolved layout does not exist or decodes none of the block's first messages, the
@@ -266,12 +280,12 @@ def choose_layout(block: MessageBlock, types: TypeSource = STANDARD_TYPES) -> tu
     except DefinitionError as error:
         problem = str(error)
     else:
-        rejected = Decoder(layout, connection.encoding).decode(sample).rejected
+        rejected = decoder(layout, connection.encoding).decode(sample).rejected
         if not len(sample) or len(rejected) < len(sample):
             return layout, ""
     for standard in fallback_layouts(connection, types):
         known = layout is not None and layout.root == standard.root
-        if not known and not Decoder(standard, connection.encoding).decode(sample).rejected:
+        if not known and not decoder(standard, connection.encoding).decode(sample).rejected:
             what = problem or f"type {connection.type_name}: the definition does not fit the messages"
             used = (
                 "the definition of msg_path"
@@ -401,11 +415,11 @@ _NO_INDICES: Final = np.zeros(0, np.int64)
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """Columns of some rows, which are the messages ``rows``."""
+    """Columns of some rows, which are the messages ``rows``; ``repaired`` as `Decoded` has it."""
 
     columns: list[pa.Array]
     rows: Int64Array
-    repaired_strings: int
+    repaired: Int64Array
 
 
 class _Machine:
@@ -494,7 +508,8 @@ class _Kernel:
         self._rows = []
         builder = _Builder(self._decoder, self._program.record_types)
         columns = [builder.build(column, len(rows)) for column in self._program.columns]
-        self._parts.append(_Part(columns, rows, builder.repaired_strings))
+        repaired = rows[builder.repaired] if builder.repaired else _NO_INDICES
+        self._parts.append(_Part(columns, rows, repaired))
         self._decoder.reset()
 
     def _check(self, data: UInt8Array, starts: Int64Array, stops: Int64Array) -> tuple[Int64Array, list[str]]:
@@ -569,10 +584,15 @@ def _numbers(type_: pa.DataType, values: np.ndarray[Any, Any]) -> pa.Array:
 
 
 class _Builder:
-    """Puts Arrow arrays together from a decoder's outputs."""
+    """Puts Arrow arrays together from a decoder's outputs.
+
+    Attributes:
+        repaired: the row of every string that was not UTF-8.
+    """
 
     def __init__(self, machine: _Machine, record_types: dict[str, np.dtype[np.void]]) -> None:
-        self.repaired_strings = 0
+        self.repaired: list[int] = []
+        self._lists: list[int | np.ndarray[Any, Any]] = []  # sizes or offsets of those we are in
         self._machine = machine
         self._record_types = record_types
         self._records: dict[Records, np.ndarray[Any, Any]] = {}
@@ -591,12 +611,16 @@ class _Builder:
                 )
             case List():
                 offsets = self._offsets(column.offsets, rows)
+                self._lists.append(offsets)
                 items = self.build(column.item, int(offsets[-1]))
+                self._lists.pop()
                 return pa.Array.from_buffers(
                     column.type, rows, [None, pa.py_buffer(offsets)], children=[items]
                 )
             case FixedList():
+                self._lists.append(column.size)
                 items = self.build(column.item, rows * column.size)
+                self._lists.pop()
                 return pa.Array.from_buffers(column.type, rows, [None], children=[items])
             case Group():
                 children = [self.build(item, rows) for item in column.items]
@@ -639,6 +663,15 @@ class _Builder:
             values = np.packbits(values != 0, bitorder="little")
         return pa.Array.from_buffers(leaf.type, rows, [None, pa.py_buffer(values)])
 
+    def _note_repaired(self, index: int) -> None:
+        """Notes the row of item ``index`` of the lists that we are in."""
+        for places in reversed(self._lists):
+            if isinstance(places, int):
+                index //= places
+            else:
+                index = int(np.searchsorted(places, index, side="right")) - 1
+        self.repaired.append(index)
+
     # --- text
 
     def _text(self, column: Text, rows: int) -> pa.Array:
@@ -668,7 +701,7 @@ class _Builder:
             _append_escaped(repaired, view[start:stop])
             begin, lengths[row] = stop, len(repaired) - place
             if len(repaired) - place != stop - start or repaired[place:] != view[start:stop]:
-                self.repaired_strings += 1
+                self._note_repaired(row)
         repaired += view[begin:]
         return pa.Array.from_buffers(
             pa.string(),
@@ -683,7 +716,8 @@ class _Builder:
         order = "be" if column.big_endian else "le"
         scale = 1 if column.counts_bytes else column.unit
         texts = []
-        for begin, end in zip((offsets[:-1] * scale).tolist(), (offsets[1:] * scale).tolist(), strict=True):
+        places = zip((offsets[:-1] * scale).tolist(), (offsets[1:] * scale).tolist(), strict=True)
+        for index, (begin, end) in enumerate(places):
             raw, codec = data[begin:end].tobytes(), f"utf-16-{order}"
             if column.unit == 4:
                 units = np.frombuffer(raw, ">u4" if column.big_endian else "<u4")
@@ -695,7 +729,7 @@ class _Builder:
                 text = raw.decode(codec)
             except UnicodeDecodeError:
                 text = raw.decode(codec, errors="backslashreplace")
-                self.repaired_strings += 1
+                self._note_repaired(index)
             texts.append(text.encode())
         lengths = np.fromiter(map(len, texts), np.int32, len(texts))
         return _cumulated(lengths), np.frombuffer(b"".join(texts), np.uint8)

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ros_to_parquet.bag import open_bag
+from ros_to_parquet.bag.extras import Extras, HasExtras, MetadataRecord
 from ros_to_parquet.beside import find_beside, open_beside
 from ros_to_parquet.progress import Progress
 from ros_to_parquet.storage import normalize, open_storage
@@ -29,6 +30,17 @@ class TopicInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class AttachmentInfo:
+    """A file within the bag."""
+
+    name: str
+    media_type: str
+    log_time_ns: int
+    offset: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class BagInfo:
     """A bag's contents. Times are log times; None where there are no messages."""
 
@@ -42,6 +54,9 @@ class BagInfo:
     last_log_time_ns: int | None
     topics: tuple[TopicInfo, ...]
     damage: tuple[str, ...]
+    attachments: tuple[AttachmentInfo, ...] = ()
+    metadata: tuple[MetadataRecord, ...] = ()
+    extras_left_out: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -75,8 +90,21 @@ class BagInfo:
                 for topic in self.topics
             ],
         )
+        for attachment in self.attachments:
+            kind = f", {attachment.media_type}" if attachment.media_type else ""
+            print(f"  attachment   {attachment.name} ({attachment.size_bytes:,} bytes{kind})")
+        for record in self.metadata:
+            print(f"  metadata     {record.name}: {_shown(record)}")
+        if self.extras_left_out:
+            print(f"  and {self.extras_left_out:,} more attachments and metadata records")
         for damage in self.damage:
             print(f"  ! {damage}")
+
+
+def _shown(record: MetadataRecord) -> str:
+    """Keys and values in one line; long values cut."""
+    short = ((key, value if len(value) <= 60 else f"{value[:60]}...") for key, value in record.values)
+    return ", ".join(f"{key}={value!r}" for key, value in short)
 
 
 def _time(nanoseconds: int) -> str:
@@ -107,6 +135,7 @@ def read_info(location: str) -> BagInfo:
             last = high if last is None else max(high, last)
             progress.show(reader.bytes_read)
     expected = reader.expected_counts()
+    extras = reader.extras if isinstance(reader, HasExtras) else Extras()
     return BagInfo(
         uri=uri,
         format=reader.format,
@@ -131,4 +160,10 @@ def read_info(location: str) -> BagInfo:
             f"at offset {each.offset}: {each.reason}" if each.offset >= 0 else each.reason
             for each in reader.damage
         ),
+        attachments=tuple(
+            AttachmentInfo(each.name, each.media_type, each.log_time_ns, each.offset, each.size_bytes)
+            for each in extras.attachments
+        ),
+        metadata=tuple(extras.metadata),
+        extras_left_out=extras.left_out,
     )

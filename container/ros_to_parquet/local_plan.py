@@ -26,6 +26,9 @@ from ros_to_parquet.storage import (
 
 FORMATS = {".bag": "rosbag1", ".mcap": "mcap", ".db3": "sqlite3"}
 
+ACTIVE = ".bag.active"
+"""A ROS 1 bag that is being recorded, or whose recorder was killed; taken where it is named, for it grows."""
+
 _METADATA = "metadata.yaml"
 
 
@@ -49,6 +52,8 @@ def make_plan(
     found, ignored = _find(bags)
     if not found:
         seen = f" (not bags: {', '.join(ignored[:5])})" if ignored else ""
+        if any(name.endswith(ACTIVE) for name in ignored):
+            seen += f"; a {ACTIVE} may be recorded still: name the file itself to read what it has"
         raise ShardError(f"{', '.join(bags)}: no .bag, .mcap or .db3 there{seen}", ExitCode.INPUT_MISSING)
     uris = [each.info.uri for each in found]
     base = posixpath.commonpath([posixpath.dirname(_as_path(uri)) for uri in uris])
@@ -205,7 +210,7 @@ def _planned(found: _Found, base: str) -> PlannedBag:
     return PlannedBag(
         uri=info.uri,
         name=name,
-        format=FORMATS.get(posixpath.splitext(name)[1], ""),
+        format=FORMATS.get(posixpath.splitext(name.removesuffix(".active"))[1], ""),
         size_bytes=info.size_bytes,
         etag=info.etag,
         recording=(posixpath.dirname(name) or name) if metadata else name,
@@ -215,7 +220,8 @@ def _planned(found: _Found, base: str) -> PlannedBag:
 
 
 def _drive_id(planned: Sequence[PlannedBag], base: str) -> str:
-    name = posixpath.splitext(planned[0].name)[0] if len(planned) == 1 else posixpath.basename(base)
+    first = planned[0].name.removesuffix(".active")
+    name = posixpath.splitext(first)[0] if len(planned) == 1 else posixpath.basename(base)
     drive_id = re.sub(r"[^A-Za-z0-9_.-]", "_", name.replace("/", "_")).lstrip("_.-")[:80]
     if not drive_id:  # a made-up one would mix all drives with such names
         raise ShardError(f"no drive id can be made of the name {name!r}: use --drive-id", ExitCode.USAGE)

@@ -6,6 +6,7 @@ import io
 import os
 import tempfile
 import threading
+from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -26,8 +27,14 @@ from ros_to_parquet.row_scratch import Place, RowScratch
 from ros_to_parquet.storage import Storage, StorageError, Upload
 from ros_to_parquet.storage.local import local_errors
 
-_LEAST_OF_A_ROW_GROUP = 4
+_LEAST_OF_A_ROW_GROUP: Final = 4
 """A row group is written early if a table has this part of one; rows of tables with less are put aside."""
+
+_WRITE_BYTES: Final = 16 << 10
+"""Smaller writes are put together: the Parquet writer makes several a column and row group."""
+
+_PUBLISH_THREADS: Final = 16
+"""A put waits for the store far longer than it computes; thousands of topics are as many."""
 
 LOG_TIME = pa.timestamp("us", tz="UTC")
 
@@ -144,6 +151,7 @@ class TableFile:
     aside: list[Place] = field(default_factory=list)
     aside_bytes: int = 0
     writer: pq.ParquetWriter | None = None
+    stream: pa.BufferedOutputStream | None = None
     last: Future[None] | None = None
     sink: _Sink = field(init=False)
     scratch: _LargeScratch | None = None
@@ -176,6 +184,9 @@ class TableFile:
         if last and self.writer is not None:
             self.writer.close()
             self.writer = None
+            if self.stream is not None:
+                self.stream.flush()
+                self.stream = None
             if self.scratch is not None:
                 self.scratch.hand_on(self.sink)
 
@@ -186,7 +197,8 @@ class TableFile:
                 self.scratch = _LargeScratch()
                 file, options = self.scratch.file, large_options(options, self.schema)
             else:
-                file = pa.PythonFile(self.sink, mode="w")
+                file = pa.BufferedOutputStream(pa.PythonFile(self.sink, mode="w"), _WRITE_BYTES)
+                self.stream = file
             self.writer = pq.ParquetWriter(file, self.schema, **options)
         return self.writer
 
@@ -233,7 +245,7 @@ class TableWriters:
         self._output = output
         self._files: dict[str, TableFile] = {}
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="parquet")
-        self._in_flight: list[tuple[Future[None], int]] = []
+        self._in_flight: deque[tuple[Future[None], int]] = deque()
         self._in_flight_bytes = 0
         self._waiting_bytes = 0
         self._scratch = RowScratch()
@@ -252,10 +264,9 @@ class TableWriters:
                     event("upload_not_ended", uri=file.upload.uri, reason=str(error))
         self._scratch.close()
 
-    def schema_of(self, path: str) -> pa.Schema | None:
-        """The schema of the file at ``path``, where it has been opened."""
-        file = self._files.get(path)
-        return None if file is None else file.schema
+    def schema_of(self, path: str) -> pa.Schema:
+        """The schema of the file at ``path``, which has been opened."""
+        return self._files[path].schema
 
     def open(self, path: str, schema: pa.Schema, metadata: Mapping[str, str]) -> None:
         """Begins the file at ``path`` (relative to the output) with key-value ``metadata``."""
@@ -270,11 +281,11 @@ class TableWriters:
         upload = self._storage.upload(f"{self._output}/{path}")
         self._files[path] = TableFile(path, self._files[like].schema, upload, self._style, large=True)
 
-    def append_large(self, path: str, columns: list[pa.Array]) -> None:
+    def append_large(self, path: str, rows: pa.RecordBatch) -> None:
         """Adds a row that is encoded alone, and is when this returns."""
         file = self._files[path]
-        file.waiting.append(pa.RecordBatch.from_arrays(columns, schema=file.schema))
-        file.rows += file.waiting[0].num_rows
+        file.waiting.append(rows)
+        file.rows += rows.num_rows
         self._flush(file)
         self.settle()
 
@@ -285,14 +296,13 @@ class TableWriters:
             self._settle_first()
         pa.default_memory_pool().release_unused()
 
-    def append(self, path: str, columns: list[pa.Array]) -> None:
+    def append(self, path: str, rows: pa.RecordBatch) -> None:
         """Adds rows to the file at ``path``; may block while row groups are being encoded."""
         file = self._files[path]
-        batch = pa.RecordBatch.from_arrays(columns, schema=file.schema)
-        size = batch.get_total_buffer_size()
-        file.waiting.append(batch)
+        size = rows.get_total_buffer_size()
+        file.waiting.append(rows)
         file.waiting_bytes += size
-        file.rows += batch.num_rows
+        file.rows += rows.num_rows
         self._waiting_bytes += size
         if file.waiting_bytes + file.aside_bytes >= self._budget.row_group:
             self._flush(file)
@@ -331,7 +341,7 @@ class TableWriters:
         self._in_flight_bytes += size
 
     def _settle_first(self) -> None:
-        future, size = self._in_flight.pop(0)
+        future, size = self._in_flight.popleft()
         self._in_flight_bytes -= size
         future.result()
 
@@ -345,6 +355,10 @@ class TableWriters:
 
     def publish(self) -> None:
         """Makes every file visible; to be called once, after `finish`."""
-        for publication in [self._pool.submit(file.upload.publish) for file in self._files.values()]:
-            publication.result()
+        pool = ThreadPoolExecutor(_PUBLISH_THREADS, thread_name_prefix="publish")
+        try:
+            for publication in [pool.submit(file.upload.publish) for file in self._files.values()]:
+                publication.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
         self._ended.set()

@@ -12,26 +12,27 @@ import queue
 import resource
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import partial
-from itertools import count
+from itertools import count, pairwise
 from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
 
 from ros_to_parquet import __version__, contract, lake, parquet
+from ros_to_parquet.attachments import keep_extras
 from ros_to_parquet.bag import open_bag
-from ros_to_parquet.bag.model import BagError, BagReader, Connection, Int64Array, MessageBlock
+from ros_to_parquet.bag.join import SMALL_BYTES
+from ros_to_parquet.bag.model import BagError, BagReader, Connection, Int64Array, MessageBlock, UInt8Array
 from ros_to_parquet.bag.source import give_back
 from ros_to_parquet.beside import open_beside
 from ros_to_parquet.contract import BagStatus, ExitCode, ExtractOptions, Manifest, Plan, PointClouds
 from ros_to_parquet.decode import Decoded, Decoder
-from ros_to_parquet.decoders import prepare
+from ros_to_parquet.decoders import Decoders, prepare
 from ros_to_parquet.definitions import TypeSource
 from ros_to_parquet.layout import MAX_MESSAGE_BYTES, DefinitionError
 from ros_to_parquet.log import event, now
@@ -56,6 +57,9 @@ from ros_to_parquet.text import and_more
 
 MESSAGE_OVERHEAD_BYTES = 64
 """What a message takes in memory beside its payload (times, offsets): more than many a payload."""
+
+_SHARED_TAKES = 4
+"""How many times as much a decoder holds that several connections share: it is cut up among them."""
 
 
 class ShardError(Exception):
@@ -89,6 +93,8 @@ def _own_log_stream() -> str:
     endpoint = os.environ.get("ECS_CONTAINER_METADATA_URI_V4")
     if not endpoint:
         return ""
+    import urllib.request  # brings HTTP, TLS and mail with it: a tenth of start-up
+
     try:
         with urllib.request.urlopen(endpoint, timeout=2) as answer:
             return str(json.load(answer).get("LogOptions", {}).get("awslogs-stream", ""))
@@ -237,7 +243,19 @@ class _Target:
     tally: _Tally
     table: _Table | None
     refusal: str = ""
-    pending: list[_Messages] = field(default_factory=list)
+    work: _Work | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Work:
+    """A decoder and the messages it holds: of one connection, or of several with one layout.
+
+    Each block costs an entry in ``pending``; Arrow arrays, which cost by the column, are made once for all.
+    """
+
+    decoder: Decoder | RecordDecoder
+    shared: bool
+    pending: list[tuple[_Target, _Messages]] = field(default_factory=list)
     pending_bytes: int = 0
 
 
@@ -264,13 +282,23 @@ class _Extraction:
         self._bag_names = pa.array(self._bags, pa.string())
         self._targets: dict[int, _Target] = {}
         self._oversize: dict[int, list[MessageBlock]] = {}
+        self._decoders = Decoders()
+        self._work: dict[Decoder | RecordDecoder, _Work] = {}
+        self._unfed: dict[_Work, list[MessageBlock]] = {}
+        self._unfed_data: UInt8Array | None = None
         self._pending_bytes = 0
         self._place = 0
+
+    @property
+    def name(self) -> str:
+        """What the shard's files are called."""
+        return contract.shard_name(self._plan.plan_id, self._shard)
 
     def begin_bag(self, place: int) -> None:
         """Blocks that follow are of the shard's bag number ``place``."""
         self._place = place
         self._targets = {}
+        self._work = {}
         self._pending_bytes = 0
 
     def end_bag(self) -> None:
@@ -282,8 +310,8 @@ class _Extraction:
             for block in blocks:
                 self._refuse_oversize(self._targets[connection_id], block)
         self._oversize = {}
-        for target in self._targets.values():
-            self._take(target)
+        for work in self._work.values():
+            self._take(work)
 
     def add(self, block: MessageBlock) -> None:
         """Counts and decodes a block of the current bag."""
@@ -308,26 +336,32 @@ class _Extraction:
                 refused = [(index, target.refusal) for index in range(len(part))]
                 target.tally.reject(self._bags[self._place], about, refused)
                 continue
-            target.table.decoder.feed(part)
-            target.pending.append(about)
-            cost = _memory_bytes(part) * target.table.decoder.expansion
-            target.pending_bytes += cost
+            size_bytes = _memory_bytes(part)
+            work = self._work_for(target, target.table, size_bytes)
+            if work.shared:
+                self._feed_later(work, part)
+            else:
+                work.decoder.feed(part)
+            work.pending.append((target, about))
+            cost = size_bytes * work.decoder.expansion
+            work.pending_bytes += cost
             self._pending_bytes += cost
-            if target.pending_bytes >= self._budget.take:
-                self._take(target)
+            if work.pending_bytes >= self._budget.take * (_SHARED_TAKES if work.shared else 1):
+                self._take(work)
             elif self._pending_bytes >= self._budget.pending:
-                self._take(max(self._targets.values(), key=lambda each: each.pending_bytes))
+                self._take_largest()
 
     def _add_large(self, target: _Target, block: MessageBlock, about: _Messages) -> None:
         """A message that fits if nothing else is in memory beside it, and it is there as seldom as can be."""
         assert target.table is not None
-        for each in self._targets.values():
+        for each in self._work.values():
             self._take(each)
         self._tables.settle()
-        target.table.decoder.feed(block)
+        work = self._work_for(target, target.table, _memory_bytes(block))
+        work.decoder.feed(block)
         give_back(block.data)
-        target.pending.append(about)
-        self._take(target, large=True)
+        work.pending.append((target, about))
+        self._take(work, large=True)
 
     def _refuse_oversize(self, target: _Target, block: MessageBlock) -> None:
         """Counts messages that are too large as rejects."""
@@ -339,15 +373,62 @@ class _Extraction:
         ]
         target.tally.reject(self._bags[self._place], _Messages.joined([block]), reasons)
 
-    def _take(self, target: _Target, *, large: bool = False) -> None:
-        """Rows and rejects of what the target's decoder holds."""
-        if target.table is None or not target.pending:
+    def _feed_later(self, work: _Work, block: MessageBlock) -> None:
+        """Feeds all small blocks of one buffer at once; the buffer is let go when another one comes."""
+        if self._unfed and block.data is not self._unfed_data:
+            self._feed_all()
+        self._unfed_data = block.data
+        self._unfed.setdefault(work, []).append(block)
+
+    def _feed_all(self) -> None:
+        for work in list(self._unfed):
+            self._feed(work)
+
+    def _feed(self, work: _Work) -> None:
+        if blocks := self._unfed.pop(work, None):
+            assert isinstance(work.decoder, Decoder)
+            work.decoder.feed_together(blocks)
+        if not self._unfed:
+            self._unfed_data = None
+
+    def _work_for(self, target: _Target, table: _Table, size_bytes: int) -> _Work:
+        """Who decodes a target's messages: it shares a decoder until it has many bytes at once."""
+        alone = (
+            size_bytes >= SMALL_BYTES or table.clouds is not None or not isinstance(table.decoder, Decoder)
+        )
+        if target.work is not None:
+            if not (alone and target.work.shared):
+                return target.work
+            self._take(target.work)  # before what comes now
+        decoder = table.decoder
+        if alone and isinstance(decoder, Decoder):
+            decoder = Decoder(decoder.layout, decoder.encoding)
+        target.work = self._work.setdefault(decoder, _Work(decoder, shared=not alone))
+        return target.work
+
+    def _take_largest(self) -> None:
+        """Makes some room at once: to look at every decoder each time would cost by their number squared."""
+        most_bytes = self._budget.pending * 7 // 8
+        for work in sorted(self._work.values(), key=lambda each: each.pending_bytes, reverse=True):
+            if self._pending_bytes <= most_bytes:
+                return
+            self._take(work)
+
+    def _take(self, work: _Work, *, large: bool = False) -> None:
+        """Rows and rejects of what a decoder holds."""
+        self._feed(work)
+        pending, work.pending = work.pending, []
+        self._pending_bytes -= work.pending_bytes
+        work.pending_bytes = 0
+        if not pending:
             return
-        about = _Messages.joined(target.pending)
-        target.pending.clear()
-        self._pending_bytes -= target.pending_bytes
-        target.pending_bytes = 0
-        decoded = target.table.decoder.take()
+        about = _Messages.joined([each for _, each in pending])
+        decoded = work.decoder.take()
+        target = pending[0][0]
+        if any(each is not target for each, _ in pending):
+            self._share_out(pending, about, decoded)
+            return
+        assert target.table is not None
         target.tally.reject(self._bags[self._place], about, decoded.rejected)
         target.tally.repaired_strings += decoded.repaired_strings
         target.tally.remark = decoded.remark or target.tally.remark
@@ -361,14 +442,45 @@ class _Extraction:
             path = self._cloud_path(target.tally, target.table, part.table)
             self._append(target.tally, path, about, part.decoded, large=large)
 
+    def _share_out(
+        self,
+        pending: Sequence[tuple[_Target, _Messages]],
+        about: _Messages,
+        decoded: Decoded,
+    ) -> None:
+        """To each target what is of its own messages."""
+        starts = np.cumsum([0, *(len(each.offsets) for _, each in pending)])
+        bag = self._bags[self._place]
+        for index, reason in decoded.rejected:
+            owner, _ = pending[int(np.searchsorted(starts, index, side="right")) - 1]
+            owner.tally.reject(bag, about, [(index, reason)])
+        assert decoded.repaired is not None
+        for place in (np.searchsorted(starts, decoded.repaired, side="right") - 1).tolist():
+            pending[place][0].tally.repaired_strings += 1
+        if not len(decoded.rows):
+            return
+        table = pending[0][0].table
+        assert table is not None
+        rows = self._rows(table.path, about, decoded)
+        bounds = np.searchsorted(decoded.rows, starts).tolist()
+        pieces: dict[int, tuple[_Target, list[pa.RecordBatch]]] = {}
+        for (target, _), (first, last) in zip(pending, pairwise(bounds), strict=True):
+            if first < last:
+                pieces.setdefault(id(target), (target, []))[1].append(rows.slice(first, last - first))
+        for target, slices in pieces.values():
+            assert target.table is not None
+            own = pa.concat_batches(slices)  # a copy: a slice would keep the whole in memory
+            target.tally.rows += own.num_rows
+            self._tables.append(target.table.path, own)
+
     def _append(self, tally: _Tally, path: str, about: _Messages, decoded: Decoded, *, large: bool) -> None:
         if not len(decoded.rows):
             return
-        columns = self._columns(about, decoded)
+        rows = self._rows(path, about, decoded)
         if not large:
-            self._tables.append(path, columns)
+            self._tables.append(path, rows)
             return
-        needed = encoding_bytes(columns) + sum(column.nbytes for column in columns)
+        needed = encoding_bytes(rows.columns) + sum(column.nbytes for column in rows.columns)
         if needed > self._budget.alone:
             reason = (
                 f"{int(about.lengths[0]):,} bytes long, and about {needed:,} to write as columns, more than "
@@ -378,7 +490,11 @@ class _Extraction:
             tally.rows -= len(decoded.rows)
             tally.reject(self._bags[self._place], about, [(row, reason) for row in decoded.rows.tolist()])
             return
-        self._tables.append_large(self._large_path(tally, path), columns)
+        self._tables.append_large(self._large_path(tally, path), rows)
+
+    def _rows(self, path: str, about: _Messages, decoded: Decoded) -> pa.RecordBatch:
+        """Rows of the file at ``path``, or of another one with the same columns."""
+        return pa.RecordBatch.from_arrays(self._columns(about, decoded), schema=self._tables.schema_of(path))
 
     def _large_path(self, tally: _Tally, path: str) -> str:
         """The file beside the one at ``path`` that takes large rows of the same table."""
@@ -412,7 +528,7 @@ class _Extraction:
     def _resolve(self, block: MessageBlock) -> _Target:
         """The target of the block's connection."""
         try:
-            made = prepare(block, self._types)
+            made = prepare(block, self._types, self._decoders)
         except DefinitionError as error:
             return _Target(self._tally(block.connection, ""), None, str(error))
         columns = parquet.TableColumns(
@@ -729,7 +845,19 @@ def _read_bag(
             extraction.add(block)
             progress(reader.bytes_read)
         extraction.end_bag()
-    return _finished_bag(plan, bag, part, reader, extracted, folder)
+        extras = keep_extras(
+            reader,
+            open_storage(plan.output),
+            plan.output,
+            f"{contract.attachment_folder(plan.drive_id)}/{extraction.name}-{place:04d}",
+            reading=lambda: _input_errors(plan),
+        )
+    return replace(
+        _finished_bag(plan, bag, part, reader, extracted, folder),
+        attachments=extras.attachments,
+        metadata=extras.metadata,
+        extras_left_out=extras.left_out,
+    )
 
 
 def _blocks(plan: Plan, reader: BagReader, budget: MemoryBudget) -> Generator[MessageBlock]:

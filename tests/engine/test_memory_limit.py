@@ -40,9 +40,6 @@ from tests.engine.bag.bag_bytes import (
 )
 
 if TYPE_CHECKING:
-    pass
-
-if TYPE_CHECKING:
     from airflow_batch_ros.local import EmbeddedAws
 
 LIMIT_BYTES = 192 << 20

@@ -104,14 +104,22 @@ def _sniff(head: bytes, size: int) -> BagFormat:
         return "mcap"
     if head.startswith(SQLITE_MAGIC):
         return "sqlite3"
-    if head.startswith((b"#ROSRECORD V1", b"#ROSBAG V1")):
-        version = head.split(b"\n")[0].decode("ascii", "replace")
-        raise BagError(f"a ROS 1 bag of an old version ({version}): convert it to 2.0 with `rosbag fix`")
+    if head.startswith((b"#ROSRECORD V", b"#ROSBAG V1")):
+        version = head.split(b"\n")[0][:32].decode("ascii", "replace")
+        how = (
+            "ROS 1's `rosbag filter OLD.bag NEW.bag True` writes it anew as 2.0"
+            if version.endswith("V1.2")
+            else "no ROS of today reads it; have it rewritten as 2.0 by a release of its time"
+        )
+        raise BagError(f"a ROS 1 bag of an old version ({version}): {how}")
     if head.startswith(b"#ROSBAG V"):
         version = head.split(b"\n")[0][:32].decode("ascii", "replace")
         raise BagError(f"a ROS 1 bag of a version that is not supported ({version}); 2.0 is")
     if head.startswith(b"\x89MCAP") and len(head) >= len(mcap.MAGIC):
-        raise BagError(f"an MCAP file of version {chr(head[5])!r}, which is not supported; '0' is")
+        raise BagError(
+            f"an MCAP file of version {chr(head[5])!r}, which is not supported ('0' is): "
+            "take a newer ros-to-parquet, or have it written anew by the tool that made it"
+        )
     for magic, (name, command) in _COMPRESSED.items():
         if head.startswith(magic):
             raise BagError(f"the whole file is compressed with {name}: decompress it first (`{command}`)")

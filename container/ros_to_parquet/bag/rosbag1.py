@@ -68,7 +68,7 @@ class Rosbag1Reader(ChunkedReader["Rosbag1Records"]):
     a broken record) and how many messages there should be; messages are found without it.
 
     Raises:
-        BagError: nothing can be read: cut off inside the header, or encrypted.
+        BagError: nothing can be read: cut off inside the header, encrypted, or a recording without a chunk.
     """
 
     format: BagFormat = "rosbag1"
@@ -86,6 +86,11 @@ class Rosbag1Reader(ChunkedReader["Rosbag1Records"]):
         super().__init__(source, framing, wanted=wanted, budget=budget)
         header = self._read_bag_header()
         self._closed = header.index_pos != 0
+        if not self._closed and source.size <= header.data_start:
+            raise BagError(
+                "it holds nothing: its recording was never closed (a .bag.active is one), and no chunk was "
+                "written; if it goes on, read it when it has ended"
+            )
         self._index: _Index | None = None
         if self._closed:
             begin, end = slice_bounds(source.size, slice_index, slice_count)
@@ -126,7 +131,9 @@ class Rosbag1Reader(ChunkedReader["Rosbag1Records"]):
         if fields is not None and fields.get(b"op") == bytes((BAG_HEADER,)):
             encryptor = _text(fields.get(b"encryptor", b""))
             if encryptor not in ("", "rosbag/NoEncryptor"):
-                raise BagError(f"it is encrypted with {encryptor}: decrypt it first (rosbag decrypt)")
+                raise BagError(
+                    f"it is encrypted with {encryptor}: decrypt it first (`rosbag decrypt`), where its key is"
+                )
             header_length = _integer(head[:4].tobytes())
             padding = _integer(head[4 + header_length : 8 + header_length].tobytes())
             data_start = len(MAGIC) + 8 + header_length + padding

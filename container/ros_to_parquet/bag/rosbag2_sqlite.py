@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import Any
 
 import apsw
@@ -65,6 +65,7 @@ class SqliteReader:
         self.unread_messages = 0
         self._source = source
         self._beside = beside
+        self._size = source.size + sum(each.size for each in beside.values())
         self._budget = budget
         self._table = ConnectionTable(wanted, budget)
         self.counts = self._table.counts
@@ -83,14 +84,15 @@ class SqliteReader:
                 "it, but it may lack its last messages",
             )
         try:
-            # Of a page that is cut off, SQLite would take zeros for the rest.
-            self._database = Database(
-                source,
-                beside,
-                size=source.size - source.size % page_bytes,
-                kept_bytes=2 * budget.window,
-            )
-            self._begin(self._database, wanted)
+            with ExitStack() as stack:
+                # Of a page that is cut off, SQLite would take zeros for the rest.
+                whole_pages_bytes = source.size - source.size % page_bytes
+                self._database = Database(
+                    source, beside, size=whole_pages_bytes, kept_bytes=2 * budget.window
+                )
+                stack.callback(self._database.close)
+                self._begin(self._database, wanted)
+                stack.pop_all()
         except _ERRORS as error:
             if self._database is not None:
                 self._database.raise_failure()
@@ -100,7 +102,7 @@ class SqliteReader:
 
     def _begin(self, database: Database, wanted: Callable[[str], bool]) -> None:
         connection = database.connection
-        connection.limit(apsw.SQLITE_LIMIT_LENGTH, max(self._source.size, 1 << 20))
+        connection.limit(apsw.SQLITE_LIMIT_LENGTH, max(self._size, 1 << 20))
         connection.execute("PRAGMA writable_schema = ON")  # or a file that is cut off cannot be read at all
         taken: dict[int, bool] = {}
         for topic_id, content in _topics(connection):
@@ -144,7 +146,7 @@ class SqliteReader:
         if self._database is None:
             return
         with closing(self._database) as database:
-            index = _IndexCount(database.connection, self._source.size)
+            index = _IndexCount(database.connection, self._size)
             found = last = 0
             for rows in self._rows(database, index):
                 data, starts, lengths = _buffer(rows.payloads)

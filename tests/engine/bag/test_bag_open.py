@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 import pytest
-from bag_bytes import Memory, by_topic, read, ros1_bag_header, simple_mcap, simple_ros1
+from bag_bytes import (
+    T0,
+    Memory,
+    Ros1Bag,
+    by_topic,
+    read,
+    ros1_bag_header,
+    ros1_chunk,
+    ros1_message,
+    simple_mcap,
+    simple_ros1,
+)
 
 from ros_to_parquet.bag import BagError, LocalFile, open_bag
 
@@ -18,14 +29,16 @@ METADATA = """rosbag2_bagfile_information:
     ("data", "message"),
     [
         (b"", r"empty \(0 bytes\)"),
-        (b"#ROSBAG V1.2\n...", r"old version \(#ROSBAG V1\.2\).*rosbag fix"),
-        (b"#ROSRECORD V1.1\n...", r"old version \(#ROSRECORD V1\.1\).*rosbag fix"),
+        (b"#ROSBAG V1.2\n...", r"old version \(#ROSBAG V1\.2\).*rosbag filter OLD.bag NEW.bag True"),
+        (b"#ROSRECORD V1.2\n...", r"old version \(#ROSRECORD V1\.2\).*rosbag filter OLD.bag NEW.bag True"),
+        (b"#ROSRECORD V1.1\n...", r"old version \(#ROSRECORD V1\.1\): no ROS of today reads it"),
         (b"#ROSBAG V3.0\n...", r"version that is not supported \(#ROSBAG V3\.0\); 2\.0 is"),
-        (b"\x89MCAP1\r\n......", r"MCAP file of version '1'"),
+        (b"\x89MCAP1\r\n......", r"MCAP file of version '1'.*take a newer ros-to-parquet"),
         (b"#ROSB", r"cut off after 5 bytes"),
         (b"\x89MCA", r"cut off after 4 bytes"),
         (b"SQLite", r"cut off after 6 bytes"),
         (b"#ROSBAG V2.0\n", r"cut off inside its header"),
+        (b"#ROSBAG V2.0\n" + ros1_bag_header(0, 0, 0), r"holds nothing: its recording was never closed"),
         (b"\x28\xb5\x2f\xfd....", r"compressed with zstd: decompress it first \(`zstd -d`\)"),
         (b"\x1f\x8b......", r"compressed with gzip"),
         (b"PK\x03\x04....", r"compressed with zip"),
@@ -34,7 +47,7 @@ METADATA = """rosbag2_bagfile_information:
         (b"hello world", r"neither a ROS 1 bag"),
         (
             b"#ROSBAG V2.0\n" + ros1_bag_header(0, 0, 0, encryptor=b"rosbag/AesCbcEncryptor"),
-            r"encrypted with rosbag/AesCbcEncryptor: decrypt it first",
+            r"encrypted with rosbag/AesCbcEncryptor: decrypt it first \(`rosbag decrypt`\)",
         ),
     ],
 )
@@ -90,3 +103,15 @@ def test_errors_of_the_source_are_its_own() -> None:
 
     with pytest.raises(PermissionError):
         open_bag(Failing(b"#ROSBAG V2.0\n"))
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+def test_chunks_that_are_encrypted_or_compressed_in_an_unknown_way_are_said(indexed: bool) -> None:
+    """Of a bag whose header does not say so."""
+    bag = Ros1Bag()
+    bag.chunk([bag.connection(0, "/a"), ros1_message(0, T0, b"kept")], {0: 1})
+    bag.chunks[bag.position] = {0: 1}
+    bag.add(ros1_chunk(b"?" * 80, compression=b"aes"))
+    found = read(bag.bytes(indexed=indexed))
+    assert found.payloads("/a") == [b"kept"]
+    assert "compression 'aes' is not supported (none, bz2, lz4 and zstd are)" in found.reasons[0]

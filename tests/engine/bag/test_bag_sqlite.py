@@ -381,6 +381,15 @@ def test_messages_in_a_write_ahead_log(tmp_path, statements) -> None:
     assert len(read_file(path).messages) < len(found.messages)
 
 
+def test_a_message_in_a_log_may_be_larger_than_the_database(tmp_path) -> None:
+    path = make(tmp_path / "a.db3", [])
+    statement = "INSERT INTO messages(topic_id, timestamp, data) VALUES(1, 1, randomblob(3000000))"
+    killed(path, *LOGGED, statement, insert(2, 9))
+    found = read_with_beside(path)
+    assert found.by_topic == by_sqlite(path, tmp_path / "copy") and len(found.messages) == 9
+    assert found.reader.expected_counts() == found.reader.counts
+
+
 def test_a_log_that_is_torn_or_of_another_time(tmp_path) -> None:
     path = make(tmp_path / "a.db3", some_rows(30))
     killed(path, *LOGGED, *(insert(first, first + 9) for first in range(1, 200, 10)))
