@@ -9,9 +9,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from airflow_batch_ros.commands import cancel, logs, retry, status, submit
 from airflow_batch_ros.local import command as local
 
-COMMANDS = (local,)
+COMMANDS = (submit, status, logs, cancel, retry, local)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -213,14 +213,16 @@ def parse_conf(raw: object) -> PipelineConf:
     return conf
 
 
-def parse_output(uri: str) -> str:
+def parse_output(uri: str, *, where: str = "argument 'output_uri' of the operator") -> str:
     """``uri``, which the conf did not name, as ``s3://bucket/prefix`` without a final slash.
+
+    ``where`` is what names it, for the message.
 
     Raises:
         ConfError: not an S3 URI, or one that no bucket can have.
     """
     problems: list[str] = []
-    output = _uri("argument 'output_uri' of the operator", "s3://bucket/lake", uri, problems)
+    output = _uri(where, "s3://bucket/lake", uri, problems)
     if problems:
         raise ConfError(problems)
     return output

@@ -6,6 +6,7 @@ keys and no insignificant white space, so that a SHA-256 of it is reproducible.
 Object layout below an output URI (``{output}``)::
 
     {table}/schema={hash8}/drive_id={drive}/{shard name}.parquet
+    _plans/runs/{run hash}/{hash}.json                     what a run was asked for, to find its drives by
     _plans/drive_id={drive}/{plan id}/plan.json            the plan, immutable
     _plans/drive_id={drive}/{plan id}/generation-{g}.json  shards of a generation, immutable
     _plans/drive_id={drive}/{plan id}/job-{g}.json         the Batch job of a generation
@@ -647,6 +648,18 @@ def sqlite_owner(name: str) -> str:
 def make_plan_id(run: Run, drive_id: str) -> str:
     """Twelve hex digits that name what a run does for a drive; the same on every retry of the run."""
     return hashlib.sha256(f"{run.dag_id}\n{run.run_id}\n{drive_id}".encode()).hexdigest()[:12]
+
+
+RUNS_FOLDER = "_plans/runs"
+
+
+def run_folder(run_id: str) -> str:
+    """Where the records of all runs of that id are: of whatever DAG, or of the command line."""
+    return f"{RUNS_FOLDER}/{sha256(run_id.encode())[:16]}"
+
+
+def run_key(run_id: str, digest: str) -> str:
+    return f"{run_folder(run_id)}/{digest}.json"
 
 
 def plan_folder(drive_id: str, plan_id: str) -> str:

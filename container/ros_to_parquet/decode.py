@@ -27,6 +27,7 @@ from ros_to_parquet.layout import (
     DefinitionError,
     Layout,
     Node,
+    Primitive,
     Sequence,
     String,
     Struct,
@@ -315,14 +316,14 @@ def _first_messages(block: MessageBlock, count: int) -> MessageBlock:
 
 def _has_wide_strings(node: Node) -> bool:
     match node:
+        case Primitive():
+            return node.declared == "wchar"
         case String():
             return node.wide
         case Struct():
             return any(_has_wide_strings(field.node) for field in node.fields)
         case Array() | Sequence():
             return _has_wide_strings(node.item)
-        case _:
-            return False
 
 
 # --- CDR headers -------------------------------------------------------------------------------------
@@ -658,9 +659,10 @@ class _Builder:
             size = rows * leaf.type.byte_width
             data = np.ascontiguousarray(values).reshape(-1).view(np.uint8)[:size]
             return pa.Array.from_buffers(leaf.type, rows, [None, pa.py_buffer(data)])
-        values = np.ascontiguousarray(values, values.dtype.newbyteorder("=")).reshape(-1)[:rows]
         if leaf.kind == "bool":
-            values = np.packbits(values != 0, bitorder="little")
+            values = np.packbits(values.reshape(-1)[:rows] != 0, bitorder="little")
+        else:  # in the byte order of this machine; a wchar may come as two bytes
+            values = np.ascontiguousarray(values, leaf.type.to_pandas_dtype()).reshape(-1)[:rows]
         return pa.Array.from_buffers(leaf.type, rows, [None, pa.py_buffer(values)])
 
     def _note_repaired(self, index: int) -> None:

@@ -12,7 +12,7 @@ from ros_to_parquet.bag.model import Connection, MessageBlock
 from ros_to_parquet.decode import Decoder, choose_layout
 from ros_to_parquet.definitions import TypeSource
 from ros_to_parquet.json_types import json_type
-from ros_to_parquet.layout import Layout, definition_text
+from ros_to_parquet.layout import Layout, definition_of
 from ros_to_parquet.protobuf_types import protobuf_type
 from ros_to_parquet.records import RecordDecoder, RecordType
 from ros_to_parquet.schema import schema_hash
@@ -86,11 +86,8 @@ def prepare(block: MessageBlock, types: TypeSource, decoders: Decoders) -> Prepa
         connection = dataclasses.replace(connection, definition="", definition_format="", definition_hash="")
     digits = schema_hash(connection, layout)
     if layout.source != "recorded":
-        connection = dataclasses.replace(
-            connection,
-            definition=definition_text(layout),
-            definition_format="ros1msg" if layout.ros_version == 1 else "ros2msg",
-        )
+        text, text_format = definition_of(layout)
+        connection = dataclasses.replace(connection, definition=text, definition_format=text_format)
     return Prepared(decoder, connection, digits, remark)
 
 

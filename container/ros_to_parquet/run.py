@@ -235,6 +235,11 @@ class _Table:
     path: str
     clouds: CloudDecoder | None = None
 
+    @property
+    def expansion(self) -> int:
+        """How many times a message's bytes its rows take; of clouds, blob and columns are there at a time."""
+        return self.decoder.expansion * (1 if self.clouds is None else 2)
+
 
 @dataclass(slots=True)
 class _Target:
@@ -321,7 +326,7 @@ class _Extraction:
             return
         if target is None:
             target = self._targets[block.connection.id] = self._resolve(block)
-        expansion = target.table.decoder.expansion if target.table else 1
+        expansion = target.table.expansion if target.table else 1
         most_bytes = self._budget.message // expansion
         for part in _parts(block, self._budget.block // expansion):
             if int(part.lengths.max()) > most_bytes:  # alone in its part
@@ -343,7 +348,7 @@ class _Extraction:
             else:
                 work.decoder.feed(part)
             work.pending.append((target, about))
-            cost = size_bytes * work.decoder.expansion
+            cost = size_bytes * expansion
             work.pending_bytes += cost
             self._pending_bytes += cost
             if work.pending_bytes >= self._budget.take * (_SHARED_TAKES if work.shared else 1):
@@ -365,7 +370,7 @@ class _Extraction:
 
     def _refuse_oversize(self, target: _Target, block: MessageBlock) -> None:
         """Counts messages that are too large as rejects."""
-        expansion = target.table.decoder.expansion if target.table else 1
+        expansion = target.table.expansion if target.table else 1
         target.tally.count(block)
         reasons = [
             (row, _too_large(size, self._budget, expansion))
