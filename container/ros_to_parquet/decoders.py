@@ -12,7 +12,7 @@ from ros_to_parquet.bag.model import Connection, MessageBlock
 from ros_to_parquet.decode import Decoder, choose_layout
 from ros_to_parquet.definitions import TypeSource
 from ros_to_parquet.json_types import json_type
-from ros_to_parquet.layout import Layout, definition_text
+from ros_to_parquet.layout import Layout, definition_of
 from ros_to_parquet.protobuf_types import protobuf_type
 from ros_to_parquet.records import RecordDecoder, RecordType
 from ros_to_parquet.schema import schema_hash
@@ -53,7 +53,14 @@ class Decoders:
         return self._one_of(self._trial, layout, encoding)
 
     def shared(self, layout: Layout, encoding: str) -> Decoder:
-        """The one that connections of this layout share; it may hold messages of theirs."""
+        """The one that connections of this layout share; it may hold messages of theirs.
+
+        At first it is the one that the layout was tried with: most layouts are tried once, and a decoder
+        takes tens of kilobytes.
+        """
+        key = (id(layout), encoding)
+        if key not in self._shared and key in self._trial:
+            self._shared[key] = self._trial.pop(key)
         return self._one_of(self._shared, layout, encoding)
 
     @staticmethod
@@ -79,11 +86,8 @@ def prepare(block: MessageBlock, types: TypeSource, decoders: Decoders) -> Prepa
         connection = dataclasses.replace(connection, definition="", definition_format="", definition_hash="")
     digits = schema_hash(connection, layout)
     if layout.source != "recorded":
-        connection = dataclasses.replace(
-            connection,
-            definition=definition_text(layout),
-            definition_format="ros1msg" if layout.ros_version == 1 else "ros2msg",
-        )
+        text, text_format = definition_of(layout)
+        connection = dataclasses.replace(connection, definition=text, definition_format=text_format)
     return Prepared(decoder, connection, digits, remark)
 
 

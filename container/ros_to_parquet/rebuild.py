@@ -25,7 +25,7 @@ from ros_to_parquet.lake import Lake
 from ros_to_parquet.layout import (
     DefinitionError,
     Layout,
-    definition_text,
+    definition_of,
     fallback_layouts,
     resolve_layout,
 )
@@ -400,7 +400,7 @@ def _channel(connection: Connection, layout: Layout) -> McapChannel:
     if layout.source == "recorded" and connection.definition_format:
         text, encoding = connection.definition, connection.definition_format
     else:  # what the bag had is nothing, or not what the messages are
-        text, encoding = definition_text(layout), "ros1msg" if layout.ros_version == 1 else "ros2msg"
+        text, encoding = definition_of(layout)
     metadata: Mapping[str, str] = dict(connection.metadata)
     if connection.definition_hash:  # under the names that MCAP files of ROS 1 and ROS 2 have it
         key = "md5sum" if layout.ros_version == 1 else "topic_type_hash"

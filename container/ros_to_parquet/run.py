@@ -37,6 +37,7 @@ from ros_to_parquet.bag.model import (
     UInt8Array,
     differing_counts,
 )
+from ros_to_parquet.bag.source import give_back
 from ros_to_parquet.beside import open_beside
 from ros_to_parquet.contract import BagStatus, ExitCode, ExtractOptions, Manifest, Plan, PointClouds
 from ros_to_parquet.decode import Decoded, Decoder
@@ -46,6 +47,7 @@ from ros_to_parquet.layout import MAX_MESSAGE_BYTES, DefinitionError
 from ros_to_parquet.log import event, now
 from ros_to_parquet.memory import DEFAULT_BUDGET, MemoryBudget, readable
 from ros_to_parquet.msg_path import MsgPathError, load_types
+from ros_to_parquet.parquet_memory import encoding_bytes
 from ros_to_parquet.pointcloud import POINT_CLOUD, CloudDecoder, CloudTable, is_point_cloud
 from ros_to_parquet.recording import Folder, Recording, check_folder, other_counts, plain_name
 from ros_to_parquet.records import RecordDecoder
@@ -130,6 +132,7 @@ class _Messages:
     publish_times_ns: Int64Array | None
     sequences: Int64Array | None
     offsets: Int64Array
+    lengths: Int64Array
 
     @classmethod
     def joined(cls, blocks: Sequence[MessageBlock | _Messages]) -> _Messages:
@@ -138,6 +141,7 @@ class _Messages:
             _concatenated([block.publish_times_ns for block in blocks]),
             _concatenated([block.sequences for block in blocks]),
             np.concatenate([block.offsets for block in blocks]),
+            np.concatenate([block.lengths for block in blocks]),
         )
 
 
@@ -354,6 +358,9 @@ class _Extraction:
                 continue
             target.tally.count(part)
             about = _Messages.joined([part])
+            if target.table is not None and int(part.lengths.max()) > self._budget.large:
+                self._add_large(target, part, about)
+                continue
             if target.table is None:
                 refused = [(index, target.refusal) for index in range(len(part))]
                 target.tally.reject(self._bag, about, refused)
@@ -372,6 +379,18 @@ class _Extraction:
                 self._take(work)
             elif self._pending_bytes >= self._budget.pending:
                 self._take_largest()
+
+    def _add_large(self, target: _Target, block: MessageBlock, about: _Messages) -> None:
+        """A message that fits if nothing else is in memory beside it, and it is there as seldom as can be."""
+        assert target.table is not None
+        for each in self._work.values():
+            self._take(each)
+        self._tables.settle()
+        work = self._work_for(target, target.table, _memory_bytes(block))
+        work.decoder.feed(block)
+        give_back(block.data)
+        work.pending.append((target, about))
+        self._take(work, large=True)
 
     def _refuse_oversize(self, target: _Target, block: MessageBlock) -> None:
         """Counts messages that are too large as rejects."""
@@ -424,7 +443,7 @@ class _Extraction:
                 return
             self._take(work)
 
-    def _take(self, work: _Work) -> None:
+    def _take(self, work: _Work, *, large: bool = False) -> None:
         """Rows and rejects of what a decoder holds."""
         self._feed(work)
         pending, work.pending = work.pending, []
@@ -444,12 +463,13 @@ class _Extraction:
         target.tally.remark = decoded.remark or target.tally.remark
         target.tally.rows += len(decoded.rows)
         if target.table.clouds is None:
-            self._append(target.table.path, about, decoded)
+            self._append(target.tally, target.table.path, about, decoded, large=large)
             return
         for part in target.table.clouds.split(decoded):
             if part.table is None:
                 target.tally.keep_clouds(len(part.decoded.rows), part.problem)
-            self._append(self._cloud_path(target.tally, target.table, part.table), about, part.decoded)
+            path = self._cloud_path(target.tally, target.table, part.table)
+            self._append(target.tally, path, about, part.decoded, large=large)
 
     def _share_out(
         self,
@@ -482,13 +502,38 @@ class _Extraction:
             target.tally.rows += own.num_rows
             self._tables.append(target.table.path, own)
 
-    def _append(self, path: str, about: _Messages, decoded: Decoded) -> None:
-        if len(decoded.rows):
-            self._tables.append(path, self._rows(path, about, decoded))
+    def _append(self, tally: _Tally, path: str, about: _Messages, decoded: Decoded, *, large: bool) -> None:
+        if not len(decoded.rows):
+            return
+        rows = self._rows(path, about, decoded)
+        if not large:
+            self._tables.append(path, rows)
+            return
+        needed = encoding_bytes(rows.columns) + sum(column.nbytes for column in rows.columns)
+        if needed > self._budget.alone:
+            reason = (
+                f"{int(about.lengths[0]):,} bytes long, and about {needed:,} to write as columns, more than "
+                f"{self._budget.alone:,} of the memory limit: raise --memory-limit to "
+                f"{readable(needed * self._budget.limit // self._budget.alone)}"
+            )
+            tally.rows -= len(decoded.rows)
+            tally.reject(self._bag, about, [(row, reason) for row in decoded.rows.tolist()])
+            return
+        self._tables.append_large(self._large_path(tally, path), rows)
 
     def _rows(self, path: str, about: _Messages, decoded: Decoded) -> pa.RecordBatch:
         """Rows of the file at ``path``, or of another one with the same columns."""
         return pa.RecordBatch.from_arrays(self._columns(about, decoded), schema=self._tables.schema_of(path))
+
+    def _large_path(self, tally: _Tally, path: str) -> str:
+        """The file beside the one at ``path`` that takes large rows of the same table."""
+        large = f"{path.removesuffix('.parquet')}-large.parquet"
+        if large not in self._taken:
+            self._taken.add(large)
+            self._tables.open_large(large, path)
+        if large not in tally.paths:
+            tally.paths.append(large)
+        return large
 
     def results(self, files: Mapping[str, parquet.TableFile]) -> tuple[contract.TopicResult, ...]:
         """One result a topic and definition, sorted by topic."""
@@ -845,7 +890,7 @@ def _read_bag(
 
 
 def _blocks(plan: Plan, reader: BagReader, budget: MemoryBudget) -> Generator[MessageBlock]:
-    with _input_errors(plan), closing(read_ahead(reader.blocks(), budget.read_ahead)) as blocks:
+    with _input_errors(plan), closing(read_ahead(reader.blocks(), budget.read_ahead, budget.large)) as blocks:
         yield from blocks
 
 
@@ -953,7 +998,9 @@ def _log_shard(manifest: Manifest) -> None:
 # --- reading ahead ----------------------------------------------------------------------------------
 
 
-def read_ahead(blocks: Iterator[MessageBlock], budget_bytes: int) -> Generator[MessageBlock]:
+def read_ahead(
+    blocks: Iterator[MessageBlock], budget_bytes: int, large_bytes: int = DEFAULT_BUDGET.large
+) -> Generator[MessageBlock]:
     """``blocks``, produced by a thread of their own that keeps at most ``budget_bytes`` ahead.
 
     An exception of the producer is raised where its block would have come. Closing the generator stops
@@ -975,6 +1022,9 @@ def read_ahead(blocks: Iterator[MessageBlock], budget_bytes: int) -> Generator[M
                         return
                     held += _memory_bytes(block)
                 ready.put(block)
+                with room:  # nothing is read ahead of a large message
+                    while _memory_bytes(block) > large_bytes and held and not stopped:
+                        room.wait()
             ready.put(None)
         except BaseException as error:  # noqa: BLE001 (raised again by the consumer)
             ready.put(error)
