@@ -18,6 +18,7 @@ from ros_to_parquet.contract import (
     ExtractOptions,
     ParquetStyle,
     PointClouds,
+    bag_format,
 )
 
 _Choice = TypeVar("_Choice", bound=StrEnum)
@@ -47,7 +48,6 @@ MAX_PREFIX_BYTES = 900
 _DRIVE_ID = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
 _BUCKET = r"(?!.*\.\.)(?!\d+\.\d+\.\d+\.\d+$)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_BAG_ENDINGS = (".bag", ".mcap", ".db3")
 
 _GLOBS_SCHEMA: Mapping[str, Any] = {
     "type": "array",
@@ -213,14 +213,16 @@ def parse_conf(raw: object) -> PipelineConf:
     return conf
 
 
-def parse_output(uri: str) -> str:
+def parse_output(uri: str, *, where: str = "argument 'output_uri' of the operator") -> str:
     """``uri``, which the conf did not name, as ``s3://bucket/prefix`` without a final slash.
+
+    ``where`` is what names it, for the message.
 
     Raises:
         ConfError: not an S3 URI, or one that no bucket can have.
     """
     problems: list[str] = []
-    output = _uri("argument 'output_uri' of the operator", "s3://bucket/lake", uri, problems)
+    output = _uri(where, "s3://bucket/lake", uri, problems)
     if problems:
         raise ConfError(problems)
     return output
@@ -306,7 +308,7 @@ def _prefix(drive_id: object, raw: Mapping[Any, Any], problems: list[str]) -> st
         problems.append(
             f"{where}: {prefix!r} is a glob; write the folder, and choose bags with the conf's 'bags'"
         )
-    elif prefix.lower().endswith(_BAG_ENDINGS):
+    elif bag_format(prefix):
         folder, _, name = prefix.rpartition("/")
         problems.append(
             f"{where}: {prefix!r} is a file's name; write its folder {folder + '/' if folder else ''!r} and "

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from airflow_batch_ros import lease
+from airflow_batch_ros import lease, runs
 from airflow_batch_ros.conf import DriveSource, PipelineConf
 from airflow_batch_ros.jobs import (
     DriveJob,
@@ -20,9 +20,10 @@ from airflow_batch_ros.jobs import (
     SubmitError,
     SubmitOptions,
     Work,
+    drive_job,
     find_job,
-    find_live_job,
     job_name,
+    live_jobs,
     next_generation,
     read_progress,
     recorded_jobs,
@@ -58,11 +59,13 @@ class FanoutError(RuntimeError):
 
     Attributes:
         retry_helps: at least one problem may pass by itself, and none is there to stay.
+        submitted: how many other drives are submitted.
     """
 
     def __init__(self, problems: list[str], *, retry_helps: bool, submitted: int = 0) -> None:
         self.problems = tuple(problems)
         self.retry_helps = retry_helps
+        self.submitted = submitted
         drives = "1 drive" if len(problems) == 1 else f"{len(problems)} drives"
         others = "1 other is submitted" if submitted == 1 else f"{submitted} others are submitted"
         done = others if submitted else "nothing was submitted"
@@ -108,7 +111,14 @@ class Fanout:
         """
         from botocore.exceptions import ClientError
 
-        prepared = self._prepare_all()
+        self._stop_if_killed()
+        record, new = self._record_run()
+        try:
+            prepared = self._prepare_all()
+        except FanoutError:
+            if new:  # nothing was submitted, and nothing is left of the run
+                Lake(self.s3, self.output).delete(record)
+            raise
         jobs: list[DriveJob] = []
         problems: list[str] = []
         retry_helps = True
@@ -151,6 +161,22 @@ class Fanout:
             raise KilledError("the task was killed: its jobs are terminated, nothing more is submitted")
 
     # --- planning
+
+    def _record_run(self) -> tuple[str, bool]:
+        """Before anything else, so that whoever asks for the run finds it, even if this process is killed."""
+        from botocore.exceptions import ClientError
+
+        try:
+            return runs.save(
+                Lake(self.s3, self.output),
+                self.run,
+                self.conf,
+                options=self.options,
+                shard_bytes=self.shard_bytes,
+            )
+        except ClientError as error:
+            problems = [self._refusal(each.drive_id, each.uri, error) for each in self.conf.drives]
+            raise FanoutError(problems, retry_helps=False) from error
 
     def _prepare_all(self) -> list[_Prepared]:
         from botocore.exceptions import ClientError
@@ -225,14 +251,13 @@ class Fanout:
         )
 
     def _sign_of_life(self, lake: Lake, other: Lease, age_s: float) -> str | None:
-        live = find_live_job(
-            self.batch, lake, other.drive_id, other.plan_id, job_queue=self.options.job_queue
-        )
-        if live is not None:
-            return f"its Batch job {live[0]} is {live[1]}"
+        live = live_jobs(self.batch, lake, other.drive_id, other.plan_id, job_queue=self.options.job_queue)
+        for job_id, state in live.items():
+            return f"its Batch job {job_id} is {state}"
         if recorded_jobs(lake, other.drive_id, other.plan_id):
             return None
-        if not other.run.dag_id and age_s < lease.COMMAND_LINE_GRACE_S:
+        on_one_machine = not other.run.dag_id and not runs.is_recorded(lake, other.run.run_id)
+        if on_one_machine and age_s < lease.COMMAND_LINE_GRACE_S:
             uri = lake.uri(contract.lease_key(other.drive_id))
             return f"a process that cannot be asked; delete {uri} if it is dead"
         if age_s < lease.GRACE_S:
@@ -299,25 +324,13 @@ class Fanout:
             self.say(f"{name}: in the lake already, {len(plan.covered)}: {names}")
 
     def _job(self, plan: Plan, work: Work, record: JobRecord | None, submitted_shards: int) -> DriveJob:
-        return DriveJob(
-            drive_id=plan.drive_id,
-            work=work,
-            source=plan.source,
-            output=plan.output,
-            plan_id=plan.plan_id,
-            plan_uri=f"{plan.output}/{contract.plan_key(plan.drive_id, plan.plan_id)}",
-            job_id=record.job_id if record else None,
-            job_name=record.job_name if record else None,
-            job_queue=record.job_queue if record else self.options.job_queue,
-            generation=record.generation if record else None,
-            array_size=record.array_size if record else 0,
+        return drive_job(
+            plan,
+            work,
+            record,
             submitted_shards=submitted_shards,
-            shards=len(plan.shards),
-            bags=len(plan.bags),
-            bag_bytes=sum(bag.size_bytes for bag in plan.bags),
-            covered=len(plan.covered),
-            ignored=plan.ignored_count,
-            fail_on=tuple(str(state) for state in self.conf.fail_on),
+            job_queue=self.options.job_queue,
+            fail_on=self.conf.fail_on,
         )
 
 

@@ -48,7 +48,7 @@ class SubmitError(RuntimeError):
 
 
 class Work(StrEnum):
-    """What the operator did for a drive."""
+    """What the operator, or the command line, did for a drive."""
 
     SUBMITTED = "submitted"
     ADOPTED = "adopted"
@@ -106,6 +106,38 @@ class DriveJob:
             return cls(**{**raw, "fail_on": tuple(raw["fail_on"])})
         except (KeyError, TypeError) as error:
             raise ValueError(f"not what RosToParquetBatchOperator returns: {raw!r:.200}") from error
+
+
+def drive_job(
+    plan: Plan,
+    work: Work,
+    record: JobRecord | None,
+    *,
+    submitted_shards: int,
+    job_queue: str,
+    fail_on: Iterable[str],
+) -> DriveJob:
+    """The entry of a planned drive; ``job_queue`` where no job is recorded."""
+    return DriveJob(
+        drive_id=plan.drive_id,
+        work=work,
+        source=plan.source,
+        output=plan.output,
+        plan_id=plan.plan_id,
+        plan_uri=f"{plan.output}/{contract.plan_key(plan.drive_id, plan.plan_id)}",
+        job_id=record.job_id if record else None,
+        job_name=record.job_name if record else None,
+        job_queue=record.job_queue if record else job_queue,
+        generation=record.generation if record else None,
+        array_size=record.array_size if record else 0,
+        submitted_shards=submitted_shards,
+        shards=len(plan.shards),
+        bags=len(plan.bags),
+        bag_bytes=sum(bag.size_bytes for bag in plan.bags),
+        covered=len(plan.covered),
+        ignored=plan.ignored_count,
+        fail_on=tuple(str(state) for state in fail_on),
+    )
 
 
 # --- names and requests -----------------------------------------------------------------------------
@@ -192,6 +224,7 @@ class Progress:
         generation: the last one that was begun; None before the first.
         record: its job, where it has one.
         state: that job's state by Batch.
+        detail: that job as DescribeJobs has it; None where Batch does not know it.
     """
 
     missing: tuple[int, ...]
@@ -199,36 +232,42 @@ class Progress:
     generation: Generation | None = None
     record: JobRecord | None = None
     state: str = UNKNOWN
+    detail: Mapping[str, Any] | None = field(default=None, compare=False)
 
     @property
     def live(self) -> bool:
         return self.state in LIVE
 
 
-def read_progress(batch: BatchClient, lake: Lake, plan: Plan, *, job_queue: str) -> Progress:
+def read_progress(
+    batch: BatchClient, lake: Lake, plan: Plan, *, job_queue: str, write: bool = True
+) -> Progress:
     """How far the plan has come, by what the lake and Batch say.
 
     A job that was submitted and not recorded, because the operator was killed in between, is found by its
-    name and recorded now.
+    name and, with ``write``, recorded now.
     """
     generations, records = _numbers(lake, plan)
     generation: Generation | None = None
     record: JobRecord | None = None
-    state = UNKNOWN
     if generations:
         last = max(generations)
         generation = lake.load(Generation, contract.generation_key(plan.drive_id, plan.plan_id, last))
         if last in records:
             record = lake.load(JobRecord, contract.job_record_key(plan.drive_id, plan.plan_id, last))
         elif found := find_job(batch, job_queue, job_name(plan.drive_id, plan.plan_id, last)):
-            record = _record(batch, lake, plan, generation, found, job_queue=job_queue)
-    if record is not None:
-        state = job_state(describe(batch, [record.job_id]).get(record.job_id))
+            record = (
+                _record(batch, lake, plan, generation, found, job_queue=job_queue)
+                if write
+                else _job_record(plan, generation, found, job_queue=job_queue)
+            )
+    detail = describe(batch, [record.job_id]).get(record.job_id) if record is not None else None
+    state = job_state(detail)
     # After the state: a job that ended before it was looked at has left its manifests by now.
     keys = lake.keys(contract.manifest_folder(plan.drive_id, plan.plan_id))
     there = {key.rpartition("/")[2] for key in keys}
     missing = [shard for shard in range(len(plan.shards)) if f"{shard:05d}.json" not in there]
-    return Progress(tuple(missing), "drive.json" in there, generation, record, state)
+    return Progress(tuple(missing), "drive.json" in there, generation, record, state, detail)
 
 
 def submit_next(
@@ -293,9 +332,20 @@ def _record(
     job_queue: str,
 ) -> JobRecord:
     """Saves the generation's job. Of two that were submitted at once the first recorded stays."""
+    record = _job_record(plan, generation, job_id, job_queue=job_queue)
+    key = contract.job_record_key(plan.drive_id, plan.plan_id, record.generation)
+    if lake.create(key, contract.to_json(record)):
+        return record
+    first = lake.load(JobRecord, key) or record
+    if first.job_id != job_id:
+        terminate(batch, [job_id], f"{first.job_id} was submitted first for the same shards")
+    return first
+
+
+def _job_record(plan: Plan, generation: Generation | None, job_id: str, *, job_queue: str) -> JobRecord:
     assert generation is not None
     count = len(generation.shards)
-    record = JobRecord(
+    return JobRecord(
         plan_id=plan.plan_id,
         generation=generation.generation,
         job_id=job_id,
@@ -303,13 +353,6 @@ def _record(
         job_queue=job_queue,
         array_size=count if count > 1 else 0,
     )
-    key = contract.job_record_key(plan.drive_id, plan.plan_id, generation.generation)
-    if lake.create(key, contract.to_json(record)):
-        return record
-    first = lake.load(JobRecord, key) or record
-    if first.job_id != job_id:
-        terminate(batch, [job_id], f"{first.job_id} was submitted first for the same shards")
-    return first
 
 
 def _submit(
@@ -367,18 +410,18 @@ def recorded_jobs(lake: Lake, drive_id: str, plan_id: str) -> list[JobRecord]:
     return sorted(lake.load_all(JobRecord, keys), key=lambda record: record.generation)
 
 
-def find_live_job(
+def live_jobs(
     batch: BatchClient, lake: Lake, drive_id: str, plan_id: str, *, job_queue: str
-) -> tuple[str, str] | None:
-    """Id and state of a plan's live job, recorded or not; None where all have ended."""
+) -> dict[str, str]:
+    """A plan's live jobs, recorded or not, with their states; at most one, but for moments and mishaps."""
     records = recorded_jobs(lake, drive_id, plan_id)
     ids = [record.job_id for record in records]
     following = records[-1].generation + 1 if records else 0
     if unrecorded := find_job(batch, job_queue, job_name(drive_id, plan_id, following)):
         ids.append(unrecorded)
     details = describe(batch, ids)
-    live = [(job_id, job_state(details.get(job_id))) for job_id in ids]
-    return next((each for each in live if each[1] in LIVE), None)
+    states = {job_id: job_state(details.get(job_id)) for job_id in ids}
+    return {job_id: state for job_id, state in states.items() if state in LIVE}
 
 
 # --- what Batch says --------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -85,6 +86,10 @@ class Lake:
         """Writes the object if it still has ``etag``."""
         return self._put(key, data, {"IfMatch": etag})
 
+    def write(self, key: str, data: bytes) -> None:
+        """Writes the object, whether there is one or not."""
+        self.s3.put_object(Bucket=self.bucket, Key=self.prefix + key, Body=data)
+
     def _put(self, key: str, data: bytes, condition: dict[str, Any]) -> bool:
         from botocore.exceptions import ClientError
 
@@ -107,6 +112,15 @@ class Lake:
         return sorted(
             item["Key"].removeprefix(self.prefix) for page in pages for item in page.get("Contents", [])
         )
+
+    def newest_keys(self, folder: str, count: int) -> list[str]:
+        """The ``count`` keys below ``folder`` that were written last, the newest first."""
+        pages = self.s3.get_paginator("list_objects_v2").paginate(
+            Bucket=self.bucket, Prefix=f"{self.prefix}{folder}/"
+        )
+        items = (item for page in pages for item in page.get("Contents", []))
+        found = heapq.nlargest(count, items, key=lambda item: (item["LastModified"], item["Key"]))
+        return [item["Key"].removeprefix(self.prefix) for item in found]
 
     def load_all(self, kind: type[T], keys: Iterable[str]) -> Iterator[T]:
         """The objects of ``keys`` that are there, several requests at a time, in the keys' order."""

@@ -16,7 +16,7 @@ GRACE_S = 600.0
 """How long a run may take between its lease and its first job, before others count it as dead."""
 
 COMMAND_LINE_GRACE_S = 86_400.0
-"""Likewise for a run of the command line, which has no job to ask for."""
+"""Likewise for a run of ``ros-to-parquet`` on some machine, which has no job to ask for."""
 
 _TRIES = 5
 

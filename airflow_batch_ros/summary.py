@@ -32,6 +32,8 @@ MAX_TABLES = 2000
 
 MAX_REASON_LENGTH = 500
 
+CLEAR_TASK = "Clear the operator's task and what follows it to run only the shards that are missing."
+
 CAUSES_SHOWN = 10
 """Lines a drive in messages and logs."""
 
@@ -100,13 +102,15 @@ def summarize_drive(
     keys = [folder.shards[shard] for shard in sorted(folder.shards)]
     result = contract.fold(plan, lake.load_all(Manifest, keys))
     missing = [shard for shard in range(len(plan.shards)) if shard not in folder.shards]
-    failed = _failed_shards(batch, lake, job, folder, missing[:MAX_REASONS], detail)
+    failed = failed_shards(batch, lake, job, folder, missing[:MAX_REASONS], detail)
     notes = ()
     if not missing:
         # Every shard is done, but the last job ended before it could commit the drive.
         result = dataclasses.replace(result, state=max(result.state, DriveState.PARTIAL, key=_SEVERITY.index))
         why = end_reason(detail) if detail else "Batch does not know the job"
-        notes = (f"all shards are done, but the drive is not committed ({why}); clear the operator's task",)
+        notes = (
+            f"all shards are done, but the drive is not committed ({why}); what retries the run commits it",
+        )
     return DriveSummary(job, result.state, result, failed, len(missing), state, seconds, uri, notes)
 
 
@@ -212,8 +216,11 @@ def _totals(drives: Sequence[DriveSummary]) -> dict[str, Any]:
     }
 
 
-def failure_message(drives: Sequence[DriveSummary]) -> str | None:
-    """Why the run fails, all failed drives in one message; None where none failed."""
+def failure_message(drives: Sequence[DriveSummary], *, advice: str = CLEAR_TASK) -> str | None:
+    """Why the run fails, all failed drives in one message; None where none failed.
+
+    ``advice`` is how to run the shards that are missing.
+    """
     failed = [drive for drive in drives if drive.failed]
     if not failed:
         return None
@@ -221,7 +228,7 @@ def failure_message(drives: Sequence[DriveSummary]) -> str | None:
     lines = [f"{len(failed)} of {len(drives)} {noun} failed:"]
     budget = MAX_REASONS
     for drive in failed:
-        shown, more = _shown_causes(drive, min(budget, CAUSES_SHOWN))
+        shown, more = shown_causes(drive, min(budget, CAUSES_SHOWN))
         budget -= len(shown)
         lines.append(
             f"- {drive.job.drive_id}: {drive.state}, {drive.result.shards} of {drive.job.shards} shards done"
@@ -229,11 +236,11 @@ def failure_message(drives: Sequence[DriveSummary]) -> str | None:
         )
         lines += [*shown, *more]
     if any(drive.failed_shard_count for drive in failed):
-        lines.append("Clear the operator's task and what follows it to run only the shards that are missing.")
+        lines.append(advice)
     return "\n".join(lines)
 
 
-def _shown_causes(drive: DriveSummary, limit: int) -> tuple[list[str], list[str]]:
+def shown_causes(drive: DriveSummary, limit: int) -> tuple[list[str], list[str]]:
     """The first causes of a drive's state, a line each, and how many more there are, if any."""
     causes = [
         _short(f"shard {each.shard}: {each.reason}")
@@ -262,7 +269,7 @@ def log_lines(drives: Sequence[DriveSummary]) -> list[str]:
             f"{f' in {seconds:.1f} s' if seconds else ''}{speed}"
         )
         if not drive.failed:  # else `failure_message` says it
-            shown, more = _shown_causes(drive, CAUSES_SHOWN)
+            shown, more = shown_causes(drive, CAUSES_SHOWN)
             lines += [*shown, *more]
     return lines
 
@@ -354,7 +361,7 @@ def _empty(job: DriveJob, state: DriveState) -> DriveManifest:
 # --- shards that left no manifest -------------------------------------------------------------------
 
 
-def _failed_shards(
+def failed_shards(
     batch: BatchClient,
     lake: Lake,
     job: DriveJob,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,13 +58,15 @@ def _cached(maker: str, name: str, suffix: str, arguments: Callable[[Path], list
     path, count = folder / f"{name}{suffix}", folder / f"{name}{suffix}.messages"
     if not count.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
-        made = subprocess.run(
-            measure.module(maker, *arguments(path)),
-            check=True,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=measure.environment(),
-        )
+        with tempfile.TemporaryDirectory(prefix="making-", dir=folder) as making:
+            target = Path(making) / path.name
+            made = subprocess.run(
+                measure.module(maker, *arguments(target)),
+                check=True,
+                stdout=subprocess.PIPE,
+                text=True,
+                env=measure.environment(),
+            )
+            target.replace(path)
         count.write_text(made.stdout)
     return path, int(count.read_text())

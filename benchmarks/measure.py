@@ -67,9 +67,15 @@ def run(argv: list[str], scratch: Path, *, extra: Mapping[str, str] | None = Non
         raise ProcessError(f"not installed: {argv[0]}") from error
     watch = threading.Timer(TIMEOUT_S, _kill, (child,))
     watch.start()
-    _, status, usage = os.wait4(child, 0)
+    try:
+        _, status, usage = os.wait4(child, 0)
+    except KeyboardInterrupt:
+        _kill(child)
+        os.waitpid(child, 0)
+        raise
+    finally:
+        watch.cancel()
     wall_s = time.monotonic() - begin
-    watch.cancel()
     if status:
         if wall_s >= TIMEOUT_S:
             raise ProcessError(f"not done after {TIMEOUT_S:.0f} s")

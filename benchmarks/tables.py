@@ -49,15 +49,13 @@ class _Recording(parquet.TableWriters):
         self._streams: dict[str, pa.RecordBatchStreamWriter] = {}
         self._order: list[tuple[int, int]] = []
 
-    def append(self, path: str, columns: list[pa.Array]) -> None:
-        schema = self.schema_of(path)
-        assert schema is not None
+    def append(self, path: str, rows: pa.RecordBatch) -> None:
         if path not in self._streams:
             target = str(self.folder / f"{len(self._streams)}.arrows")
-            self._streams[path] = pa.ipc.new_stream(target, schema)
+            self._streams[path] = pa.ipc.new_stream(target, self.schema_of(path))
         self._order.append((list(self._streams).index(path), _Counting.seen_bytes))
-        self._streams[path].write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
-        super().append(path, columns)
+        self._streams[path].write_batch(rows)
+        super().append(path, rows)
 
     def finish(self) -> Any:
         for stream in self._streams.values():
@@ -92,7 +90,7 @@ class _Replaying(run._Extraction):
             if number not in self._opened:
                 self._opened.add(number)
                 self._tables.open(path, batch.schema.remove_metadata(), {})
-            self._tables.append(path, batch.columns)
+            self._tables.append(path, batch)
             self._next = next(self._kept, None)
 
 

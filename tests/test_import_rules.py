@@ -49,6 +49,24 @@ def test_the_engine_never_imports_airflow() -> None:
     assert offenders(sorted(ENGINE.rglob("*.py")), "airflow", "airflow_batch_ros") == []
 
 
+def test_the_commands_never_import_airflow() -> None:
+    modules = (
+        "clients",
+        "conf",
+        "fanout",
+        "jobs",
+        "lake",
+        "lease",
+        "plan",
+        "runs",
+        "status",
+        "summary",
+        "waiting",
+    )
+    paths = [*(PROVIDER / f"{name}.py" for name in modules), *(PROVIDER / "commands").glob("*.py")]
+    assert offenders(sorted(paths), "airflow") == []
+
+
 def test_the_provider_uses_nothing_of_the_engine_but_the_contract() -> None:
     allowed = {"ros_to_parquet", "ros_to_parquet.contract"}
     found = [
@@ -80,8 +98,26 @@ def test_the_contract_is_standard_library_only() -> None:
             "import ros_to_parquet.cli; ros_to_parquet.cli.build_parser()",
             ["numpy", "pyarrow", "boto3", "rosbags"],
         ),
+        (
+            "import ros_to_parquet.run, ros_to_parquet.local_plan, ros_to_parquet.progress",
+            [
+                "awkward",
+                "boto3",
+                "fsspec",
+                "google.protobuf",
+                "pandas",
+                "rosbags",
+                "sqlite3",
+                "tqdm",
+                "urllib.request",
+            ],
+        ),
         ("import airflow_batch_ros.cli", ["airflow", "boto3", "moto"]),
         ("import airflow_batch_ros.local", ["airflow"]),
+        (
+            "import airflow_batch_ros.fanout, airflow_batch_ros.status, airflow_batch_ros.clients",
+            ["airflow", "pyarrow", "numpy"],
+        ),
         ("import airflow_batch_ros.conf, airflow_batch_ros.plan", ["airflow", "pyarrow", "numpy", "rosbags"]),
     ],
 )

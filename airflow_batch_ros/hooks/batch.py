@@ -6,19 +6,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
-from botocore.config import Config
+
+from airflow_batch_ros.clients import ONCE, PATIENT, PERSISTENT, client_config
 
 if TYPE_CHECKING:
     from mypy_boto3_batch import BatchClient
     from mypy_boto3_cloudformation import CloudFormationClient
     from mypy_boto3_s3 import S3Client
-
-MAX_ATTEMPTS = 10
-"""Tries of one request before its error is raised; what the connection says wins."""
-
-_PATIENT: Any = {"mode": "adaptive", "total_max_attempts": MAX_ATTEMPTS}
-_PERSISTENT: Any = {"mode": "standard", "total_max_attempts": MAX_ATTEMPTS}
-_ONCE: Any = {"mode": "standard", "total_max_attempts": 1}
 
 
 class RosToParquetBatchHook(AwsBaseHook):
@@ -34,20 +28,20 @@ class RosToParquetBatchHook(AwsBaseHook):
     @cached_property
     def batch(self) -> BatchClient:
         """For reading and terminating: throttled requests are tried again, ever more slowly."""
-        client: BatchClient = _client(self, _PATIENT)
+        client: BatchClient = _client(self, PATIENT)
         return client
 
     @cached_property
     def submitter(self) -> BatchClient:
         """For SubmitJob, which has no idempotency token: each request is sent once."""
-        client: BatchClient = _client(self, _ONCE, override=True)
+        client: BatchClient = _client(self, ONCE, override=True)
         return client
 
     @cached_property
     def s3(self) -> S3Client:
         """For plans and manifests."""
         hook = AwsBaseHook(aws_conn_id=self.aws_conn_id, region_name=self._region_name, client_type="s3")
-        client: S3Client = _client(hook, _PERSISTENT)
+        client: S3Client = _client(hook, PERSISTENT)
         return client
 
     @cached_property
@@ -61,7 +55,7 @@ class RosToParquetBatchHook(AwsBaseHook):
 
 
 def _client(hook: AwsBaseHook, retries: Any, *, override: bool = False) -> Any:
-    own = Config(retries=retries, max_pool_connections=32, connect_timeout=10, read_timeout=60)
-    # Of two configs the merged-in one wins, where it says anything.
+    own = client_config(retries)
+    # Of two configs the merged-in one wins, where it says anything: else the connection's.
     merged = hook.config.merge(own) if override else own.merge(hook.config)
     return hook.get_client_type(region_name=hook.region_name, config=merged)

@@ -53,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     codes = "\n".join(f"  {int(code):>3}  {EXIT_CODE_HELP[code]}" for code in ExitCode)
     parser = argparse.ArgumentParser(
         prog="ros-to-parquet",
-        description="ROS bags (.bag, .mcap, .db3) to typed Parquet tables, without ROS.",
+        description="ROS bags (.bag, .mcap, .db3; packed or not) to typed Parquet tables, without ROS.",
         epilog="A URI is s3://, gs://, abfs://, hdfs:// or any other that fsspec opens; bags: https:// too."
         f"\n\nexit codes:\n{codes}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -362,7 +362,7 @@ def check_allowed(plan: Plan, plan_uri: str) -> None:
 
 def command_extract(arguments: argparse.Namespace) -> int:
     from ros_to_parquet import lake, run
-    from ros_to_parquet.local_plan import make_plan
+    from ros_to_parquet.local_plan import ACTIVE, make_plan
     from ros_to_parquet.progress import Progress
     from ros_to_parquet.storage import normalize, open_storage
 
@@ -386,7 +386,7 @@ def command_extract(arguments: argparse.Namespace) -> int:
         take_over=arguments.take_over,
     )
     for name in made.ignored:
-        event("not_a_bag", file=name)
+        event("recorded_still" if name.endswith(ACTIVE) else "not_a_bag", file=name)
     for name in made.covered:
         event("already_in_the_lake", bag=name)
     if not made.shards:
@@ -500,6 +500,8 @@ def print_rebuilt(rebuilt: Rebuilt, output: str, *, seconds: float) -> None:
         print(f"! {rebuilt.not_extracted:,} messages are of topics that were not extracted")
     if rebuilt.flawed_bags:
         print(f"! {rebuilt.flawed_bags:,} bags were damaged or unreadable: what could be read is there")
+    if rebuilt.extras_left_out:
+        print(f"! {rebuilt.extras_left_out:,} attachments and metadata records are not in the lake")
     if rebuilt.unfinished:
         print("! an extraction of this drive is under way or has failed: what it has finished is there")
     print(f"{rebuilt.messages:,} messages, {rebuilt.size_bytes / 1e6:,.1f} MB in {seconds:.1f} s")

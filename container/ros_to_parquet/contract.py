@@ -6,6 +6,7 @@ keys and no insignificant white space, so that a SHA-256 of it is reproducible.
 Object layout below an output URI (``{output}``)::
 
     {table}/schema={hash8}/drive_id={drive}/{shard name}.parquet
+    _plans/runs/{run hash}/{hash}.json                     what a run was asked for, to find its drives by
     _plans/drive_id={drive}/{plan id}/plan.json            the plan, immutable
     _plans/drive_id={drive}/{plan id}/generation-{g}.json  shards of a generation, immutable
     _plans/drive_id={drive}/{plan id}/job-{g}.json         the Batch job of a generation
@@ -13,6 +14,7 @@ Object layout below an output URI (``{output}``)::
     _manifests/drive_id={drive}/{plan id}/{shard}.failed.json
     _manifests/drive_id={drive}/{plan id}/{shard}.json     a shard's manifest: its commit
     _manifests/drive_id={drive}/{plan id}/drive.json       the drive's manifest for this plan
+    _attachments/drive_id={drive}/{shard name}-...         files that bags have attached
     _leases/drive_id={drive}.json                          who writes this drive
 """
 
@@ -182,8 +184,9 @@ class PlannedBag:
 
     Attributes:
         uri: ``s3://bucket/key``, another URI, or a local path.
-        name: the file's path below the drive's prefix; the ``bag`` column of its rows.
-        format: ``rosbag1``, ``mcap`` or ``sqlite3``, as its name says; the engine looks at the bytes.
+        name: the file's path below the drive's prefix; the ``bag`` column of its rows (in an archive: with
+            the path of the bag in it).
+        format: as its name says (`bag_format`); the engine looks at the bytes.
         size_bytes: size when planned.
         etag: the store's ETag when planned; empty where the store has none.
         recording: the rosbag2 folder that holds it (its path below the prefix), or ``name`` itself.
@@ -286,6 +289,51 @@ class Lease:
     """ISO 8601, UTC; for people."""
 
 
+# --- names of bags ----------------------------------------------------------------------------------
+
+BAG_FORMATS: Mapping[str, str] = {".bag": "rosbag1", ".mcap": "mcap", ".db3": "sqlite3"}
+
+COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst", ".zstd", ".lz4")
+"""Endings of files that are compressed whole."""
+
+ARCHIVES = (".zip", ".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".tzst", *(f".tar{end}" for end in COMPRESSIONS))
+
+BAG_ENDINGS = ".bag, .mcap or .db3, compressed or not, .zip or .tar"
+"""For people."""
+
+
+def bag_format(name: str) -> str | None:
+    """What a file's name promises; None for what is no bag.
+
+    ``rosbag1``, ``mcap`` or ``sqlite3``; with the ending of its compression (``mcap.zst``); or ``archive``,
+    which may hold bags. ``x.bag.active`` is no bag, nor is the ``._x.bag`` that macOS leaves beside a file.
+
+    >>> bag_format("a/x.BAG"), bag_format("x.db3.zstd"), bag_format("x.tar.gz"), bag_format("._x.bag")
+    ('rosbag1', 'sqlite3.zstd', 'archive', None)
+    """
+    base = name.rpartition("/")[2].lower()
+    if base.startswith("._"):
+        return None
+    if base.endswith(ARCHIVES):
+        return "archive"
+    compression = next((end for end in COMPRESSIONS if base.endswith(end)), "")
+    bare = base.removesuffix(compression)
+    return next((kind + compression for end, kind in BAG_FORMATS.items() if bare.endswith(end)), None)
+
+
+def recording_stem(name: str) -> str:
+    """What names of one recording have in common.
+
+    >>> {recording_stem(f"a/x{end}") for end in (".bag", ".orig.bag", ".mcap", ".bag.gz", ".tar.zst", ".zip")}
+    {'a/x'}
+    """
+    stem = name
+    for endings in (ARCHIVES, COMPRESSIONS, tuple(BAG_FORMATS), (".orig",)):
+        longest = max((end for end in endings if stem.lower().endswith(end)), key=len, default="")
+        stem = stem[: len(stem) - len(longest)]
+    return stem
+
+
 # --- what a shard leaves behind ---------------------------------------------------------------------
 
 
@@ -366,6 +414,38 @@ class BagDamage:
 
 
 @dataclass(frozen=True, slots=True)
+class Attachment:
+    """An attachment of an MCAP file.
+
+    Attributes:
+        offset: where its bytes begin in the bag file.
+        crc_ok: whether its bytes are as its checksum says; None where it has none, or was not copied.
+        path: its copy, relative to the output URI; empty where it was too large for one, or cannot be had
+            twice (more than 1 MiB in a bag that is compressed as a whole).
+        member: the bag's path in its archive, where it is in one.
+    """
+
+    name: str
+    media_type: str
+    log_time_ns: int
+    create_time_ns: int
+    offset: int
+    size_bytes: int
+    crc_ok: bool | None
+    path: str
+    member: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BagMetadata:
+    """A metadata record of an MCAP file; ``values`` are pairs of key and value. See `Attachment`."""
+
+    name: str
+    values: tuple[tuple[str, ...], ...]
+    member: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class BagResult:
     """What a shard read of one bag slice.
 
@@ -375,9 +455,10 @@ class BagResult:
         extracted: messages of wanted topics: each is a row or a reject.
         verified: every connection has as many messages as the bag's own index says (else ``damage`` says
             which have not), or its folder's ``metadata.yaml`` where it has none; None where that does not
-            say either (``unverified``).
+            say either (``unverified``). Of an archive: of all bags in it.
         remarks: what else people should know of it, though nothing of it is damaged.
         unread: how many of ``messages`` are of chunks that were not read; the index is all that says so.
+        extras_left_out: attachments and metadata records past the engine's limits, neither listed nor copied.
     """
 
     name: str
@@ -393,6 +474,9 @@ class BagResult:
     damage: tuple[BagDamage, ...]
     remarks: tuple[str, ...] = ()
     unread: int = 0
+    attachments: tuple[Attachment, ...] = ()
+    metadata: tuple[BagMetadata, ...] = ()
+    extras_left_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -616,6 +700,18 @@ def make_plan_id(run: Run, drive_id: str) -> str:
     return hashlib.sha256(f"{run.dag_id}\n{run.run_id}\n{drive_id}".encode()).hexdigest()[:12]
 
 
+RUNS_FOLDER = "_plans/runs"
+
+
+def run_folder(run_id: str) -> str:
+    """Where the records of all runs of that id are: of whatever DAG, or of the command line."""
+    return f"{RUNS_FOLDER}/{sha256(run_id.encode())[:16]}"
+
+
+def run_key(run_id: str, digest: str) -> str:
+    return f"{run_folder(run_id)}/{digest}.json"
+
+
 def plan_folder(drive_id: str, plan_id: str) -> str:
     return f"_plans/drive_id={drive_id}/{plan_id}"
 
@@ -650,6 +746,10 @@ def failed_key(drive_id: str, plan_id: str, shard: int) -> str:
 
 def drive_manifest_key(drive_id: str, plan_id: str) -> str:
     return f"{manifest_folder(drive_id, plan_id)}/drive.json"
+
+
+def attachment_folder(drive_id: str) -> str:
+    return f"_attachments/drive_id={drive_id}"
 
 
 def lease_key(drive_id: str) -> str:

@@ -6,8 +6,9 @@ without a copy where the bytes already lie as Arrow wants them.
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,13 +20,14 @@ import pyarrow as pa
 from awkward_cpp.lib._ext import ForthMachine64
 
 from ros_to_parquet.bag.model import Int64Array, MessageBlock, UInt8Array
-from ros_to_parquet.definitions import CUSTOM, STANDARD_TYPES, TypeSource
+from ros_to_parquet.definitions import CUSTOM, STANDARD_TYPES, TypeSource, full_type_name
 from ros_to_parquet.layout import (
     MAX_MESSAGE_BYTES,
     Array,
     DefinitionError,
     Layout,
     Node,
+    Primitive,
     Sequence,
     String,
     Struct,
@@ -68,6 +70,8 @@ class Decoded:
         stamps_ns: int64, shape (good messages,), nanoseconds: the stamp of the message's header; None
             where the layout has none.
         remark: what a reader of the table should know; empty where there is nothing.
+        repaired: int64, shape (repaired_strings,): index of the message of each, in no order; None where
+            the decoder does not tell.
     """
 
     columns: list[pa.Array]
@@ -76,6 +80,7 @@ class Decoded:
     repaired_strings: int
     stamps_ns: Int64Array | None
     remark: str = ""
+    repaired: Int64Array | None = None
 
 
 class Decoder:
@@ -96,15 +101,11 @@ class Decoder:
     """How many times a message's bytes it takes in memory, at most and about, until ``take``."""
 
     def __init__(self, layout: Layout, encoding: str) -> None:
-        if encoding not in ("ros1", "cdr"):
-            raise DefinitionError(
-                f"type {layout.root.type_name}: message encoding {encoding!r} is not supported; "
-                "ros1, cdr, json and protobuf are"
-            )
+        _check_encoding(layout.root.type_name, encoding)
         self.schema = pa.schema(arrow_fields(layout))
         self.has_stamp = layout.header_index is not None
         self.layout = layout
-        self._encoding = encoding
+        self.encoding = encoding
         self._wide = _has_wide_strings(layout.root)
         self._kernels: dict[Wire, _Kernel] = {}
         self._fitting: dict[Wire, int] = {}
@@ -134,29 +135,33 @@ class Decoder:
             ValueError: a message of the block lies outside of its data.
             OverflowError: more than ``MAX_PENDING_BYTES`` would be pending; ``take`` before.
         """
-        if not len(block):
+        self.feed_together([block])
+
+    def feed_together(self, blocks: SequenceOf[MessageBlock]) -> None:
+        """``feed`` of blocks that lie in one buffer, maybe of several connections, at the cost of one."""
+        data, topic = blocks[0].data, blocks[0].connection.topic
+        starts = np.concatenate([block.starts for block in blocks]).astype(np.int64, copy=False)
+        lengths = np.concatenate([block.lengths for block in blocks])
+        if not len(starts):
             return
-        starts = np.ascontiguousarray(block.starts, np.int64)
-        stops = starts + block.lengths
-        if starts.min() < 0 or stops.max() > len(block.data) or block.lengths.min() < 0:
-            raise ValueError(f"a message of topic {block.connection.topic} lies outside of its block")
-        indices = np.arange(len(block), dtype=np.int64)
-        if block.lengths.max() > MAX_MESSAGE_BYTES:
-            indices = self._refuse_long(indices, block.lengths)
-        payload_bytes = (
-            int(block.lengths[indices].sum()) if len(indices) < len(block) else int(block.lengths.sum())
-        )
+        stops = starts + lengths
+        if starts.min() < 0 or stops.max() > len(data) or lengths.min() < 0:
+            raise ValueError(f"a message of topic {topic} lies outside of its block")
+        indices = np.arange(len(starts), dtype=np.int64)
+        if lengths.max() > MAX_MESSAGE_BYTES:
+            indices = self._refuse_long(indices, lengths)
+        payload_bytes = int(lengths[indices].sum()) if len(indices) < len(starts) else int(lengths.sum())
         if self._fed_bytes + payload_bytes > MAX_PENDING_BYTES:
             raise OverflowError(f"more than {MAX_PENDING_BYTES} bytes of messages are pending: take() first")
-        if self._encoding == "ros1":
-            self._add(block.data, starts, stops, indices, (ROS1,))
+        if self.encoding == "ros1":
+            self._add(data, starts, stops, indices, (ROS1,))
         else:
-            for members, representation in _by_representation(block.data, starts, stops, indices):
+            for members, representation in _by_representation(data, starts, stops, indices):
                 if reason := _REFUSED.get(representation):
                     self._reject(members, [reason] * len(members))
                 else:
-                    self._add(block.data, starts, stops, members, self._wires(representation))
-        self._fed_messages += len(block)
+                    self._add(data, starts, stops, members, self._wires(representation))
+        self._fed_messages += len(starts)
         self._fed_bytes += payload_bytes
 
     def take(self) -> Decoded:
@@ -165,10 +170,11 @@ class Decoder:
         parts = [part for kernel in kernels for part in kernel.take()]
         columns, rows = _joined(parts)
         rejected = sorted(self._rejected)
-        repaired = sum(part.repaired_strings for part in parts)
+        repaired = np.concatenate([part.repaired for part in parts])
         self._rejected = []
         self._fed_messages = self._fed_bytes = 0
-        return Decoded(columns, rows, rejected, repaired, self._stamps(columns))
+        stamps_ns = self._stamps(columns)
+        return Decoded(columns, rows, rejected, len(repaired), stamps_ns, repaired=repaired)
 
     def _add(
         self,
@@ -217,7 +223,7 @@ class Decoder:
         return indices[~long]
 
     def _wires(self, representation: int) -> tuple[Wire, ...]:
-        if self._encoding == "ros1":
+        if self.encoding == "ros1":
             return (ROS1,)
         wires = _WIRES.get(representation, _WITHOUT_HEADER)
         if not self._wide:
@@ -247,8 +253,22 @@ class Decoder:
         return seconds * 1_000_000_000 + nanoseconds
 
 
-def choose_layout(block: MessageBlock, types: TypeSource = STANDARD_TYPES) -> tuple[Layout, str]:
+def _check_encoding(type_name: str, encoding: str) -> None:
+    if encoding not in ("ros1", "cdr"):
+        raise DefinitionError(
+            f"type {type_name or 'unknown'}: message encoding {encoding!r} is not supported; "
+            "ros1, cdr, json and protobuf are"
+        )
+
+
+def choose_layout(
+    block: MessageBlock,
+    types: TypeSource = STANDARD_TYPES,
+    decoder: Callable[[Layout, str], Decoder] = Decoder,
+) -> tuple[Layout, str]:
     """The layout for a connection, tried on its first block; a remark where it is not the recorded one.
+
+    ``decoder`` gives one to try a layout with, that holds nothing.
 
     A bag's definition can be a stub, and a bag without definitions leaves open which distribution's they
     are. So where the resolved layout does not exist or decodes none of the block's first messages, the
@@ -258,6 +278,7 @@ def choose_layout(block: MessageBlock, types: TypeSource = STANDARD_TYPES) -> tu
         DefinitionError: see ``resolve_layout``; or the message encoding is not supported.
     """
     connection = block.connection
+    _check_encoding(full_type_name(connection.type_name), connection.encoding)
     sample = _first_messages(block, 100)
     layout, problem = None, ""
     try:
@@ -265,12 +286,12 @@ def choose_layout(block: MessageBlock, types: TypeSource = STANDARD_TYPES) -> tu
     except DefinitionError as error:
         problem = str(error)
     else:
-        rejected = Decoder(layout, connection.encoding).decode(sample).rejected
+        rejected = decoder(layout, connection.encoding).decode(sample).rejected
         if not len(sample) or len(rejected) < len(sample):
             return layout, ""
     for standard in fallback_layouts(connection, types):
         known = layout is not None and layout.root == standard.root
-        if not known and not Decoder(standard, connection.encoding).decode(sample).rejected:
+        if not known and not decoder(standard, connection.encoding).decode(sample).rejected:
             what = problem or f"type {connection.type_name}: the definition does not fit the messages"
             used = (
                 "the definition of msg_path"
@@ -300,14 +321,14 @@ def _first_messages(block: MessageBlock, count: int) -> MessageBlock:
 
 def _has_wide_strings(node: Node) -> bool:
     match node:
+        case Primitive():
+            return node.declared == "wchar"
         case String():
             return node.wide
         case Struct():
             return any(_has_wide_strings(field.node) for field in node.fields)
         case Array() | Sequence():
             return _has_wide_strings(node.item)
-        case _:
-            return False
 
 
 # --- CDR headers -------------------------------------------------------------------------------------
@@ -400,11 +421,11 @@ _NO_INDICES: Final = np.zeros(0, np.int64)
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """Columns of some rows, which are the messages ``rows``."""
+    """Columns of some rows, which are the messages ``rows``; ``repaired`` as `Decoded` has it."""
 
     columns: list[pa.Array]
     rows: Int64Array
-    repaired_strings: int
+    repaired: Int64Array
 
 
 class _Machine:
@@ -493,7 +514,8 @@ class _Kernel:
         self._rows = []
         builder = _Builder(self._decoder, self._program.record_types)
         columns = [builder.build(column, len(rows)) for column in self._program.columns]
-        self._parts.append(_Part(columns, rows, builder.repaired_strings))
+        repaired = rows[builder.repaired] if builder.repaired else _NO_INDICES
+        self._parts.append(_Part(columns, rows, repaired))
         self._decoder.reset()
 
     def _check(self, data: UInt8Array, starts: Int64Array, stops: Int64Array) -> tuple[Int64Array, list[str]]:
@@ -568,10 +590,15 @@ def _numbers(type_: pa.DataType, values: np.ndarray[Any, Any]) -> pa.Array:
 
 
 class _Builder:
-    """Puts Arrow arrays together from a decoder's outputs."""
+    """Puts Arrow arrays together from a decoder's outputs.
+
+    Attributes:
+        repaired: the row of every string that was not UTF-8.
+    """
 
     def __init__(self, machine: _Machine, record_types: dict[str, np.dtype[np.void]]) -> None:
-        self.repaired_strings = 0
+        self.repaired: list[int] = []
+        self._lists: list[int | np.ndarray[Any, Any]] = []  # sizes or offsets of those we are in
         self._machine = machine
         self._record_types = record_types
         self._records: dict[Records, np.ndarray[Any, Any]] = {}
@@ -590,12 +617,16 @@ class _Builder:
                 )
             case List():
                 offsets = self._offsets(column.offsets, rows)
+                self._lists.append(offsets)
                 items = self.build(column.item, int(offsets[-1]))
+                self._lists.pop()
                 return pa.Array.from_buffers(
                     column.type, rows, [None, pa.py_buffer(offsets)], children=[items]
                 )
             case FixedList():
+                self._lists.append(column.size)
                 items = self.build(column.item, rows * column.size)
+                self._lists.pop()
                 return pa.Array.from_buffers(column.type, rows, [None], children=[items])
             case Group():
                 children = [self.build(item, rows) for item in column.items]
@@ -633,10 +664,20 @@ class _Builder:
             size = rows * leaf.type.byte_width
             data = np.ascontiguousarray(values).reshape(-1).view(np.uint8)[:size]
             return pa.Array.from_buffers(leaf.type, rows, [None, pa.py_buffer(data)])
-        values = np.ascontiguousarray(values, values.dtype.newbyteorder("=")).reshape(-1)[:rows]
         if leaf.kind == "bool":
-            values = np.packbits(values != 0, bitorder="little")
+            values = np.packbits(values.reshape(-1)[:rows] != 0, bitorder="little")
+        else:  # in the byte order of this machine; a wchar may come as two bytes
+            values = np.ascontiguousarray(values, leaf.type.to_pandas_dtype()).reshape(-1)[:rows]
         return pa.Array.from_buffers(leaf.type, rows, [None, pa.py_buffer(values)])
+
+    def _note_repaired(self, index: int) -> None:
+        """Notes the row of item ``index`` of the lists that we are in."""
+        for places in reversed(self._lists):
+            if isinstance(places, int):
+                index //= places
+            else:
+                index = int(np.searchsorted(places, index, side="right")) - 1
+        self.repaired.append(index)
 
     # --- text
 
@@ -657,25 +698,22 @@ class _Builder:
         return array
 
     def _repaired(self, offsets: np.ndarray[Any, Any], data: UInt8Array) -> pa.Array:
-        """Strings of which some are not UTF-8."""
-        foreign = np.flatnonzero(data >= 0x80)
-        pieces, begin = [], 0
+        """Strings of which some are not UTF-8. In memory are little more than these and the repaired ones."""
+        view, repaired, begin = data.data, bytearray(), 0
         lengths = np.diff(offsets)
-        for row in np.unique(np.searchsorted(offsets, foreign, side="right") - 1).tolist():
-            raw = data[offsets[row] : offsets[row + 1]].tobytes()
-            try:
-                raw.decode()
-            except UnicodeDecodeError:
-                escaped = raw.decode(errors="backslashreplace").encode()
-                pieces += [data[begin : offsets[row]].tobytes(), escaped]
-                begin = int(offsets[row + 1])
-                lengths[row] = len(escaped)
-                self.repaired_strings += 1
-        pieces.append(data[begin:].tobytes())
+        for row in _rows_beyond_ascii(offsets, data):
+            start, stop = int(offsets[row]), int(offsets[row + 1])
+            repaired += view[begin:start]
+            place = len(repaired)
+            _append_escaped(repaired, view[start:stop])
+            begin, lengths[row] = stop, len(repaired) - place
+            if len(repaired) - place != stop - start or repaired[place:] != view[start:stop]:
+                self._note_repaired(row)
+        repaired += view[begin:]
         return pa.Array.from_buffers(
             pa.string(),
             len(lengths),
-            [None, pa.py_buffer(_cumulated(lengths)), pa.py_buffer(b"".join(pieces))],
+            [None, pa.py_buffer(_cumulated(lengths)), pa.py_buffer(repaired)],
         )
 
     def _from_wide(
@@ -685,7 +723,8 @@ class _Builder:
         order = "be" if column.big_endian else "le"
         scale = 1 if column.counts_bytes else column.unit
         texts = []
-        for begin, end in zip((offsets[:-1] * scale).tolist(), (offsets[1:] * scale).tolist(), strict=True):
+        places = zip((offsets[:-1] * scale).tolist(), (offsets[1:] * scale).tolist(), strict=True)
+        for index, (begin, end) in enumerate(places):
             raw, codec = data[begin:end].tobytes(), f"utf-16-{order}"
             if column.unit == 4:
                 units = np.frombuffer(raw, ">u4" if column.big_endian else "<u4")
@@ -697,10 +736,30 @@ class _Builder:
                 text = raw.decode(codec)
             except UnicodeDecodeError:
                 text = raw.decode(codec, errors="backslashreplace")
-                self.repaired_strings += 1
+                self._note_repaired(index)
             texts.append(text.encode())
         lengths = np.fromiter(map(len, texts), np.int32, len(texts))
         return _cumulated(lengths), np.frombuffer(b"".join(texts), np.uint8)
+
+
+_PIECE_BYTES: Final = 1 << 20
+
+
+def _rows_beyond_ascii(offsets: np.ndarray[Any, Any], data: UInt8Array) -> list[int]:
+    """Which strings have bytes that are not ASCII."""
+    rows: set[int] = set()
+    for begin in range(0, len(data), _PIECE_BYTES):
+        found = begin + np.flatnonzero(data[begin : begin + _PIECE_BYTES] >= 0x80)
+        rows.update((np.unique(np.searchsorted(offsets, found, side="right")) - 1).tolist())
+    return sorted(rows)
+
+
+def _append_escaped(text: bytearray, raw: memoryview) -> None:
+    """Appends ``raw`` with what is not UTF-8 escaped."""
+    decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+    for begin in range(0, len(raw), _PIECE_BYTES):
+        piece = raw[begin : begin + _PIECE_BYTES].tobytes()
+        text += decoder.decode(piece, begin + _PIECE_BYTES >= len(raw)).encode()
 
 
 def _without_terminators(

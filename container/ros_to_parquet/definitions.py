@@ -1,4 +1,4 @@
-"""Message definitions as ROS writes them: .msg, .srv, .action and .idl texts, and the standard types.
+"""Message definitions as ROS writes them: .msg, .srv and .action texts, and the standard types.
 
 A definition is parsed into flat, named records here; ``layout`` resolves them into one tree a type.
 """
@@ -25,7 +25,7 @@ PLACEHOLDER: Final = "structure_needs_at_least_one_member"
 
 BUILTINS: Final = frozenset(
     {"bool", "byte", "char", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"}
-    | {"float32", "float64", "float128", "string", "wstring"}
+    | {"float32", "float64", "float128", "string", "wstring", "wchar"}
 )
 ROS1_BUILTINS: Final = frozenset({"time", "duration"})
 
@@ -41,13 +41,20 @@ class DefinitionError(ValueError):
 
 
 class DefinitionSyntaxError(DefinitionError):
-    """A text that does not parse: ``line`` (from 1; of the whole text) and ``problem`` say where and why."""
+    """A text that does not parse: ``line`` (from 1; of the whole text) and ``problem`` say where and why.
 
-    def __init__(self, type_name: str, line: int, problem: str) -> None:
-        super().__init__(
-            f"type {type_name}: line {line} of its definition {problem}; "
-            "the bag's definition is damaged or not a ROS message definition"
-        )
+    ``advice`` ends the message: what to do about it.
+    """
+
+    def __init__(
+        self,
+        type_name: str,
+        line: int,
+        problem: str,
+        *,
+        advice: str = "the bag's definition is damaged or not a ROS message definition",
+    ) -> None:
+        super().__init__(f"type {type_name}: line {line} of its definition {problem}; {advice}")
         self.line = line
         self.problem = problem
 
@@ -62,6 +69,8 @@ class FieldDefinition:
         shape: one value, a fixed-size array or a sequence.
         size: elements of an array; largest count of a bounded sequence; 0 where there is no bound.
         string_bound: largest length of a bounded string; 0 where there is no bound.
+        inner: shapes and sizes of what the array or sequence has as elements, where these are arrays or
+            sequences too, the outermost first. IDL alone has such fields.
     """
 
     type_name: str
@@ -69,6 +78,7 @@ class FieldDefinition:
     shape: Shape = "scalar"
     size: int = 0
     string_bound: int = 0
+    inner: tuple[tuple[Shape, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +98,12 @@ class Definition:
 
 
 def full_type_name(name: str, *, package: str = "") -> str:
-    """``name`` with its package and kind.
+    """``name`` with its package and kind; ``::`` is how IDL writes a slash.
 
     >>> full_type_name("sensor_msgs/Imu"), full_type_name("Imu", package="sensor_msgs")
     ('sensor_msgs/msg/Imu', 'sensor_msgs/msg/Imu')
     """
-    parts = [part for part in name.split("/") if part]
+    parts = [part for part in name.replace("::", "/").split("/") if part]
     if len(parts) == 1 and package:
         return f"{package}/msg/{parts[0]}"
     if len(parts) == 2:
@@ -128,8 +138,8 @@ def parse_msg(text: str, type_name: str, *, ros_version: RosVersion) -> dict[str
     """
     found: dict[str, Definition] = {}
     root = full_type_name(type_name)
-    for section in _split_sections(text):
-        name, body = _take_header(section, "MSG:")
+    for section in split_sections(text):
+        name, body = take_header(section, "MSG:")
         name = full_type_name(name) if name else root
         parts = _split_parts(body)
         if len(parts) == 1:
@@ -142,44 +152,44 @@ def parse_msg(text: str, type_name: str, *, ros_version: RosVersion) -> dict[str
 
 
 @dataclass(frozen=True, slots=True)
-class _Text:
+class TextPart:
     """A part of a text, and the number of its first line there."""
 
     text: str
     first_line: int = 1
 
 
-def _split(text: _Text, separator: re.Pattern[str]) -> list[_Text]:
+def _split(text: TextPart, separator: re.Pattern[str]) -> list[TextPart]:
     parts, first_line = [], text.first_line
     for part in separator.split(text.text):
-        parts.append(_Text(part, first_line))
+        parts.append(TextPart(part, first_line))
         first_line += part.count("\n")  # a separator has no line end of its own
     return parts
 
 
-def _split_sections(text: str) -> list[_Text]:
+def split_sections(text: str) -> list[TextPart]:
     text = text.replace("\r\n", "\n").replace("\r", "\n").strip("\0\ufeff")
-    first, *others = _split(_Text(text), _SECTION)
+    first, *others = _split(TextPart(text), _SECTION)
     # Nothing in front of a separator is an empty message, unless the root follows under its own header.
     return [first, *others] if first.text.strip() else [*others, first]
 
 
-def _split_parts(body: _Text) -> list[_Text]:
+def _split_parts(body: TextPart) -> list[TextPart]:
     """The parts of a service or an action; one where it is a message."""
     return _split(body, _SERVICE_PART)
 
 
-def _take_header(section: _Text, keyword: str) -> tuple[str, _Text]:
+def take_header(section: TextPart, keyword: str) -> tuple[str, TextPart]:
     """Type name of a ``MSG: pkg/Name`` line at the start, if there is one, and the rest."""
     stripped = section.text.lstrip("\n")
     head, _, body = stripped.partition("\n")
     if head.startswith(keyword):
         above = len(section.text) - len(stripped) + 1
-        return head[len(keyword) :].strip(), _Text(body, section.first_line + above)
+        return head[len(keyword) :].strip(), TextPart(body, section.first_line + above)
     return "", section
 
 
-def _parse_body(body: _Text, name: str, ros_version: RosVersion) -> Definition:
+def _parse_body(body: TextPart, name: str, ros_version: RosVersion) -> Definition:
     package = name.split("/", 1)[0]
     fields: list[FieldDefinition] = []
     constants: list[Constant] = []
@@ -233,7 +243,7 @@ def _without_placeholder(fields: list[FieldDefinition]) -> tuple[FieldDefinition
     return () if [field.name for field in fields] == [PLACEHOLDER] else tuple(fields)
 
 
-def _derive_interface(parts: list[_Text], name: str, ros_version: RosVersion) -> list[Definition]:
+def _derive_interface(parts: list[TextPart], name: str, ros_version: RosVersion) -> list[Definition]:
     """The message types of a service (two parts) or an action (three), as rosidl derives them."""
     if len(parts) not in (2, 3):
         raise DefinitionSyntaxError(
@@ -288,71 +298,6 @@ def _service_event(stem: str) -> Definition:
             FieldDefinition(f"{stem}_Response", "response", "sequence", size=1),
         ),
     )
-
-
-# --- .idl -------------------------------------------------------------------------------------------
-
-
-def parse_idl(text: str, type_name: str) -> dict[str, Definition]:
-    """Definitions in an IDL text, or in several of them after ``IDL: pkg/msg/Name`` headers.
-
-    Raises:
-        DefinitionSyntaxError: the text does not parse.
-        DefinitionError: it uses what ROS 2 messages do not have.
-    """
-    from rosbags.typesys.base import BaseName, BaseType, TypesysError, make_typesdict
-    from rosbags.typesys.idl import Enum, ExpType, IDLParser, Member
-    from rosbags.typesys.peg import Failure, Success
-
-    class Parser(IDLParser):
-        """An enumeration is an int32 on the wire: taken as a typedef of it. Keeps how far it came."""
-
-        farthest = 0
-
-        def literal(self, pos: int, text: str):  # type: ignore[no-untyped-def]
-            self.farthest = max(self.farthest, pos)
-            return super().literal(pos, text)
-
-        def regex(self, pos: int, pattern: str, flags: int = 0):  # type: ignore[no-untyped-def]
-            self.farthest = max(self.farthest, pos)
-            return super().regex(pos, pattern, flags)
-
-        def enum_dcl(self, pos: int):  # type: ignore[no-untyped-def]
-            result = super().enum_dcl(pos)
-            if isinstance(result, Failure):
-                return result
-            assert isinstance(result.value, Enum)
-            return Success(result.pos, Member(result.value.name, ExpType(BaseType(BaseName.INT32))))
-
-    found: dict[str, Definition] = {}
-    for section in _split_sections(text):
-        _, body = _take_header(section, "IDL:")
-        if not body.text.strip():
-            continue
-        without_comments = re.sub(r"^[ \t]*#.*$", "", body.text, flags=re.MULTILINE)
-        if optional := re.search(r"@optional\b", without_comments):
-            line = _line_at(body, optional.start())
-            raise DefinitionSyntaxError(type_name, line, "is optional: optional members are not supported")
-        parser = Parser(without_comments)
-        try:
-            specification = parser.specification()
-        except (TypesysError, AssertionError, LookupError, RecursionError, ValueError) as error:
-            line = _line_at(body, parser.farthest)
-            shown = without_comments[parser.farthest :].partition("\n")[0]
-            raise DefinitionSyntaxError(type_name, line, f"does not parse as IDL: {shown!r:.80}") from error
-        try:
-            types = make_typesdict(specification)
-        except (TypesysError, AssertionError, LookupError, RecursionError, ValueError) as error:
-            raise DefinitionError(
-                f"type {type_name}: its IDL definition cannot be used: {str(error)[-120:]!r}"
-            ) from error
-        for name in types:
-            found.setdefault(name, _from_rosbags(name, types, ros_version=2))
-    return found
-
-
-def _line_at(text: _Text, position: int) -> int:
-    return text.first_line + text.text.count("\n", 0, position)
 
 
 # --- types that the bag does not define -------------------------------------------------------------

@@ -10,6 +10,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ros_to_parquet.bag import open_bag
+from ros_to_parquet.bag.archive import ArchiveReader
+from ros_to_parquet.bag.extras import Extras, HasExtras, MetadataRecord
 from ros_to_parquet.beside import find_beside, open_beside
 from ros_to_parquet.progress import Progress
 from ros_to_parquet.storage import normalize, open_storage
@@ -18,13 +20,28 @@ from ros_to_parquet.text import print_table
 
 @dataclass(frozen=True, slots=True)
 class TopicInfo:
-    """One connection: a topic, its type, encoding, and how many messages of how many bytes."""
+    """One connection: a topic, its type, encoding, and how many messages of how many bytes.
 
+    ``bag`` is the bag that it is of, by its path in an archive; empty outside of archives.
+    """
+
+    bag: str
     topic: str
     type_name: str
     encoding: str
     definition: str
     messages: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttachmentInfo:
+    """A file within the bag."""
+
+    name: str
+    media_type: str
+    log_time_ns: int
+    offset: int
     size_bytes: int
 
 
@@ -42,6 +59,10 @@ class BagInfo:
     last_log_time_ns: int | None
     topics: tuple[TopicInfo, ...]
     damage: tuple[str, ...]
+    remark: str = ""
+    attachments: tuple[AttachmentInfo, ...] = ()
+    metadata: tuple[MetadataRecord, ...] = ()
+    extras_left_out: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -61,11 +82,12 @@ class BagInfo:
         if self.first_log_time_ns is not None and self.last_log_time_ns is not None:
             first, last = self.first_log_time_ns, self.last_log_time_ns
             print(f"  log time     {_time(first)} to {_time(last)} ({(last - first) / 1e9:,.1f} s)")
+        named = ("  bag",) if any(topic.bag for topic in self.topics) else ()
         print_table(
-            ("  topic", "type", "encoding", "definition", "messages", "bytes"),
+            (*named, "topic" if named else "  topic", "type", "encoding", "definition", "messages", "bytes"),
             [
                 (
-                    f"  {topic.topic}",
+                    *((f"  {topic.bag}", topic.topic) if named else (f"  {topic.topic}",)),
                     topic.type_name,
                     topic.encoding,
                     topic.definition or "none",
@@ -75,8 +97,21 @@ class BagInfo:
                 for topic in self.topics
             ],
         )
-        for damage in self.damage:
-            print(f"  ! {damage}")
+        for attachment in self.attachments:
+            kind = f", {attachment.media_type}" if attachment.media_type else ""
+            print(f"  attachment   {attachment.name} ({attachment.size_bytes:,} bytes{kind})")
+        for record in self.metadata:
+            print(f"  metadata     {record.name}: {_shown(record)}")
+        if self.extras_left_out:
+            print(f"  and {self.extras_left_out:,} more attachments and metadata records")
+        for problem in (*self.damage, *([self.remark] if self.remark else [])):
+            print(f"  ! {problem}")
+
+
+def _shown(record: MetadataRecord) -> str:
+    """Keys and values in one line; long values cut."""
+    short = ((key, value if len(value) <= 60 else f"{value[:60]}...") for key, value in record.values)
+    return ", ".join(f"{key}={value!r}" for key, value in short)
 
 
 def _time(nanoseconds: int) -> str:
@@ -107,6 +142,7 @@ def read_info(location: str) -> BagInfo:
             last = high if last is None else max(high, last)
             progress.show(reader.bytes_read)
     expected = reader.expected_counts()
+    extras = reader.extras if isinstance(reader, HasExtras) else Extras()
     return BagInfo(
         uri=uri,
         format=reader.format,
@@ -118,6 +154,7 @@ def read_info(location: str) -> BagInfo:
         last_log_time_ns=last,
         topics=tuple(
             TopicInfo(
+                bag=connection.member,
                 topic=connection.topic,
                 type_name=connection.type_name,
                 encoding=connection.encoding,
@@ -125,10 +162,19 @@ def read_info(location: str) -> BagInfo:
                 messages=reader.counts.get(connection.id, 0),
                 size_bytes=sizes[connection.id],
             )
-            for connection in sorted(reader.connections(), key=lambda each: (each.topic, each.id))
+            for connection in sorted(
+                reader.connections(), key=lambda each: (each.member, each.topic, each.id)
+            )
         ),
         damage=tuple(
             f"at offset {each.offset}: {each.reason}" if each.offset >= 0 else each.reason
             for each in reader.damage
         ),
+        remark=reader.remark if isinstance(reader, ArchiveReader) else "",
+        attachments=tuple(
+            AttachmentInfo(each.name, each.media_type, each.log_time_ns, each.offset, each.size_bytes)
+            for each in extras.attachments
+        ),
+        metadata=tuple(extras.metadata),
+        extras_left_out=extras.left_out,
     )

@@ -146,6 +146,7 @@ def sweep(storage: Storage, plan: Plan) -> list[str]:
         storage, Manifest, [uri for uri in keys.manifests if uri.split("/")[-2] not in superseded]
     ):
         named.update(file.path for topic in manifest.topics for file in topic.files)
+        named.update(each.path for bag in manifest.bags for each in bag.attachments if each.path)
 
     def orphans_in(table: str) -> list[str]:
         return [uri for uri, path in _drive_files(storage, plan, table) if path not in named]
@@ -157,6 +158,7 @@ def sweep(storage: Storage, plan: Plan) -> list[str]:
     tables = [name for name in storage.folders(plan.output) if not name.startswith("_")]
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="lake") as pool:
         orphans = [uri for found in pool.map(orphans_in, tables) for uri in found]
+        orphans += [uri for uri, path in _attachments(storage, plan) if path not in named]
         replaced = [uri for found in pool.map(manifests_of, sorted(superseded)) for uri in found]
         unfinished = _unfinished(storage, plan)
         if not _has_lease(storage, plan):  # so what was found is older than any other run's work
@@ -174,6 +176,12 @@ def _drive_files(storage: Storage, plan: Plan, table: str) -> Iterator[tuple[str
             yield info.uri, f"{folder}/{info.uri.rpartition('/')[2]}"
 
 
+def _attachments(storage: Storage, plan: Plan) -> Iterator[tuple[str, str]]:
+    folder = contract.attachment_folder(plan.drive_id)
+    for info in storage.objects(join(plan.output, folder)):
+        yield info.uri, f"{folder}/{info.uri.rpartition('/')[2]}"
+
+
 def _unfinished(storage: Storage, plan: Plan) -> list[Unfinished]:
     """Uploads to the drive's partitions; none where the store does not tell."""
     try:
@@ -183,7 +191,12 @@ def _unfinished(storage: Storage, plan: Plan) -> list[Unfinished]:
     except AccessDeniedError as error:  # a right that nothing else needs
         event("unfinished_uploads_unknown", drive_id=plan.drive_id, reason=str(error))
         return []
-    return [each for each in found if not each.uri.startswith(join(plan.output, "_"))]
+    attachments = join(plan.output, contract.attachment_folder(plan.drive_id))
+    return [
+        each
+        for each in found
+        if each.uri.startswith(f"{attachments}/") or not each.uri.startswith(join(plan.output, "_"))
+    ]
 
 
 def _has_lease(storage: Storage, plan: Plan) -> bool:

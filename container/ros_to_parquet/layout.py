@@ -19,9 +19,9 @@ from ros_to_parquet.definitions import (
     RosVersion,
     TypeSource,
     full_type_name,
-    parse_idl,
     parse_msg,
 )
+from ros_to_parquet.idl import parse_idl
 
 __all__ = [
     "Array",
@@ -213,6 +213,11 @@ def _resolve(
     recorded = definitions.get(type_name)
     if recorded and recorded.fields:
         return Layout(_Resolver(definitions, version, types).resolve(type_name), version, "recorded")
+    if type_name in ("", "*"):
+        raise DefinitionError(
+            "nothing in the bag says what its messages are: it has no schema for the topic, or '*' as its "
+            "type; record the topic with its definition"
+        )
     candidates = types.find(type_name, ros_version=version)
     # Without fields it is an empty message, unless what is known of the type tells that it is a stub.
     if recorded and not any(candidate.fields for candidate in candidates.values()):
@@ -244,10 +249,19 @@ def standard_layout(
     return Layout(_Resolver({}, ros_version, types, source).resolve(type_name), ros_version, source)
 
 
-def definition_text(layout: Layout) -> str:
-    """The definition of a layout's message as ``.msg`` text, with its dependencies, as bags record it."""
+def definition_of(layout: Layout) -> tuple[str, str]:
+    """The definition of a layout's message with its dependencies, as bags record it, and its format.
+
+    That is ``ros1msg`` or ``ros2msg``, or ``ros2idl`` for what ``.msg`` texts cannot say.
+    """
     structs: dict[str, Struct] = {}
     _collect(layout.root, structs)
+    if any(_needs_idl(field.node) for struct in structs.values() for field in struct.fields):
+        return "".join(_idl(struct) for struct in reversed(structs.values())), "ros2idl"
+    return _msg_text(structs), "ros1msg" if layout.ros_version == 1 else "ros2msg"
+
+
+def _msg_text(structs: Mapping[str, Struct]) -> str:
     (_, root), *others = structs.items()
     sections = [_body(root), *(f"MSG: {_short_name(name)}\n{_body(struct)}" for name, struct in others)]
     return f"{'=' * 80}\n".join(sections)
@@ -280,6 +294,59 @@ def _declaration(node: Node) -> str:
             return f"{_declaration(node.item)}[{node.size}]"
         case Sequence():
             return f"{_declaration(node.item)}[{f'<={node.bound}' if node.bound else ''}]"
+
+
+def _needs_idl(node: Node) -> bool:
+    if isinstance(node, Array | Sequence):
+        return isinstance(node.item, Array | Sequence) or _needs_idl(node.item)
+    return isinstance(node, Primitive) and node.declared == "wchar"
+
+
+_IDL_NAMES: Final = {"bool": "boolean", "byte": "octet", "float32": "float", "float64": "double"} | {
+    "float128": "long double"
+}
+
+
+def _idl(struct: Struct) -> str:
+    """Modules with one struct, its constants, and typedefs for arrays within sequences."""
+    *modules, name = struct.type_name.split("/")
+    typedefs: list[str] = []
+
+    def spec(node: Node) -> str:
+        match node:
+            case Primitive():
+                return _IDL_NAMES.get(node.declared, node.declared)
+            case String():
+                return ("wstring" if node.wide else "string") + (f"<{node.bound}>" if node.bound else "")
+            case Struct():
+                return node.type_name.replace("/", "::")
+            case Sequence():
+                return f"sequence<{spec(node.item)}{f', {node.bound}' if node.bound else ''}>"
+            case Array():
+                declared = declaration(node, f"{name}__{len(typedefs)}")
+                typedefs.append(f"typedef {declared};\n")
+                return declared.partition("[")[0].rpartition(" ")[2]
+
+    def declaration(node: Node, declared: str) -> str:
+        sizes = ""
+        while isinstance(node, Array):
+            sizes, node = f"{sizes}[{node.size}]", node.item
+        return f"{spec(node)} {declared}{sizes}"
+
+    members = "".join(f"{declaration(field.node, field.name)};\n" for field in struct.fields)
+    begin = "".join(f"module {module} {{\n" for module in modules)
+    if struct.constants:
+        begin += f"module {name}_Constants {{\n{''.join(map(_idl_constant, struct.constants))}}};\n"
+    return f"{begin}{''.join(typedefs)}struct {name} {{\n{members}}};\n" + "};\n" * len(modules)
+
+
+def _idl_constant(constant: Constant) -> str:
+    kind, text = constant.type_name, constant.text
+    if kind in ("string", "wstring") and not text.startswith('"'):
+        text = f'"{text}"'
+    return (
+        f"const {_IDL_NAMES.get(kind, kind)} {constant.name} = {text.upper() if kind == 'bool' else text};\n"
+    )
 
 
 def _short_name(type_name: str) -> str:
@@ -365,12 +432,13 @@ class _Resolver:
         )
 
     def _node(self, field: FieldDefinition) -> Node:
-        item = self._item(field)
-        if field.shape == "array":
-            return Array(item, field.size)
-        if field.shape == "sequence":
-            return Sequence(item, field.size)
-        return item
+        node = self._item(field)
+        for shape, size in reversed([(field.shape, field.size), *field.inner]):
+            if shape == "array":
+                node = Array(node, size)
+            elif shape == "sequence":
+                node = Sequence(node, size)
+        return node
 
     def _item(self, field: FieldDefinition) -> Node:
         declared = field.type_name
@@ -422,4 +490,5 @@ def _primitive_name(declared: str, version: RosVersion) -> str:
     # ROS 1: byte is an alias of int8 and char of uint8; ROS 2: both are uint8.
     if declared == "byte":
         return "int8" if version == 1 else "uint8"
-    return "uint8" if declared == "char" else declared
+    # One unit of UTF-16; some writers give it four bytes.
+    return {"char": "uint8", "wchar": "uint32"}.get(declared, declared)

@@ -14,9 +14,9 @@ from ros_to_parquet.definitions import (
     DefinitionSyntaxError,
     RosVersion,
     TypeSource,
-    parse_idl,
     parse_msg,
 )
+from ros_to_parquet.idl import parse_idl
 from ros_to_parquet.storage import open_storage
 
 KINDS = {".msg": "msg", ".srv": "srv", ".action": "action", ".idl": "msg"}

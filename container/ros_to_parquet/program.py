@@ -49,7 +49,7 @@ class Wire:
         delimiters: which parts begin with their length in bytes: none; collections of anything but
             primitives; these and all messages too.
         terminated: strings end in a NUL that their length counts.
-        wide_unit: bytes of one UTF-16 unit of a wide string.
+        wide_unit: bytes of one UTF-16 unit of a wide string, and of a wchar.
         wide_counts_bytes: a wide string's length counts bytes, not units.
     """
 
@@ -361,7 +361,7 @@ class _Compiler:
 
     def _values(self, primitive: Primitive, path: str, count: int | None = None) -> Leaf:
         """One value, or ``count`` of them."""
-        size = SIZES[primitive.name]
+        size = self._size(primitive)
         self._align(size)
         dtype = self._number(primitive)
         records, name = self._add_to_run(
@@ -392,7 +392,7 @@ class _Compiler:
             return FixedList(size, leaf, type_)
         if self._wire.delimiters == "none" and self._primitive_sizes(item) == []:
             return FixedList(size, self._node(item, f"{path}[]"), type_)  # takes no bytes
-        if self._wire.delimiters != "none":
+        if self._wire.delimiters != "none" and not _is_of_primitives(array):
             with self._delimited(path):
                 return FixedList(size, self._repeated(item, size, path), type_)
         if uniform := self._uniform(item):
@@ -426,7 +426,7 @@ class _Compiler:
         self._length()
         offsets = self._new_output()
         if isinstance(item, Primitive):
-            data, size = self._new_output(), SIZES[item.name]
+            data, size = self._new_output(), self._size(item)
             self.record_types[data] = np.dtype(self._number(item))
             self._bulk(offsets, data, size, min(size, 8), path)
             if item.name == "uint8":
@@ -557,9 +557,13 @@ class _Compiler:
         return types[id(node)]
 
     def _number(self, primitive: Primitive) -> str:
-        return (">" if self._wire.big_endian else "<") + _CODES[primitive.name]
+        code = f"u{self._wire.wide_unit}" if primitive.declared == "wchar" else _CODES[primitive.name]
+        return (">" if self._wire.big_endian else "<") + code
 
     # --- sizes
+
+    def _size(self, primitive: Primitive) -> int:
+        return self._wire.wide_unit if primitive.declared == "wchar" else SIZES[primitive.name]
 
     @property
     def _empty_bytes(self) -> int:
@@ -570,7 +574,7 @@ class _Compiler:
         """Smallest number of bytes that ``node`` can take."""
         match node:
             case Primitive():
-                return SIZES[node.name]
+                return self._size(node)
             case Struct(fields=()):
                 return self._empty_bytes
             case Struct():
@@ -599,7 +603,7 @@ class _Compiler:
         """Sizes of the primitives that ``node`` always is made of; None where that is not fixed."""
         match node:
             case Primitive():
-                return [SIZES[node.name]]
+                return [self._size(node)]
             case Struct() if self._wire.delimiters != "all":
                 if not node.fields:
                     return [1] * self._empty_bytes
@@ -608,13 +612,21 @@ class _Compiler:
                 return list(itertools.chain(*known)) if len(known) == len(parts) else None
             case Array(size=0):
                 return []
-            case Array() if self._wire.delimiters == "none" or isinstance(node.item, Primitive):
+            case Array() if self._wire.delimiters == "none" or _is_of_primitives(node):
                 return self._primitive_sizes(node.item)
             case _:
                 return None
 
 
 _PLACEHOLDER: Final = Primitive("uint8", "uint8")
+
+
+def _is_of_primitives(array: Array) -> bool:
+    """Whether it is one block of primitives, in however many dimensions: XCDR2 gives these no length."""
+    item = array.item
+    while isinstance(item, Array):
+        item = item.item
+    return isinstance(item, Primitive)
 
 
 def _merge(one: State, other: State) -> State:

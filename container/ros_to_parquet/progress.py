@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Self
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING, NoReturn, Self
 
 from ros_to_parquet.log import event
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 LOG_INTERVAL_S = 10.0
 
@@ -18,16 +19,12 @@ class Progress:
 
     def __init__(self, total_bytes: int) -> None:
         self._total = total_bytes
-        self._bar = tqdm(
-            total=total_bytes, unit="B", unit_scale=True, leave=False, dynamic_ncols=True,
-            disable=not sys.stderr.isatty(),
-        )  # fmt: skip
-        self._quiet = bool(self._bar.disable)
+        self._bar = _bar(total_bytes) if sys.stderr.isatty() else None
         self._next_log = time.monotonic() + LOG_INTERVAL_S
 
     def show(self, done_bytes: int) -> None:
         """To be called as often as one likes."""
-        if not self._quiet:
+        if self._bar is not None:
             self._bar.update(done_bytes - self._bar.n)
         elif (at := time.monotonic()) >= self._next_log:
             event("progress", bytes_read=done_bytes, bytes_total=self._total)
@@ -37,4 +34,11 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _bar(total_bytes: int) -> tqdm[NoReturn]:
+    from tqdm import tqdm  # in a job, importing it is for nothing
+
+    return tqdm(total=total_bytes, unit="B", unit_scale=True, leave=False, dynamic_ncols=True)

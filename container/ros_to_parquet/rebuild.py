@@ -6,7 +6,7 @@ import heapq
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
@@ -18,13 +18,14 @@ import pyarrow.parquet as pq
 from ros_to_parquet import __version__, contract
 from ros_to_parquet.bag.mcap_writer import MAX_CHANNELS, McapChannel, McapSchema, McapWriter
 from ros_to_parquet.bag.model import Connection, Int64Array
-from ros_to_parquet.contract import BagStatus, ExtractOptions, Manifest, TopicResult
+from ros_to_parquet.bag.source import READ_BYTES
+from ros_to_parquet.contract import BagResult, BagStatus, ExtractOptions, Manifest, TopicResult
 from ros_to_parquet.encode import ENCODINGS, Encoder
 from ros_to_parquet.lake import Lake
 from ros_to_parquet.layout import (
     DefinitionError,
     Layout,
-    definition_text,
+    definition_of,
     fallback_layouts,
     resolve_layout,
 )
@@ -39,6 +40,7 @@ from ros_to_parquet.storage import (
     NotFoundError,
     Storage,
     arrow_filesystem,
+    join,
     normalize,
     open_storage,
 )
@@ -48,6 +50,9 @@ ENCODE_BYTES: Final = 4 << 20
 
 _THREADS: Final = 16
 """Footers read at a time."""
+
+_ROSBAG2_RECORD: Final = "rosbag2"
+"""A metadata record in which rosbag2 says which files and how many messages its own bag has."""
 
 _PROFILES: Final = {"ros1": "ros1", "cdr": "ros2"}
 """MCAP's names for files of one message encoding."""
@@ -101,6 +106,7 @@ class Rebuilt:
         not_extracted: messages of the drive's bags that no table was made of, as they were left out by topic.
         flawed_bags: bags that were damaged or could not be read: the lake has what could be.
         unfinished: an extraction of the drive is under way or has failed: the lake has what is done.
+        extras_left_out: attachments and metadata records that the lake does not have.
     """
 
     topics: list[RebuiltTopic]
@@ -108,6 +114,7 @@ class Rebuilt:
     not_extracted: int
     flawed_bags: int
     unfinished: bool
+    extras_left_out: int
 
     @property
     def messages(self) -> int:
@@ -123,6 +130,8 @@ def rebuild(
     window: Window = Window(),
 ) -> Rebuilt:
     """Writes the messages of a drive to ``output`` (a path or an S3 URI), in the order of their log times.
+
+    Before them come the attachments and metadata records of all its bags.
 
     In memory are the row groups that overlap at one time, and one open chunk. The output appears when it is
     complete; shows progress on a terminal.
@@ -153,21 +162,24 @@ def rebuild(
             f"drive {drive_id}: {len(source.channels):,} topics and connections are more than the "
             f"{MAX_CHANNELS:,} of an MCAP file; take fewer topics"
         )
+    bags = [bag for manifest in standing for bag in manifest.bags]
     upload = storage.upload(output)
     try:
-        _write(upload.write, source, window, tallies)
+        _write(upload.write, source, window, tallies, lake, bags)
     except BaseException:
         upload.abort()
         raise
     upload.publish()
     committed = {commit.plan_id for commit in record.commits}
-    bags = [bag for manifest in standing for bag in manifest.bags]
     return Rebuilt(
         topics=[tallies[key] for key in sorted(tallies)],
         size_bytes=upload.size_bytes,
         not_extracted=sum(bag.messages - bag.extracted for bag in bags),
         flawed_bags=len({bag.name for bag in bags if bag.status is not BagStatus.OK}),
         unfinished=any(manifest.plan_id not in committed for manifest in standing),
+        extras_left_out=sum(
+            bag.extras_left_out + sum(not each.path for each in bag.attachments) for bag in bags
+        ),
     )
 
 
@@ -195,12 +207,15 @@ def _write(
     source: _Source,
     window: Window,
     tallies: Mapping[tuple[str, str], RebuiltTopic],
+    lake: Lake,
+    bags: Sequence[BagResult],
 ) -> None:
     """Writes the file, and counts."""
     encodings = {channel.encoding for channel in source.channels}
     profile = _PROFILES[encodings.pop()] if len(encodings) == 1 else ""
     by_channel = [tallies[channel.topic, channel.schema.name] for channel in source.channels]
     writer = McapWriter(write, source.channels, profile=profile, library=f"ros-to-parquet {__version__}")
+    _write_extras(writer, lake, bags)
     groups = [group for group in source.groups if window.meets(group.first_ns, group.last_ns)]
     for group, message in _merged(source.filesystem, groups, window):
         writer.add(
@@ -212,6 +227,26 @@ def _write(
         )
         by_channel[group.channel_id - 1].messages += 1
     writer.close()
+
+
+def _write_extras(writer: McapWriter, lake: Lake, bags: Sequence[BagResult]) -> None:
+    """Writes attachments, and metadata records: once where bags of one recording repeat them."""
+    records = dict.fromkeys(record for bag in bags for record in bag.metadata)
+    for record in records:
+        if record.name != _ROSBAG2_RECORD:
+            writer.add_metadata(record.name, record.values)
+    storage = open_storage(lake.uri)
+    for attachment in (each for bag in bags for each in bag.attachments if each.path):
+        uri = join(lake.uri, attachment.path)
+        with closing(storage.open(storage.head(uri))) as source:
+            writer.add_attachment(
+                name=attachment.name,
+                media_type=attachment.media_type,
+                log_time_ns=attachment.log_time_ns,
+                create_time_ns=attachment.create_time_ns,
+                size_bytes=source.size,
+                pieces=(source.read_at(start, READ_BYTES) for start in range(0, source.size, READ_BYTES)),
+            )
 
 
 def _tallies(results: Sequence[TopicResult]) -> dict[tuple[str, str], RebuiltTopic]:
@@ -365,7 +400,7 @@ def _channel(connection: Connection, layout: Layout) -> McapChannel:
     if layout.source == "recorded" and connection.definition_format:
         text, encoding = connection.definition, connection.definition_format
     else:  # what the bag had is nothing, or not what the messages are
-        text, encoding = definition_text(layout), "ros1msg" if layout.ros_version == 1 else "ros2msg"
+        text, encoding = definition_of(layout)
     metadata: Mapping[str, str] = dict(connection.metadata)
     if connection.definition_hash:  # under the names that MCAP files of ROS 1 and ROS 2 have it
         key = "md5sum" if layout.ros_version == 1 else "topic_type_hash"

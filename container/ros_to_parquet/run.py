@@ -12,30 +12,42 @@ import queue
 import resource
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import partial
-from itertools import count
+from itertools import count, pairwise
 from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
 
 from ros_to_parquet import __version__, contract, lake, parquet
+from ros_to_parquet.attachments import keep_extras
 from ros_to_parquet.bag import open_bag
-from ros_to_parquet.bag.model import BagError, BagReader, Connection, Int64Array, MessageBlock
+from ros_to_parquet.bag.archive import ArchiveReader
+from ros_to_parquet.bag.join import SMALL_BYTES
+from ros_to_parquet.bag.model import (
+    BagError,
+    BagReader,
+    Connection,
+    Int64Array,
+    MessageBlock,
+    UInt8Array,
+    differing_counts,
+)
+from ros_to_parquet.bag.source import give_back
 from ros_to_parquet.beside import open_beside
 from ros_to_parquet.contract import BagStatus, ExitCode, ExtractOptions, Manifest, Plan, PointClouds
 from ros_to_parquet.decode import Decoded, Decoder
-from ros_to_parquet.decoders import prepare
+from ros_to_parquet.decoders import Decoders, prepare
 from ros_to_parquet.definitions import TypeSource
 from ros_to_parquet.layout import MAX_MESSAGE_BYTES, DefinitionError
 from ros_to_parquet.log import event, now
 from ros_to_parquet.memory import DEFAULT_BUDGET, MemoryBudget, readable
 from ros_to_parquet.msg_path import MsgPathError, load_types
+from ros_to_parquet.parquet_memory import encoding_bytes
 from ros_to_parquet.pointcloud import POINT_CLOUD, CloudDecoder, CloudTable, is_point_cloud
 from ros_to_parquet.recording import Folder, Recording, check_folder, other_counts, plain_name
 from ros_to_parquet.records import RecordDecoder
@@ -50,10 +62,12 @@ from ros_to_parquet.storage import (
     join,
     open_storage,
 )
-from ros_to_parquet.text import and_more
 
 MESSAGE_OVERHEAD_BYTES = 64
 """What a message takes in memory beside its payload (times, offsets): more than many a payload."""
+
+_SHARED_TAKES = 4
+"""How many times as much a decoder holds that several connections share: it is cut up among them."""
 
 
 class ShardError(Exception):
@@ -87,6 +101,8 @@ def _own_log_stream() -> str:
     endpoint = os.environ.get("ECS_CONTAINER_METADATA_URI_V4")
     if not endpoint:
         return ""
+    import urllib.request  # brings HTTP, TLS and mail with it: a tenth of start-up
+
     try:
         with urllib.request.urlopen(endpoint, timeout=2) as answer:
             return str(json.load(answer).get("LogOptions", {}).get("awslogs-stream", ""))
@@ -116,6 +132,7 @@ class _Messages:
     publish_times_ns: Int64Array | None
     sequences: Int64Array | None
     offsets: Int64Array
+    lengths: Int64Array
 
     @classmethod
     def joined(cls, blocks: Sequence[MessageBlock | _Messages]) -> _Messages:
@@ -124,6 +141,7 @@ class _Messages:
             _concatenated([block.publish_times_ns for block in blocks]),
             _concatenated([block.sequences for block in blocks]),
             np.concatenate([block.offsets for block in blocks]),
+            np.concatenate([block.lengths for block in blocks]),
         )
 
 
@@ -225,6 +243,11 @@ class _Table:
     path: str
     clouds: CloudDecoder | None = None
 
+    @property
+    def expansion(self) -> int:
+        """How many times a message's bytes its rows take; of clouds, blob and columns are there at a time."""
+        return self.decoder.expansion * (1 if self.clouds is None else 2)
+
 
 @dataclass(slots=True)
 class _Target:
@@ -233,7 +256,19 @@ class _Target:
     tally: _Tally
     table: _Table | None
     refusal: str = ""
-    pending: list[_Messages] = field(default_factory=list)
+    work: _Work | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Work:
+    """A decoder and the messages it holds: of one connection, or of several with one layout.
+
+    Each block costs an entry in ``pending``; Arrow arrays, which cost by the column, are made once for all.
+    """
+
+    decoder: Decoder | RecordDecoder
+    shared: bool
+    pending: list[tuple[_Target, _Messages]] = field(default_factory=list)
     pending_bytes: int = 0
 
 
@@ -256,18 +291,42 @@ class _Extraction:
         self._tallies: dict[tuple[str, str, str], _Tally] = {}
         self._paths: dict[tuple[str, str, str, pa.Schema], str] = {}
         self._taken: set[str] = set()
-        self._bags = [plan.bags[part.bag].name for part in plan.shards[shard]]
-        self._bag_names = pa.array(self._bags, pa.string())
+        self._bag_names = pa.array([plan.bags[part.bag].name for part in plan.shards[shard]], pa.string())
+        self._bag = ""
+        self._place = 0
+        self._member = ""
         self._targets: dict[int, _Target] = {}
         self._oversize: dict[int, list[MessageBlock]] = {}
+        self._decoders = Decoders()
+        self._work: dict[Decoder | RecordDecoder, _Work] = {}
+        self._unfed: dict[_Work, list[MessageBlock]] = {}
+        self._unfed_data: UInt8Array | None = None
         self._pending_bytes = 0
-        self._place = 0
+
+    @property
+    def name(self) -> str:
+        """What the shard's files are called."""
+        return contract.shard_name(self._plan.plan_id, self._shard)
 
     def begin_bag(self, place: int) -> None:
         """Blocks that follow are of the shard's bag number ``place``."""
+        self._begin(place, self._bag_names[place].as_py())
+
+    def _begin(self, place: int, bag: str, member: str = "") -> None:
         self._place = place
+        self._bag = bag
+        self._member = member
         self._targets = {}
+        self._work = {}
         self._pending_bytes = 0
+
+    def _begin_member(self, member: str) -> None:
+        """The current bag is an archive; blocks that follow are of this bag in it, whose name rows have."""
+        self.end_bag()
+        archive = self._bag.removesuffix(f"/{self._member}") if self._member else self._bag
+        name = f"{archive}/{member}"
+        self._bag_names = pa.concat_arrays([self._bag_names, pa.array([name], pa.string())])
+        self._begin(len(self._bag_names) - 1, name, member)
 
     def end_bag(self) -> None:
         """Hands on what has been decoded and not yet become rows."""
@@ -278,18 +337,20 @@ class _Extraction:
             for block in blocks:
                 self._refuse_oversize(self._targets[connection_id], block)
         self._oversize = {}
-        for target in self._targets.values():
-            self._take(target)
+        for work in self._work.values():
+            self._take(work)
 
     def add(self, block: MessageBlock) -> None:
         """Counts and decodes a block of the current bag."""
+        if block.connection.member != self._member:
+            self._begin_member(block.connection.member)
         target = self._targets.get(block.connection.id)
         if block.oversize and (target is None or target.table is not None):
             self._oversize.setdefault(block.connection.id, []).append(block)
             return
         if target is None:
             target = self._targets[block.connection.id] = self._resolve(block)
-        expansion = target.table.decoder.expansion if target.table else 1
+        expansion = target.table.expansion if target.table else 1
         most_bytes = self._budget.message // expansion
         for part in _parts(block, self._budget.block // expansion):
             if int(part.lengths.max()) > most_bytes:  # alone in its part
@@ -297,54 +358,182 @@ class _Extraction:
                 continue
             target.tally.count(part)
             about = _Messages.joined([part])
+            if target.table is not None and int(part.lengths.max()) > self._budget.large:
+                self._add_large(target, part, about)
+                continue
             if target.table is None:
                 refused = [(index, target.refusal) for index in range(len(part))]
-                target.tally.reject(self._bags[self._place], about, refused)
+                target.tally.reject(self._bag, about, refused)
                 continue
-            target.table.decoder.feed(part)
-            target.pending.append(about)
-            cost = _memory_bytes(part) * target.table.decoder.expansion
-            target.pending_bytes += cost
+            size_bytes = _memory_bytes(part)
+            work = self._work_for(target, target.table, size_bytes)
+            if work.shared:
+                self._feed_later(work, part)
+            else:
+                work.decoder.feed(part)
+            work.pending.append((target, about))
+            cost = size_bytes * expansion
+            work.pending_bytes += cost
             self._pending_bytes += cost
-            if target.pending_bytes >= self._budget.take:
-                self._take(target)
+            if work.pending_bytes >= self._budget.take * (_SHARED_TAKES if work.shared else 1):
+                self._take(work)
             elif self._pending_bytes >= self._budget.pending:
-                self._take(max(self._targets.values(), key=lambda each: each.pending_bytes))
+                self._take_largest()
+
+    def _add_large(self, target: _Target, block: MessageBlock, about: _Messages) -> None:
+        """A message that fits if nothing else is in memory beside it, and it is there as seldom as can be."""
+        assert target.table is not None
+        for each in self._work.values():
+            self._take(each)
+        self._tables.settle()
+        work = self._work_for(target, target.table, _memory_bytes(block))
+        work.decoder.feed(block)
+        give_back(block.data)
+        work.pending.append((target, about))
+        self._take(work, large=True)
 
     def _refuse_oversize(self, target: _Target, block: MessageBlock) -> None:
         """Counts messages that are too large as rejects."""
-        expansion = target.table.decoder.expansion if target.table else 1
+        expansion = target.table.expansion if target.table else 1
         target.tally.count(block)
         reasons = [
             (row, _too_large(size, self._budget, expansion))
             for row, size in enumerate(block.lengths.tolist())
         ]
-        target.tally.reject(self._bags[self._place], _Messages.joined([block]), reasons)
+        target.tally.reject(self._bag, _Messages.joined([block]), reasons)
 
-    def _take(self, target: _Target) -> None:
-        """Rows and rejects of what the target's decoder holds."""
-        if target.table is None or not target.pending:
+    def _feed_later(self, work: _Work, block: MessageBlock) -> None:
+        """Feeds all small blocks of one buffer at once; the buffer is let go when another one comes."""
+        if self._unfed and block.data is not self._unfed_data:
+            self._feed_all()
+        self._unfed_data = block.data
+        self._unfed.setdefault(work, []).append(block)
+
+    def _feed_all(self) -> None:
+        for work in list(self._unfed):
+            self._feed(work)
+
+    def _feed(self, work: _Work) -> None:
+        if blocks := self._unfed.pop(work, None):
+            assert isinstance(work.decoder, Decoder)
+            work.decoder.feed_together(blocks)
+        if not self._unfed:
+            self._unfed_data = None
+
+    def _work_for(self, target: _Target, table: _Table, size_bytes: int) -> _Work:
+        """Who decodes a target's messages: it shares a decoder until it has many bytes at once."""
+        alone = (
+            size_bytes >= SMALL_BYTES or table.clouds is not None or not isinstance(table.decoder, Decoder)
+        )
+        if target.work is not None:
+            if not (alone and target.work.shared):
+                return target.work
+            self._take(target.work)  # before what comes now
+        decoder = table.decoder
+        if alone and isinstance(decoder, Decoder):
+            decoder = Decoder(decoder.layout, decoder.encoding)
+        target.work = self._work.setdefault(decoder, _Work(decoder, shared=not alone))
+        return target.work
+
+    def _take_largest(self) -> None:
+        """Makes some room at once: to look at every decoder each time would cost by their number squared."""
+        most_bytes = self._budget.pending * 7 // 8
+        for work in sorted(self._work.values(), key=lambda each: each.pending_bytes, reverse=True):
+            if self._pending_bytes <= most_bytes:
+                return
+            self._take(work)
+
+    def _take(self, work: _Work, *, large: bool = False) -> None:
+        """Rows and rejects of what a decoder holds."""
+        self._feed(work)
+        pending, work.pending = work.pending, []
+        self._pending_bytes -= work.pending_bytes
+        work.pending_bytes = 0
+        if not pending:
             return
-        about = _Messages.joined(target.pending)
-        target.pending.clear()
-        self._pending_bytes -= target.pending_bytes
-        target.pending_bytes = 0
-        decoded = target.table.decoder.take()
-        target.tally.reject(self._bags[self._place], about, decoded.rejected)
+        about = _Messages.joined([each for _, each in pending])
+        decoded = work.decoder.take()
+        target = pending[0][0]
+        if any(each is not target for each, _ in pending):
+            self._share_out(pending, about, decoded)
+            return
+        assert target.table is not None
+        target.tally.reject(self._bag, about, decoded.rejected)
         target.tally.repaired_strings += decoded.repaired_strings
         target.tally.remark = decoded.remark or target.tally.remark
         target.tally.rows += len(decoded.rows)
         if target.table.clouds is None:
-            self._append(target.table.path, about, decoded)
+            self._append(target.tally, target.table.path, about, decoded, large=large)
             return
         for part in target.table.clouds.split(decoded):
             if part.table is None:
                 target.tally.keep_clouds(len(part.decoded.rows), part.problem)
-            self._append(self._cloud_path(target.tally, target.table, part.table), about, part.decoded)
+            path = self._cloud_path(target.tally, target.table, part.table)
+            self._append(target.tally, path, about, part.decoded, large=large)
 
-    def _append(self, path: str, about: _Messages, decoded: Decoded) -> None:
-        if len(decoded.rows):
-            self._tables.append(path, self._columns(about, decoded))
+    def _share_out(
+        self,
+        pending: Sequence[tuple[_Target, _Messages]],
+        about: _Messages,
+        decoded: Decoded,
+    ) -> None:
+        """To each target what is of its own messages."""
+        starts = np.cumsum([0, *(len(each.offsets) for _, each in pending)])
+        bag = self._bag
+        for index, reason in decoded.rejected:
+            owner, _ = pending[int(np.searchsorted(starts, index, side="right")) - 1]
+            owner.tally.reject(bag, about, [(index, reason)])
+        assert decoded.repaired is not None
+        for place in (np.searchsorted(starts, decoded.repaired, side="right") - 1).tolist():
+            pending[place][0].tally.repaired_strings += 1
+        if not len(decoded.rows):
+            return
+        table = pending[0][0].table
+        assert table is not None
+        rows = self._rows(table.path, about, decoded)
+        bounds = np.searchsorted(decoded.rows, starts).tolist()
+        pieces: dict[int, tuple[_Target, list[pa.RecordBatch]]] = {}
+        for (target, _), (first, last) in zip(pending, pairwise(bounds), strict=True):
+            if first < last:
+                pieces.setdefault(id(target), (target, []))[1].append(rows.slice(first, last - first))
+        for target, slices in pieces.values():
+            assert target.table is not None
+            own = pa.concat_batches(slices)  # a copy: a slice would keep the whole in memory
+            target.tally.rows += own.num_rows
+            self._tables.append(target.table.path, own)
+
+    def _append(self, tally: _Tally, path: str, about: _Messages, decoded: Decoded, *, large: bool) -> None:
+        if not len(decoded.rows):
+            return
+        rows = self._rows(path, about, decoded)
+        if not large:
+            self._tables.append(path, rows)
+            return
+        needed = encoding_bytes(rows.columns) + sum(column.nbytes for column in rows.columns)
+        if needed > self._budget.alone:
+            reason = (
+                f"{int(about.lengths[0]):,} bytes long, and about {needed:,} to write as columns, more than "
+                f"{self._budget.alone:,} of the memory limit: raise --memory-limit to "
+                f"{readable(needed * self._budget.limit // self._budget.alone)}"
+            )
+            tally.rows -= len(decoded.rows)
+            tally.reject(self._bag, about, [(row, reason) for row in decoded.rows.tolist()])
+            return
+        self._tables.append_large(self._large_path(tally, path), rows)
+
+    def _rows(self, path: str, about: _Messages, decoded: Decoded) -> pa.RecordBatch:
+        """Rows of the file at ``path``, or of another one with the same columns."""
+        return pa.RecordBatch.from_arrays(self._columns(about, decoded), schema=self._tables.schema_of(path))
+
+    def _large_path(self, tally: _Tally, path: str) -> str:
+        """The file beside the one at ``path`` that takes large rows of the same table."""
+        large = f"{path.removesuffix('.parquet')}-large.parquet"
+        if large not in self._taken:
+            self._taken.add(large)
+            self._tables.open_large(large, path)
+        if large not in tally.paths:
+            tally.paths.append(large)
+        return large
 
     def results(self, files: Mapping[str, parquet.TableFile]) -> tuple[contract.TopicResult, ...]:
         """One result a topic and definition, sorted by topic."""
@@ -368,7 +557,7 @@ class _Extraction:
     def _resolve(self, block: MessageBlock) -> _Target:
         """The target of the block's connection."""
         try:
-            made = prepare(block, self._types)
+            made = prepare(block, self._types, self._decoders)
         except DefinitionError as error:
             return _Target(self._tally(block.connection, ""), None, str(error))
         columns = parquet.TableColumns(
@@ -685,11 +874,23 @@ def _read_bag(
             extraction.add(block)
             progress(reader.bytes_read)
         extraction.end_bag()
-    return _finished_bag(plan, bag, part, reader, extracted, folder)
+        extras = keep_extras(
+            reader,
+            open_storage(plan.output),
+            plan.output,
+            f"{contract.attachment_folder(plan.drive_id)}/{extraction.name}-{place:04d}",
+            reading=lambda: _input_errors(plan),
+        )
+    return replace(
+        _finished_bag(plan, bag, part, reader, extracted, folder),
+        attachments=extras.attachments,
+        metadata=extras.metadata,
+        extras_left_out=extras.left_out,
+    )
 
 
 def _blocks(plan: Plan, reader: BagReader, budget: MemoryBudget) -> Generator[MessageBlock]:
-    with _input_errors(plan), closing(read_ahead(reader.blocks(), budget.read_ahead)) as blocks:
+    with _input_errors(plan), closing(read_ahead(reader.blocks(), budget.read_ahead, budget.large)) as blocks:
         yield from blocks
 
 
@@ -710,9 +911,11 @@ def _finished_bag(
     expected_messages = None if expected is None else sum(expected.values())
     found = _missing(folder) + [contract.BagDamage(each.offset, each.reason) for each in reader.damage]
     remarks = list(folder.remarks)
+    if isinstance(reader, ArchiveReader) and reader.remark:
+        remarks.append(reader.remark)
     verified = None
     if expected is not None:
-        missed = _not_as_promised(reader, expected)
+        missed = differing_counts(reader.connections(), reader.counts, expected)
         verified = not missed
         if missed:
             found.append(contract.BagDamage(-1, f"its index promises other counts: {missed}"))
@@ -742,21 +945,6 @@ def _finished_bag(
         remarks=tuple(remarks),
         unread=reader.unread_messages,
     )
-
-
-def _not_as_promised(reader: BagReader, expected: Mapping[int, int]) -> str:
-    """The topics whose messages are not as many as the bag's own index says, in words; empty for none.
-
-    By connection: a message too many of one does not make up for one too few of another.
-    """
-    topics = {connection.id: connection.topic for connection in reader.connections()}
-    differing = [
-        f"{topics.get(number, 'rows of no known topic')} {expected.get(number, 0)} "
-        f"({reader.counts.get(number, 0)} found)"
-        for number in sorted(expected.keys() | reader.counts.keys())
-        if expected.get(number, 0) != reader.counts.get(number, 0)
-    ]
-    return and_more(differing)
 
 
 def _bag_result(
@@ -810,7 +998,9 @@ def _log_shard(manifest: Manifest) -> None:
 # --- reading ahead ----------------------------------------------------------------------------------
 
 
-def read_ahead(blocks: Iterator[MessageBlock], budget_bytes: int) -> Generator[MessageBlock]:
+def read_ahead(
+    blocks: Iterator[MessageBlock], budget_bytes: int, large_bytes: int = DEFAULT_BUDGET.large
+) -> Generator[MessageBlock]:
     """``blocks``, produced by a thread of their own that keeps at most ``budget_bytes`` ahead.
 
     An exception of the producer is raised where its block would have come. Closing the generator stops
@@ -832,6 +1022,9 @@ def read_ahead(blocks: Iterator[MessageBlock], budget_bytes: int) -> Generator[M
                         return
                     held += _memory_bytes(block)
                 ready.put(block)
+                with room:  # nothing is read ahead of a large message
+                    while _memory_bytes(block) > large_bytes and held and not stopped:
+                        room.wait()
             ready.put(None)
         except BaseException as error:  # noqa: BLE001 (raised again by the consumer)
             ready.put(error)

@@ -167,6 +167,7 @@ _RIHS_TYPES: Final = {
     "float64": 11,
     "float128": 12,
     "char": 3,  # rosidl makes uint8 of it before it hashes
+    "wchar": 14,
     "bool": 15,
     "byte": 16,
 }
@@ -206,6 +207,10 @@ def _describe(struct: Struct, described: dict[str, dict[str, Any]]) -> None:
             kind, capacity = (_RIHS_BOUNDED_SEQUENCE if node.bound else _RIHS_SEQUENCE), node.bound
             node = node.item
         string_capacity, nested = 0, ""
+        while isinstance(node, Array | Sequence):  # ROS 2 has no such fields, and no number for them
+            size = node.size if isinstance(node, Array) else node.bound
+            nested += f"{_RIHS_ARRAY if isinstance(node, Array) else _RIHS_SEQUENCE}:{size}/"
+            node = node.item
         match node:
             case Primitive():
                 kind += _RIHS_TYPES[node.declared]
@@ -215,7 +220,7 @@ def _describe(struct: Struct, described: dict[str, dict[str, Any]]) -> None:
                 kind += _RIHS_BOUNDED_WSTRING if wide else _RIHS_BOUNDED_STRING
                 string_capacity = bound
             case Struct():
-                kind, nested = kind + _RIHS_STRUCT, node.type_name
+                kind, nested = kind + _RIHS_STRUCT, nested + node.type_name
                 _describe(node, described)
         fields.append(
             {

@@ -16,7 +16,7 @@ import pytest
 from ros_to_parquet import contract, run
 from ros_to_parquet.contract import ContractError, ExitCode, ExtractOptions
 from ros_to_parquet.definitions import CUSTOM
-from ros_to_parquet.layout import Layout, definition_text, resolve_layout, standard_layout
+from ros_to_parquet.layout import Layout, definition_of, resolve_layout, standard_layout
 from ros_to_parquet.msg_path import MsgPathError, load_types
 from tests.engine.decode.blocks import connection
 from tests.engine.decode.oracles import typestore
@@ -255,7 +255,7 @@ def test_definition_texts_say_what_was_resolved(store: str, version: Any) -> Non
         known = standard_layout(name, store, version)
         if not known.root.fields:
             continue
-        again = connection(name, definition_text(known), encoding="ros1" if version == 1 else "cdr")
+        again = connection(name, definition_of(known)[0], encoding="ros1" if version == 1 else "cdr")
         assert resolve_layout(again).root.fields == known.root.fields
 
 

@@ -52,7 +52,7 @@ def test_a_failed_step_ends_every_upload_and_is_what_is_raised(
     ):
         for name in names:
             tables.open(name, SCHEMA, {})
-            tables.append(name, [parquet.int64_column(np.arange(3))])
+            tables.append(name, pa.record_batch([parquet.int64_column(np.arange(3))], SCHEMA))
         tables.finish()
         tables.publish()
     del tables

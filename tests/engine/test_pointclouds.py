@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import tempfile
 from pathlib import Path
 
 import duckdb
@@ -9,14 +11,16 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ros_to_parquet.cli import main
-from ros_to_parquet.contract import ExtractOptions, Manifest, PointClouds, TopicResult
+from ros_to_parquet.contract import ExtractOptions, Manifest, ParquetStyle, PointClouds, TopicResult
 from ros_to_parquet.lake import Lake
 from ros_to_parquet.rebuild import rebuild
 from tests.engine import roundtrip
 from tests.engine.decode import naive
-from tests.engine.decode.test_pointcloud import CLOUD, WIRES, XYZ, Cloud, layout_of, velodyne
+from tests.engine.decode.test_pointcloud import CLOUD, WIRES, XYZ, Cloud, layout_of, some_clouds, velodyne
 from tests.engine.sample_bags import write_mcap
 from tests.engine.test_run import extract
 
@@ -75,6 +79,15 @@ def test_clouds_of_several_fields_have_a_partition_each_and_come_back(tmp_path: 
     (kept,) = (file for file in topic.files if file.path.startswith(f"topic/schema={topic.schema_hash}/"))
     assert pq.read_table(tmp_path / "lake" / kept.path).column("data").to_pylist() == [bytes(23)]
     assert_comes_back(bag, tmp_path / "lake", "drive_1")
+
+
+@settings(max_examples=20, deadline=None)
+@given(some_clouds(), st.sampled_from(tuple(WIRES)), st.sampled_from(list(ParquetStyle)))
+def test_any_clouds_come_back_from_the_lake(clouds: list[Cloud], wire: str, style: ParquetStyle) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        bag, lake = write_clouds(Path(folder, "a.mcap"), clouds, wire), Path(folder, "lake")
+        one_topic(extract(bag, output=lake, options=dataclasses.replace(DECODED, parquet=style)))
+        assert_comes_back(bag, lake, "drive_1")
 
 
 def test_tables_of_several_fields_read_as_one(tmp_path: Path) -> None:

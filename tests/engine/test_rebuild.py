@@ -27,7 +27,7 @@ from ros_to_parquet.contract import ExitCode, ExtractOptions
 from ros_to_parquet.definitions import ROS2_DISTRIBUTIONS
 from ros_to_parquet.encode import CDR
 from ros_to_parquet.lake import Lake
-from ros_to_parquet.layout import definition_text
+from ros_to_parquet.layout import definition_of
 from ros_to_parquet.memory import DEFAULT_BUDGET
 from ros_to_parquet.program import ROS1
 from ros_to_parquet.rebuild import RebuildError, Window, rebuild
@@ -129,7 +129,7 @@ def test_every_standard_type_comes_back_byte_for_byte(tmp_path: Path, encoding: 
             schema_id = writer.register_schema(
                 name.replace("/msg/", "/") if encoding == "ros1" else name,
                 "ros1msg" if encoding == "ros1" else "ros2msg",
-                definition_text(layout).encode() or b"# empty\n",
+                definition_of(layout)[0].encode() or b"# empty\n",
             )
             topic = f"/{name}"
             channel_id = writer.register_channel(topic, encoding, schema_id, metadata={"callerid": name})

@@ -240,13 +240,13 @@ def test_what_waits_to_become_rows_is_bounded(
     appended = []
     append = parquet.TableWriters.append
 
-    def watched(self: parquet.TableWriters, path: str, columns: list[pa.Array]) -> None:
-        appended.append(len(columns[0]))
-        append(self, path, columns)
+    def watched(self: parquet.TableWriters, path: str, rows: pa.RecordBatch) -> None:
+        appended.append(rows.num_rows)
+        append(self, path, rows)
 
     monkeypatch.setattr(parquet.TableWriters, "append", watched)
     write_many_topics(tmp_path / "a.bag", 20, type_name=type_name, payload=payload, rounds=400)
-    budget = dataclasses.replace(DEFAULT_BUDGET, **{limit: 16 << 10})
+    budget = dataclasses.replace(DEFAULT_BUDGET, **{limit: 4 << 10, "joined": 4 << 10})
     manifest = extract(tmp_path / "a.bag", output=tmp_path / "lake", budget=budget)
     assert sum(topic.rows for topic in manifest.topics) == sum(appended) == 8000
     assert max(appended) <= 300
@@ -281,7 +281,7 @@ def test_one_unreadable_bag_among_others_is_said_and_the_others_are_there(tmp_pa
     assert commit.state is DriveState.DAMAGED
     assert commit.rows == 160
     assert "b.bag at offset 0: the file is empty (0 bytes)" in commit.problems[0]
-    assert "rosbag fix" in commit.problems[1]
+    assert "rosbag filter" in commit.problems[1]
     assert run.exit_code(manifest) is ExitCode.OK
 
 
@@ -611,7 +611,7 @@ def test_an_output_that_vanishes_is_not_called_a_missing_bag(
     plan = plan_for(tmp_path / "a.bag", output=tmp_path / "lake")
     budget = dataclasses.replace(DEFAULT_BUDGET, row_group=1, waiting=1, in_flight=1)
     with monkeypatch.context() as patch:
-        patch.setattr(parquet.TableFile, "encode", lambda file, *_: gone(file.upload, b""))
+        patch.setattr(parquet.TableFile, "encode", lambda file, *_, **__: gone(file.upload, b""))
         with pytest.raises(run.ShardError, match=r"output: .*\.parquet: NoSuchUpload") as caught:
             run.run_shard(plan, 0, JOB, budget=budget)
     assert caught.value.exit_code is ExitCode.OUTPUT_FAILED
@@ -770,7 +770,7 @@ def test_names_that_are_not_ascii_or_not_text(tmp_path: Path) -> None:
     with pytest.raises(run.ShardError, match="no drive id can be made of the name '東京': use --drive-id"):
         plan_for(tmp_path / "東京.bag", output=tmp_path / "lake", drive_id=None)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(run.ShardError, match=r"empty: no \.bag, \.mcap or \.db3 there"):
+    with pytest.raises(run.ShardError, match=r"empty: no bag there \(\.bag, \.mcap or \.db3"):
         plan_for(tmp_path / "empty", output=tmp_path / "lake")
 
 
@@ -912,3 +912,21 @@ def test_the_manifest_says_what_was_not_read(
     assert (bag.status, bag.verified) == (BagStatus.OK, True)
     assert bag.messages == bag.unread == bag.expected_messages == len(messages)
     assert bag.bytes_read == manifest.bytes_read < len(data)
+
+
+def test_a_recording_that_was_not_closed_is_read_where_it_is_named(tmp_path: Path) -> None:
+    write_bag(tmp_path / "x.bag")
+    data, messages = simple_ros1(indexed=False)
+    (tmp_path / "y.bag.active").write_bytes(data[: data.rindex(b"payload")])
+    plan = plan_for(tmp_path, output=tmp_path / "lake")
+    assert [bag.name for bag in plan.bags] == ["x.bag"]
+    assert plan.ignored == (str(tmp_path / "y.bag.active"),)
+    (tmp_path / "x.bag").unlink()
+    with pytest.raises(
+        run.ShardError, match=r"y\.bag\.active\); a \.bag\.active may be .* name the file itself"
+    ):
+        plan_for(tmp_path, output=tmp_path / "lake")
+    plan = plan_for(tmp_path / "y.bag.active", output=tmp_path / "lake", drive_id=None)
+    assert (plan.drive_id, plan.bags[0].name, plan.bags[0].format) == ("y", "y.bag.active", "rosbag1")
+    (bag,) = run.run_shard(plan, 0, JOB).bags
+    assert (bag.status, bag.extracted) == (BagStatus.DAMAGED, len(messages) - 1)

@@ -136,15 +136,14 @@ class ConnectionTable:
 
     def _counted(self, messages: Messages, ids: Int64Array) -> Messages:
         """The messages of wanted connections, by their own ids; all are counted."""
-        found = np.bincount(ids + 1)  # the first one is for id -1
-        if len(found) and found[0]:
+        found = np.bincount(ids + 1, minlength=len(self.connections) + 1)  # the first one is for id -1
+        present = np.flatnonzero(found[1:])
+        for connection_id, count in zip(present.tolist(), found[1:][present].tolist(), strict=True):
+            self.counts[connection_id] += count
+        if found[0]:
             self._leave(messages, np.flatnonzero(ids < 0))
-        wanted = True
-        for connection_id in np.flatnonzero(found[1:]).tolist():
-            self.counts[connection_id] += int(found[connection_id + 1])
-            wanted &= self._taken[connection_id]
         messages = dataclasses.replace(messages, connections=ids)
-        if not wanted or (len(found) and found[0]):
+        if found[0] or not all(self._taken):
             taken = np.array([*self._taken, False])  # the last one is for id -1
             messages = messages.rows(np.flatnonzero(taken[ids]))
         return messages

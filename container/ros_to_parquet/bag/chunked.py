@@ -24,7 +24,20 @@ from ros_to_parquet.bag.model import (
     Messages,
     UInt8Array,
 )
-from ros_to_parquet.bag.scan import Batch, Cut, Framing, Large, Overrun, R, Span, merged, part, walk, without
+from ros_to_parquet.bag.scan import (
+    Batch,
+    Cut,
+    Framing,
+    Large,
+    Overrun,
+    Passed,
+    R,
+    Span,
+    merged,
+    part,
+    walk,
+    without,
+)
 from ros_to_parquet.bag.source import GAP_BYTES, CountedSource, ForwardBuffer
 from ros_to_parquet.memory import MemoryBudget
 
@@ -118,6 +131,9 @@ class ChunkedReader(ABC, Generic[R]):
         messages, definitions = self._found(data, records, offsets)
         yield from self._table.blocks(data, messages, definitions)
 
+    def _passed(self, record: Passed) -> None:
+        """Takes note of a record that was not read, and that the framing said to note."""
+
     def _read(
         self, span: Span, index: ChunkIndex | None, definitions: Sequence[Definition]
     ) -> Iterator[MessageBlock]:
@@ -147,7 +163,9 @@ class ChunkedReader(ABC, Generic[R]):
         begins = np.array([span.walk_from for span in spans], np.int64)
         ends = np.array([span.end for span in spans], np.int64)
         window_bytes = self._budget.window
-        pieces_to_read = self._source.expect(merged(begins, ends, GAP_BYTES), window_bytes)
+        pieces_to_read = None
+        if not self._source.forward:
+            pieces_to_read = self._source.expect(merged(begins, ends, GAP_BYTES), window_bytes)
         buffer = ForwardBuffer(self._source, pieces_to_read, window_bytes=window_bytes)
         reached = 0
         for span in spans:
@@ -157,6 +175,8 @@ class ChunkedReader(ABC, Generic[R]):
             for found in walk(buffer, self._framing, span, largest=self._largest):
                 if isinstance(found, Batch):
                     yield from self._batch(found)
+                elif isinstance(found, Passed):
+                    self._passed(found)
                 elif isinstance(found, Large):
                     yield from self._large(found, buffer)
                 elif isinstance(found, Overrun):

@@ -13,12 +13,14 @@ import numpy.typing as npt
 
 from ros_to_parquet.bag.blocks import Definition
 from ros_to_parquet.bag.chunked import Chunk, ChunkedReader, ChunkFraming
+from ros_to_parquet.bag.extras import HELD_BYTES, Attachment, Extras, MetadataRecord
 from ros_to_parquet.bag.index import ChunkEntries, ChunkIndex, IndexBuilder, flat_entries, index_pieces
 from ros_to_parquet.bag.model import BagFormat, Connection, Int64Array, MessageBlock, Messages, UInt8Array
 from ros_to_parquet.bag.scan import (
     Broken,
     Look,
     Need,
+    Passed,
     Records,
     Scanner,
     Skip,
@@ -27,21 +29,34 @@ from ros_to_parquet.bag.scan import (
     plan_span,
     slice_bounds,
 )
-from ros_to_parquet.bag.source import CountedSource
+from ros_to_parquet.bag.source import MAX_KEPT_BYTES, READ_BYTES, CountedSource, HasEnd, Kept
 from ros_to_parquet.memory import MemoryBudget
 
 MAGIC = b"\x89MCAP0\r\n"
 
 HEADER, FOOTER, SCHEMA, CHANNEL, MESSAGE, CHUNK = 1, 2, 3, 4, 5, 6
-CHUNK_INDEX, STATISTICS, DATA_END = 8, 11, 15
+CHUNK_INDEX, ATTACHMENT, ATTACHMENT_INDEX, STATISTICS = 8, 9, 10, 11
+METADATA, METADATA_INDEX, SUMMARY_OFFSET, DATA_END = 12, 13, 14, 15
+
+_END_KINDS = (DATA_END, FOOTER, CHUNK_INDEX, ATTACHMENT_INDEX, STATISTICS, METADATA_INDEX, SUMMARY_OFFSET)
+"""Records that follow the data."""
 
 _RECORD_HEAD_BYTES = 9
 _FOOTER_BYTES = _RECORD_HEAD_BYTES + 20
 _MAX_CHUNK_HEAD_BYTES = 4096
+_MAX_ATTACHMENT_HEAD_BYTES = 64 << 10
 _MESSAGE_INDEX_HEAD_BYTES = _RECORD_HEAD_BYTES + 2 + 4
 _MESSAGE_INDEX_ENTRY_BYTES = 16
 _MESSAGE_INDEX_PLACE = np.dtype([("channel", "<u2"), ("start", "<u8")])
 _CHUNK_INDEX_HEAD = np.dtype([("times", "V16"), ("start", "<u8"), ("length", "<u8"), ("places_bytes", "<u4")])
+
+_OTHER_KINDS = {
+    SCHEMA: "a schema",
+    CHANNEL: "a channel",
+    ATTACHMENT: "an attachment",
+    METADATA: "a metadata",
+    DATA_END: "an end",
+}
 
 _BINARY_SCHEMAS = ("protobuf", "flatbuffer")
 
@@ -69,7 +84,8 @@ class McapReader(ChunkedReader[Records]):
     """An MCAP file, read forward.
 
     The summary at its end, where there is one, tells where chunks begin (to split the file, and to go on
-    after a broken record) and how many messages there should be; messages are found without it.
+    after a broken record) and how many messages there should be; messages are found without it. Of a stream
+    the summary is had last, and only checked against.
     """
 
     format: BagFormat = "mcap"
@@ -86,10 +102,14 @@ class McapReader(ChunkedReader[Records]):
         framing = _Framing()
         super().__init__(source, framing, wanted=wanted, budget=budget)
         self._schemas: dict[int, _Schema] = {}
+        self.extras = Extras()
         self._data_ended = False
         self._summary = _Summary(data_end=source.size)
+        self._kept = Kept()  # of a stream
+        self._has_footer = False
         self._closed = (
-            source.size >= 2 * len(MAGIC) + _FOOTER_BYTES
+            not source.forward
+            and source.size >= 2 * len(MAGIC) + _FOOTER_BYTES
             and source.read_at(source.size - len(MAGIC), len(MAGIC)) == MAGIC
         )
         if self._closed:
@@ -132,6 +152,8 @@ class McapReader(ChunkedReader[Records]):
         yield from self._read(
             self._span, self._summary.chunks if trusted else None, self._summary.definitions
         )
+        if self._source.forward:
+            self._check_end()
         if not self._closed and not any(damage.ends_bag for damage in self.damage):
             reason = (
                 "the file was cut off in its summary, after the last message"
@@ -139,6 +161,99 @@ class McapReader(ChunkedReader[Records]):
                 else "the file was never closed: it may lack its last messages"
             )
             self._harm(self._source.size, reason, ends_bag=True)
+
+    def _check_end(self) -> None:
+        """Takes the summary from the records that ended the stream."""
+        self._closed = self._has_footer and self._kept.size + len(MAGIC) == self._source.size
+        if self._closed:
+            footer_start = self._kept.size - _FOOTER_BYTES
+            builder = IndexBuilder(lambda _: True, begin=0, end=footer_start)
+            try:
+                self._summary = _read_summary(self._kept, _Framing(), footer_start, builder)
+            except ValueError as error:
+                self._harm(footer_start, f"the summary cannot be used to check the file: {error}")
+
+    def _keep_end(self, data: UInt8Array, records: Records, offsets: Int64Array) -> None:
+        """Keeps the records that come after the data."""
+        first = 0
+        if not self._kept:
+            ends = np.flatnonzero(np.isin(records.kinds, _END_KINDS))
+            if not len(ends):
+                return
+            first = int(ends[0])
+        if len(self._kept) <= MAX_KEPT_BYTES:
+            self._kept.add(int(offsets[first]), data[records.starts[first] : records.ends[-1]].data)
+        self._has_footer = bool(records.kinds[-1] == FOOTER)
+
+    def attachment_pieces(self, attachment: Attachment) -> Iterator[bytes]:
+        if attachment.content is not None:
+            yield attachment.content
+            return
+        position, end = attachment.offset, attachment.offset + attachment.size_bytes
+        self._source.expect([(position, end)])
+        while position < end and (data := self._source.read_at(position, min(READ_BYTES, end - position))):
+            yield data
+            position += len(data)
+
+    def attachment_crc32(self, attachment: Attachment) -> int:
+        if attachment.content is not None:
+            return attachment.crc32
+        return int.from_bytes(self._source.read_at(attachment.offset + attachment.size_bytes, 4), "little")
+
+    def _passed(self, record: Passed) -> None:
+        try:
+            if record.window[0] == ATTACHMENT:
+                self._attachment(record.offset + _RECORD_HEAD_BYTES, record.window[_RECORD_HEAD_BYTES:])
+            else:
+                self.extras.left_out += 1  # metadata too large to be kept
+        except ValueError as error:
+            self._harm(record.offset, f"an attachment record cannot be read: {error}")
+
+    def _attachment(self, offset: int, body: UInt8Array) -> None:
+        """Keeps an attachment whose record has its body at ``offset``, or the beginning of it.
+
+        Raises:
+            ValueError: its fields do not fit.
+        """
+        fields = _Fields(body[:_MAX_ATTACHMENT_HEAD_BYTES].tobytes())
+        log_time, create_time = fields.integer(8), fields.integer(8)
+        name, media_type, size = fields.text(), fields.text(), fields.integer(8)
+        start = fields.position
+        content, crc32 = None, 0
+        if start + size + 4 <= len(body) and self.extras.may_hold(size):
+            content = body[start : start + size].tobytes()
+            crc32 = int.from_bytes(body[start + size : start + size + 4].tobytes(), "little")
+        self.extras.add_attachment(
+            Attachment(
+                name=name,
+                media_type=media_type,
+                log_time_ns=log_time,
+                create_time_ns=create_time,
+                offset=offset + start,
+                size_bytes=size,
+                head_crc32=zlib.crc32(body[:start].tobytes()),
+                content=content,
+                crc32=crc32,
+                is_readable=content is not None or not self._source.forward,
+            )
+        )
+
+    def _extra(self, kind: int, offset: int, body: UInt8Array) -> None:
+        """Keeps an attachment or metadata record that is all there.
+
+        Raises:
+            ValueError: its fields do not fit.
+        """
+        if kind == ATTACHMENT:
+            self._attachment(offset + _RECORD_HEAD_BYTES, body)
+            return
+        fields = _Fields(body.tobytes())
+        name, pairs = fields.text(), fields.map()
+        values = []
+        while pairs:
+            key = pairs.text()
+            values.append((key, pairs.text()))
+        self.extras.add_metadata(MetadataRecord(name, tuple(values)))
 
     def _knows_channels(self) -> bool:
         """Whether a reader that does not read all chunks knows all channels."""
@@ -176,11 +291,17 @@ class McapReader(ChunkedReader[Records]):
     def _found(
         self, data: UInt8Array, records: Records, offsets: Int64Array
     ) -> tuple[Messages, list[Definition]]:
+        if self._source.forward and len(records):
+            self._keep_end(data, records, offsets)
         definitions = []
-        for row in np.flatnonzero(np.isin(records.kinds, (SCHEMA, CHANNEL, DATA_END))).tolist():
-            body = data[records.bodies[row] : records.ends[row]].tobytes()
-            kind = records.kinds[row]
+        for row in np.flatnonzero(np.isin(records.kinds, list(_OTHER_KINDS))).tolist():
+            kind = int(records.kinds[row])
+            record = data[records.bodies[row] : records.ends[row]]
             try:
+                if kind in (ATTACHMENT, METADATA):
+                    self._extra(kind, int(offsets[row]), record)
+                    continue
+                body = record.tobytes()
                 if kind == SCHEMA:
                     schema_id, schema = _schema(body)
                     self._schemas[schema_id] = schema
@@ -189,8 +310,7 @@ class McapReader(ChunkedReader[Records]):
                 else:
                     self._data_ended = True
             except ValueError as error:
-                name = "schema" if kind == SCHEMA else "channel"
-                self._harm(int(offsets[row]), f"a {name} record cannot be read: {error}")
+                self._harm(int(offsets[row]), f"{_OTHER_KINDS[kind]} record cannot be read: {error}")
         is_message = records.kinds == MESSAGE
         whole = is_message & (records.ends - records.bodies >= _MESSAGE_HEAD.itemsize)
         rows = np.flatnonzero(whole)
@@ -241,14 +361,22 @@ class _Framing(ChunkFraming[Records]):
         unsound = np.flatnonzero(records.kinds == 0)
         return part(records, 0, int(unsound[0])) if len(unsound) else records
 
-    def step(self, window: UInt8Array, _left: int, /) -> Look | Need | Skip | Broken:
+    def step(self, window: UInt8Array, left: int, /) -> Look | Need | Skip | Broken:
+        if left == len(MAGIC) and window.tobytes() == MAGIC:  # the end of a stream
+            return Skip(left)
         if len(window) < _RECORD_HEAD_BYTES:
             return Look(_RECORD_HEAD_BYTES)
         kind = int(window[0])
         size = int.from_bytes(window[1:_RECORD_HEAD_BYTES].tobytes(), "little")
         if kind == 0:
             return Broken("no record begins where one should")
-        if kind not in (SCHEMA, CHANNEL, MESSAGE, CHUNK):
+        if kind in (ATTACHMENT, METADATA) and size > HELD_BYTES:
+            seen = min(_RECORD_HEAD_BYTES + size, _MAX_ATTACHMENT_HEAD_BYTES, left)
+            if len(window) < seen:
+                return Look(seen)
+            what = "large attachment" if kind == ATTACHMENT else "large metadata record"
+            return Skip(_RECORD_HEAD_BYTES + size, what, noted=True)
+        if kind not in (SCHEMA, CHANNEL, MESSAGE, CHUNK, ATTACHMENT, METADATA):
             return Skip(_RECORD_HEAD_BYTES + size)
         return Need(_RECORD_HEAD_BYTES + size, "chunk" if kind == CHUNK else "record")
 
@@ -353,9 +481,7 @@ class _Summary:
     statistics: dict[int, int] | None = None
 
 
-def _read_summary(
-    source: CountedSource, framing: _Framing, footer_start: int, builder: IndexBuilder
-) -> _Summary:
+def _read_summary(source: HasEnd, framing: _Framing, footer_start: int, builder: IndexBuilder) -> _Summary:
     """The summary of a file that ends in a footer.
 
     Raises:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import struct
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 import zstandard
 
 from ros_to_parquet.bag.mcap import (
+    ATTACHMENT,
     CHANNEL,
     CHUNK,
     CHUNK_INDEX,
@@ -20,6 +21,7 @@ from ros_to_parquet.bag.mcap import (
     HEADER,
     MAGIC,
     MESSAGE,
+    METADATA,
     SCHEMA,
     STATISTICS,
 )
@@ -30,7 +32,7 @@ CHUNK_BYTES: Final = 1 << 20
 MAX_CHANNELS: Final = 0xFFFF
 """Their ids have 16 bits."""
 
-_MESSAGE_INDEX, _SUMMARY_OFFSET = 7, 14
+_MESSAGE_INDEX, _ATTACHMENT_INDEX, _METADATA_INDEX, _SUMMARY_OFFSET = 7, 10, 13, 14
 _COMPRESSION, _COMPRESSION_LEVEL = "zstd", 3
 
 _RECORD_HEAD = struct.Struct("<BQ")
@@ -94,6 +96,8 @@ class McapWriter:
         self._last_ns = 0
         self._chunk = _OpenChunk()
         self._chunk_indexes: list[bytes] = []
+        self._attachment_indexes: list[bytes] = []
+        self._metadata_indexes: list[bytes] = []
         self._compressor = zstandard.ZstdCompressor(level=_COMPRESSION_LEVEL)
         self._write(MAGIC + _record(HEADER, _text(profile) + _text(library)))
         self._write(b"".join(self._schema_records()) + b"".join(self._channel_records()))
@@ -119,6 +123,43 @@ class McapWriter:
         if len(chunk.data) >= CHUNK_BYTES:
             self._close_chunk()
 
+    def add_metadata(self, name: str, values: Iterable[Sequence[str]]) -> None:
+        """Writes a metadata record of keys and values."""
+        start = self._position
+        pairs = b"".join(_text(key) + _text(value) for key, value in values)
+        self._write(_record(METADATA, _text(name) + _sized(pairs)))
+        place = struct.pack("<QQ", start, self._position - start)
+        self._metadata_indexes.append(_record(_METADATA_INDEX, place + _text(name)))
+
+    def add_attachment(
+        self,
+        *,
+        name: str,
+        media_type: str,
+        log_time_ns: int,
+        create_time_ns: int,
+        size_bytes: int,
+        pieces: Iterable[bytes],
+    ) -> None:
+        """Writes an attachment of ``size_bytes``, piece by piece.
+
+        Raises:
+            ValueError: the pieces are more or less; the file is broken then.
+        """
+        start = self._position
+        times = struct.pack("<QQ", log_time_ns, create_time_ns)
+        head = times + _text(name) + _text(media_type) + struct.pack("<Q", size_bytes)
+        self._write(_RECORD_HEAD.pack(ATTACHMENT, len(head) + size_bytes + 4) + head)
+        crc32, written = zlib.crc32(head), 0
+        for piece in pieces:
+            self._write(piece)
+            crc32, written = zlib.crc32(piece, crc32), written + len(piece)
+        if written != size_bytes:
+            raise ValueError(f"attachment {name}: {written:,} bytes instead of {size_bytes:,}")
+        self._write(struct.pack("<I", crc32))
+        place = struct.pack("<QQ", start, self._position - start) + times + struct.pack("<Q", size_bytes)
+        self._attachment_indexes.append(_record(_ATTACHMENT_INDEX, place + _text(name) + _text(media_type)))
+
     def close(self) -> None:
         """Writes the open chunk and the summary. Without it, the file is one that was cut off."""
         if self._chunk.data:
@@ -129,6 +170,8 @@ class McapWriter:
             (CHANNEL, self._channel_records()),
             (STATISTICS, [self._statistics()]),
             (CHUNK_INDEX, self._chunk_indexes),
+            (_ATTACHMENT_INDEX, self._attachment_indexes),
+            (_METADATA_INDEX, self._metadata_indexes),
         ]
         start = self._position
         summary, offsets = bytearray(), bytearray()
@@ -214,8 +257,8 @@ class McapWriter:
                 sum(self._counts.values()),
                 len(self._schema_ids),
                 len(self._channels),
-                0,
-                0,
+                len(self._attachment_indexes),
+                len(self._metadata_indexes),
                 len(self._chunk_indexes),
                 self._first_ns or 0,
                 self._last_ns,

@@ -108,10 +108,11 @@ class Need:
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """The next ``size`` bytes hold nothing to read."""
+    """The next ``size`` bytes hold nothing to read; ``noted``: it is said that they were passed."""
 
     size: int
     what: str = "record"
+    noted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +227,14 @@ class Cut:
 
 
 @dataclass(frozen=True, slots=True)
+class Passed:
+    """A record that was not read but for its beginning."""
+
+    offset: int
+    window: UInt8Array
+
+
+@dataclass(frozen=True, slots=True)
 class Overrun:
     """The last record of an exact span went on after it, to ``offset``."""
 
@@ -260,7 +269,7 @@ def _beginning(buffer: ForwardBuffer, position: int, size: int) -> UInt8Array:
 
 def walk(
     buffer: ForwardBuffer, framing: Framing[R], span: Span, *, largest: Mapping[str, int]
-) -> Iterator[Batch[R] | Large | Cut | Overrun]:
+) -> Iterator[Batch[R] | Large | Cut | Passed | Overrun]:
     """All of a span's records in the order of the file, in windows, and what is broken between them.
 
     ``largest``: how many bytes a record may have to be shown whole, by what it is (see `Need`).
@@ -286,6 +295,8 @@ def walk(
         if not isinstance(step, Broken) and step.size <= left:
             before_span = isinstance(step, Need) and position + step.size <= span.begin
             if isinstance(step, Skip) or before_span:
+                if isinstance(step, Skip) and step.noted and position >= span.begin:
+                    yield Passed(position, window)
                 position += step.size
                 need = 1
                 continue
@@ -306,8 +317,10 @@ def walk(
         else:
             reason = f"cut off inside a {step.what}: {left:,} of {step.size:,} bytes are there"
             shown = left if goes_on is None else goes_on - position
+            if isinstance(step, Skip):
+                shown = 0
         if position >= span.begin:
-            if not isinstance(step, Broken) and shown > largest[step.what]:
+            if isinstance(step, (Need, Look)) and shown > largest[step.what]:
                 yield Cut(position, window[:0], reason, goes_on is None)
                 yield Large(position, shown, _beginning(buffer, position, shown), cut=True)
             else:

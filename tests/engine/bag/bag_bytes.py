@@ -322,6 +322,19 @@ def mcap_message_index(channel_id: int, times_and_places: Sequence[tuple[int, in
     return mcap_record(7, struct.pack("<H", channel_id) + text(entries))
 
 
+def mcap_attachment(
+    name: str, content: bytes, *, media_type: str = "text/plain", crc: int | None = None
+) -> bytes:
+    body = struct.pack("<QQ", T0, T0 - 7) + text(name) + text(media_type)
+    body += struct.pack("<Q", len(content)) + content
+    return mcap_record(9, body + u32(zlib.crc32(body) if crc is None else crc))
+
+
+def mcap_metadata(name: str, **values: str) -> bytes:
+    pairs = b"".join(text(key) + text(value) for key, value in values.items())
+    return mcap_record(12, text(name) + text(pairs))
+
+
 @dataclass
 class McapFile:
     """An MCAP file of given data records; chunks and counts are noted for the summary as they are added."""

@@ -30,6 +30,10 @@ FORMATS = {
 }
 
 
+def _format(node: Primitive, wire: Wire) -> str:
+    return FORMATS[f"uint{8 * wire.wide_unit}" if node.declared == "wchar" else node.name]
+
+
 class BadMessageError(ValueError):
     """Does not decode."""
 
@@ -105,7 +109,7 @@ class _Reader:
             if node.name == "float128":
                 self.align(8)
                 return self.take(16)
-            value = self.number(FORMATS[node.name])
+            value = self.number(_format(node, self.wire))
             return bool(value) if node.name == "bool" else value
         if isinstance(node, String):
             return self.wide() if node.wide else self.text()
@@ -170,7 +174,7 @@ class _Writer:
                 self.align(8)
                 self.data += value
             else:
-                self.number(FORMATS[node.name], value)
+                self.number(_format(node, self.wire), value)
         elif isinstance(node, String):
             self.text(node, value)
         elif isinstance(node, Struct):
@@ -202,11 +206,12 @@ def _is_delimited(node: Node, wire: Wire) -> bool:
         return wire.delimiters == "all"
     if _is_none(node):
         return False
-    return (
-        isinstance(node, Array | Sequence)
-        and wire.delimiters != "none"
-        and not isinstance(node.item, Primitive)
-    )
+    if wire.delimiters == "none" or not isinstance(node, Array | Sequence):
+        return False
+    item = node.item
+    while isinstance(node, Array) and isinstance(item, Array):  # XTypes: one array of several dimensions
+        item = item.item
+    return not isinstance(item, Primitive)
 
 
 def least_size(node: Node, wire: Wire) -> int:

@@ -8,7 +8,8 @@ import pytest
 from rosbags.typesys import get_types_from_idl
 
 from ros_to_parquet.decode import Decoder
-from ros_to_parquet.definitions import ROS2_DISTRIBUTIONS, parse_idl, parse_msg
+from ros_to_parquet.definitions import ROS2_DISTRIBUTIONS, parse_msg
+from ros_to_parquet.idl import parse_idl
 from ros_to_parquet.layout import (
     Array,
     DefinitionError,

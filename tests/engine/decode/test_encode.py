@@ -13,7 +13,7 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from ros_to_parquet.decode import Decoder
 from ros_to_parquet.definitions import ROS2_DISTRIBUTIONS, DefinitionError
 from ros_to_parquet.encode import CDR, Encoded, Encoder
-from ros_to_parquet.layout import Layout, definition_text, resolve_layout
+from ros_to_parquet.layout import Layout, definition_of, resolve_layout
 from ros_to_parquet.program import ROS1
 
 from . import naive, oracles
@@ -130,8 +130,8 @@ def test_texts_of_definitions_define_the_same_types(store: str) -> None:
     encoding = "ros1" if store.startswith("ros1") else "cdr"
     version = 1 if encoding == "ros1" else 2
     for layout in layouts(store):
-        name, text = layout.root.type_name, definition_text(layout)
-        definition_format = f"ros{version}msg"
+        name, (text, definition_format) = layout.root.type_name, definition_of(layout)
+        assert definition_format == f"ros{version}msg"
         again = resolve_layout(connection(name, text, encoding=encoding, definition_format=definition_format))
         assert again.root == layout.root
         if "builtin_interfaces" in name or not layout.root.fields:

@@ -13,7 +13,7 @@ import pytest
 from mcap.reader import make_reader
 
 from ros_to_parquet.bag.model import Connection
-from ros_to_parquet.decoders import prepare
+from ros_to_parquet.decoders import Decoders, prepare
 from ros_to_parquet.definitions import STANDARD_TYPES, DefinitionError
 from ros_to_parquet.json_types import json_type
 from ros_to_parquet.records import RecordDecoder
@@ -274,7 +274,9 @@ def test_the_hash_is_of_name_and_schema() -> None:
     def digits(source: Connection) -> str:
         import dataclasses
 
-        return prepare(dataclasses.replace(block([b"{}"]), connection=source), STANDARD_TYPES).schema_hash
+        return prepare(
+            dataclasses.replace(block([b"{}"]), connection=source), STANDARD_TYPES, Decoders()
+        ).schema_hash
 
     one, two = json_connection(SCHEMA), json_connection({**SCHEMA, "required": []})
     assert digits(one) == digits(json_connection(SCHEMA)) != digits(two)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import struct
+from bisect import bisect_left
 from dataclasses import replace
 
 import pytest
@@ -70,6 +72,39 @@ def test_bad_bytes_inside_sequences_and_after_clean_blocks() -> None:
     decoded = decoder.take()
     assert [row["s"] for row in rows(decoder, decoded)] == [["a", "b"], ["\\xff", "c"]]
     assert decoded.repaired_strings == 1
+
+
+def test_which_messages_had_bad_bytes_however_deep() -> None:
+    decoder = decoder_of(
+        "string s\nPart[2] parts\nstring[] more\n" + "=" * 80 + "\nMSG: pkg/Part\nuint8 n\nstring[] labels",
+        "ros1",
+    )
+    rng = random.Random(4)
+    expected = []
+
+    def one(message: int) -> bytes:
+        bad = rng.random() < 0.2
+        expected.extend([message] * bad)
+        raw = b"\xffx" if bad else b"ok"
+        return struct.pack("<I", len(raw)) + raw
+
+    def some(message: int) -> bytes:
+        count = rng.choice((0, 0, 1, 3))
+        return struct.pack("<I", count) + b"".join(one(message) for _ in range(count))
+
+    payloads = []
+    for message in range(60):
+        good = one(message) + b"".join(b"\1" + some(message) for _ in range(2)) + some(message)
+        if message % 20 == 7:  # rejected, and so not counted
+            del expected[bisect_left(expected, message) :]
+            good = good[:-1]
+        payloads.append(good)
+    for part in (payloads[:10], payloads[10:]):
+        decoder.feed(block(part, encoding="ros1"))
+    decoded = decoder.take()
+    assert [index for index, _ in decoded.rejected] == [7, 27, 47]
+    assert decoded.repaired is not None and sorted(decoded.repaired.tolist()) == expected
+    assert decoded.repaired_strings == len(expected) > 30
 
 
 def test_cdr_terminators() -> None:

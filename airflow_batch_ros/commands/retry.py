@@ -1,0 +1,101 @@
+"""``airflow-batch-ros retry``: submits what a run lacks, as clearing the Airflow task does."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from airflow_batch_ros.commands import settings as settings_of
+from airflow_batch_ros.commands.looking import FoundRun, add_run, find_run
+from airflow_batch_ros.commands.running import add_wait, report
+from airflow_batch_ros.commands.terminal import EXIT_HELP, guarded, teller
+
+if TYPE_CHECKING:
+    from airflow_batch_ros.jobs import DriveJob, SubmitOptions
+    from airflow_batch_ros.runs import RunRecord
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser(
+        "retry",
+        help="submit the shards that a run lacks; never what is live or done",
+        description="Submits for each drive of a run the shards that are missing, as a new generation; "
+        "drives that are live or done stay as they are. Jobs are as they were when the run was submitted, "
+        "but for what is said here: more memory, say.",
+        epilog=EXIT_HELP,
+    )
+    add_run(parser)
+    add_wait(parser)
+    settings_of.add_job_options(parser, default="what the run was submitted with")
+    settings_of.add_connection(parser)
+    parser.set_defaults(run=guarded(_retry))
+
+
+def _retry(arguments: argparse.Namespace) -> int:
+    say = teller(arguments)
+    run = find_run(arguments)
+    jobs = _submit_missing(arguments, run, say)
+    return report(arguments, run.clients, jobs, run=run.name, output=run.lake.output, say=say)
+
+
+def _submit_missing(
+    arguments: argparse.Namespace, run: FoundRun, say: Callable[[str], None]
+) -> list[DriveJob]:
+    """Drives of one record together, as they were submitted.
+
+    Raises:
+        FanoutError: of some drives; the others are submitted.
+    """
+    from airflow_batch_ros.fanout import Fanout, FanoutError
+
+    by_record: dict[RunRecord, list[str]] = {}
+    for drive in run.drives:
+        by_record.setdefault(drive.record, []).append(drive.drive_id)
+    jobs: list[DriveJob] = []
+    errors: list[FanoutError] = []
+    for record, wanted in by_record.items():
+        drives = tuple(source for source in record.conf.drives if source.drive_id in wanted)
+        try:
+            jobs += Fanout(
+                s3=run.clients.s3,
+                batch=run.clients.batch,
+                submitter=run.clients.submitter,
+                output=run.lake.output,
+                conf=replace(record.conf, drives=drives),
+                run=record.run,
+                options=_options(arguments, record),
+                shard_bytes=record.shard_bytes,
+                say=say,
+            ).submit_all()
+        except FanoutError as error:
+            errors.append(error)
+    if errors:
+        raise FanoutError(
+            [problem for error in errors for problem in error.problems],
+            retry_helps=all(error.retry_helps for error in errors),
+            submitted=len(jobs) + sum(error.submitted for error in errors),
+        )
+    return jobs
+
+
+def _options(arguments: argparse.Namespace, record: RunRecord) -> SubmitOptions:
+    """Those of the run, but for what a flag says; environment and file are for new runs."""
+    flags = settings_of.read_flags(arguments)
+    options = record.submit_options
+    vcpus, memory_mib = flags.number("vcpus", float), flags.number("memory_mib", int)
+    extra = dict(options.extra)
+    if vcpus is not None or memory_mib is not None:
+        overrides = dict(extra.get("containerOverrides", {}))
+        overrides.pop("resourceRequirements", None)  # the run's own would win
+        extra["containerOverrides"] = overrides
+    return replace(
+        options,
+        job_queue=flags.find("job_queue") or options.job_queue,
+        job_definition=flags.find("job_definition") or options.job_definition,
+        vcpus=options.vcpus if vcpus is None else vcpus,
+        memory_mib=options.memory_mib if memory_mib is None else memory_mib,
+        tags={**options.tags, **flags.tags},
+        extra={name: value for name, value in extra.items() if value or name != "containerOverrides"},
+    )

@@ -1,0 +1,154 @@
+"""What `submit` and `retry` do alike: submit a run's drives, wait for their jobs, say what became of them."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow_batch_ros.commands.terminal import Exit, megabytes, print_json, table_lines, words
+
+if TYPE_CHECKING:
+    from mypy_boto3_batch import BatchClient
+
+    from airflow_batch_ros.clients import Clients
+    from airflow_batch_ros.jobs import DriveJob
+    from airflow_batch_ros.summary import DriveSummary
+
+DEFAULT_POLL_S = 30.0
+MIN_POLL_S = 0.5
+
+
+def add_wait(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--wait",
+        action="store_true",
+        help="stay until all drives have ended; without it nothing needs to stay up: the shard that "
+        "completes a drive commits it",
+    )
+    parser.add_argument(
+        "--poll-seconds",
+        type=float,
+        default=DEFAULT_POLL_S,
+        metavar="N",
+        help="most seconds between two looks; the first ones follow sooner (default: %(default)g)",
+    )
+    parser.add_argument("--json", action="store_true", help="JSON on stdout; lines for people on stderr")
+
+
+def report(
+    arguments: argparse.Namespace,
+    clients: Clients,
+    jobs: Sequence[DriveJob],
+    *,
+    run: str,
+    output: str,
+    say: Callable[[str], None],
+) -> int:
+    """What was submitted, or with ``--wait`` what became of it; returns the exit code."""
+    head = {"run": run, "output": output}
+    if not arguments.wait:
+        if arguments.json:
+            print_json({**head, "drives": [job.as_dict() for job in jobs]})
+        say(f"to look after it: airflow-batch-ros status {run} --output {output}")
+        return Exit.OK
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        wait(clients.batch, jobs, say=say, poll_s=arguments.poll_seconds)
+    except (KeyboardInterrupt, BotoCoreError, ClientError):
+        say(f"waits no longer; the jobs go on: airflow-batch-ros status|cancel {run} --output {output}")
+        raise
+    return _finish(arguments, clients, jobs, head=head, say=say)
+
+
+def wait(batch: BatchClient, jobs: Sequence[DriveJob], *, say: Callable[[str], None], poll_s: float) -> None:
+    """Until all jobs have ended; says how many shards of each drive are done when that changes."""
+    from airflow_batch_ros.jobs import describe
+    from airflow_batch_ros.waiting import Waiting
+
+    waiting = Waiting([job.job_id for job in jobs if job.job_id])
+    told: dict[str, str] = {}
+    started = time.monotonic()
+    while True:
+        details = describe(batch, waiting.open)
+        for job in jobs:
+            if job.job_id in waiting.open and told.get(job.drive_id) != (news := _progress(job, details)):
+                told[job.drive_id] = news
+                say(news)
+        waiting.update(details)
+        if not waiting.open:
+            return
+        time.sleep(min(poll_s, max(MIN_POLL_S, (time.monotonic() - started) / 5)))
+
+
+def _progress(job: DriveJob, details: Mapping[str, Any]) -> str:
+    """How far a drive has come by its job, with the shards that earlier jobs did."""
+    from airflow_batch_ros.jobs import UNKNOWN, count_states
+
+    detail = details.get(job.job_id or "")
+    if detail is None:
+        return f"drive {job.drive_id}: Batch does not know its job {job.job_id}"
+    counts = count_states([detail])
+    done = counts.pop("SUCCEEDED", 0) + job.shards - job.submitted_shards
+    rest = [f"{count} {state}" for state, count in sorted(counts.items()) if state != UNKNOWN]
+    return f"drive {job.drive_id}: " + ", ".join([f"{done} of {job.shards} shards done", *rest])
+
+
+def _finish(
+    arguments: argparse.Namespace,
+    clients: Clients,
+    jobs: Sequence[DriveJob],
+    *,
+    head: Mapping[str, Any],
+    say: Callable[[str], None],
+) -> int:
+    from airflow_batch_ros import summary
+    from airflow_batch_ros.jobs import describe
+    from airflow_batch_ros.lake import Lake
+
+    details = describe(clients.batch, [job.job_id for job in jobs if job.job_id])
+    drives = [
+        summary.summarize_drive(
+            clients.batch, Lake(clients.s3, job.output), job, details.get(job.job_id) if job.job_id else None
+        )
+        for job in jobs
+    ]
+    if arguments.json:
+        print_json({**head, **summary.as_dict(drives)})
+    for line in summary_lines(drives):
+        say(line)
+    retry = f"airflow-batch-ros retry {head['run']} --output {head['output']}"
+    message = summary.failure_message(drives, advice=f"To run only the shards that are missing: {retry}")
+    if message is None:
+        return Exit.OK
+    say(message)
+    return Exit.DRIVES_FAILED
+
+
+def summary_lines(drives: Sequence[DriveSummary]) -> list[str]:
+    """A table of drives; then what is to be said of those that do not fail the run."""
+    from airflow_batch_ros.summary import CAUSES_SHOWN, shown_causes
+
+    head = ("drive", "state", ">shards", ">bags", ">messages", ">rows", ">rejects", ">MB read", ">MB written")
+    rows = [
+        (
+            drive.job.drive_id,
+            words(drive.state),
+            f"{drive.result.shards}/{max(drive.job.shards, drive.result.shards)}",
+            f"{drive.result.bags:,}",
+            f"{drive.result.messages:,}",
+            f"{drive.result.rows:,}",
+            f"{drive.result.rejected:,}",
+            megabytes(drive.result.bytes_read),
+            megabytes(drive.result.bytes_written),
+        )
+        for drive in drives
+    ]
+    lines = table_lines(head, rows)
+    for drive in drives:
+        shown, more = shown_causes(drive, CAUSES_SHOWN)
+        if not drive.failed and shown:
+            lines += [f"{drive.job.drive_id}:", *shown, *more]
+    return lines

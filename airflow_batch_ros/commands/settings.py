@@ -1,0 +1,238 @@
+"""Queue, definition, output and account: from flags, the environment or a YAML file; in that order."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from airflow_batch_ros.conf import ConfError, parse_output
+
+if TYPE_CHECKING:
+    from airflow_batch_ros.clients import Clients
+
+T = TypeVar("T")
+
+PREFIX = "AIRFLOW_BATCH_ROS_"
+"""Of environment variables: ``AIRFLOW_BATCH_ROS_JOB_QUEUE``, and so on."""
+
+DEFAULT_FILE = "airflow-batch-ros.yaml"
+"""Read where it lies in the current folder."""
+
+NAMES = (
+    "output",
+    "job_queue",
+    "job_definition",
+    "vcpus",
+    "memory_mib",
+    "region",
+    "profile",
+    "role_arn",
+)
+
+DEFAULTS = {"job_queue": "ros-to-parquet", "job_definition": "ros-to-parquet"}
+
+
+class SettingsError(ValueError):
+    """A setting that is missing or wrong; the message says where it came from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    value: str
+    origin: str
+
+    def __str__(self) -> str:
+        return f"{self.value!r} (from {self.origin})"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What was said, by name.
+
+    Attributes:
+        tags: of jobs: those of a flag win over those of the environment, and those over the file's.
+    """
+
+    given: Mapping[str, Setting]
+    tags: Mapping[str, str]
+
+    def find(self, name: str) -> str | None:
+        setting = self.given.get(name)
+        return None if setting is None else setting.value
+
+    def number(self, name: str, kind: Callable[[str], T]) -> T | None:
+        setting = self.given.get(name)
+        if setting is None:
+            return None
+        try:
+            return kind(setting.value)
+        except ValueError as error:
+            raise SettingsError(f"{name} {setting}: a number is expected") from error
+
+    def output(self) -> str:
+        """Raises `SettingsError` where none is said, or what is said is none."""
+        setting = self.given.get("output")
+        if setting is None:
+            raise SettingsError(f"no output is said: {how_to_say('output')}")
+        try:
+            return parse_output(setting.value, where=f"output from {setting.origin}")
+        except ConfError as error:
+            raise SettingsError(error.problems[0]) from error
+
+    def clients(self) -> Clients:
+        from botocore.exceptions import ProfileNotFound
+
+        from airflow_batch_ros.clients import Clients, open_session
+
+        try:
+            return Clients(
+                open_session(
+                    region=self.find("region"), profile=self.find("profile"), role_arn=self.find("role_arn")
+                )
+            )
+        except ProfileNotFound as error:
+            profile = self.given.get("profile", Setting(os.environ.get("AWS_PROFILE", ""), "AWS_PROFILE"))
+            raise SettingsError(f"profile {profile}: AWS's configuration has no such profile") from error
+
+    def described(self, *names: str) -> str:
+        """The settings of these names that are said, each with its origin."""
+        return ", ".join(f"{_words(name)} {self.given[name]}" for name in names if name in self.given)
+
+
+def how_to_say(name: str) -> str:
+    """The ways to say a setting, for a message."""
+    flag = f"--{name.replace('_', '-')}"
+    return f"say {flag}, {PREFIX}{name.upper()} in the environment or {name!r} in {DEFAULT_FILE}"
+
+
+def add_connection(parser: argparse.ArgumentParser) -> None:
+    """The flags that all of these commands have."""
+    group = parser.add_argument_group(
+        "where", f"Else {PREFIX}OUTPUT (and so on) in the environment, or the YAML file."
+    )
+    group.add_argument("--output", metavar="URI", help="of the lake: s3://bucket/prefix")
+    group.add_argument("--region", help="default: as AWS's own tools find it")
+    group.add_argument("--profile", metavar="NAME", help="of AWS's configuration")
+    group.add_argument("--role-arn", metavar="ARN", help="a role to take on")
+    group.add_argument(
+        "--config", type=Path, metavar="FILE", help=f"YAML (default: {DEFAULT_FILE}, where there is one)"
+    )
+
+
+def add_job_options(parser: argparse.ArgumentParser, *, default: str) -> None:
+    """The flags of commands that submit jobs. ``default`` says what holds where nothing is said."""
+    group = parser.add_argument_group("jobs")
+    group.add_argument("--job-queue", metavar="NAME_OR_ARN", help=f"default: {default}")
+    group.add_argument("--job-definition", metavar="NAME_OR_ARN", help=f"default: {default}")
+    group.add_argument("--vcpus", metavar="N", help="of each container (default: the definition's)")
+    group.add_argument("--memory-mib", metavar="N", help="of each container (default: the definition's)")
+    group.add_argument(
+        "--tag", action="append", default=[], metavar="KEY=VALUE", help="of the jobs; repeatable"
+    )
+
+
+def read_settings(
+    arguments: argparse.Namespace,
+    *,
+    environ: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+) -> Settings:
+    """What flags, environment and file say.
+
+    Raises:
+        SettingsError: the file or a tag cannot be read.
+    """
+    environ = os.environ if environ is None else environ
+    file = _read_file(arguments, environ, Path.cwd() if folder is None else folder)
+    flags = read_flags(arguments)
+    said = {
+        name: Setting(environ[variable], f"{variable} in the environment")
+        for name in NAMES
+        if environ.get(variable := PREFIX + name.upper())
+    }
+    variable = f"{PREFIX}TAGS"
+    texts = [text.strip() for text in environ.get(variable, "").split(",") if text.strip()]
+    tags = dict(_tag(text, f"{variable} in the environment") for text in texts)
+    return Settings({**file.given, **said, **flags.given}, {**file.tags, **tags, **flags.tags})
+
+
+def read_flags(arguments: argparse.Namespace) -> Settings:
+    """What flags alone say.
+
+    Raises:
+        SettingsError: a tag cannot be read.
+    """
+    flags = {name: getattr(arguments, name, None) for name in NAMES}
+    given = {
+        name: Setting(str(value), f"--{name.replace('_', '-')}")
+        for name, value in flags.items()
+        if value is not None
+    }
+    return Settings(given, dict(_tag(text, "--tag") for text in getattr(arguments, "tag", [])))
+
+
+def with_defaults(settings: Settings) -> Settings:
+    """Adds the queue's and the definition's default names."""
+    defaults = {name: Setting(value, "the default") for name, value in DEFAULTS.items()}
+    return replace(settings, given={**defaults, **settings.given})
+
+
+def _read_file(arguments: argparse.Namespace, environ: Mapping[str, str], folder: Path) -> Settings:
+    """What the YAML file says, if there is one."""
+    variable = f"{PREFIX}CONFIG"
+    flag: Path | None = arguments.config
+    if flag is not None:
+        path, origin = flag, "--config"
+    elif environ.get(variable):
+        path, origin = Path(environ[variable]), f"{variable} in the environment"
+    else:
+        path, origin = folder / DEFAULT_FILE, ""
+        if not path.exists():
+            return Settings({}, {})
+    raw = _load_yaml(path, origin)
+    known = (*NAMES, "tags")
+    if unknown := [str(key) for key in raw if key not in known]:
+        raise SettingsError(f"{path}: unknown {', '.join(unknown)}; known are {', '.join(known)}")
+    settings = {}
+    for name, value in raw.items():
+        if name == "tags" or value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise SettingsError(f"{path}: {name}: text or a number is expected, not {value!r:.80}")
+        settings[name] = Setting(str(value), str(path))
+    tags = raw.get("tags") or {}
+    if not isinstance(tags, dict) or not all(isinstance(each, str | int | float) for each in tags.values()):
+        raise SettingsError(f"{path}: tags: a mapping of names to texts is expected, not {tags!r:.80}")
+    return Settings(settings, {str(key): str(value) for key, value in tags.items()})
+
+
+def _load_yaml(path: Path, origin: str) -> dict[Any, Any]:
+    import yaml
+
+    shown = f"{path} (from {origin})" if origin else str(path)
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise SettingsError(f"{shown} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{shown} is not YAML: {error}") from error
+    if raw is None:
+        return {}
+    if not isinstance(raw, dict):
+        raise SettingsError(f"{shown}: a mapping of settings is expected, not {raw!r:.80}")
+    return raw
+
+
+def _tag(text: str, origin: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise SettingsError(f"tag {text!r} (from {origin}): KEY=VALUE is expected")
+    return key, value
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")

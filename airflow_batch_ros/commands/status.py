@@ -1,0 +1,205 @@
+"""``airflow-batch-ros status``: how a run's drives stand, whoever submitted it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from airflow_batch_ros.commands import settings as settings_of
+from airflow_batch_ros.commands.looking import FoundRun, add_run, find_run, open_lake
+from airflow_batch_ros.commands.terminal import (
+    EXIT_HELP,
+    Exit,
+    guarded,
+    megabytes,
+    print_json,
+    shards_named,
+    table_lines,
+    words,
+)
+
+if TYPE_CHECKING:
+    from airflow_batch_ros.status import BagStanding, DriveStanding
+
+CAUSES_SHOWN = 10
+
+RUNS_SHOWN = 20
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser(
+        "status",
+        help="how the drives of a run stand, of Airflow's runs too",
+        description="How each drive of a run stands, by what the lake and Batch say; changes nothing. "
+        "Without a run: which runs there are.",
+        epilog=EXIT_HELP,
+    )
+    add_run(parser, optional=True)
+    parser.add_argument("--bags", action="store_true", help="each bag too")
+    parser.add_argument("--json", action="store_true", help="JSON")
+    settings_of.add_connection(parser)
+    parser.set_defaults(run=guarded(_status))
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from airflow_batch_ros.status import read_standings
+
+    if arguments.name is None:
+        return _list_runs(arguments)
+    run = find_run(arguments)
+    drives = read_standings(run.clients.batch, run.lake, run.drives, bags=arguments.bags)
+    if arguments.json:
+        print_json(as_dict(run, drives, bags=arguments.bags))
+    else:
+        for line in _lines(run, drives, bags=arguments.bags):
+            print(line)
+    return Exit.DRIVES_FAILED if any(drive.failing for drive in drives) else Exit.OK
+
+
+def _list_runs(arguments: argparse.Namespace) -> int:
+    """The newest runs of the lake."""
+    from airflow_batch_ros import runs
+
+    _, lake = open_lake(arguments)
+    records = runs.newest(lake, RUNS_SHOWN)
+    if arguments.json:
+        entries = [
+            {
+                "dag_id": record.run.dag_id,
+                "run_id": record.run.run_id,
+                "submitted_at": record.submitted_at,
+                "drives": [source.drive_id for source in record.conf.drives],
+            }
+            for record in records
+        ]
+        print_json({"output": lake.output, "runs": entries})
+        return Exit.OK
+    rows = [(each.name, each.submitted_at, f"{len(each.conf.drives)}") for each in records]
+    for line in (
+        table_lines(("run", "last submitted", ">drives"), rows) if rows else [f"no runs in {lake.output}"]
+    ):
+        print(line)
+    return Exit.OK
+
+
+def as_dict(run: FoundRun, drives: Sequence[DriveStanding], *, bags: bool) -> dict[str, Any]:
+    """What ``--json`` prints."""
+    entries = [_drive_dict(drive, bags=bags) for drive in drives]
+    counted = ("bags", "messages", "rows", "rejected")
+    last = run.records[-1]
+    return {
+        "run": {"dag_id": last.run.dag_id, "run_id": last.run.run_id},
+        "output": run.lake.output,
+        "submitted_at": last.submitted_at,
+        "ended": all(drive.ended for drive in drives),
+        "failed": any(drive.failing for drive in drives),
+        "drives": entries,
+        "totals": {name: sum(entry[name] for entry in entries) for name in counted},
+    }
+
+
+def _drive_dict(drive: DriveStanding, *, bags: bool) -> dict[str, Any]:
+    from airflow_batch_ros.status import ShardState
+
+    result, job = drive.result, drive.job
+    entry: dict[str, Any] = {
+        "drive_id": drive.drive_id,
+        "state": str(drive.state),
+        "ended": drive.ended,
+        "failed": drive.failing,
+        "source": drive.source,
+        "plan_id": job.plan_id if job else None,
+        "job_id": job.job_id if job else None,
+        "job_state": drive.job_state,
+        "generation": job.generation if job else None,
+        "shards": {str(state): drive.shards.get(state, 0) for state in ShardState},
+        "bags": result.bags if result else 0,
+        "messages": result.messages if result else 0,
+        "rows": result.rows if result else 0,
+        "rejected": result.rejected if result else 0,
+        "failed_shards": [asdict(shard) for shard in drive.failed_shards],
+        "problems": [*drive.notes, *(result.problems if result else ())],
+    }
+    if bags:
+        entry["bag_list"] = [asdict(bag) for bag in drive.bags]
+    return entry
+
+
+def _lines(run: FoundRun, drives: Sequence[DriveStanding], *, bags: bool) -> list[str]:
+    from airflow_batch_ros.status import ShardState
+
+    last = run.records[-1]
+    whose = f"run {last.run.run_id}" + (f" of DAG {last.run.dag_id}" if last.run.dag_id else "")
+    head = (
+        *("drive", "state", ">shards", ">done", ">running", ">failed", ">waiting"),
+        *(">bags", ">messages", ">rows", ">rejects", "job"),
+    )
+    order = (ShardState.DONE, ShardState.RUNNING, ShardState.FAILED, ShardState.WAITING)
+    rows = []
+    for drive in drives:
+        result = drive.result
+        counted = (result.bags, result.messages, result.rows, result.rejected) if result else (0, 0, 0, 0)
+        job = drive.job.job_id if drive.job and drive.job.job_id else "-"
+        rows.append(
+            (
+                drive.drive_id,
+                words(drive.state),
+                f"{sum(drive.shards.values())}",
+                *(f"{drive.shards.get(state, 0)}" for state in order),
+                *(f"{count:,}" for count in counted),
+                f"{job} {drive.job_state or ''}".rstrip(),
+            )
+        )
+    lines = [
+        f"{whose}, output {run.lake.output}, last submitted {last.submitted_at}",
+        *table_lines(head, rows),
+    ]
+    for drive in drives:
+        lines += _causes(run, drive)
+    if bags:
+        for drive in drives:
+            lines += ["", f"{drive.drive_id}: bags of {drive.source}", *bag_lines(drive.bags)]
+    return lines
+
+
+def _causes(run: FoundRun, drive: DriveStanding) -> list[str]:
+    """Why a drive is not whole, or how to get it on its way."""
+    from airflow_batch_ros.status import ShardState, Underway
+    from ros_to_parquet.contract import DriveState
+
+    alike: dict[str, list[int]] = {}
+    for shard in drive.failed_shards:
+        stream = f" (log stream {shard.log_stream})" if shard.log_stream else ""
+        alike.setdefault(shard.reason + stream, []).append(shard.shard)
+    causes = [f"{shards_named(numbers)}: {reason}" for reason, numbers in alike.items()]
+    causes += [*drive.notes, *(drive.result.problems if drive.result else ())]
+    more = drive.shards.get(ShardState.FAILED, 0) - len(drive.failed_shards) if drive.failed_shards else 0
+    more += max(0, len(causes) - CAUSES_SHOWN)
+    lines = [f"    {cause}" for cause in causes[:CAUSES_SHOWN]]
+    if more > 0:
+        lines.append(f"    and {more} more")
+    unsubmitted = drive.state in (Underway.NOT_PLANNED, Underway.NOT_SUBMITTED)
+    lacking = drive.state is DriveState.PARTIAL or drive.shards.get(ShardState.FAILED)
+    if unsubmitted or (drive.ended and lacking):
+        command = f"airflow-batch-ros retry {run.name} --output {run.lake.output}"
+        lines.append(f"    to submit what is missing, if nobody is about to: {command}")
+    return [f"{drive.drive_id}:", *lines] if lines else []
+
+
+def bag_lines(bags: Sequence[BagStanding]) -> list[str]:
+    head = ("bag", "state", ">MB", ">slices", ">messages", ">extracted", "damage")
+    rows = [
+        (
+            bag.name,
+            words(bag.state),
+            megabytes(bag.size_bytes) if bag.slices else "",
+            f"{bag.slices_done}/{bag.slices}" if bag.slices else "",
+            f"{bag.messages:,}" if bag.slices_done else "",
+            f"{bag.extracted:,}" if bag.slices_done else "",
+            bag.damage,
+        )
+        for bag in bags
+    ]
+    return table_lines(head, rows) if rows else ["(none)"]

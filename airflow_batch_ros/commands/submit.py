@@ -1,0 +1,137 @@
+"""``airflow-batch-ros submit``: drives to Parquet on AWS Batch, without Airflow."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from airflow_batch_ros.commands import settings as settings_of
+from airflow_batch_ros.commands.running import add_wait, report
+from airflow_batch_ros.commands.settings import SettingsError
+from airflow_batch_ros.commands.terminal import EXIT_HELP, Exit, guarded, teller
+from airflow_batch_ros.plan import DEFAULT_SHARD_BYTES
+
+_RUN_ID = r"[A-Za-z0-9][A-Za-z0-9_.~:+-]{0,199}"
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser(
+        "submit",
+        help="plan drives and submit their Batch jobs, without Airflow",
+        description="Plans all drives of a conf and submits a Batch job for each. Nothing needs to stay up "
+        "after: the shard that completes a drive commits it. The same run id again submits nothing that is "
+        "live or done.",
+        epilog=EXIT_HELP,
+    )
+    parser.add_argument(
+        "--conf",
+        required=True,
+        metavar="FILE",
+        help="JSON as the DAG takes it: a file, - for stdin, or the JSON itself",
+    )
+    parser.add_argument(
+        "--run-id", type=_run_id, metavar="ID", help="default: one of the time and chance, which is printed"
+    )
+    parser.add_argument(
+        "--shard-bytes",
+        type=_positive,
+        default=DEFAULT_SHARD_BYTES,
+        metavar="N",
+        help="stored bytes of bags that one container reads; larger bags are split (default: %(default)s)",
+    )
+    add_wait(parser)
+    settings_of.add_job_options(parser, default=settings_of.DEFAULTS["job_queue"])
+    settings_of.add_connection(parser)
+    parser.set_defaults(run=guarded(_submit))
+
+
+def _submit(arguments: argparse.Namespace) -> int:
+    from airflow_batch_ros.conf import parse_conf
+    from airflow_batch_ros.fanout import Fanout, FanoutError
+    from airflow_batch_ros.jobs import SubmitOptions
+    from ros_to_parquet.contract import Run
+
+    say = teller(arguments)
+    settings = settings_of.read_settings(arguments)
+    conf = parse_conf(_read_conf(arguments.conf))
+    clients = settings.clients()
+    in_conf = conf.output if arguments.output is None else None
+    settings = settings_of.with_defaults(settings)
+    output = in_conf or settings.output()
+    options = SubmitOptions(
+        job_queue=settings.given["job_queue"].value,
+        job_definition=settings.given["job_definition"].value,
+        vcpus=settings.number("vcpus", float),
+        memory_mib=settings.number("memory_mib", int),
+        tags=settings.tags,
+    )
+    run = Run("", arguments.run_id or make_run_id())
+    # Before all else: with its id a run that is cut short can be taken up again.
+    say(f"run {run.run_id}, output {output}")
+    try:
+        jobs = Fanout(
+            s3=clients.s3,
+            batch=clients.batch,
+            submitter=clients.submitter,
+            output=output,
+            conf=conf,
+            run=run,
+            options=options,
+            shard_bytes=arguments.shard_bytes,
+            say=say,
+        ).submit_all()
+    except FanoutError:
+        print(f"with {settings.described('output', 'job_queue', 'job_definition')}:", file=sys.stderr)
+        raise
+    except KeyboardInterrupt:
+        print(
+            f"stopped; submit again with --run-id {run.run_id} goes on, airflow-batch-ros cancel "
+            f"{run.run_id} --output {output} ends what is submitted",
+            file=sys.stderr,
+        )
+        return Exit.INTERRUPTED
+    return report(arguments, clients, jobs, run=run.run_id, output=output, say=say)
+
+
+def make_run_id() -> str:
+    """The time (UTC) and six hex digits of chance: in order of time, and no two alike."""
+    import secrets
+    from datetime import UTC, datetime
+
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+
+
+def _read_conf(given: str) -> Any:
+    """The conf from a file, stdin, or what is given itself."""
+    if given.lstrip().startswith("{"):
+        text, shown = given, "--conf"
+    elif given == "-":
+        text, shown = sys.stdin.read(), "--conf -"
+    else:
+        shown = f"--conf {given}"
+        try:
+            text = Path(given).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{shown} cannot be read: {error}") from error
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise SettingsError(f"{shown} is not JSON: {error}") from error
+
+
+def _run_id(text: str) -> str:
+    if not re.fullmatch(_RUN_ID, text):
+        raise argparse.ArgumentTypeError(
+            "letters, digits and any of _.~:+- are expected, beginning with a letter or digit"
+        )
+    return text
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError("a whole number above 0 is expected")
+    return int(text)

@@ -1,0 +1,142 @@
+"""What the commands have in common: what they print where, their errors in words, and exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from enum import IntEnum
+from typing import Any
+
+RIGHT = ">"
+"""Marks a column of numbers in `print_table`'s head."""
+
+
+class Exit(IntEnum):
+    """Exit codes of the commands; those of jobs are `ros_to_parquet.contract.ExitCode`."""
+
+    OK = 0
+    DRIVES_FAILED = 1
+    USAGE = 2
+    NO_SUCH_RUN = 3
+    REFUSED = 4
+    RETRY = 75
+    INTERRUPTED = 130
+
+
+EXIT_HELP = (
+    "exit codes: 0 well; 1 a drive has ended in a state that fails the run (fail_on); 2 wrong conf, settings "
+    "or command line; 3 no such run; 4 refused, and trying again cannot help; 75 trying again may help"
+)
+
+
+class CommandError(RuntimeError):
+    """Ends a command; ``text`` is all there is to say."""
+
+    def __init__(self, text: str, code: Exit) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+def guarded(command: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+    """The command, with what users and AWS do wrong as a message and an exit code."""
+
+    @functools.wraps(command)
+    def run(arguments: argparse.Namespace) -> int:
+        from botocore import exceptions as botocore_errors
+
+        from airflow_batch_ros.commands.settings import SettingsError, how_to_say
+        from airflow_batch_ros.conf import ConfError
+        from airflow_batch_ros.fanout import FanoutError
+        from airflow_batch_ros.jobs import THROTTLED
+        from airflow_batch_ros.lake import error_code
+        from airflow_batch_ros.runs import RunNotFoundError
+        from ros_to_parquet.contract import ContractError
+
+        try:
+            return command(arguments)
+        except (ConfError, SettingsError) as error:
+            return _fail(error, Exit.USAGE)
+        except RunNotFoundError as error:
+            return _fail(error, Exit.NO_SUCH_RUN)
+        except CommandError as error:
+            return _fail(error, error.code)
+        except FanoutError as error:
+            return _fail(error, Exit.RETRY if error.retry_helps else Exit.REFUSED)
+        except ContractError as error:
+            return _fail(error, Exit.REFUSED)
+        except botocore_errors.ClientError as error:
+            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+            passes = error_code(error) in THROTTLED or status >= 500
+            return _fail(f"AWS: {error}", Exit.RETRY if passes else Exit.REFUSED)
+        except botocore_errors.NoRegionError:
+            return _fail(f"no AWS region is said: {how_to_say('region')}", Exit.USAGE)
+        except botocore_errors.BotoCoreError as error:
+            passes = isinstance(error, botocore_errors.ConnectionError | botocore_errors.HTTPClientError)
+            return _fail(f"AWS could not be asked: {error}", Exit.RETRY if passes else Exit.REFUSED)
+        except KeyboardInterrupt:
+            return Exit.INTERRUPTED
+        except BrokenPipeError:  # such as `... | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return Exit.OK
+
+    return run
+
+
+def _fail(error: object, code: Exit) -> int:
+    print(error, file=sys.stderr)
+    return code
+
+
+def teller(arguments: argparse.Namespace) -> Callable[[str], None]:
+    """Prints lines for people: on stdout, or on stderr where stdout is for JSON."""
+    return functools.partial(print, file=sys.stderr if arguments.json else sys.stdout, flush=True)
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2), flush=True)
+
+
+def table_lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Aligned columns; one whose head begins with `RIGHT` to the right."""
+    right = [name.startswith(RIGHT) for name in head]
+    lines = [[name.removeprefix(RIGHT) for name in head], *rows]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(head))]
+    return [
+        "  ".join(
+            cell.rjust(width) if to_right else cell.ljust(width)
+            for cell, width, to_right in zip(line, widths, right, strict=True)
+        ).rstrip()
+        for line in lines
+    ]
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Ascending numbers to read.
+
+    >>> ranges([3, 5, 6, 7, 9])
+    '3, 5 to 7, 9'
+    """
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(f"{part[0]} to {part[-1]}" if len(part) > 1 else f"{part[0]}" for part in parts)
+
+
+def shards_named(numbers: Sequence[int]) -> str:
+    return f"shard{'' if len(numbers) == 1 else 's'} {ranges(numbers)}"
+
+
+def megabytes(count: int) -> str:
+    return f"{count / 1e6:.1f}"
+
+
+def words(state: str) -> str:
+    """A state's name to read."""
+    return state.replace("_", " ")

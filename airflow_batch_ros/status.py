@@ -1,0 +1,244 @@
+"""How a run's drives stand now, shard by shard and bag by bag: manifests, records and Batch. Only reads."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from airflow_batch_ros.jobs import DriveJob, Progress, Work, drive_job, read_progress
+from airflow_batch_ros.lake import DriveFolder, Lake, drive_folder
+from airflow_batch_ros.runs import RunDrive
+from airflow_batch_ros.summary import FailedShard, failed_shards, summarize_drive
+from ros_to_parquet import contract
+from ros_to_parquet.contract import (
+    MAX_REASONS,
+    BagResult,
+    BagSlice,
+    BagStatus,
+    DriveManifest,
+    DriveState,
+    Manifest,
+    Plan,
+)
+
+if TYPE_CHECKING:
+    from mypy_boto3_batch import BatchClient
+
+DRIVE_THREADS = 8
+
+
+class ShardState(StrEnum):
+    DONE = "done"
+    RUNNING = "running"
+    FAILED = "failed"
+    WAITING = "waiting"
+
+
+class Underway(StrEnum):
+    """States of a drive that has not ended; see `contract.DriveState` for the others."""
+
+    NOT_PLANNED = "not_planned"
+    NOT_SUBMITTED = "not_submitted"
+    WAITING = "waiting"
+    RUNNING = "running"
+
+
+COVERED = "in_the_lake"
+"""State of a bag that an earlier run extracted."""
+
+_RUNNING = ("STARTING", "RUNNING")
+
+
+@dataclass(frozen=True, slots=True)
+class BagStanding:
+    """How a bag stands.
+
+    Attributes:
+        state: a `BagStatus` once all its slices are done, else a `ShardState`; `COVERED` where an earlier run
+            has extracted it.
+        slices, slices_done: of the plan.
+        messages, extracted: found, and of those wanted; in the slices that are done.
+        damage: what could not be read; the first, with its offset.
+    """
+
+    name: str
+    state: str
+    size_bytes: int = 0
+    slices: int = 0
+    slices_done: int = 0
+    messages: int = 0
+    extracted: int = 0
+    damage: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DriveStanding:
+    """How a drive stands.
+
+    Attributes:
+        state: a `DriveState` where it has ended, else `Underway`.
+        shards: how many are in which state.
+        result: what the manifests there are say.
+        failing: whether it has ended in a state that fails the run.
+        failed_shards: the first `MAX_REASONS`, with their reasons.
+    """
+
+    drive_id: str
+    source: str
+    state: DriveState | Underway
+    shards: Mapping[ShardState, int] = field(default_factory=dict)
+    result: DriveManifest | None = None
+    failing: bool = False
+    failed_shards: tuple[FailedShard, ...] = ()
+    notes: tuple[str, ...] = ()
+    job: DriveJob | None = None
+    job_state: str | None = None
+    bags: tuple[BagStanding, ...] = ()
+
+    @property
+    def ended(self) -> bool:
+        return isinstance(self.state, DriveState)
+
+
+def read_standings(
+    batch: BatchClient, lake: Lake, drives: Sequence[RunDrive], *, bags: bool = False
+) -> list[DriveStanding]:
+    """How each drive stands, in their order; with ``bags`` each of its bags too.
+
+    Raises:
+        ContractError: a plan or manifest is of another version.
+    """
+    with ThreadPoolExecutor(DRIVE_THREADS, thread_name_prefix="drives") as pool:
+        return list(pool.map(lambda drive: read_standing(batch, lake, drive, bags=bags), drives))
+
+
+def read_standing(batch: BatchClient, lake: Lake, drive: RunDrive, *, bags: bool) -> DriveStanding:
+    plan = lake.load(Plan, contract.plan_key(drive.drive_id, drive.plan_id))
+    if plan is None:
+        return DriveStanding(drive.drive_id, drive.source.uri, Underway.NOT_PLANNED)
+    queue = drive.record.submit_options.job_queue
+    progress = read_progress(batch, lake, plan, job_queue=queue, write=False)
+    job = drive_job(
+        plan,
+        Work.SUBMITTED if plan.shards else Work.NOTHING,
+        progress.record,
+        submitted_shards=len(progress.generation.shards) if progress.generation else 0,
+        job_queue=queue,
+        fail_on=drive.record.conf.fail_on,
+    )
+    folder = drive_folder(lake, plan.drive_id, plan.plan_id)
+    live = progress.live and not folder.commit
+    states = shard_states(batch, plan, folder, progress)
+    counts = Counter(states)
+    manifests: list[Manifest] = []
+    if bags or live:
+        manifests = list(lake.load_all(Manifest, [folder.shards[shard] for shard in sorted(folder.shards)]))
+    standings = bag_standings(plan, manifests, states) if bags else ()
+    if live:
+        failing = [shard for shard, state in enumerate(states) if state is ShardState.FAILED]
+        return DriveStanding(
+            plan.drive_id,
+            plan.source,
+            Underway.RUNNING if counts[ShardState.RUNNING] or counts[ShardState.DONE] else Underway.WAITING,
+            counts,
+            contract.fold(plan, manifests),
+            failed_shards=failed_shards(batch, lake, job, folder, failing[:MAX_REASONS], progress.detail),
+            job=job,
+            job_state=progress.state,
+            bags=standings,
+        )
+    if plan.shards and not folder.commit and progress.record is None:
+        return DriveStanding(
+            plan.drive_id, plan.source, Underway.NOT_SUBMITTED, counts, job=job, bags=standings
+        )
+    summary = summarize_drive(batch, lake, job, progress.detail)
+    return DriveStanding(
+        plan.drive_id,
+        plan.source,
+        summary.state,
+        counts,
+        summary.result,
+        summary.failed,
+        summary.failed_shards,
+        summary.notes,
+        job,
+        summary.job_state,
+        standings,
+    )
+
+
+def shard_states(batch: BatchClient, plan: Plan, folder: DriveFolder, progress: Progress) -> list[ShardState]:
+    """The state of each shard: its manifest's word first, then Batch's of the last job."""
+    ended = progress.record is not None and not progress.live
+    states = [
+        ShardState.DONE if shard in folder.shards else ShardState.FAILED if ended else ShardState.WAITING
+        for shard in range(len(plan.shards))
+    ]
+    if ended or progress.record is None or progress.generation is None:
+        return states
+    shards = progress.generation.shards
+    if not progress.record.array_size:
+        seen = {shards[0]: progress.state}
+    else:
+        seen = {
+            shards[index]: status
+            for status in (*_RUNNING, "FAILED")
+            for index in _children(batch, progress.record.job_id, status)
+        }
+    for shard, status in seen.items():
+        if states[shard] is not ShardState.DONE and status in (*_RUNNING, "FAILED"):
+            states[shard] = ShardState.FAILED if status == "FAILED" else ShardState.RUNNING
+    return states
+
+
+def _children(batch: BatchClient, job_id: str, status: str) -> Iterable[int]:
+    """The indexes of an array's children in one state."""
+    pages = batch.get_paginator("list_jobs").paginate(arrayJobId=job_id, jobStatus=status)  # type: ignore[arg-type]
+    for page in pages:
+        for job in page["jobSummaryList"]:
+            yield job["arrayProperties"]["index"]
+
+
+def bag_standings(
+    plan: Plan, manifests: Iterable[Manifest], states: Sequence[ShardState]
+) -> tuple[BagStanding, ...]:
+    """How each of the plan's bags stands, in its order, then those that earlier runs have extracted."""
+    parts: dict[str, list[ShardState]] = {}
+    for shard, slices in enumerate(plan.shards):
+        for part in slices:
+            parts.setdefault(plan.bags[part.bag].name, []).append(states[shard])
+    results: dict[str, dict[BagSlice, BagResult]] = {}
+    for manifest in manifests:
+        for bag in manifest.bags:
+            results.setdefault(bag.name, {})[bag.slice] = bag
+    found = [
+        _bag_standing(bag.name, bag.size_bytes, parts[bag.name], list(results.get(bag.name, {}).values()))
+        for bag in plan.bags
+    ]
+    return (*found, *(BagStanding(name, COVERED) for name in plan.covered))
+
+
+def _bag_standing(
+    name: str, size_bytes: int, parts: Sequence[ShardState], results: Sequence[BagResult]
+) -> BagStanding:
+    open_states = [state for state in parts if state is not ShardState.DONE]
+    if open_states:
+        state = str(min(open_states, key=[ShardState.FAILED, ShardState.RUNNING, ShardState.WAITING].index))
+    else:
+        state = str(max((bag.status for bag in results), key=list(BagStatus).index, default=BagStatus.OK))
+    damage = [each for bag in results for each in bag.damage]
+    at = f"offset {damage[0].offset}: " if damage and damage[0].offset >= 0 else ""
+    return BagStanding(
+        name=name,
+        state=state,
+        size_bytes=size_bytes,
+        slices=len(parts),
+        slices_done=sum(part is ShardState.DONE for part in parts),
+        messages=sum(bag.messages for bag in results),
+        extracted=sum(bag.extracted for bag in results),
+        damage=f"{at}{damage[0].reason}" if damage else "",
+    )

@@ -1,0 +1,539 @@
+"""The commands over runs (submit, status, logs, cancel, retry), with a real S3 and a Batch with real jobs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from airflow_batch_ros import cli, clients, lease, runs
+from airflow_batch_ros.clients import Clients, open_session
+from airflow_batch_ros.commands import logs
+from airflow_batch_ros.commands.settings import Setting, SettingsError, read_settings, with_defaults
+from airflow_batch_ros.commands.submit import make_run_id
+from airflow_batch_ros.commands.terminal import shards_named
+from airflow_batch_ros.conf import parse_conf
+from airflow_batch_ros.fanout import Fanout, FanoutError
+from airflow_batch_ros.jobs import LIVE, SubmitOptions, describe, job_state, recorded_jobs
+from airflow_batch_ros.lake import Lake
+from ros_to_parquet import contract
+from ros_to_parquet.contract import JobRecord, Lease, Run
+from tests.provider.bags import MESSAGES, UNREADABLE, cut_off, ros1_bag
+from tests.provider.builders import put
+from tests.provider.conftest import ROOT
+from tests.provider.test_fanout import QUEUE, SMALL, wait_for_end
+
+if TYPE_CHECKING:
+    from mypy_boto3_batch import BatchClient
+    from mypy_boto3_s3 import S3Client
+
+PROGRAM = str(Path(sys.executable).with_name("airflow-batch-ros"))
+
+
+@dataclass(frozen=True)
+class Done:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@dataclass
+class Shell:
+    """Runs commands over one bucket, in this process or, with ``process``, in one of their own."""
+
+    s3: S3Client
+    batch: BatchClient
+    bucket: str
+    capsys: pytest.CaptureFixture[str]
+
+    @property
+    def output(self) -> str:
+        return f"s3://{self.bucket}/lake"
+
+    @property
+    def lake(self) -> Lake:
+        return Lake(self.s3, self.output)
+
+    def conf(self, *drives: str, **optional: Any) -> str:
+        raw = {drive: {"bucket": self.bucket, "prefix": f"{drive}/"} for drive in drives}
+        return json.dumps({"drives_to_process": raw, **optional})
+
+    def run(self, *words: str) -> Done:
+        self.capsys.readouterr()
+        try:
+            code = cli.main([*words, "--output", self.output])
+        except SystemExit as error:
+            code = int(str(error.code))
+        said = self.capsys.readouterr()
+        return Done(code, said.out, said.err)
+
+    def process(self, *words: str, stdin: str | None = None) -> Done:
+        done = subprocess.run(
+            [PROGRAM, *words, "--output", self.output],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    def submit(self, run_id: str, *drives: str, does: str = "good", more: tuple[str, ...] = ()) -> Done:
+        conf = ("--conf", self.conf(*drives), "--run-id", run_id, "--job-definition", f"test-{does}")
+        return self.run("submit", *conf, *more)
+
+    def status(self, run_id: str, *more: str) -> Any:
+        return self.run("status", run_id, "--json", *more).json
+
+    def job_ids(self, run_id: str, drive_id: str) -> list[str]:
+        plan_id = contract.make_plan_id(Run("", run_id), drive_id)
+        return [record.job_id for record in recorded_jobs(self.lake, drive_id, plan_id)]
+
+    def state(self, job_id: str) -> str:
+        return job_state(describe(self.batch, [job_id]).get(job_id))
+
+
+@pytest.fixture
+def shell(
+    s3: S3Client,
+    batch: BatchClient,
+    bucket: str,
+    definitions: dict[str, str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> Iterator[Shell]:
+    monkeypatch.chdir(tmp_path)
+    put(s3, bucket, "one/a.bag", body=ros1_bag())
+    put(s3, bucket, "two/b.bag", body=ros1_bag(first=100))
+    put(s3, bucket, "two/c.bag", body=ros1_bag(first=200))
+    yield Shell(s3, batch, bucket, capsys)
+    for page in batch.get_paginator("list_jobs").paginate(jobQueue=QUEUE, jobStatus="RUNNING"):
+        for job in page["jobSummaryList"]:
+            batch.terminate_job(jobId=job["jobId"], reason="the test is over")
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+# --- submit -----------------------------------------------------------------------------------------
+
+
+def test_submit_waits_and_says_what_became_of_the_drives(shell: Shell) -> None:
+    conf = shell.conf("one", "two")
+    words = ("submit", "--conf", "-", "--run-id", "r-1", "--wait", "--shard-bytes", str(SMALL))
+    first = shell.process(*words, "--poll-seconds", "0.3", stdin=conf)
+    assert (first.code, first.err) == (0, "")
+    lines = first.out.splitlines()
+    assert lines[0] == f"run r-1, output {shell.output}"
+    assert any(line.startswith("drive two: 0 of 2 shards done, ") for line in lines)
+    table = {line.split()[0]: line.split()[1:] for line in lines[-3:]}
+    assert table["drive"][:6] == ["state", "shards", "bags", "messages", "rows", "rejects"]
+    assert table["one"][:6] == ["succeeded", "1/1", "1", f"{MESSAGES}", f"{MESSAGES}", "0"]
+    assert table["two"][:6] == ["succeeded", "2/2", "2", f"{2 * MESSAGES}", f"{2 * MESSAGES}", "0"]
+    # The same run again: nothing is submitted twice.
+    jobs = shell.job_ids("r-1", "one"), shell.job_ids("r-1", "two")
+    again = shell.process(*words, "--json", stdin=conf)
+    assert again.code == 0
+    assert "drive one: done by an earlier try" in again.err
+    assert again.json["run"] == "r-1"
+    assert [drive["work"] for drive in again.json["drives"]] == ["done", "done"]
+    assert again.json["totals"]["rows"] == 3 * MESSAGES
+    assert (shell.job_ids("r-1", "one"), shell.job_ids("r-1", "two")) == jobs
+
+
+def test_submit_without_wait_makes_a_run_id_and_the_drive_commits_itself(shell: Shell) -> None:
+    done = shell.run("submit", "--conf", shell.conf("one"), "--json", "--tag", "team=maps", "--vcpus", "0.5")
+    assert done.code == 0
+    (drive,) = done.json["drives"]
+    detail = describe(shell.batch, [drive["job_id"]])[drive["job_id"]]
+    assert detail["tags"]["team"] == "maps"
+    assert {"type": "VCPU", "value": "0.5"} in detail["container"]["resourceRequirements"]
+    assert f"airflow-batch-ros status {done.json['run']} --output {shell.output}" in done.err
+    until(lambda: shell.status(done.json["run"])["ended"])
+    assert shell.status(done.json["run"])["drives"][0]["state"] == "succeeded"
+    # A later run finds nothing new, and says what the lake has.
+    later = shell.run("submit", "--conf", shell.conf("one"), "--wait", "--json").json
+    assert [drive["work"] for drive in later["drives"]] == ["nothing"]
+    bags = shell.status(later["run"], "--bags")["drives"][0]
+    assert (bags["state"], bags["rows"]) == ("succeeded", MESSAGES)
+    assert [(bag["name"], bag["state"]) for bag in bags["bag_list"]] == [("a.bag", "in_the_lake")]
+
+
+def test_run_ids_are_in_order_of_time_and_unlike() -> None:
+    made = [make_run_id() for _ in range(3)]
+    assert len(set(made)) == 3
+    assert sorted(run_id[:16] for run_id in made) == [run_id[:16] for run_id in made]
+
+
+@pytest.mark.parametrize(
+    ("conf", "code", "text"),
+    [
+        ('{"drives_to_process": {"a": {"bucket": "x"}}}', 2, "drive 'a', key 'bucket': 'x' is no S3 bucket"),
+        ("{", 2, "--conf is not JSON: "),
+        ("nowhere.json", 2, "--conf nowhere.json cannot be read: "),
+        (
+            '{"drives_to_process": {"a": {"bucket": "no-such-bucket", "prefix": ""}}}',
+            4,
+            "drive 'a': S3 refused ListObjectsV2 (NoSuchBucket",
+        ),
+    ],
+)
+def test_what_cannot_be_run_is_said_with_an_exit_code(shell: Shell, conf: str, code: int, text: str) -> None:
+    done = shell.run("submit", "--conf", conf)
+    assert (done.code, text in done.err) == (code, True), done.err
+    if code == 4:
+        where = f"with output {shell.output!r} (from --output), job queue 'ros-to-parquet' (from the default)"
+        assert where in done.err
+
+
+def test_a_drive_that_another_run_has_may_be_tried_again(shell: Shell) -> None:
+    assert shell.submit("first", "one", does="hang").code == 0
+    done = shell.submit("second", "one")
+    assert done.code == 75
+    assert "run 'first' of the command line has it since" in done.err
+    assert "(its Batch job " in done.err
+
+
+def test_a_run_that_died_before_it_submitted_leaves_its_drive_to_others_soon(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run("", "dead")
+    dead = Lease("one", contract.make_plan_id(run, "one"), run, "2026-01-01T00:00:00+00:00")
+    assert shell.lake.create(contract.lease_key("one"), contract.to_json(dead))
+    conf, options = parse_conf(shell.conf("one")), SubmitOptions(QUEUE, "test-good")
+    runs.save(shell.lake, run, conf, options=options, shard_bytes=SMALL)
+    assert "has not submitted yet" in shell.submit("second", "one").err
+    (drive,) = shell.status("dead")["drives"]
+    assert (drive["state"], drive["ended"]) == ("not_planned", False)
+    monkeypatch.setattr(lease, "GRACE_S", 0.0)
+    assert shell.submit("second", "one").code == 0
+
+
+# --- status, logs, retry ----------------------------------------------------------------------------
+
+
+def test_a_failed_shard_is_explained_and_run_again_alone(shell: Shell) -> None:
+    more = ("--shard-bytes", str(SMALL), "--wait", "--poll-seconds", "0.3")
+    done = shell.submit("r", "one", "two", does="some-fail", more=more)
+    assert done.code == 1
+    assert "1 of 2 drives failed:\n- two: partial, 1 of 2 shards done" in done.out
+    assert f"are missing: airflow-batch-ros retry r --output {shell.output}" in done.out
+
+    process = shell.process("status", "r", "--json", "--bags")
+    assert process.code == 1
+    found = process.json
+    assert (found["ended"], found["failed"], found["totals"]["rows"]) == (True, True, 2 * MESSAGES)
+    one, two = found["drives"]
+    assert (one["state"], one["failed"]) == ("succeeded", False)
+    assert (two["state"], two["failed"]) == ("partial", True)
+    assert two["shards"] == {"done": 1, "running": 0, "failed": 1, "waiting": 0}
+    (failed,) = two["failed_shards"]
+    assert (failed["shard"], failed["reason"], failed["exit_code"]) == (1, "exit code 70", 70)
+    assert [(bag["name"], bag["state"], bag["messages"]) for bag in two["bag_list"]] == [
+        ("b.bag", "ok", MESSAGES),
+        ("c.bag", "failed", 0),
+    ]
+    said = shell.run("status", "r", "--bags", "--drive", "two").out
+    assert f"shard 1: exit code 70 (log stream {failed['log_stream']})" in said
+    assert "one" not in said.split()
+
+    assert shell.run("logs", "r").out.splitlines() == ["two/1 | told to exit 70"]
+    good = shell.run("logs", "r", "--drive", "two", "--shard", "0").out
+    assert all(line.startswith("two/0 | ") for line in good.splitlines())
+    assert "shard_started" in good
+    refused = shell.run("logs", "r", "--drive", "two", "--shard", "2")
+    assert (refused.code, refused.err) == (2, "drive two has no shard 2: it has 2, the first is 0\n")
+
+    again = shell.process(
+        *("retry", "r", "--wait", "--poll-seconds", "0.3"),
+        *("--job-definition", "test-good", "--memory-mib", "1024"),
+    )
+    assert (again.code, again.err) == (0, "")
+    assert "drive one: done by an earlier try" in again.out
+    assert "for 1 of 2 shards" in again.out
+    assert len(shell.job_ids("r", "two")) == 2
+    last = describe(shell.batch, shell.job_ids("r", "two")[1:]).popitem()[1]
+    assert {"type": "MEMORY", "value": "1024"} in last["container"]["resourceRequirements"]
+    now = shell.status("r")
+    assert (now["failed"], [drive["state"] for drive in now["drives"]]) == (False, ["succeeded"] * 2)
+    assert (
+        shell.run("logs", "r").err
+        == "no shard has failed without a manifest; --shard N or --all for others\n"
+    )
+
+
+def test_a_damaged_and_an_unreadable_bag_are_named(shell: Shell) -> None:
+    put(shell.s3, shell.bucket, "bad/cut.bag", body=cut_off(ros1_bag(messages=2000)))
+    put(shell.s3, shell.bucket, "bad/junk.bag", body=UNREADABLE)
+    assert shell.submit("r", "bad", more=("--wait", "--poll-seconds", "0.3")).code == 0
+    said = shell.run("status", "r", "--bags")
+    assert said.code == 0
+    assert [line.split()[:2] for line in said.out.splitlines()[-2:]] == [
+        ["cut.bag", "damaged"],
+        ["junk.bag", "unreadable"],
+    ]
+    assert "bag junk.bag at offset 0: " in said.out
+
+
+def test_a_run_of_airflow_is_found_with_all_drives_of_its_mapped_tasks(shell: Shell) -> None:
+    run = Run("some_dag", f"scheduled__2026-11-21T00:00:00+00:00-{shell.bucket}")
+    jobs = []
+    for drive, does in (("one", "good"), ("two", "hang")):
+        made = fanout(shell, run, drive, does=does)
+        jobs += [str(job.job_id) for job in made.submit_all()]
+    wait_for_end(shell.batch, jobs[:1])
+    for name in (run.run_id, f"some_dag/{run.run_id}"):
+        found = shell.status(name)
+        assert found["run"] == {"dag_id": "some_dag", "run_id": run.run_id}
+        assert {drive["drive_id"]: drive["job_id"] for drive in found["drives"]} == {
+            "one": jobs[0],
+            "two": jobs[1],
+        }
+    assert shell.run("status", f"other_dag/{run.run_id}").code == 3
+    # What is live is adopted, and what is done is left.
+    retried = shell.run("retry", run.run_id, "--json").json
+    assert {drive["drive_id"]: (drive["work"], drive["job_id"]) for drive in retried["drives"]} == {
+        "one": ("done", jobs[0]),
+        "two": ("adopted", jobs[1]),
+    }
+    fanout(shell, replace(run, dag_id="b_dag"), "one").submit_all()
+    both = shell.run("status", run.run_id)
+    assert both.code == 3
+    assert both.err.endswith(f"say which: b_dag/{run.run_id}, some_dag/{run.run_id}\n")
+
+
+def test_the_newest_runs_are_listed(shell: Shell) -> None:
+    assert shell.run("status").out == f"no runs in {shell.output}\n"
+    for run in (Run("", "a"), Run("dag", "b")):
+        options = SubmitOptions(QUEUE, "test-good")
+        conf = parse_conf(shell.conf("one", "two"))
+        runs.save(shell.lake, run, conf, options=options, shard_bytes=SMALL)
+    found = shell.run("status", "--json").json
+    assert [(each["dag_id"], each["run_id"], each["drives"]) for each in found["runs"]] == [
+        ("dag", "b", ["one", "two"]),
+        ("", "a", ["one", "two"]),
+    ]
+    lines = shell.run("status").out.splitlines()
+    assert [line.split()[0] for line in lines] == ["run", "dag/b", "a"]
+
+
+def fanout(shell: Shell, run: Run, *drives: str, does: str = "good") -> Fanout:
+    return Fanout(
+        s3=shell.s3,
+        batch=shell.batch,
+        submitter=shell.batch,
+        output=shell.output,
+        conf=parse_conf(shell.conf(*drives)),
+        run=run,
+        options=SubmitOptions(QUEUE, f"test-{does}"),
+    )
+
+
+def test_shards_are_named_in_few_words() -> None:
+    assert shards_named([3]) == "shard 3"
+    assert shards_named([3, 5, 6, 7, 9]) == "shards 3, 5 to 7, 9"
+
+
+def test_a_missing_region_and_a_broken_connection_have_codes(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(clients, "PERSISTENT", clients.ONCE)
+        patch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+        done = shell.run("status", "r")
+    assert (done.code, done.err.startswith("AWS could not be asked: Could not connect")) == (75, True)
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "nowhere")
+    done = shell.submit("r", "one")
+    assert (done.code, "no AWS region is said: say --region, " in done.err) == (2, True)
+
+
+def test_what_is_not_there_is_said(shell: Shell) -> None:
+    for command in ("status", "logs", "cancel", "retry"):
+        done = shell.run(command, "nobody")
+        assert done.code == 3
+        assert done.err.startswith(f"no run 'nobody' in {shell.output}: check its id")
+    shell.submit("r", "one", does="hang")
+    done = shell.run("status", "r", "--drive", "three")
+    assert (done.code, done.err) == (3, "run 'r' has no drive 'three'; it has one\n")
+
+
+def test_logs_are_followed_to_the_end(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "FOLLOW_S", 0.3)
+    shell.submit("r", "one")
+    done = shell.run("logs", "r", "--follow")
+    assert done.code == 0
+    assert "shard_started" in done.out
+    assert "shard_done" in done.out or "drive_committed" in done.out
+    assert len(done.out.splitlines()) == len(set(done.out.splitlines())), "a line came twice"
+
+
+def test_logs_outlive_batchs_memory_but_not_cloudwatchs(shell: Shell, aws: Any) -> None:
+    shell.submit("r", "one", more=("--wait", "--poll-seconds", "0.3"))
+    (job_id,) = shell.job_ids("r", "one")
+    plan_id = contract.make_plan_id(Run("", "r"), "one")
+    key = contract.job_record_key("one", plan_id, 0)
+    record = shell.lake.load(JobRecord, key)
+    assert record is not None
+    shell.lake.write(key, contract.to_json(replace(record, job_id="forgotten")))
+    done = shell.run("logs", "r", "--all")
+    assert "one/0 | " in done.out
+    stream = describe(shell.batch, [job_id])[job_id]["container"]["logStreamName"]
+    aws.client("logs").delete_log_stream(logGroupName="/aws/batch/job", logStreamName=stream)
+    done = shell.run("logs", "r", "--all")
+    assert done.out == ""
+    assert done.err.startswith(f"drive one, shard 0: CloudWatch has no stream {stream} in /aws/batch/job: ")
+
+
+# --- cancel -----------------------------------------------------------------------------------------
+
+
+def test_cancel_ends_what_is_live_and_gives_the_drives_back(shell: Shell) -> None:
+    assert shell.submit("r", "one", "two", does="hang", more=("--shard-bytes", str(SMALL))).code == 0
+    jobs = [job for drive in ("one", "two") for job in shell.job_ids("r", drive)]
+    until(lambda: shell.status("r")["drives"][1]["shards"]["running"] == 2)
+    running = shell.run("status", "r")
+    assert running.code == 0
+    assert "running" in running.out
+    done = shell.process("cancel", "r", "--reason", "wrong drive", "--json")
+    assert done.code == 0, done.err
+    entries = {entry["drive_id"]: entry for entry in done.json["drives"]}
+    assert entries["one"] == {"drive_id": "one", "ended": jobs[:1], "still_live": [], "given_back": True}
+    assert not any(shell.state(job) in LIVE for job in jobs)
+    assert lease.holder(shell.lake, "one") is lease.holder(shell.lake, "two") is None
+    found = shell.status("r")
+    assert (found["ended"], found["failed"]) == (True, True)
+    assert [drive["state"] for drive in found["drives"]] == ["failed", "failed"]
+    assert "wrong drive" in found["drives"][0]["failed_shards"][0]["reason"]
+    again = shell.run("cancel", "r")
+    assert (again.code, again.out.splitlines()) == (
+        0,
+        [f"drive {d}: nothing was live" for d in ("one", "two")],
+    )
+    assert shell.submit("other", "two", more=("--wait", "--poll-seconds", "0.3")).code == 0
+    # The cancelled run can go on with what nobody else did meanwhile.
+    assert shell.run("retry", "r", "--drive", "one", "--job-definition", "test-good").code == 0
+    refused = shell.run("retry", "r", "--drive", "two")
+    assert refused.code == 4
+    assert "has extracted b.bag; start a new run" in refused.err
+
+
+# --- settings ---------------------------------------------------------------------------------------
+
+
+def arguments(*words: str) -> Any:
+    return cli.build_parser().parse_args(["submit", "--conf", "-", *words])
+
+
+def test_flags_win_over_environment_over_file_over_defaults(tmp_path: Path) -> None:
+    (tmp_path / "airflow-batch-ros.yaml").write_text(
+        "output: s3://file/lake\nregion: eu-west-1\njob_queue: from-file\nvcpus: 4\n"
+        "tags: {team: file, cost: file, site: 7}\n"
+    )
+    environ = {
+        "AIRFLOW_BATCH_ROS_OUTPUT": "s3://environment/lake/",
+        "AIRFLOW_BATCH_ROS_REGION": "eu-west-2",
+        "AIRFLOW_BATCH_ROS_PROFILE": "",
+        "AIRFLOW_BATCH_ROS_TAGS": "team=environment, cost=environment",
+    }
+    flags = arguments("--output", "s3://flag/lake", "--tag", "team=flag")
+    found = with_defaults(read_settings(flags, environ=environ, folder=tmp_path))
+    assert found.given == {
+        "output": Setting("s3://flag/lake", "--output"),
+        "region": Setting("eu-west-2", "AIRFLOW_BATCH_ROS_REGION in the environment"),
+        "job_queue": Setting("from-file", str(tmp_path / "airflow-batch-ros.yaml")),
+        "vcpus": Setting("4", str(tmp_path / "airflow-batch-ros.yaml")),
+        "job_definition": Setting("ros-to-parquet", "the default"),
+    }
+    assert found.tags == {"team": "flag", "cost": "environment", "site": "7"}
+    assert read_settings(arguments(), environ=environ, folder=tmp_path).output() == "s3://environment/lake"
+    named = tmp_path / "other.yaml"
+    named.write_text("profile: mine\n")
+    elsewhere = read_settings(arguments("--config", str(named)), environ={}, folder=tmp_path)
+    assert elsewhere.given == {"profile": Setting("mine", str(named))}
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "message"),
+    [
+        ("job_que: x\n", (), "airflow-batch-ros.yaml: unknown job_que; known are output, job_queue, "),
+        ("- x\n", (), "airflow-batch-ros.yaml: a mapping of settings is expected, not ['x']"),
+        ("output: [x]\n", (), "airflow-batch-ros.yaml: output: text or a number is expected, not ['x']"),
+        ("output: {\n", (), "airflow-batch-ros.yaml is not YAML: "),
+        ("tags: x\n", (), "airflow-batch-ros.yaml: tags: a mapping of names to texts is expected, not 'x'"),
+        ("", ("--tag", "x"), "tag 'x' (from --tag): KEY=VALUE is expected"),
+        ("", ("--config", "none.yaml"), "none.yaml (from --config) cannot be read: No such file"),
+        ("output: lake\n", (), "output from "),
+        (
+            "",
+            (),
+            "no output is said: say --output, AIRFLOW_BATCH_ROS_OUTPUT in the environment or 'output' in",
+        ),
+    ],
+)
+def test_a_wrong_setting_is_said_with_where_it_came_from(
+    tmp_path: Path, text: str, words: tuple[str, ...], message: str
+) -> None:
+    (tmp_path / "airflow-batch-ros.yaml").write_text(text)
+    with pytest.raises(SettingsError) as caught:
+        read_settings(arguments(*words), environ={}, folder=tmp_path).output()
+    assert message in str(caught.value)
+
+
+def test_a_number_and_a_profile_are_checked(tmp_path: Path) -> None:
+    found = read_settings(arguments("--vcpus", "many", "--profile", "nobody"), environ={}, folder=tmp_path)
+    with pytest.raises(SettingsError, match=r"vcpus 'many' \(from --vcpus\): a number is expected"):
+        found.number("vcpus", float)
+    with pytest.raises(SettingsError, match=r"profile 'nobody' \(from --profile\): AWS's configuration has"):
+        found.clients()
+
+
+def test_a_role_is_taken_on(aws: Any) -> None:
+    own, role = open_session(), open_session(role_arn="arn:aws:iam::123456789012:role/operators")
+    credentials = role.get_credentials(), own.get_credentials()
+    assert None not in credentials
+    assumed, source = (each.get_frozen_credentials() for each in credentials if each is not None)
+    assert assumed.access_key != source.access_key
+    assert assumed.token
+    assert role.region_name == own.region_name
+    assert Clients(role).batch.describe_job_queues()["jobQueues"]
+
+
+def test_every_command_and_its_flags_are_documented() -> None:
+    documented = (ROOT / "docs" / "command-line.md").read_text()
+    (subparsers,) = (each for each in cli.build_parser()._actions if isinstance(each.choices, dict))
+    for name in ("submit", "status", "logs", "cancel", "retry"):
+        assert f"`{name} " in documented
+        flags = {flag for action in subparsers.choices[name]._actions for flag in action.option_strings}
+        own = {"-h", "--help", "--poll-seconds", "--patience-seconds", "--shard-bytes", "--reason"}
+        assert [flag for flag in sorted(flags - own) if flag not in documented] == []
+
+
+def test_a_retry_that_fails_says_how_many_were_submitted(shell: Shell) -> None:
+    run = Run("", "r")
+    for drive in ("one", "two"):
+        fanout(shell, run, drive, does="hang").submit_all()
+    shell.run("cancel", "r")
+    put(shell.s3, shell.bucket, "two/b.bag", body=ros1_bag(first=1))
+    holder = Lease("two", "other", Run("", "other"), "2026-01-01T00:00:00+00:00")
+    assert shell.lake.create(contract.lease_key("two"), contract.to_json(holder))
+    done = shell.run("retry", "r", "--job-definition", "test-good")
+    assert done.code == 75
+    assert done.err.startswith("1 drive cannot be run; 1 other is submitted:\n- drive 'two': run 'other'")
+    with pytest.raises(FanoutError):
+        fanout(shell, run, "two").submit_all()
