@@ -50,7 +50,7 @@ class RosToParquetBatchHook(AwsBaseHook):
         hook = AwsBaseHook(
             aws_conn_id=self.aws_conn_id, region_name=self._region_name, client_type="cloudformation"
         )
-        client: CloudFormationClient = _client(hook, _PERSISTENT)
+        client: CloudFormationClient = _client(hook, PERSISTENT)
         return client
 
 
