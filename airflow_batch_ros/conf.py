@@ -198,7 +198,7 @@ def parse_conf(raw: object) -> PipelineConf:
             ros_distro=_distribution(given["ros_distro"], problems) if "ros_distro" in given else "",
             msg_paths=_msg_paths(given["msg_path"], problems) if "msg_path" in given else (),
             pointcloud=_choice("pointcloud", given, PointClouds.RECORDED, problems),
-            parquet=_choice("parquet", given, ParquetStyle.COMPACT, problems),
+            parquet=_choice("parquet", given, ParquetStyle.COMPATIBLE, problems),
         ),
         bags=_globs("bags", given.get("bags"), problems),
         output=_uri("key 'output'", "s3://bucket/lake", given["output"], problems)

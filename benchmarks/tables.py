@@ -145,7 +145,7 @@ def write(how: str, folder: Path, output: Path) -> None:
             options: dict[str, Any] = {"compression": "zstd"}
             if how == "ours":
                 rows = max(1, round(table.num_rows * memory.DEFAULT_BUDGET.row_group / max(1, table.nbytes)))
-                chosen = writer_options(table.to_batches(), style=ParquetStyle.COMPACT)
+                chosen = writer_options(table.to_batches(), style=ParquetStyle.COMPATIBLE)
                 options = {"row_group_size": rows, **chosen}
             pq.write_table(table, output / f"{number}.parquet", **options)
         spent.append(time.process_time() - begin)

@@ -33,7 +33,7 @@ Each drive becomes one AWS Batch job; the tables are `{output}/{topic}/schema=..
 | `ros_distro` | the ROS 2 distribution whose standard types bags without definitions use | the newest |
 | `msg_path` | `["s3://bucket/my_packages"]`: message packages for types that bags do not define | none |
 | `pointcloud` | `decoded`: a list column for each field of a cloud (x, y, z, intensity, ...) | `recorded` |
-| `parquet` | `compatible`: encodings that Spark before 4.3 reads too | `compact` |
+| `parquet` | `compact`: smaller files, which Spark before 4.3 cannot read | `compatible` |
 
 A drive whose bags are all in the lake already has nothing to do.
 To run only what failed, clear `submit` and what follows.
@@ -63,7 +63,7 @@ DESCRIPTIONS = {
     "msg_path": 'S3 URIs of message packages, for types that a bag does not define: `["s3://bucket/my_packages"]`',
     "pointcloud": "`decoded`: a list column for each field of a point cloud (x, y, z, intensity, ...); "
     "`recorded`, with the points in a blob, by default",
-    "parquet": "Encodings: `compatible` with older readers (Spark before 4.3), or `compact`, the default",
+    "parquet": "Encodings: `compatible`, the default, or `compact`: smaller, which Spark before 4.3 cannot read",
 }
 
 

@@ -101,8 +101,8 @@ def build_parser() -> argparse.ArgumentParser:
     extract.add_argument(
         "--parquet",
         choices=[str(choice) for choice in contract.ParquetStyle],
-        default=str(contract.ParquetStyle.COMPACT),
-        help="encodings: compact (default), or compatible with older readers (Spark before 4.3)",
+        default=str(contract.ParquetStyle.COMPATIBLE),
+        help="encodings: compatible (default), or compact: smaller, but not for Spark before 4.3",
     )
     extract.add_argument("--overwrite", action="store_true", help="replace what the lake has of this drive")
     extract.add_argument(

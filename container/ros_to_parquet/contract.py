@@ -133,12 +133,12 @@ class PointClouds(StrEnum):
 class ParquetStyle(StrEnum):
     """How tables are encoded; their values are the same.
 
-    ``compact``: byte-stream-split floats, delta integers; ``compatible``: plain values, dictionaries for
-    strings, no unsigned 32-bit integers, for readers that lack the others (Spark before 4.3).
+    ``compatible``: plain values, dictionaries for strings, no unsigned 32-bit integers (Athena takes large
+    ones for negative); ``compact``: byte-stream-split floats, delta integers, which Spark has from 4.3 on.
     """
 
-    COMPACT = "compact"
     COMPATIBLE = "compatible"
+    COMPACT = "compact"
 
 
 # --- the plan ---------------------------------------------------------------------------------------
@@ -166,7 +166,7 @@ class ExtractOptions:
     ros_distro: str = ""
     msg_paths: tuple[str, ...] = ()
     pointcloud: PointClouds = PointClouds.RECORDED
-    parquet: ParquetStyle = ParquetStyle.COMPACT
+    parquet: ParquetStyle = ParquetStyle.COMPATIBLE
 
 
 @dataclass(frozen=True, slots=True)

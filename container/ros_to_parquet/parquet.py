@@ -235,7 +235,7 @@ class TableWriters:
         storage: Storage,
         output: str,
         *,
-        style: ParquetStyle = ParquetStyle.COMPACT,
+        style: ParquetStyle = ParquetStyle.COMPATIBLE,
         budget: MemoryBudget = DEFAULT_BUDGET,
         threads: int = 2,
     ) -> None:

@@ -178,7 +178,7 @@ BAD: list[tuple[object, str]] = [
         {**GOOD, "pointcloud": "columns"},
         "key 'pointcloud': expected recorded or decoded, not \"columns\"",
     ),
-    ({**GOOD, "parquet": 2}, "key 'parquet': expected compact or compatible, not 2"),
+    ({**GOOD, "parquet": 2}, "key 'parquet': expected compatible or compact, not 2"),
     ({**GOOD, "fail_on": ["broken"]}, "key 'fail_on': \"broken\" is no drive state; known are succeeded, "),
 ]
 
