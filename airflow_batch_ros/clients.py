@@ -24,11 +24,14 @@ PERSISTENT: Any = {"mode": "standard", "total_max_attempts": MAX_ATTEMPTS}
 ONCE: Any = {"mode": "standard", "total_max_attempts": 1}
 """For SubmitJob, which has no idempotency token."""
 
+MAX_CONNECTIONS = 64
+"""To one service: more threads than that ask at a time nowhere here."""
+
 SESSION_NAME = "airflow-batch-ros"
 
 
 def client_config(retries: Any) -> Config:
-    return Config(retries=retries, max_pool_connections=32, connect_timeout=10, read_timeout=60)
+    return Config(retries=retries, max_pool_connections=MAX_CONNECTIONS, connect_timeout=10, read_timeout=60)
 
 
 class Clients:
