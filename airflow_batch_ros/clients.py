@@ -10,6 +10,7 @@ from botocore.config import Config
 
 if TYPE_CHECKING:
     from mypy_boto3_batch import BatchClient
+    from mypy_boto3_cloudformation import CloudFormationClient
     from mypy_boto3_logs import CloudWatchLogsClient
     from mypy_boto3_s3 import S3Client
 
@@ -58,6 +59,10 @@ class Clients:
     @cached_property
     def logs(self) -> CloudWatchLogsClient:
         return self.session.client("logs", config=client_config(PATIENT))
+
+    @cached_property
+    def cloudformation(self) -> CloudFormationClient:
+        return self.session.client("cloudformation", config=client_config(PERSISTENT))
 
 
 def open_session(
