@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mypy_boto3_batch import BatchClient
 
 DRIVE_THREADS = 4
-"""Drives read at a time, each with `lake.READ_THREADS` for its manifests: `clients.MAX_CONNECTIONS` together."""
+"""Drives read at a time, each with `lake.READ_THREADS` for manifests: `clients.MAX_CONNECTIONS` together."""
 
 
 class ShardState(StrEnum):
