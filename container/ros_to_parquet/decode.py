@@ -6,6 +6,7 @@ without a copy where the bytes already lie as Arrow wants them.
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as SequenceOf
@@ -19,7 +20,7 @@ import pyarrow as pa
 from awkward_cpp.lib._ext import ForthMachine64
 
 from ros_to_parquet.bag.model import Int64Array, MessageBlock, UInt8Array
-from ros_to_parquet.definitions import CUSTOM, STANDARD_TYPES, TypeSource
+from ros_to_parquet.definitions import CUSTOM, STANDARD_TYPES, TypeSource, full_type_name
 from ros_to_parquet.layout import (
     MAX_MESSAGE_BYTES,
     Array,
@@ -100,11 +101,7 @@ class Decoder:
     """How many times a message's bytes it takes in memory, at most and about, until ``take``."""
 
     def __init__(self, layout: Layout, encoding: str) -> None:
-        if encoding not in ("ros1", "cdr"):
-            raise DefinitionError(
-                f"type {layout.root.type_name}: message encoding {encoding!r} is not supported; "
-                "ros1, cdr, json and protobuf are"
-            )
+        _check_encoding(layout.root.type_name, encoding)
         self.schema = pa.schema(arrow_fields(layout))
         self.has_stamp = layout.header_index is not None
         self.layout = layout
@@ -256,6 +253,14 @@ class Decoder:
         return seconds * 1_000_000_000 + nanoseconds
 
 
+def _check_encoding(type_name: str, encoding: str) -> None:
+    if encoding not in ("ros1", "cdr"):
+        raise DefinitionError(
+            f"type {type_name or 'unknown'}: message encoding {encoding!r} is not supported; "
+            "ros1, cdr, json and protobuf are"
+        )
+
+
 def choose_layout(
     block: MessageBlock,
     types: TypeSource = STANDARD_TYPES,
@@ -273,6 +278,7 @@ def choose_layout(
         DefinitionError: see ``resolve_layout``; or the message encoding is not supported.
     """
     connection = block.connection
+    _check_encoding(full_type_name(connection.type_name), connection.encoding)
     sample = _first_messages(block, 100)
     layout, problem = None, ""
     try:
@@ -692,25 +698,22 @@ class _Builder:
         return array
 
     def _repaired(self, offsets: np.ndarray[Any, Any], data: UInt8Array) -> pa.Array:
-        """Strings of which some are not UTF-8."""
-        foreign = np.flatnonzero(data >= 0x80)
-        pieces, begin = [], 0
+        """Strings of which some are not UTF-8. In memory are little more than these and the repaired ones."""
+        view, repaired, begin = data.data, bytearray(), 0
         lengths = np.diff(offsets)
-        for row in np.unique(np.searchsorted(offsets, foreign, side="right") - 1).tolist():
-            raw = data[offsets[row] : offsets[row + 1]].tobytes()
-            try:
-                raw.decode()
-            except UnicodeDecodeError:
-                escaped = raw.decode(errors="backslashreplace").encode()
-                pieces += [data[begin : offsets[row]].tobytes(), escaped]
-                begin = int(offsets[row + 1])
-                lengths[row] = len(escaped)
+        for row in _rows_beyond_ascii(offsets, data):
+            start, stop = int(offsets[row]), int(offsets[row + 1])
+            repaired += view[begin:start]
+            place = len(repaired)
+            _append_escaped(repaired, view[start:stop])
+            begin, lengths[row] = stop, len(repaired) - place
+            if len(repaired) - place != stop - start or repaired[place:] != view[start:stop]:
                 self._note_repaired(row)
-        pieces.append(data[begin:].tobytes())
+        repaired += view[begin:]
         return pa.Array.from_buffers(
             pa.string(),
             len(lengths),
-            [None, pa.py_buffer(_cumulated(lengths)), pa.py_buffer(b"".join(pieces))],
+            [None, pa.py_buffer(_cumulated(lengths)), pa.py_buffer(repaired)],
         )
 
     def _from_wide(
@@ -737,6 +740,26 @@ class _Builder:
             texts.append(text.encode())
         lengths = np.fromiter(map(len, texts), np.int32, len(texts))
         return _cumulated(lengths), np.frombuffer(b"".join(texts), np.uint8)
+
+
+_PIECE_BYTES: Final = 1 << 20
+
+
+def _rows_beyond_ascii(offsets: np.ndarray[Any, Any], data: UInt8Array) -> list[int]:
+    """Which strings have bytes that are not ASCII."""
+    rows: set[int] = set()
+    for begin in range(0, len(data), _PIECE_BYTES):
+        found = begin + np.flatnonzero(data[begin : begin + _PIECE_BYTES] >= 0x80)
+        rows.update((np.unique(np.searchsorted(offsets, found, side="right")) - 1).tolist())
+    return sorted(rows)
+
+
+def _append_escaped(text: bytearray, raw: memoryview) -> None:
+    """Appends ``raw`` with what is not UTF-8 escaped."""
+    decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+    for begin in range(0, len(raw), _PIECE_BYTES):
+        piece = raw[begin : begin + _PIECE_BYTES].tobytes()
+        text += decoder.decode(piece, begin + _PIECE_BYTES >= len(raw)).encode()
 
 
 def _without_terminators(

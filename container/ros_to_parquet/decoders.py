@@ -53,7 +53,14 @@ class Decoders:
         return self._one_of(self._trial, layout, encoding)
 
     def shared(self, layout: Layout, encoding: str) -> Decoder:
-        """The one that connections of this layout share; it may hold messages of theirs."""
+        """The one that connections of this layout share; it may hold messages of theirs.
+
+        At first it is the one that the layout was tried with: most layouts are tried once, and a decoder
+        takes tens of kilobytes.
+        """
+        key = (id(layout), encoding)
+        if key not in self._shared and key in self._trial:
+            self._shared[key] = self._trial.pop(key)
         return self._one_of(self._shared, layout, encoding)
 
     @staticmethod

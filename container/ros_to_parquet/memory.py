@@ -46,6 +46,7 @@ class MemoryBudget:
         waiting: rows of all tables together that wait in memory for their row group; others do on scratch.
         in_flight: rows that are being encoded.
         upload: parts of S3 uploads; others wait on scratch.
+        alone: a large message as columns, with what encoding them takes.
     """
 
     limit: int
@@ -62,6 +63,7 @@ class MemoryBudget:
     waiting: int
     in_flight: int
     upload: int
+    alone: int
 
 
 def share_out(limit_bytes: int) -> MemoryBudget:
@@ -98,6 +100,7 @@ def share_out(limit_bytes: int) -> MemoryBudget:
         waiting=2 * share,
         in_flight=2 * share,
         upload=4 * share,
+        alone=26 * share,
     )
 
 

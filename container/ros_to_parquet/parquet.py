@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import os
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, Self
 
 import numpy as np
@@ -18,8 +21,14 @@ from ros_to_parquet.bag.model import Int64Array
 from ros_to_parquet.contract import ParquetStyle
 from ros_to_parquet.log import event
 from ros_to_parquet.memory import DEFAULT_BUDGET, MemoryBudget
+from ros_to_parquet.parquet_memory import large_options
 from ros_to_parquet.parquet_options import writer_options
+from ros_to_parquet.row_scratch import Place, RowScratch
 from ros_to_parquet.storage import Storage, StorageError, Upload
+from ros_to_parquet.storage.local import local_errors
+
+_LEAST_OF_A_ROW_GROUP: Final = 4
+"""A row group is written early if a table has this part of one; rows of tables with less are put aside."""
 
 _WRITE_BYTES: Final = 16 << 10
 """Smaller writes are put together: the Parquet writer makes several a column and row group."""
@@ -100,6 +109,30 @@ class _Sink(io.RawIOBase):
         self._cut = True
 
 
+class _LargeScratch:
+    """A file on scratch disk that Arrow itself writes to: through a file of Python's it would copy a page."""
+
+    _PIECE_BYTES = 1 << 20
+
+    def __init__(self) -> None:
+        with local_errors(tempfile.gettempdir()):
+            handle, self._path = tempfile.mkstemp(prefix="ros-to-parquet-")
+            os.close(handle)
+            self.file = pa.OSFile(self._path, "wb")
+
+    def hand_on(self, sink: _Sink) -> None:
+        """Writes all of it to ``sink``, and removes it."""
+        self.file.close()
+        with local_errors(tempfile.gettempdir()), Path(self._path).open("rb") as file:
+            while piece := file.read(self._PIECE_BYTES):
+                sink.write(piece)
+        self.close()
+
+    def close(self) -> None:
+        with local_errors(tempfile.gettempdir()):
+            Path(self._path).unlink(missing_ok=True)
+
+
 @dataclass(slots=True)
 class TableFile:
     """One Parquet file in the making.
@@ -111,38 +144,69 @@ class TableFile:
     schema: pa.Schema
     upload: Upload
     style: ParquetStyle
+    large: bool = False
     rows: int = 0
     waiting: list[pa.RecordBatch] = field(default_factory=list)
     waiting_bytes: int = 0
+    aside: list[Place] = field(default_factory=list)
+    aside_bytes: int = 0
     writer: pq.ParquetWriter | None = None
     stream: pa.BufferedOutputStream | None = None
     last: Future[None] | None = None
     sink: _Sink = field(init=False)
+    scratch: _LargeScratch | None = None
 
     def __post_init__(self) -> None:
         self.sink = _Sink(self.upload)
 
-    def encode(self, batches: Sequence[pa.RecordBatch], before: Future[None] | None) -> None:
-        """Writes ``batches`` as one row group in the order of log times, after the one before it."""
+    def encode(
+        self,
+        scratch: RowScratch,
+        aside: Sequence[Place],
+        batches: list[pa.RecordBatch],
+        before: Future[None] | None,
+        *,
+        last: bool,
+    ) -> None:
+        """Writes rows put ``aside`` and ``batches`` as one row group by log time, after the one before it.
+
+        The ``last`` one ends the file, which so holds no memory any more.
+        """
         if before is not None:
             before.result()
+        batches = [*(batch for place in aside for batch in scratch.read(place, self.schema)), *batches]
+        if not batches and self.writer is None:
+            batches = [pa.RecordBatch.from_pylist([], schema=self.schema)]
+        if batches:
+            writer = self._begun(batches)
+            table = _in_order(pa.Table.from_batches(batches, self.schema))
+            writer.write_table(table, row_group_size=max(1, table.num_rows))
+        if last and self.writer is not None:
+            self.writer.close()
+            self.writer = None
+            if self.stream is not None:
+                self.stream.flush()
+                self.stream = None
+            if self.scratch is not None:
+                self.scratch.hand_on(self.sink)
+
+    def _begun(self, batches: Sequence[pa.RecordBatch]) -> pq.ParquetWriter:
         if self.writer is None:
             options = writer_options(batches, style=self.style, sorted_by=_sorted_by(self.schema))
-            self.stream = pa.BufferedOutputStream(pa.PythonFile(self.sink, mode="w"), _WRITE_BYTES)
-            self.writer = pq.ParquetWriter(self.stream, self.schema, **options)
-        table = _in_order(pa.Table.from_batches(batches, self.schema))
-        self.writer.write_table(table, row_group_size=max(1, table.num_rows))
-
-    def end(self) -> None:
-        """Writes the footer; to be called when every row group is written."""
-        assert self.writer is not None
-        assert self.stream is not None
-        self.writer.close()
-        self.stream.flush()
+            if self.large:
+                self.scratch = _LargeScratch()
+                file, options = self.scratch.file, large_options(options, self.schema)
+            else:
+                file = pa.BufferedOutputStream(pa.PythonFile(self.sink, mode="w"), _WRITE_BYTES)
+                self.stream = file
+            self.writer = pq.ParquetWriter(file, self.schema, **options)
+        return self.writer
 
     def abort(self) -> None:
         """Gives the file up; to be called when no writer thread is at it."""
         self.sink.cut()
+        if self.scratch is not None:
+            self.scratch.close()
         self.upload.abort()
 
 
@@ -184,6 +248,7 @@ class TableWriters:
         self._in_flight: deque[tuple[Future[None], int]] = deque()
         self._in_flight_bytes = 0
         self._waiting_bytes = 0
+        self._scratch = RowScratch()
         self._ended = threading.Event()
 
     def __enter__(self) -> Self:
@@ -197,6 +262,7 @@ class TableWriters:
                     file.abort()
                 except StorageError as error:  # all others still are to be ended, and why we are here be told
                     event("upload_not_ended", uri=file.upload.uri, reason=str(error))
+        self._scratch.close()
 
     def schema_of(self, path: str) -> pa.Schema:
         """The schema of the file at ``path``, which has been opened."""
@@ -210,6 +276,26 @@ class TableWriters:
         upload = self._storage.upload(f"{self._output}/{path}")
         self._files[path] = TableFile(path, described, upload, self._style)
 
+    def open_large(self, path: str, like: str) -> None:
+        """Begins a file for large rows of the table at ``like``."""
+        upload = self._storage.upload(f"{self._output}/{path}")
+        self._files[path] = TableFile(path, self._files[like].schema, upload, self._style, large=True)
+
+    def append_large(self, path: str, rows: pa.RecordBatch) -> None:
+        """Adds a row that is encoded alone, and is when this returns."""
+        file = self._files[path]
+        file.waiting.append(rows)
+        file.rows += rows.num_rows
+        self._flush(file)
+        self.settle()
+
+    def settle(self) -> None:
+        """Waits for row groups that are being encoded, and puts aside what waits."""
+        self._put_aside()
+        while self._in_flight:
+            self._settle_first()
+        pa.default_memory_pool().release_unused()
+
     def append(self, path: str, rows: pa.RecordBatch) -> None:
         """Adds rows to the file at ``path``; may block while row groups are being encoded."""
         file = self._files[path]
@@ -218,26 +304,39 @@ class TableWriters:
         file.waiting_bytes += size
         file.rows += rows.num_rows
         self._waiting_bytes += size
-        if file.waiting_bytes >= self._budget.row_group:
+        if file.waiting_bytes + file.aside_bytes >= self._budget.row_group:
             self._flush(file)
         elif self._waiting_bytes >= self._budget.waiting:
-            self._flush_largest()
+            largest = max(self._files.values(), key=lambda candidate: candidate.waiting_bytes)
+            if largest.waiting_bytes >= self._budget.row_group // _LEAST_OF_A_ROW_GROUP:
+                self._flush(largest)
+            else:
+                self._put_aside()
 
-    def _flush_largest(self) -> None:
-        """Makes some room at once: to look at every table each time would cost by their number squared."""
-        most_bytes = self._budget.waiting * 7 // 8
-        for file in sorted(self._files.values(), key=lambda candidate: candidate.waiting_bytes, reverse=True):
-            if self._waiting_bytes <= most_bytes:
-                return
-            self._flush(file)
+    def _put_aside(self) -> None:
+        """All rows that wait; where there is no room on disk, as row groups however small."""
+        if self._scratch.full:
+            for file in self._files.values():
+                if file.waiting or file.aside:
+                    self._flush(file)
+            while self._in_flight:
+                self._settle_first()
+            self._scratch.clear()
+            return
+        for file in self._files.values():
+            if file.waiting:
+                file.aside.append(self._scratch.write(file.waiting, file.waiting_bytes))
+                file.aside_bytes += file.waiting_bytes
+                self._waiting_bytes -= file.waiting_bytes
+                file.waiting, file.waiting_bytes = [], 0
 
-    def _flush(self, file: TableFile) -> None:
-        batches, size = file.waiting, file.waiting_bytes
-        file.waiting, file.waiting_bytes = [], 0
-        self._waiting_bytes -= size
+    def _flush(self, file: TableFile, *, last: bool = False) -> None:
+        batches, aside, size = file.waiting, file.aside, file.waiting_bytes + file.aside_bytes
+        self._waiting_bytes -= file.waiting_bytes
+        file.waiting, file.waiting_bytes, file.aside, file.aside_bytes = [], 0, [], 0
         while self._in_flight and self._in_flight_bytes + size > self._budget.in_flight:
             self._settle_first()
-        file.last = self._pool.submit(file.encode, batches, file.last)
+        file.last = self._pool.submit(file.encode, self._scratch, aside, batches, file.last, last=last)
         self._in_flight.append((file.last, size))
         self._in_flight_bytes += size
 
@@ -249,14 +348,9 @@ class TableWriters:
     def finish(self) -> dict[str, TableFile]:
         """Encodes what waits and ends every file; returns them by path. They are not visible yet."""
         for file in self._files.values():
-            if file.waiting or file.writer is None:
-                if not file.waiting:
-                    file.waiting = [pa.RecordBatch.from_pylist([], schema=file.schema)]
-                self._flush(file)
+            self._flush(file, last=True)
         while self._in_flight:
             self._settle_first()
-        for ended in [self._pool.submit(file.end) for file in self._files.values()]:
-            ended.result()
         return dict(self._files)
 
     def publish(self) -> None:

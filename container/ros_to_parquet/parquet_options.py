@@ -60,7 +60,7 @@ def writer_options(
             encodings[path] = "BYTE_STREAM_SPLIT"
         elif pa.types.is_integer(kind) or pa.types.is_timestamp(kind):
             encodings[path] = "DELTA_BINARY_PACKED"
-        if not _is_blob(kind) and ".list." not in path:
+        if not is_blob(kind) and ".list." not in path:
             statistics.append(path)
     return {
         "compression": codecs,
@@ -101,7 +101,7 @@ def _leaves(path: str, kind: pa.DataType) -> Iterator[tuple[str, pa.DataType]]:
         yield path, kind
 
 
-def _is_blob(kind: pa.DataType) -> bool:
+def is_blob(kind: pa.DataType) -> bool:
     return bool(
         pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
     )
@@ -114,7 +114,7 @@ def _rows_per_page(batches: Sequence[pa.RecordBatch]) -> int:
         (
             sum(batch.column(place).nbytes for batch in batches)
             for place, field in enumerate(batches[0].schema)
-            if _is_blob(field.type)
+            if is_blob(field.type)
         ),
         default=0,
     )

@@ -26,8 +26,18 @@ import pyarrow as pa
 from ros_to_parquet import __version__, contract, lake, parquet
 from ros_to_parquet.attachments import keep_extras
 from ros_to_parquet.bag import open_bag
+from ros_to_parquet.bag.archive import ArchiveReader
 from ros_to_parquet.bag.join import SMALL_BYTES
-from ros_to_parquet.bag.model import BagError, BagReader, Connection, Int64Array, MessageBlock, UInt8Array
+from ros_to_parquet.bag.model import (
+    BagError,
+    BagReader,
+    Connection,
+    Int64Array,
+    MessageBlock,
+    UInt8Array,
+    differing_counts,
+)
+from ros_to_parquet.bag.source import give_back
 from ros_to_parquet.beside import open_beside
 from ros_to_parquet.contract import BagStatus, ExitCode, ExtractOptions, Manifest, Plan, PointClouds
 from ros_to_parquet.decode import Decoded, Decoder
@@ -37,6 +47,7 @@ from ros_to_parquet.layout import MAX_MESSAGE_BYTES, DefinitionError
 from ros_to_parquet.log import event, now
 from ros_to_parquet.memory import DEFAULT_BUDGET, MemoryBudget, readable
 from ros_to_parquet.msg_path import MsgPathError, load_types
+from ros_to_parquet.parquet_memory import encoding_bytes
 from ros_to_parquet.pointcloud import POINT_CLOUD, CloudDecoder, CloudTable, is_point_cloud
 from ros_to_parquet.recording import Folder, Recording, check_folder, other_counts, plain_name
 from ros_to_parquet.records import RecordDecoder
@@ -51,7 +62,6 @@ from ros_to_parquet.storage import (
     join,
     open_storage,
 )
-from ros_to_parquet.text import and_more
 
 MESSAGE_OVERHEAD_BYTES = 64
 """What a message takes in memory beside its payload (times, offsets): more than many a payload."""
@@ -122,6 +132,7 @@ class _Messages:
     publish_times_ns: Int64Array | None
     sequences: Int64Array | None
     offsets: Int64Array
+    lengths: Int64Array
 
     @classmethod
     def joined(cls, blocks: Sequence[MessageBlock | _Messages]) -> _Messages:
@@ -130,6 +141,7 @@ class _Messages:
             _concatenated([block.publish_times_ns for block in blocks]),
             _concatenated([block.sequences for block in blocks]),
             np.concatenate([block.offsets for block in blocks]),
+            np.concatenate([block.lengths for block in blocks]),
         )
 
 
@@ -279,8 +291,10 @@ class _Extraction:
         self._tallies: dict[tuple[str, str, str], _Tally] = {}
         self._paths: dict[tuple[str, str, str, pa.Schema], str] = {}
         self._taken: set[str] = set()
-        self._bags = [plan.bags[part.bag].name for part in plan.shards[shard]]
-        self._bag_names = pa.array(self._bags, pa.string())
+        self._bag_names = pa.array([plan.bags[part.bag].name for part in plan.shards[shard]], pa.string())
+        self._bag = ""
+        self._place = 0
+        self._member = ""
         self._targets: dict[int, _Target] = {}
         self._oversize: dict[int, list[MessageBlock]] = {}
         self._decoders = Decoders()
@@ -288,7 +302,6 @@ class _Extraction:
         self._unfed: dict[_Work, list[MessageBlock]] = {}
         self._unfed_data: UInt8Array | None = None
         self._pending_bytes = 0
-        self._place = 0
 
     @property
     def name(self) -> str:
@@ -297,10 +310,23 @@ class _Extraction:
 
     def begin_bag(self, place: int) -> None:
         """Blocks that follow are of the shard's bag number ``place``."""
+        self._begin(place, self._bag_names[place].as_py())
+
+    def _begin(self, place: int, bag: str, member: str = "") -> None:
         self._place = place
+        self._bag = bag
+        self._member = member
         self._targets = {}
         self._work = {}
         self._pending_bytes = 0
+
+    def _begin_member(self, member: str) -> None:
+        """The current bag is an archive; blocks that follow are of this bag in it, whose name rows have."""
+        self.end_bag()
+        archive = self._bag.removesuffix(f"/{self._member}") if self._member else self._bag
+        name = f"{archive}/{member}"
+        self._bag_names = pa.concat_arrays([self._bag_names, pa.array([name], pa.string())])
+        self._begin(len(self._bag_names) - 1, name, member)
 
     def end_bag(self) -> None:
         """Hands on what has been decoded and not yet become rows."""
@@ -316,6 +342,8 @@ class _Extraction:
 
     def add(self, block: MessageBlock) -> None:
         """Counts and decodes a block of the current bag."""
+        if block.connection.member != self._member:
+            self._begin_member(block.connection.member)
         target = self._targets.get(block.connection.id)
         if block.oversize and (target is None or target.table is not None):
             self._oversize.setdefault(block.connection.id, []).append(block)
@@ -330,9 +358,12 @@ class _Extraction:
                 continue
             target.tally.count(part)
             about = _Messages.joined([part])
+            if target.table is not None and int(part.lengths.max()) > self._budget.large:
+                self._add_large(target, part, about)
+                continue
             if target.table is None:
                 refused = [(index, target.refusal) for index in range(len(part))]
-                target.tally.reject(self._bags[self._place], about, refused)
+                target.tally.reject(self._bag, about, refused)
                 continue
             size_bytes = _memory_bytes(part)
             work = self._work_for(target, target.table, size_bytes)
@@ -349,6 +380,18 @@ class _Extraction:
             elif self._pending_bytes >= self._budget.pending:
                 self._take_largest()
 
+    def _add_large(self, target: _Target, block: MessageBlock, about: _Messages) -> None:
+        """A message that fits if nothing else is in memory beside it, and it is there as seldom as can be."""
+        assert target.table is not None
+        for each in self._work.values():
+            self._take(each)
+        self._tables.settle()
+        work = self._work_for(target, target.table, _memory_bytes(block))
+        work.decoder.feed(block)
+        give_back(block.data)
+        work.pending.append((target, about))
+        self._take(work, large=True)
+
     def _refuse_oversize(self, target: _Target, block: MessageBlock) -> None:
         """Counts messages that are too large as rejects."""
         expansion = target.table.expansion if target.table else 1
@@ -357,7 +400,7 @@ class _Extraction:
             (row, _too_large(size, self._budget, expansion))
             for row, size in enumerate(block.lengths.tolist())
         ]
-        target.tally.reject(self._bags[self._place], _Messages.joined([block]), reasons)
+        target.tally.reject(self._bag, _Messages.joined([block]), reasons)
 
     def _feed_later(self, work: _Work, block: MessageBlock) -> None:
         """Feeds all small blocks of one buffer at once; the buffer is let go when another one comes."""
@@ -400,7 +443,7 @@ class _Extraction:
                 return
             self._take(work)
 
-    def _take(self, work: _Work) -> None:
+    def _take(self, work: _Work, *, large: bool = False) -> None:
         """Rows and rejects of what a decoder holds."""
         self._feed(work)
         pending, work.pending = work.pending, []
@@ -415,17 +458,18 @@ class _Extraction:
             self._share_out(pending, about, decoded)
             return
         assert target.table is not None
-        target.tally.reject(self._bags[self._place], about, decoded.rejected)
+        target.tally.reject(self._bag, about, decoded.rejected)
         target.tally.repaired_strings += decoded.repaired_strings
         target.tally.remark = decoded.remark or target.tally.remark
         target.tally.rows += len(decoded.rows)
         if target.table.clouds is None:
-            self._append(target.table.path, about, decoded)
+            self._append(target.tally, target.table.path, about, decoded, large=large)
             return
         for part in target.table.clouds.split(decoded):
             if part.table is None:
                 target.tally.keep_clouds(len(part.decoded.rows), part.problem)
-            self._append(self._cloud_path(target.tally, target.table, part.table), about, part.decoded)
+            path = self._cloud_path(target.tally, target.table, part.table)
+            self._append(target.tally, path, about, part.decoded, large=large)
 
     def _share_out(
         self,
@@ -435,7 +479,7 @@ class _Extraction:
     ) -> None:
         """To each target what is of its own messages."""
         starts = np.cumsum([0, *(len(each.offsets) for _, each in pending)])
-        bag = self._bags[self._place]
+        bag = self._bag
         for index, reason in decoded.rejected:
             owner, _ = pending[int(np.searchsorted(starts, index, side="right")) - 1]
             owner.tally.reject(bag, about, [(index, reason)])
@@ -458,13 +502,38 @@ class _Extraction:
             target.tally.rows += own.num_rows
             self._tables.append(target.table.path, own)
 
-    def _append(self, path: str, about: _Messages, decoded: Decoded) -> None:
-        if len(decoded.rows):
-            self._tables.append(path, self._rows(path, about, decoded))
+    def _append(self, tally: _Tally, path: str, about: _Messages, decoded: Decoded, *, large: bool) -> None:
+        if not len(decoded.rows):
+            return
+        rows = self._rows(path, about, decoded)
+        if not large:
+            self._tables.append(path, rows)
+            return
+        needed = encoding_bytes(rows.columns) + sum(column.nbytes for column in rows.columns)
+        if needed > self._budget.alone:
+            reason = (
+                f"{int(about.lengths[0]):,} bytes long, and about {needed:,} to write as columns, more than "
+                f"{self._budget.alone:,} of the memory limit: raise --memory-limit to "
+                f"{readable(needed * self._budget.limit // self._budget.alone)}"
+            )
+            tally.rows -= len(decoded.rows)
+            tally.reject(self._bag, about, [(row, reason) for row in decoded.rows.tolist()])
+            return
+        self._tables.append_large(self._large_path(tally, path), rows)
 
     def _rows(self, path: str, about: _Messages, decoded: Decoded) -> pa.RecordBatch:
         """Rows of the file at ``path``, or of another one with the same columns."""
         return pa.RecordBatch.from_arrays(self._columns(about, decoded), schema=self._tables.schema_of(path))
+
+    def _large_path(self, tally: _Tally, path: str) -> str:
+        """The file beside the one at ``path`` that takes large rows of the same table."""
+        large = f"{path.removesuffix('.parquet')}-large.parquet"
+        if large not in self._taken:
+            self._taken.add(large)
+            self._tables.open_large(large, path)
+        if large not in tally.paths:
+            tally.paths.append(large)
+        return large
 
     def results(self, files: Mapping[str, parquet.TableFile]) -> tuple[contract.TopicResult, ...]:
         """One result a topic and definition, sorted by topic."""
@@ -821,7 +890,7 @@ def _read_bag(
 
 
 def _blocks(plan: Plan, reader: BagReader, budget: MemoryBudget) -> Generator[MessageBlock]:
-    with _input_errors(plan), closing(read_ahead(reader.blocks(), budget.read_ahead)) as blocks:
+    with _input_errors(plan), closing(read_ahead(reader.blocks(), budget.read_ahead, budget.large)) as blocks:
         yield from blocks
 
 
@@ -842,9 +911,11 @@ def _finished_bag(
     expected_messages = None if expected is None else sum(expected.values())
     found = _missing(folder) + [contract.BagDamage(each.offset, each.reason) for each in reader.damage]
     remarks = list(folder.remarks)
+    if isinstance(reader, ArchiveReader) and reader.remark:
+        remarks.append(reader.remark)
     verified = None
     if expected is not None:
-        missed = _not_as_promised(reader, expected)
+        missed = differing_counts(reader.connections(), reader.counts, expected)
         verified = not missed
         if missed:
             found.append(contract.BagDamage(-1, f"its index promises other counts: {missed}"))
@@ -874,21 +945,6 @@ def _finished_bag(
         remarks=tuple(remarks),
         unread=reader.unread_messages,
     )
-
-
-def _not_as_promised(reader: BagReader, expected: Mapping[int, int]) -> str:
-    """The topics whose messages are not as many as the bag's own index says, in words; empty for none.
-
-    By connection: a message too many of one does not make up for one too few of another.
-    """
-    topics = {connection.id: connection.topic for connection in reader.connections()}
-    differing = [
-        f"{topics.get(number, 'rows of no known topic')} {expected.get(number, 0)} "
-        f"({reader.counts.get(number, 0)} found)"
-        for number in sorted(expected.keys() | reader.counts.keys())
-        if expected.get(number, 0) != reader.counts.get(number, 0)
-    ]
-    return and_more(differing)
 
 
 def _bag_result(
@@ -942,7 +998,9 @@ def _log_shard(manifest: Manifest) -> None:
 # --- reading ahead ----------------------------------------------------------------------------------
 
 
-def read_ahead(blocks: Iterator[MessageBlock], budget_bytes: int) -> Generator[MessageBlock]:
+def read_ahead(
+    blocks: Iterator[MessageBlock], budget_bytes: int, large_bytes: int = DEFAULT_BUDGET.large
+) -> Generator[MessageBlock]:
     """``blocks``, produced by a thread of their own that keeps at most ``budget_bytes`` ahead.
 
     An exception of the producer is raised where its block would have come. Closing the generator stops
@@ -964,6 +1022,9 @@ def read_ahead(blocks: Iterator[MessageBlock], budget_bytes: int) -> Generator[M
                         return
                     held += _memory_bytes(block)
                 ready.put(block)
+                with room:  # nothing is read ahead of a large message
+                    while _memory_bytes(block) > large_bytes and held and not stopped:
+                        room.wait()
             ready.put(None)
         except BaseException as error:  # noqa: BLE001 (raised again by the consumer)
             ready.put(error)

@@ -126,17 +126,21 @@ def test_what_is_small_is_decoded_with_what_is_alike(tmp_path: Path, monkeypatch
     assert max(fed) >= TOPICS - 1
 
 
-def test_bags_with_the_same_types_share_their_programs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = []
-    machine = run.Decoder.__init__
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[run.Decoder]:
+    """Every decoder that is made."""
+    decoders = []
+    begin = run.Decoder.__init__
 
-    def counted(self: run.Decoder, *arguments: object) -> None:
-        made.append(self)
-        machine(self, *arguments)  # type: ignore[arg-type]
+    def kept(self: run.Decoder, *arguments: object) -> None:
+        decoders.append(self)
+        begin(self, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(run.Decoder, "__init__", counted)
+    monkeypatch.setattr(run.Decoder, "__init__", kept)
+    return decoders
+
+
+def test_bags_with_the_same_types_share_their_programs(tmp_path: Path, made: list[run.Decoder]) -> None:
     bags = []
     for number in range(20):
         bag = Ros1Bag()
@@ -148,3 +152,13 @@ def test_bags_with_the_same_types_share_their_programs(
     manifest = extract(*bags, output=tmp_path / "lake")
     assert manifest.topics[0].rows == len(manifest.bags) == 20
     assert len(made) == 2  # one to try the layout with
+
+
+def test_a_type_of_one_topic_has_one_program(tmp_path: Path, made: list[run.Decoder]) -> None:
+    bag = Ros1Bag()
+    head = [bag.connection(n, f"/t{n}", f"test/T{n}", f"uint8 a{n}\n") for n in range(5)]
+    bag.chunk([*head, *(ros1_message(n, T0 + n, b"\7") for n in range(5))], dict.fromkeys(range(5), 1))
+    (tmp_path / "a.bag").write_bytes(bag.bytes())
+    manifest = extract(tmp_path / "a.bag", output=tmp_path / "lake")
+    assert [topic.rows for topic in manifest.topics] == [1] * 5
+    assert len(made) == 5  # what a layout is tried with, decodes its messages too

@@ -141,6 +141,7 @@ def test_the_shares_of_the_default() -> None:
         "waiting": 64 * MIB,
         "in_flight": 64 * MIB,
         "upload": 128 * MIB,
+        "alone": 832 * MIB,
     }
 
 

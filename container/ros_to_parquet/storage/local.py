@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import tempfile
+import threading
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -139,6 +142,44 @@ class LocalSource:
 _FOLDER_TRIES = 100
 
 
+def _append(path: str, _flags: int) -> int:
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)  # not made again if somebody removed it
+
+
+class _OpenFiles:
+    """Files that are written to at their end, of which only those last written to are open.
+
+    A shard has a file a topic until all are done: thousands, where a process may open 1,024.
+    """
+
+    MOST = 128
+
+    def __init__(self) -> None:
+        self._files: OrderedDict[str, io.FileIO] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def write(self, path: str, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        with self._lock:
+            file = self._files.pop(path, None) or io.FileIO(path, "ab", opener=_append)
+            self._files[path] = file
+            while len(self._files) > self.MOST:
+                self._files.popitem(last=False)[1].close()
+            written = 0
+            while written < len(view):  # one write stops at 2 GiB, or where the disk is full
+                written += file.write(view[written:])
+        return written
+
+    def close(self, path: str) -> None:
+        with self._lock:
+            file = self._files.pop(path, None)
+        if file is not None:
+            file.close()
+
+
+_open_files = _OpenFiles()
+
+
 class LocalUpload:
     """A file written beside its place and moved there when published."""
 
@@ -149,7 +190,7 @@ class LocalUpload:
         self.size_bytes = 0
         with local_errors(uri):
             handle, self._partial = self._begin(Path(uri).parent)
-            self._file = os.fdopen(handle, "wb")
+            os.close(handle)
 
     def _begin(self, folder: Path) -> tuple[int, str]:
         """A file in the folder, which others may remove while it is empty (`LocalStorage.delete`)."""
@@ -161,13 +202,13 @@ class LocalUpload:
 
     def write(self, data: Any) -> int:
         with local_errors(self.uri):
-            written = self._file.write(data)
+            written = _open_files.write(self._partial, data)
         self.size_bytes += written
         return written
 
     def publish(self, *, exclusive: bool = False) -> None:
         with local_errors(self.uri):
-            self._file.close()
+            _open_files.close(self._partial)
             Path(self._partial).chmod(0o666 & ~_UMASK)
             if not exclusive:
                 Path(self._partial).replace(self.uri)
@@ -179,9 +220,8 @@ class LocalUpload:
 
     def abort(self) -> None:
         with local_errors(self.uri):
+            _open_files.close(self._partial)
             Path(self._partial).unlink(missing_ok=True)
-            with suppress(OSError):  # it writes what it still holds, to a disk that may be full
-                self._file.close()
 
 
 def _read_umask() -> int:
