@@ -18,6 +18,7 @@ from ros_to_parquet.contract import (
     ExtractOptions,
     ParquetStyle,
     PointClouds,
+    bag_format,
 )
 
 _Choice = TypeVar("_Choice", bound=StrEnum)
@@ -47,7 +48,6 @@ MAX_PREFIX_BYTES = 900
 _DRIVE_ID = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
 _BUCKET = r"(?!.*\.\.)(?!\d+\.\d+\.\d+\.\d+$)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_BAG_ENDINGS = (".bag", ".mcap", ".db3")
 
 _GLOBS_SCHEMA: Mapping[str, Any] = {
     "type": "array",
@@ -308,7 +308,7 @@ def _prefix(drive_id: object, raw: Mapping[Any, Any], problems: list[str]) -> st
         problems.append(
             f"{where}: {prefix!r} is a glob; write the folder, and choose bags with the conf's 'bags'"
         )
-    elif prefix.lower().endswith(_BAG_ENDINGS):
+    elif bag_format(prefix):
         folder, _, name = prefix.rpartition("/")
         problems.append(
             f"{where}: {prefix!r} is a file's name; write its folder {folder + '/' if folder else ''!r} and "

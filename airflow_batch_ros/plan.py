@@ -17,6 +17,7 @@ from airflow_batch_ros.conf import DriveSource, NameGlobs, PipelineConf
 from airflow_batch_ros.lake import Lake, drive_folders, read_holdings
 from ros_to_parquet import contract
 from ros_to_parquet.contract import (
+    BAG_ENDINGS,
     CONTRACT_VERSION,
     MAX_ARRAY_SIZE,
     MAX_REASONS,
@@ -29,6 +30,8 @@ from ros_to_parquet.contract import (
     Plan,
     PlannedBag,
     Run,
+    bag_format,
+    recording_stem,
 )
 
 if TYPE_CHECKING:
@@ -36,10 +39,8 @@ if TYPE_CHECKING:
 
 DEFAULT_SHARD_BYTES = 1 << 30
 
-FORMATS: Mapping[str, str] = {".bag": "rosbag1", ".mcap": "mcap", ".db3": "sqlite3"}
-"""By file ending. Only files of ``SPLITTABLE`` formats are cut into slices."""
-
 SPLITTABLE = frozenset({"rosbag1", "mcap"})
+"""Formats (`bag_format`) whose files are cut into slices; those that are packed are not."""
 
 _METADATA = "metadata.yaml"
 _NAMES_SHOWN = 5
@@ -186,20 +187,6 @@ def select_bags(source: DriveSource, listing: Listing, globs: NameGlobs) -> Sele
     return Selection(tuple(bags), tuple(sorted([*ignored, *left_out])))
 
 
-def bag_format(name: str) -> str | None:
-    """The format that a file's name promises; None for what is no bag.
-
-    ``x.bag.active`` and ``x.bag.zst`` are not, nor are the ``._x.bag`` that macOS leaves beside a file.
-
-    >>> bag_format("a/x.BAG"), bag_format("x.bag.active"), bag_format("._x.bag")
-    ('rosbag1', None, None)
-    """
-    base = _basename(name).lower()
-    if base.startswith("._"):
-        return None
-    return next((kind for ending, kind in FORMATS.items() if base.endswith(ending)), None)
-
-
 def _planned(
     source: DriveSource,
     each: ListedObject,
@@ -208,7 +195,7 @@ def _planned(
     beside: Sequence[ListedObject],
 ) -> PlannedBag:
     folder = _folder(each.name)
-    described = kind != "rosbag1" and f"{folder}{_METADATA}" in metadata
+    described = kind.startswith(("mcap", "sqlite3")) and f"{folder}{_METADATA}" in metadata
     return PlannedBag(
         uri=source.uri + each.name,
         name=each.name,
@@ -241,7 +228,7 @@ def _no_bags(source: DriveSource, listing: Listing, left_out: Sequence[str]) -> 
     seen = []
     if listing.objects:
         names = [each.name for each in listing.objects]
-        seen.append(f"{_count(names, 'object')}, none a .bag, .mcap or .db3 file ({_shown(names)})")
+        seen.append(f"{_count(names, 'object')}, none a bag ({BAG_ENDINGS}): {_shown(names)}")
     if listing.folders:
         seen.append(
             f"{_count(listing.folders, 'sub-folder')} ({_shown(listing.folders)}); "
@@ -255,7 +242,7 @@ def _refuse_twins(source: DriveSource, bags: Sequence[PlannedBag]) -> None:
     """One recording that is there twice would give every row twice."""
     recordings: dict[str, dict[str, str]] = {}  # stem: form of the recording: glob that takes it
     for bag in bags:
-        recordings.setdefault(_stem(bag.name), {})[bag.name] = bag.name
+        recordings.setdefault(recording_stem(bag.name), {})[bag.name] = bag.name
         if bag.metadata_uri and bag.recording != ".":
             recordings.setdefault(bag.recording, {})[f"{bag.recording}/"] = f"{bag.recording}/*"
     twins = [
@@ -270,11 +257,6 @@ def _refuse_twins(source: DriveSource, bags: Sequence[PlannedBag]) -> None:
             f"drive {source.drive_id!r}: under {source.uri} one recording seems to be there more than once: "
             f'{named}; say which to leave out, for example "bags": {example}'
         )
-
-
-def _stem(name: str) -> str:
-    """What names of one recording have in common: ``x.bag``, ``x.orig.bag`` and ``x.mcap`` are ``x``."""
-    return name.rpartition(".")[0].removesuffix(".orig")
 
 
 # --- what is new ------------------------------------------------------------------------------------

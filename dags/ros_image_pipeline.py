@@ -41,8 +41,9 @@ To run only what failed, clear `submit` and what follows.
 | Airflow Variable | for | default |
 | --- | --- | --- |
 | `ros_to_parquet_output` | the lake, where the conf names none | |
-| `ros_to_parquet_job_queue` | Batch job queue | `ros-to-parquet` |
-| `ros_to_parquet_job_definition` | Batch job definition | `ros-to-parquet` |
+| `ros_to_parquet_stack` | stack of `airflow-batch-ros stack`, whose lake, queue and definition are taken | |
+| `ros_to_parquet_job_queue` | Batch job queue | the stack's, else `ros-to-parquet` |
+| `ros_to_parquet_job_definition` | Batch job definition | the stack's, else `ros-to-parquet` |
 | `ros_to_parquet_aws_conn_id` | AWS connection | `aws_default` |
 
 (In the environment: `AIRFLOW_VAR_ROS_TO_PARQUET_OUTPUT`, and so on.)
@@ -88,8 +89,9 @@ with DAG(
     submit = RosToParquetBatchOperator(
         task_id="submit",
         output_uri=variable("output", ""),
-        job_queue=variable("job_queue", "ros-to-parquet"),
-        job_definition=variable("job_definition", "ros-to-parquet"),
+        stack_name=variable("stack", ""),
+        job_queue=variable("job_queue", ""),
+        job_definition=variable("job_definition", ""),
         aws_conn_id=variable("aws_conn_id", "aws_default"),
         retries=2,
     )

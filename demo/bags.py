@@ -10,6 +10,7 @@ from pathlib import Path
 
 from airflow_batch_ros.conf import MAX_DRIVE_ID_LENGTH
 from airflow_batch_ros.plan import bag_format
+from ros_to_parquet.contract import recording_stem
 
 METADATA = "metadata.yaml"
 
@@ -158,16 +159,14 @@ def _recording(name: str, described: set[str]) -> str:
     folder, _, base = name.rpartition("/")
     if folder and folder in described:
         return folder
-    stem = base.rpartition(".")[0].removesuffix(".orig")
+    stem = recording_stem(base)
     return f"{folder}/{stem}" if folder else stem
 
 
 def _form(name: str, described: set[str]) -> str:
-    """The form of a bag file, for a drive's id: ``mcap``, ``bag``, ``orig-bag``, ``rosbag2-db3``."""
-    stem, _, ending = name.lower().rpartition(".")
-    if name.rpartition("/")[0] in described - {""}:
-        return f"rosbag2-{ending}"
-    return f"orig-{ending}" if stem.endswith(".orig") else ending
+    """The form of a bag file, for a drive's id: ``mcap``, ``bag-gz``, ``orig-bag``, ``rosbag2-db3``."""
+    ending = name[len(recording_stem(name)) :].lower().lstrip(".").replace(".", "-")
+    return f"rosbag2-{ending}" if name.rpartition("/")[0] in described - {""} else ending
 
 
 def _base(name: str) -> str:

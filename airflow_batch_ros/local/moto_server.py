@@ -14,7 +14,7 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoReque
 from werkzeug.serving import make_server
 from werkzeug.wrappers import Response
 
-from airflow_batch_ros.local import moto_batch
+from airflow_batch_ros.local import moto_batch, moto_cloudformation
 from airflow_batch_ros.local.batch_jobs import BatchEngine
 from airflow_batch_ros.local.state import ServerOptions
 
@@ -54,6 +54,7 @@ class MotoServer:
             minimum_timeout_s=options.minimum_timeout_s,
             client_environment={"AWS_ENDPOINT_URL": self.url, **client_environment},
         )
+        moto_cloudformation.install()
         threading.Thread(target=self._server.serve_forever, args=(0.05,), name="moto", daemon=True).start()
 
     def _answer(self, environ: dict[str, Any], start_response: Any) -> Any:

@@ -46,7 +46,7 @@ def keep_extras(
     kept = []
     for number, attachment in enumerate(extras.attachments):
         path, crc_ok = "", None
-        if attachment.size_bytes <= MAX_COPIED_BYTES:
+        if attachment.is_readable and attachment.size_bytes <= MAX_COPIED_BYTES:
             path = f"{folder}-{number:04d}-{_file_name(attachment.name)}"
             crc_ok = _copy(reader, attachment, storage, join(output, path), reading)
         kept.append(
@@ -59,11 +59,14 @@ def keep_extras(
                 size_bytes=attachment.size_bytes,
                 crc_ok=crc_ok,
                 path=path,
+                member=attachment.member,
             )
         )
     return KeptExtras(
         attachments=tuple(kept),
-        metadata=tuple(contract.BagMetadata(record.name, record.values) for record in extras.metadata),
+        metadata=tuple(
+            contract.BagMetadata(record.name, record.values, record.member) for record in extras.metadata
+        ),
         left_out=extras.left_out,
     )
 

@@ -53,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     codes = "\n".join(f"  {int(code):>3}  {EXIT_CODE_HELP[code]}" for code in ExitCode)
     parser = argparse.ArgumentParser(
         prog="ros-to-parquet",
-        description="ROS bags (.bag, .mcap, .db3) to typed Parquet tables, without ROS.",
+        description="ROS bags (.bag, .mcap, .db3; packed or not) to typed Parquet tables, without ROS.",
         epilog="A URI is s3://, gs://, abfs://, hdfs:// or any other that fsspec opens; bags: https:// too."
         f"\n\nexit codes:\n{codes}",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -184,8 +184,9 @@ class PlannedBag:
 
     Attributes:
         uri: ``s3://bucket/key``, another URI, or a local path.
-        name: the file's path below the drive's prefix; the ``bag`` column of its rows.
-        format: ``rosbag1``, ``mcap`` or ``sqlite3``, as its name says; the engine looks at the bytes.
+        name: the file's path below the drive's prefix; the ``bag`` column of its rows (in an archive: with
+            the path of the bag in it).
+        format: as its name says (`bag_format`); the engine looks at the bytes.
         size_bytes: size when planned.
         etag: the store's ETag when planned; empty where the store has none.
         recording: the rosbag2 folder that holds it (its path below the prefix), or ``name`` itself.
@@ -288,6 +289,51 @@ class Lease:
     """ISO 8601, UTC; for people."""
 
 
+# --- names of bags ----------------------------------------------------------------------------------
+
+BAG_FORMATS: Mapping[str, str] = {".bag": "rosbag1", ".mcap": "mcap", ".db3": "sqlite3"}
+
+COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst", ".zstd", ".lz4")
+"""Endings of files that are compressed whole."""
+
+ARCHIVES = (".zip", ".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".tzst", *(f".tar{end}" for end in COMPRESSIONS))
+
+BAG_ENDINGS = ".bag, .mcap or .db3, compressed or not, .zip or .tar"
+"""For people."""
+
+
+def bag_format(name: str) -> str | None:
+    """What a file's name promises; None for what is no bag.
+
+    ``rosbag1``, ``mcap`` or ``sqlite3``; with the ending of its compression (``mcap.zst``); or ``archive``,
+    which may hold bags. ``x.bag.active`` is no bag, nor is the ``._x.bag`` that macOS leaves beside a file.
+
+    >>> bag_format("a/x.BAG"), bag_format("x.db3.zstd"), bag_format("x.tar.gz"), bag_format("._x.bag")
+    ('rosbag1', 'sqlite3.zstd', 'archive', None)
+    """
+    base = name.rpartition("/")[2].lower()
+    if base.startswith("._"):
+        return None
+    if base.endswith(ARCHIVES):
+        return "archive"
+    compression = next((end for end in COMPRESSIONS if base.endswith(end)), "")
+    bare = base.removesuffix(compression)
+    return next((kind + compression for end, kind in BAG_FORMATS.items() if bare.endswith(end)), None)
+
+
+def recording_stem(name: str) -> str:
+    """What names of one recording have in common.
+
+    >>> {recording_stem(f"a/x{end}") for end in (".bag", ".orig.bag", ".mcap", ".bag.gz", ".tar.zst", ".zip")}
+    {'a/x'}
+    """
+    stem = name
+    for endings in (ARCHIVES, COMPRESSIONS, tuple(BAG_FORMATS), (".orig",)):
+        longest = max((end for end in endings if stem.lower().endswith(end)), key=len, default="")
+        stem = stem[: len(stem) - len(longest)]
+    return stem
+
+
 # --- what a shard leaves behind ---------------------------------------------------------------------
 
 
@@ -374,7 +420,9 @@ class Attachment:
     Attributes:
         offset: where its bytes begin in the bag file.
         crc_ok: whether its bytes are as its checksum says; None where it has none, or was not copied.
-        path: its copy, relative to the output URI; empty where it was too large for one.
+        path: its copy, relative to the output URI; empty where it was too large for one, or cannot be had
+            twice (more than 1 MiB in a bag that is compressed as a whole).
+        member: the bag's path in its archive, where it is in one.
     """
 
     name: str
@@ -385,14 +433,16 @@ class Attachment:
     size_bytes: int
     crc_ok: bool | None
     path: str
+    member: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class BagMetadata:
-    """A metadata record of an MCAP file; ``values`` are pairs of key and value."""
+    """A metadata record of an MCAP file; ``values`` are pairs of key and value. See `Attachment`."""
 
     name: str
     values: tuple[tuple[str, ...], ...]
+    member: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -405,7 +455,7 @@ class BagResult:
         extracted: messages of wanted topics: each is a row or a reject.
         verified: every connection has as many messages as the bag's own index says (else ``damage`` says
             which have not), or its folder's ``metadata.yaml`` where it has none; None where that does not
-            say either (``unverified``).
+            say either (``unverified``). Of an archive: of all bags in it.
         remarks: what else people should know of it, though nothing of it is damaged.
         unread: how many of ``messages`` are of chunks that were not read; the index is all that says so.
         extras_left_out: attachments and metadata records past the engine's limits, neither listed nor copied.

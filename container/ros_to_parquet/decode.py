@@ -20,7 +20,7 @@ import pyarrow as pa
 from awkward_cpp.lib._ext import ForthMachine64
 
 from ros_to_parquet.bag.model import Int64Array, MessageBlock, UInt8Array
-from ros_to_parquet.definitions import CUSTOM, STANDARD_TYPES, TypeSource
+from ros_to_parquet.definitions import CUSTOM, STANDARD_TYPES, TypeSource, full_type_name
 from ros_to_parquet.layout import (
     MAX_MESSAGE_BYTES,
     Array,
@@ -101,11 +101,7 @@ class Decoder:
     """How many times a message's bytes it takes in memory, at most and about, until ``take``."""
 
     def __init__(self, layout: Layout, encoding: str) -> None:
-        if encoding not in ("ros1", "cdr"):
-            raise DefinitionError(
-                f"type {layout.root.type_name}: message encoding {encoding!r} is not supported; "
-                "ros1, cdr, json and protobuf are"
-            )
+        _check_encoding(layout.root.type_name, encoding)
         self.schema = pa.schema(arrow_fields(layout))
         self.has_stamp = layout.header_index is not None
         self.layout = layout
@@ -257,6 +253,14 @@ class Decoder:
         return seconds * 1_000_000_000 + nanoseconds
 
 
+def _check_encoding(type_name: str, encoding: str) -> None:
+    if encoding not in ("ros1", "cdr"):
+        raise DefinitionError(
+            f"type {type_name or 'unknown'}: message encoding {encoding!r} is not supported; "
+            "ros1, cdr, json and protobuf are"
+        )
+
+
 def choose_layout(
     block: MessageBlock,
     types: TypeSource = STANDARD_TYPES,
@@ -274,6 +278,7 @@ def choose_layout(
         DefinitionError: see ``resolve_layout``; or the message encoding is not supported.
     """
     connection = block.connection
+    _check_encoding(full_type_name(connection.type_name), connection.encoding)
     sample = _first_messages(block, 100)
     layout, problem = None, ""
     try:

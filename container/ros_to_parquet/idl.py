@@ -116,6 +116,7 @@ class _Names:
     type_name: str
     found: dict[str, _Type | _Struct | _Const | _NotRead] = field(default_factory=dict)
     busy: list[str] = field(default_factory=list)
+    values: dict[str, Value] = field(default_factory=dict)
 
     def lookup(self, name: str, scope: tuple[str, ...]) -> str | None:
         """Full name of what ``name`` means in ``scope``: the innermost that is declared."""
@@ -126,12 +127,15 @@ class _Names:
 
     def value(self, name: str, scope: tuple[str, ...], token: _Token) -> Value:
         known = self.lookup(name, scope)
+        if known in self.values:  # each once: constants of constants would multiply
+            return self.values[known]
         const = self.found[known] if known else None
         if known is None or not isinstance(const, _Const) or known in self.busy:
             self.fail(token, "names no constant that is declared")
         self.busy.append(known)
         value = self.evaluate(const.value, const.type.token)
         self.busy.pop()
+        self.values[known] = value
         return value
 
     def number(self, expression: Expression | None, token: _Token) -> int:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ros_to_parquet.bag import open_bag
+from ros_to_parquet.bag.archive import ArchiveReader
 from ros_to_parquet.bag.extras import Extras, HasExtras, MetadataRecord
 from ros_to_parquet.beside import find_beside, open_beside
 from ros_to_parquet.progress import Progress
@@ -19,8 +20,12 @@ from ros_to_parquet.text import print_table
 
 @dataclass(frozen=True, slots=True)
 class TopicInfo:
-    """One connection: a topic, its type, encoding, and how many messages of how many bytes."""
+    """One connection: a topic, its type, encoding, and how many messages of how many bytes.
 
+    ``bag`` is the bag that it is of, by its path in an archive; empty outside of archives.
+    """
+
+    bag: str
     topic: str
     type_name: str
     encoding: str
@@ -54,6 +59,7 @@ class BagInfo:
     last_log_time_ns: int | None
     topics: tuple[TopicInfo, ...]
     damage: tuple[str, ...]
+    remark: str = ""
     attachments: tuple[AttachmentInfo, ...] = ()
     metadata: tuple[MetadataRecord, ...] = ()
     extras_left_out: int = 0
@@ -76,11 +82,12 @@ class BagInfo:
         if self.first_log_time_ns is not None and self.last_log_time_ns is not None:
             first, last = self.first_log_time_ns, self.last_log_time_ns
             print(f"  log time     {_time(first)} to {_time(last)} ({(last - first) / 1e9:,.1f} s)")
+        named = ("  bag",) if any(topic.bag for topic in self.topics) else ()
         print_table(
-            ("  topic", "type", "encoding", "definition", "messages", "bytes"),
+            (*named, "topic" if named else "  topic", "type", "encoding", "definition", "messages", "bytes"),
             [
                 (
-                    f"  {topic.topic}",
+                    *((f"  {topic.bag}", topic.topic) if named else (f"  {topic.topic}",)),
                     topic.type_name,
                     topic.encoding,
                     topic.definition or "none",
@@ -97,8 +104,8 @@ class BagInfo:
             print(f"  metadata     {record.name}: {_shown(record)}")
         if self.extras_left_out:
             print(f"  and {self.extras_left_out:,} more attachments and metadata records")
-        for damage in self.damage:
-            print(f"  ! {damage}")
+        for problem in (*self.damage, *([self.remark] if self.remark else [])):
+            print(f"  ! {problem}")
 
 
 def _shown(record: MetadataRecord) -> str:
@@ -147,6 +154,7 @@ def read_info(location: str) -> BagInfo:
         last_log_time_ns=last,
         topics=tuple(
             TopicInfo(
+                bag=connection.member,
                 topic=connection.topic,
                 type_name=connection.type_name,
                 encoding=connection.encoding,
@@ -154,12 +162,15 @@ def read_info(location: str) -> BagInfo:
                 messages=reader.counts.get(connection.id, 0),
                 size_bytes=sizes[connection.id],
             )
-            for connection in sorted(reader.connections(), key=lambda each: (each.topic, each.id))
+            for connection in sorted(
+                reader.connections(), key=lambda each: (each.member, each.topic, each.id)
+            )
         ),
         damage=tuple(
             f"at offset {each.offset}: {each.reason}" if each.offset >= 0 else each.reason
             for each in reader.damage
         ),
+        remark=reader.remark if isinstance(reader, ArchiveReader) else "",
         attachments=tuple(
             AttachmentInfo(each.name, each.media_type, each.log_time_ns, each.offset, each.size_bytes)
             for each in extras.attachments

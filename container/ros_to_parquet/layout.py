@@ -211,13 +211,13 @@ def _resolve(
     elif _may_be_empty(definition_format, definition_hash):
         definitions = {type_name: Definition(type_name, ())}
     recorded = definitions.get(type_name)
-    if not type_name:
-        raise DefinitionError(
-            "nothing in the bag says what its messages are: the channel has no schema; record the topic with "
-            "one, or convert the bag"
-        )
     if recorded and recorded.fields:
         return Layout(_Resolver(definitions, version, types).resolve(type_name), version, "recorded")
+    if type_name in ("", "*"):
+        raise DefinitionError(
+            "nothing in the bag says what its messages are: it has no schema for the topic, or '*' as its "
+            "type; record the topic with its definition"
+        )
     candidates = types.find(type_name, ros_version=version)
     # Without fields it is an empty message, unless what is known of the type tells that it is a stub.
     if recorded and not any(candidate.fields for candidate in candidates.values()):

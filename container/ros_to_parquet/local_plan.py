@@ -24,8 +24,6 @@ from ros_to_parquet.storage import (
     open_storage,
 )
 
-FORMATS = {".bag": "rosbag1", ".mcap": "mcap", ".db3": "sqlite3"}
-
 ACTIVE = ".bag.active"
 """A ROS 1 bag that is being recorded, or whose recorder was killed; taken where it is named, for it grows."""
 
@@ -54,7 +52,9 @@ def make_plan(
         seen = f" (not bags: {', '.join(ignored[:5])})" if ignored else ""
         if any(name.endswith(ACTIVE) for name in ignored):
             seen += f"; a {ACTIVE} may be recorded still: name the file itself to read what it has"
-        raise ShardError(f"{', '.join(bags)}: no .bag, .mcap or .db3 there{seen}", ExitCode.INPUT_MISSING)
+        raise ShardError(
+            f"{', '.join(bags)}: no bag there ({contract.BAG_ENDINGS}){seen}", ExitCode.INPUT_MISSING
+        )
     uris = [each.info.uri for each in found]
     base = posixpath.commonpath([posixpath.dirname(_as_path(uri)) for uri in uris])
     planned = tuple(_planned(each, base) for each in found)
@@ -144,7 +144,7 @@ def _find(bags: Iterable[str]) -> tuple[list[_Found], list[str]]:
                 # directly in the folder, or in a rosbag2 folder directly in it
                 metadata = next((info.uri for info in inside if info.uri.endswith(f"/{_METADATA}")), "")
                 if folder == uri or (metadata and posixpath.dirname(folder) == uri):
-                    here = {info.uri: info for info in inside if posixpath.splitext(info.uri)[1] in FORMATS}
+                    here = {info.uri: info for info in inside if contract.bag_format(info.uri)}
                     _refuse_twins(here)
                     beside = [info for info in inside if contract.sqlite_owner(info.uri) in here]
                     for bag_uri, info in here.items():
@@ -161,7 +161,7 @@ def _refuse_twins(uris: Iterable[str]) -> None:
     """Raises `ShardError` where a folder has one recording twice, e.g. ``x.orig.bag`` beside ``x.bag``."""
     recordings: dict[str, str] = {}
     for uri in sorted(uris):
-        other = recordings.setdefault(posixpath.splitext(uri)[0].removesuffix(".orig"), uri)
+        other = recordings.setdefault(contract.recording_stem(uri), uri)
         if other != uri:
             raise ShardError(
                 f"{other} and {posixpath.basename(uri)} seem to be one recording, whose rows would be there "
@@ -210,7 +210,7 @@ def _planned(found: _Found, base: str) -> PlannedBag:
     return PlannedBag(
         uri=info.uri,
         name=name,
-        format=FORMATS.get(posixpath.splitext(name.removesuffix(".active"))[1], ""),
+        format=contract.bag_format(name.removesuffix(".active")) or "",
         size_bytes=info.size_bytes,
         etag=info.etag,
         recording=(posixpath.dirname(name) or name) if metadata else name,
@@ -221,7 +221,7 @@ def _planned(found: _Found, base: str) -> PlannedBag:
 
 def _drive_id(planned: Sequence[PlannedBag], base: str) -> str:
     first = planned[0].name.removesuffix(".active")
-    name = posixpath.splitext(first)[0] if len(planned) == 1 else posixpath.basename(base)
+    name = contract.recording_stem(first) if len(planned) == 1 else posixpath.basename(base)
     drive_id = re.sub(r"[^A-Za-z0-9_.-]", "_", name.replace("/", "_")).lstrip("_.-")[:80]
     if not drive_id:  # a made-up one would mix all drives with such names
         raise ShardError(f"no drive id can be made of the name {name!r}: use --drive-id", ExitCode.USAGE)

@@ -26,8 +26,17 @@ import pyarrow as pa
 from ros_to_parquet import __version__, contract, lake, parquet
 from ros_to_parquet.attachments import keep_extras
 from ros_to_parquet.bag import open_bag
+from ros_to_parquet.bag.archive import ArchiveReader
 from ros_to_parquet.bag.join import SMALL_BYTES
-from ros_to_parquet.bag.model import BagError, BagReader, Connection, Int64Array, MessageBlock, UInt8Array
+from ros_to_parquet.bag.model import (
+    BagError,
+    BagReader,
+    Connection,
+    Int64Array,
+    MessageBlock,
+    UInt8Array,
+    differing_counts,
+)
 from ros_to_parquet.bag.source import give_back
 from ros_to_parquet.beside import open_beside
 from ros_to_parquet.contract import BagStatus, ExitCode, ExtractOptions, Manifest, Plan, PointClouds
@@ -53,7 +62,6 @@ from ros_to_parquet.storage import (
     join,
     open_storage,
 )
-from ros_to_parquet.text import and_more
 
 MESSAGE_OVERHEAD_BYTES = 64
 """What a message takes in memory beside its payload (times, offsets): more than many a payload."""
@@ -283,8 +291,10 @@ class _Extraction:
         self._tallies: dict[tuple[str, str, str], _Tally] = {}
         self._paths: dict[tuple[str, str, str, pa.Schema], str] = {}
         self._taken: set[str] = set()
-        self._bags = [plan.bags[part.bag].name for part in plan.shards[shard]]
-        self._bag_names = pa.array(self._bags, pa.string())
+        self._bag_names = pa.array([plan.bags[part.bag].name for part in plan.shards[shard]], pa.string())
+        self._bag = ""
+        self._place = 0
+        self._member = ""
         self._targets: dict[int, _Target] = {}
         self._oversize: dict[int, list[MessageBlock]] = {}
         self._decoders = Decoders()
@@ -292,7 +302,6 @@ class _Extraction:
         self._unfed: dict[_Work, list[MessageBlock]] = {}
         self._unfed_data: UInt8Array | None = None
         self._pending_bytes = 0
-        self._place = 0
 
     @property
     def name(self) -> str:
@@ -301,10 +310,23 @@ class _Extraction:
 
     def begin_bag(self, place: int) -> None:
         """Blocks that follow are of the shard's bag number ``place``."""
+        self._begin(place, self._bag_names[place].as_py())
+
+    def _begin(self, place: int, bag: str, member: str = "") -> None:
         self._place = place
+        self._bag = bag
+        self._member = member
         self._targets = {}
         self._work = {}
         self._pending_bytes = 0
+
+    def _begin_member(self, member: str) -> None:
+        """The current bag is an archive; blocks that follow are of this bag in it, whose name rows have."""
+        self.end_bag()
+        archive = self._bag.removesuffix(f"/{self._member}") if self._member else self._bag
+        name = f"{archive}/{member}"
+        self._bag_names = pa.concat_arrays([self._bag_names, pa.array([name], pa.string())])
+        self._begin(len(self._bag_names) - 1, name, member)
 
     def end_bag(self) -> None:
         """Hands on what has been decoded and not yet become rows."""
@@ -320,6 +342,8 @@ class _Extraction:
 
     def add(self, block: MessageBlock) -> None:
         """Counts and decodes a block of the current bag."""
+        if block.connection.member != self._member:
+            self._begin_member(block.connection.member)
         target = self._targets.get(block.connection.id)
         if block.oversize and (target is None or target.table is not None):
             self._oversize.setdefault(block.connection.id, []).append(block)
@@ -339,7 +363,7 @@ class _Extraction:
                 continue
             if target.table is None:
                 refused = [(index, target.refusal) for index in range(len(part))]
-                target.tally.reject(self._bags[self._place], about, refused)
+                target.tally.reject(self._bag, about, refused)
                 continue
             size_bytes = _memory_bytes(part)
             work = self._work_for(target, target.table, size_bytes)
@@ -376,7 +400,7 @@ class _Extraction:
             (row, _too_large(size, self._budget, expansion))
             for row, size in enumerate(block.lengths.tolist())
         ]
-        target.tally.reject(self._bags[self._place], _Messages.joined([block]), reasons)
+        target.tally.reject(self._bag, _Messages.joined([block]), reasons)
 
     def _feed_later(self, work: _Work, block: MessageBlock) -> None:
         """Feeds all small blocks of one buffer at once; the buffer is let go when another one comes."""
@@ -434,7 +458,7 @@ class _Extraction:
             self._share_out(pending, about, decoded)
             return
         assert target.table is not None
-        target.tally.reject(self._bags[self._place], about, decoded.rejected)
+        target.tally.reject(self._bag, about, decoded.rejected)
         target.tally.repaired_strings += decoded.repaired_strings
         target.tally.remark = decoded.remark or target.tally.remark
         target.tally.rows += len(decoded.rows)
@@ -455,7 +479,7 @@ class _Extraction:
     ) -> None:
         """To each target what is of its own messages."""
         starts = np.cumsum([0, *(len(each.offsets) for _, each in pending)])
-        bag = self._bags[self._place]
+        bag = self._bag
         for index, reason in decoded.rejected:
             owner, _ = pending[int(np.searchsorted(starts, index, side="right")) - 1]
             owner.tally.reject(bag, about, [(index, reason)])
@@ -493,7 +517,7 @@ class _Extraction:
                 f"{readable(needed * self._budget.limit // self._budget.alone)}"
             )
             tally.rows -= len(decoded.rows)
-            tally.reject(self._bags[self._place], about, [(row, reason) for row in decoded.rows.tolist()])
+            tally.reject(self._bag, about, [(row, reason) for row in decoded.rows.tolist()])
             return
         self._tables.append_large(self._large_path(tally, path), rows)
 
@@ -887,9 +911,11 @@ def _finished_bag(
     expected_messages = None if expected is None else sum(expected.values())
     found = _missing(folder) + [contract.BagDamage(each.offset, each.reason) for each in reader.damage]
     remarks = list(folder.remarks)
+    if isinstance(reader, ArchiveReader) and reader.remark:
+        remarks.append(reader.remark)
     verified = None
     if expected is not None:
-        missed = _not_as_promised(reader, expected)
+        missed = differing_counts(reader.connections(), reader.counts, expected)
         verified = not missed
         if missed:
             found.append(contract.BagDamage(-1, f"its index promises other counts: {missed}"))
@@ -919,21 +945,6 @@ def _finished_bag(
         remarks=tuple(remarks),
         unread=reader.unread_messages,
     )
-
-
-def _not_as_promised(reader: BagReader, expected: Mapping[int, int]) -> str:
-    """The topics whose messages are not as many as the bag's own index says, in words; empty for none.
-
-    By connection: a message too many of one does not make up for one too few of another.
-    """
-    topics = {connection.id: connection.topic for connection in reader.connections()}
-    differing = [
-        f"{topics.get(number, 'rows of no known topic')} {expected.get(number, 0)} "
-        f"({reader.counts.get(number, 0)} found)"
-        for number in sorted(expected.keys() | reader.counts.keys())
-        if expected.get(number, 0) != reader.counts.get(number, 0)
-    ]
-    return and_more(differing)
 
 
 def _bag_result(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import random
 import tracemalloc
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -223,7 +225,8 @@ def test_info_lists_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     said = capsys.readouterr().out
     assert "attachment   a.yaml (16 bytes, text/plain)" in said
     assert f"metadata     car: plate='M', x='{'y' * 60}...'" in said
-    assert info.as_dict()["metadata"] == ({"name": "car", "values": (("plate", "M"), ("x", "y" * 99))},)
+    (record,) = info.as_dict()["metadata"]
+    assert record == {"name": "car", "values": (("plate", "M"), ("x", "y" * 99)), "member": ""}
 
 
 def test_rebuild_writes_them_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,3 +253,19 @@ def test_rebuild_writes_them_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     again = open_bag(LocalFile(path))
     assert sum(map(len, again.blocks())) == 8 and again.damage == []
     assert isinstance(again, McapReader) and len(again.extras.attachments) == 2
+
+
+def test_those_of_bags_in_archives(tmp_path: Path) -> None:
+    """What a stream has passed cannot be had again, unless it is small; what is stored as it is can."""
+    large = bytes(2 << 20)
+    data = mcap_file(mcap_attachment("a", b"1"), mcap_attachment("large", large), mcap_metadata("m", k="v"))
+    (tmp_path / "x.mcap.gz").write_bytes(gzip.compress(data, 1))
+    with zipfile.ZipFile(tmp_path / "y.zip", "w") as archive:
+        archive.writestr("in/y.mcap", data)
+    bags = extract(tmp_path / "x.mcap.gz", tmp_path / "y.zip", output=tmp_path / "lake").bags
+    for bag, member, copied in zip(bags, ("", "in/y.mcap"), (["a"], ["a", "large"]), strict=True):
+        assert bag.status is BagStatus.OK
+        assert bag.metadata == (contract.BagMetadata("m", (("k", "v"),), member),)
+        assert [(each.name, each.member) for each in bag.attachments] == [("a", member), ("large", member)]
+        assert [each.name for each in bag.attachments if each.path] == copied
+        assert all(each.crc_ok is True for each in bag.attachments if each.path)

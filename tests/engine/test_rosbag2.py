@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import pytest
+import zstandard
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
@@ -152,12 +153,15 @@ def test_a_file_that_is_not_there_is_said_once_and_one_that_is_not_listed_is_rea
     assert commit.problems[2] == "bag run_7.db3: its folder's metadata.yaml does not list it"
 
 
-def test_files_that_are_done_or_not_taken_are_there(folder: Path, tmp_path: Path) -> None:
+def test_files_that_are_done_or_compressed_are_there(folder: Path, tmp_path: Path) -> None:
     (folder / "metadata.yaml").write_text(
         metadata(dict.fromkeys(f"run_{number}.db3" for number in range(3)), total=30)
     )
     add(folder / "run_0.db3", 10)
-    (folder / "run_1.db3.zstd").write_bytes(b"left out by the conf")
+    plain = folder / "run_1.db3"
+    add(plain, 10, first=10)
+    (folder / "run_1.db3.zstd").write_bytes(zstandard.compress(plain.read_bytes()))
+    plain.unlink()
     first = results(folder, tmp_path)
     assert [each.reason for each in first["run_0.db3"].damage] == [
         "run_2.db3 of the same recording, which metadata.yaml lists, is not there"

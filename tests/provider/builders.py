@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_batch_ros.conf import PipelineConf, parse_conf
 from airflow_batch_ros.lake import Lake
-from airflow_batch_ros.plan import FORMATS
 from ros_to_parquet import contract
 from ros_to_parquet.contract import (
     CONTRACT_VERSION,
@@ -43,7 +42,8 @@ def put(s3: S3Client, bucket: str, *keys: str, body: bytes = b"bag") -> None:
 
 
 def bag(name: str, size_bytes: int = 100, *, etag: str = "e") -> PlannedBag:
-    kind = FORMATS[f".{name.rpartition('.')[2]}"]
+    kind = contract.bag_format(name)
+    assert kind is not None
     return PlannedBag(f"s3://raw/drive_1/{name}", name, kind, size_bytes, etag, name)
 
 

@@ -81,7 +81,13 @@ def bucket(s3: S3Client) -> str:
 
 
 @pytest.fixture(scope="session")
-def definitions(batch: BatchClient) -> dict[str, str]:
+def gate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Jobs of the definition ``gated`` begin when there is a file here."""
+    return tmp_path_factory.mktemp("gate") / "open"
+
+
+@pytest.fixture(scope="session")
+def definitions(batch: BatchClient, gate: Path) -> dict[str, str]:
     """Job definitions by what their containers do: see ``container.py``."""
 
     def register(name: str, does: str) -> str:
@@ -98,6 +104,7 @@ def definitions(batch: BatchClient) -> dict[str, str]:
         return name
 
     kinds: dict[str, str] = {"good": "", "hang": "hang", "oom": "exit 137", "some fail": "exit 70 for 1"}
+    kinds["gated"] = f"after {gate}"
     return {kind: register(f"test-{kind.replace(' ', '-')}", does) for kind, does in kinds.items()}
 
 

@@ -1,7 +1,7 @@
 """The entry point of jobs in the provider's tests: the engine, unless the job's environment says otherwise.
 
 ``TEST_CONTAINER``: ``hang`` sleeps until it is ended; ``exit N`` ends with that code before it does anything;
-``exit N for 0,2`` only in those children of an array.
+``exit N for 0,2`` only in those children of an array; ``after FILE`` waits until there is such a file.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ words = os.environ.get("TEST_CONTAINER", "").split()
 index = os.environ.get("AWS_BATCH_JOB_ARRAY_INDEX")
 if words[:1] == ["hang"]:
     time.sleep(600)
+elif words[:1] == ["after"]:
+    while not os.path.exists(words[1]):  # noqa: PTH110
+        time.sleep(0.05)
 elif words[:1] == ["exit"] and (len(words) == 2 or index in words[3].split(",")):
     print(f"told to exit {words[1]}")
     sys.exit(int(words[1]))

@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -452,14 +453,15 @@ def defer(pipeline: Pipeline, jobs: Any, **changes: Any) -> RosToParquetBatchTri
     return trigger
 
 
-def test_one_trigger_waits_for_all_jobs(pipeline: Pipeline) -> None:
+def test_one_trigger_waits_for_all_jobs(pipeline: Pipeline, gate: Path) -> None:
     pipeline.put("more/x.bag", ros1_bag())
-    jobs = pipeline.submit("good", "more")
+    jobs = pipeline.submit("good", "more", definition="gated")
     sensor = pipeline.sensor(jobs, deferrable=True, timeout=3600)
     with pytest.raises(TaskDeferred) as caught:
         sensor.execute(pipeline.context)  # type: ignore[arg-type]
     assert caught.value.timeout is not None
     assert caught.value.timeout.total_seconds() == 3600
+    gate.touch()
     (event,) = asyncio.run(collect(caught.value.trigger))
     assert event == {"status": "ended", "states": {job["job_id"]: "SUCCEEDED" for job in jobs}}
     summary = pipeline.sensor(jobs).execute_complete(pipeline.context, event)  # type: ignore[arg-type]

@@ -57,8 +57,15 @@ def names(bags: Sequence[PlannedBag]) -> list[str]:
         ("x_0.db3", "sqlite3"),
         ("X.BAG", "rosbag1"),
         ("x.bag.active", None),
-        ("x.bag.zst", None),
-        ("x.db3.zstd", None),
+        ("x.bag.zst", "rosbag1.zst"),
+        ("x_0.db3.zstd", "sqlite3.zstd"),
+        ("X.MCAP.GZ", "mcap.gz"),
+        ("x.zip", "archive"),
+        ("x.tar.xz", "archive"),
+        ("x.bag.tgz", "archive"),
+        ("x.gz", None),
+        ("x.csv.gz", None),
+        ("x.7z", None),
         ("._x.bag", None),
         ("x.db3-wal", None),
         ("metadata.yaml", None),
@@ -146,11 +153,15 @@ def test_globs_choose_bags_and_exclusion_wins() -> None:
     ("there", "globs", "text"),
     [
         (listing(), NameGlobs(), "nothing is there; check 'bucket' and 'prefix'"),
-        (listing("a.txt"), NameGlobs(), "there is 1 object, none a .bag, .mcap or .db3 file (a.txt)"),
+        (
+            listing("a.txt"),
+            NameGlobs(),
+            "there is 1 object, none a bag (.bag, .mcap or .db3, compressed or not, .zip or .tar): a.txt",
+        ),
         (
             listing(*(f"{n}.txt" for n in range(12))),
             NameGlobs(),
-            "12 objects, none a .bag, .mcap or .db3 file (0.txt, 1.txt, 2.txt, 3.txt, 4.txt and 7 more)",
+            "12 objects, none a bag (.bag, .mcap or .db3, compressed or not, .zip or .tar): 0.txt, 1.txt",
         ),
         (
             listing(folders=["morning/", "noon/"]),
@@ -174,6 +185,14 @@ def test_a_prefix_without_bags_is_an_error_that_says_what_is_there(
     [
         (("x.bag", "x.orig.bag"), "x.bag and x.orig.bag", ["x.orig.bag"]),
         (("x.bag", "x.mcap"), "x.bag and x.mcap", ["x.mcap"]),
+        (("x.bag", "x.bag.gz"), "x.bag and x.bag.gz", ["x.bag.gz"]),
+        (("x.bag.zst", "x.zip"), "x.bag.zst and x.zip", ["x.zip"]),
+        (("x/metadata.yaml", "x/x_0.db3.zstd", "x.tar.gz"), "x.tar.gz and x/", ["x/*"]),
+        (
+            ("x/metadata.yaml", "x/x_0.db3", "x/x_0.db3.zstd"),
+            "x/x_0.db3 and x/x_0.db3.zstd",
+            ["x/x_0.db3.zstd"],
+        ),
         (("x.bag", "x/metadata.yaml", "x/x_0.db3", "x/x_1.db3"), "x.bag and x/", ["x/*"]),
         (("x/metadata.yaml", "x/x_0.db3", "x/x_0.mcap"), "x/x_0.db3 and x/x_0.mcap", ["x/x_0.mcap"]),
         (
@@ -199,6 +218,15 @@ def test_equal_names_in_different_folders_are_different_recordings() -> None:
     assert len(select_bags(SOURCE, listing("a/x.bag", "b/x.bag", "b/x_1.mcap"), NameGlobs()).bags) == 3
 
 
+def test_a_compressed_split_of_a_rosbag2_folder_knows_its_metadata() -> None:
+    there = listing("run/metadata.yaml", "run/run_0.db3.zstd", "run/old.bag.gz", "logs.zip")
+    archive, bag, split = select_bags(SOURCE, there, NameGlobs()).bags
+    assert (archive.format, archive.metadata_uri) == ("archive", "")
+    assert (bag.format, bag.metadata_uri) == ("rosbag1.gz", "")
+    assert (split.format, split.recording) == ("sqlite3.zstd", "run")
+    assert split.metadata_uri == "s3://raw/drive_1/run/metadata.yaml"
+
+
 # --- cutting and packing ----------------------------------------------------------------------------
 
 
@@ -210,6 +238,9 @@ def test_equal_names_in_different_folders_are_different_recordings() -> None:
         ("x.bag", GIB + 1, 2),
         ("x.mcap", 5 * GIB, 5),
         ("x.db3", 9 * GIB, 1),
+        ("x.bag.gz", 9 * GIB, 1),
+        ("x.mcap.zst", 9 * GIB, 1),
+        ("x.zip", 9 * GIB, 1),
     ],
 )
 def test_large_bags_with_an_index_are_cut(name: str, size: int, count: int) -> None:

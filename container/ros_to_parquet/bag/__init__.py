@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
+from types import MappingProxyType
 
 from ros_to_parquet.bag import mcap, rosbag1
-from ros_to_parquet.bag.decompress import ZSTD_MAGIC
+from ros_to_parquet.bag.archive import HEAD_BYTES, SQLITE_MAGIC, ArchiveReader, packing
 from ros_to_parquet.bag.model import (
     BagError,
     BagFormat,
@@ -31,17 +33,6 @@ __all__ = [
     "open_bag",
 ]
 
-SQLITE_MAGIC = b"SQLite format 3\0"
-
-_COMPRESSED = {
-    ZSTD_MAGIC: ("zstd", "zstd -d"),
-    b"\x1f\x8b": ("gzip", "gunzip"),
-    b"\x04\x22\x4d\x18": ("LZ4", "lz4 -d"),
-    b"BZh": ("bzip2", "bunzip2"),
-    b"\xfd7zXZ": ("xz", "unxz"),
-    b"PK\x03\x04": ("zip", "unzip"),
-}
-
 
 def every_topic(_topic: str) -> bool:
     return True
@@ -57,14 +48,14 @@ def open_bag(
     beside: Mapping[str, RandomAccess] | None = None,
     budget: MemoryBudget = DEFAULT_BUDGET,
 ) -> BagReader:
-    """A reader of a bag, its format told from its first bytes.
+    """A reader of a bag, or of all bags in an archive; the format is told from the first bytes.
 
     Args:
         source: the bag's bytes.
         wanted: whether a topic's messages are to be yielded; those of all others are counted.
         slice_index: which slice of the bag to read. It owns the chunks (and the messages outside of chunks)
             whose offset is in [index * size // count, (index + 1) * size // count). Of a bag that cannot be
-            split, for it has no index or is a database, slice 0 is the whole and the others are empty.
+            split (it has no index, is a database or is packed) slice 0 is the whole, the others are empty.
         slice_count: how many slices there are.
         metadata: text of the ``metadata.yaml`` in a rosbag2 folder.
         beside: files that SQLite left beside a database, by what they add to its name (``-wal``: messages
@@ -78,21 +69,44 @@ def open_bag(
     if not 0 <= slice_index < slice_count:
         raise ValueError(f"slice {slice_index} of {slice_count}")
     counted = CountedSource(source)
-    kind = _sniff(counted.read_at(0, 64), source.size)
     if metadata is not None:
         _check_metadata(metadata)
+    head = counted.read_at(0, HEAD_BYTES)
+    if packing(head):
+        return ArchiveReader(counted, partial(_open, wanted=wanted, budget=budget), slice_index=slice_index)
+    return _open(
+        counted,
+        head,
+        wanted=wanted,
+        budget=budget,
+        slice_index=slice_index,
+        slice_count=slice_count,
+        beside={name: CountedSource(each) for name, each in (beside or {}).items()},
+    )
+
+
+def _open(
+    source: CountedSource,
+    head: bytes,
+    *,
+    wanted: Callable[[str], bool],
+    budget: MemoryBudget,
+    slice_index: int = 0,
+    slice_count: int = 1,
+    beside: Mapping[str, CountedSource] = MappingProxyType({}),
+) -> BagReader:
+    kind = _sniff(head, source.size)
     if kind == "rosbag1":
         return rosbag1.Rosbag1Reader(
-            counted, wanted=wanted, budget=budget, slice_index=slice_index, slice_count=slice_count
+            source, wanted=wanted, budget=budget, slice_index=slice_index, slice_count=slice_count
         )
     if kind == "mcap":
         return mcap.McapReader(
-            counted, wanted=wanted, budget=budget, slice_index=slice_index, slice_count=slice_count
+            source, wanted=wanted, budget=budget, slice_index=slice_index, slice_count=slice_count
         )
     from ros_to_parquet.bag.rosbag2_sqlite import SqliteReader
 
-    counted_beside = {name: CountedSource(each) for name, each in (beside or {}).items()}
-    return SqliteReader(counted, wanted=wanted, budget=budget, slice_index=slice_index, beside=counted_beside)
+    return SqliteReader(source, wanted=wanted, budget=budget, slice_index=slice_index, beside=beside)
 
 
 def _sniff(head: bytes, size: int) -> BagFormat:
@@ -120,20 +134,17 @@ def _sniff(head: bytes, size: int) -> BagFormat:
             f"an MCAP file of version {chr(head[5])!r}, which is not supported ('0' is): "
             "take a newer ros-to-parquet, or have it written anew by the tool that made it"
         )
-    for magic, (name, command) in _COMPRESSED.items():
-        if head.startswith(magic):
-            raise BagError(f"the whole file is compressed with {name}: decompress it first (`{command}`)")
     if any(magic.startswith(head) for magic in (rosbag1.MAGIC, mcap.MAGIC, SQLITE_MAGIC)):
         raise BagError(f"a bag that is cut off after {size} bytes: nothing is in it")
     raise BagError(f"neither a ROS 1 bag, an MCAP file nor a SQLite bag: it begins with {head[:16].hex(' ')}")
 
 
 def _check_metadata(text: str) -> None:
-    """Refuses what its folder says is compressed in an unknown way. zstd shows in the messages themselves."""
+    """Refuses messages compressed in an unknown way. zstd shows in them, what a file is packed with in it."""
     said = dict(re.findall(r"^\s*(compression_mode|compression_format):[ \t]*[\"']?([\w.-]*)", text, re.M))
     mode, name = said.get("compression_mode", "").lower(), said.get("compression_format", "").lower()
-    if mode in ("file", "message") and name != "zstd":
+    if mode == "message" and name != "zstd":
         raise BagError(
-            f"compressed by {mode} with {name or 'an unnamed format'} by rosbag2; zstd is supported: "
+            f"compressed by message with {name or 'an unnamed format'} by rosbag2; zstd is supported: "
             "convert it with `ros2 bag convert`"
         )

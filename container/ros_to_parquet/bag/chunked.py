@@ -163,7 +163,9 @@ class ChunkedReader(ABC, Generic[R]):
         begins = np.array([span.walk_from for span in spans], np.int64)
         ends = np.array([span.end for span in spans], np.int64)
         window_bytes = self._budget.window
-        pieces_to_read = self._source.expect(merged(begins, ends, GAP_BYTES), window_bytes)
+        pieces_to_read = None
+        if not self._source.forward:
+            pieces_to_read = self._source.expect(merged(begins, ends, GAP_BYTES), window_bytes)
         buffer = ForwardBuffer(self._source, pieces_to_read, window_bytes=window_bytes)
         reached = 0
         for span in spans:

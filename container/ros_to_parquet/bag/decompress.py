@@ -177,6 +177,8 @@ def decompress(
         return data, problem
     if compression not in _COMPRESSIONS:
         return data[:0], _not_supported(compression)
+    if not size_bytes and not len(data):
+        return data, ""  # a chunk that holds nothing may be no stream, either
     try:
         return np.frombuffer(_decompress_whole(compression, data, size_bytes), np.uint8), ""
     except _ERRORS:

@@ -20,10 +20,11 @@ _ALL_HELD_BYTES = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class MetadataRecord:
-    """A metadata record: its name, and keys with values in the order of the file."""
+    """A metadata record: its name, and keys with values in the order of the file. See `Attachment`."""
 
     name: str
     values: tuple[tuple[str, str], ...]
+    member: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,8 @@ class Attachment:
         offset: where its bytes begin in the bag.
         head_crc32: the checksum of what the record says before them, which the recorded one goes on from.
         content: its bytes, where they are held.
+        is_readable: whether its bytes can be had: not of a stream that has gone on, unless they are held.
+        member: the bag's path in its archive, where it is in one.
         crc32: the checksum as recorded (0 for none), where ``content`` is held.
     """
 
@@ -46,6 +49,8 @@ class Attachment:
     head_crc32: int
     content: bytes | None = None
     crc32: int = 0
+    is_readable: bool = True
+    member: str = ""
 
 
 class Extras:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from ros_to_parquet.bag import source as source_module
 from ros_to_parquet.bag.model import Int64Array, UInt8Array
 from ros_to_parquet.bag.scan import R, R_co
-from ros_to_parquet.bag.source import CountedSource
+from ros_to_parquet.bag.source import HasEnd
 
 MAX_INDEX_RECORD_BYTES = 64 << 20
 """No record of an index is longer: the longest are definitions and counts of 65,536 channels."""
@@ -156,7 +156,7 @@ class _AllRecords(Protocol[R_co]):
 
 
 def index_pieces(
-    source: CountedSource,
+    source: HasEnd,
     framing: _AllRecords[R],
     start: int,
     end: int,

@@ -29,13 +29,17 @@ from ros_to_parquet.bag.scan import (
     plan_span,
     slice_bounds,
 )
-from ros_to_parquet.bag.source import READ_BYTES, CountedSource
+from ros_to_parquet.bag.source import MAX_KEPT_BYTES, READ_BYTES, CountedSource, HasEnd, Kept
 from ros_to_parquet.memory import MemoryBudget
 
 MAGIC = b"\x89MCAP0\r\n"
 
 HEADER, FOOTER, SCHEMA, CHANNEL, MESSAGE, CHUNK = 1, 2, 3, 4, 5, 6
-CHUNK_INDEX, ATTACHMENT, STATISTICS, METADATA, DATA_END = 8, 9, 11, 12, 15
+CHUNK_INDEX, ATTACHMENT, ATTACHMENT_INDEX, STATISTICS = 8, 9, 10, 11
+METADATA, METADATA_INDEX, SUMMARY_OFFSET, DATA_END = 12, 13, 14, 15
+
+_END_KINDS = (DATA_END, FOOTER, CHUNK_INDEX, ATTACHMENT_INDEX, STATISTICS, METADATA_INDEX, SUMMARY_OFFSET)
+"""Records that follow the data."""
 
 _RECORD_HEAD_BYTES = 9
 _FOOTER_BYTES = _RECORD_HEAD_BYTES + 20
@@ -80,7 +84,8 @@ class McapReader(ChunkedReader[Records]):
     """An MCAP file, read forward.
 
     The summary at its end, where there is one, tells where chunks begin (to split the file, and to go on
-    after a broken record) and how many messages there should be; messages are found without it.
+    after a broken record) and how many messages there should be; messages are found without it. Of a stream
+    the summary is had last, and only checked against.
     """
 
     format: BagFormat = "mcap"
@@ -100,8 +105,11 @@ class McapReader(ChunkedReader[Records]):
         self.extras = Extras()
         self._data_ended = False
         self._summary = _Summary(data_end=source.size)
+        self._kept = Kept()  # of a stream
+        self._has_footer = False
         self._closed = (
-            source.size >= 2 * len(MAGIC) + _FOOTER_BYTES
+            not source.forward
+            and source.size >= 2 * len(MAGIC) + _FOOTER_BYTES
             and source.read_at(source.size - len(MAGIC), len(MAGIC)) == MAGIC
         )
         if self._closed:
@@ -144,6 +152,8 @@ class McapReader(ChunkedReader[Records]):
         yield from self._read(
             self._span, self._summary.chunks if trusted else None, self._summary.definitions
         )
+        if self._source.forward:
+            self._check_end()
         if not self._closed and not any(damage.ends_bag for damage in self.damage):
             reason = (
                 "the file was cut off in its summary, after the last message"
@@ -151,6 +161,29 @@ class McapReader(ChunkedReader[Records]):
                 else "the file was never closed: it may lack its last messages"
             )
             self._harm(self._source.size, reason, ends_bag=True)
+
+    def _check_end(self) -> None:
+        """Takes the summary from the records that ended the stream."""
+        self._closed = self._has_footer and self._kept.size + len(MAGIC) == self._source.size
+        if self._closed:
+            footer_start = self._kept.size - _FOOTER_BYTES
+            builder = IndexBuilder(lambda _: True, begin=0, end=footer_start)
+            try:
+                self._summary = _read_summary(self._kept, _Framing(), footer_start, builder)
+            except ValueError as error:
+                self._harm(footer_start, f"the summary cannot be used to check the file: {error}")
+
+    def _keep_end(self, data: UInt8Array, records: Records, offsets: Int64Array) -> None:
+        """Keeps the records that come after the data."""
+        first = 0
+        if not self._kept:
+            ends = np.flatnonzero(np.isin(records.kinds, _END_KINDS))
+            if not len(ends):
+                return
+            first = int(ends[0])
+        if len(self._kept) <= MAX_KEPT_BYTES:
+            self._kept.add(int(offsets[first]), data[records.starts[first] : records.ends[-1]].data)
+        self._has_footer = bool(records.kinds[-1] == FOOTER)
 
     def attachment_pieces(self, attachment: Attachment) -> Iterator[bytes]:
         if attachment.content is not None:
@@ -201,6 +234,7 @@ class McapReader(ChunkedReader[Records]):
                 head_crc32=zlib.crc32(body[:start].tobytes()),
                 content=content,
                 crc32=crc32,
+                is_readable=content is not None or not self._source.forward,
             )
         )
 
@@ -257,6 +291,8 @@ class McapReader(ChunkedReader[Records]):
     def _found(
         self, data: UInt8Array, records: Records, offsets: Int64Array
     ) -> tuple[Messages, list[Definition]]:
+        if self._source.forward and len(records):
+            self._keep_end(data, records, offsets)
         definitions = []
         for row in np.flatnonzero(np.isin(records.kinds, list(_OTHER_KINDS))).tolist():
             kind = int(records.kinds[row])
@@ -326,6 +362,8 @@ class _Framing(ChunkFraming[Records]):
         return part(records, 0, int(unsound[0])) if len(unsound) else records
 
     def step(self, window: UInt8Array, left: int, /) -> Look | Need | Skip | Broken:
+        if left == len(MAGIC) and window.tobytes() == MAGIC:  # the end of a stream
+            return Skip(left)
         if len(window) < _RECORD_HEAD_BYTES:
             return Look(_RECORD_HEAD_BYTES)
         kind = int(window[0])
@@ -443,9 +481,7 @@ class _Summary:
     statistics: dict[int, int] | None = None
 
 
-def _read_summary(
-    source: CountedSource, framing: _Framing, footer_start: int, builder: IndexBuilder
-) -> _Summary:
+def _read_summary(source: HasEnd, framing: _Framing, footer_start: int, builder: IndexBuilder) -> _Summary:
     """The summary of a file that ends in a footer.
 
     Raises:

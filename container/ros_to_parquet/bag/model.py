@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from ros_to_parquet.text import and_more
 
 Int64Array = npt.NDArray[np.int64]
 UInt8Array = npt.NDArray[np.uint8]
@@ -38,6 +40,7 @@ class Connection:
         definition_hash: ROS 1 md5sum or ROS 2 RIHS01 string as recorded; empty where the bag has none.
         encoding: ``ros1`` or ``cdr``; any other message encoding as the bag names it.
         metadata: latching, callerid, QoS and the like, as text.
+        member: the bag that it is of, by its path in an archive; empty outside of archives.
     """
 
     id: int
@@ -48,6 +51,7 @@ class Connection:
     definition_hash: str
     encoding: str
     metadata: Mapping[str, str] = field(default_factory=dict)
+    member: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,13 +179,12 @@ class RandomAccess(Protocol):
 
 
 class BagReader(Protocol):
-    """One bag file, or slice k of n of it, read forward once.
+    """One bag file, or slice k of n of it, or all bags of an archive, read forward once.
 
     ``damage``, ``counts``, ``bytes_read`` and ``expected_counts`` are complete when ``blocks()`` is
     exhausted; ``blocks()`` may be called once.
     """
 
-    format: BagFormat
     damage: list[Damage]
     counts: dict[int, int]
     """Messages a connection id, wanted or not; to hold against ``expected_counts``. Of chunks that hold
@@ -191,6 +194,11 @@ class BagReader(Protocol):
     compressions: dict[str, int]
     """Chunks read by their compression as the bag names it (``none``, ``lz4``, ``bz2``, ``zstd``); a SQLite
     bag's messages count as one chunk each where they are compressed singly, else as none."""
+
+    @property
+    def format(self) -> str:
+        """A `BagFormat`; for an archive what is in it."""
+        ...
 
     @property
     def bytes_read(self) -> int: ...
@@ -205,3 +213,23 @@ class BagReader(Protocol):
         """Messages a connection id by the bag's own index or summary for what was asked to be read
         (the slice, where it is one); None where the bag has no index to check against."""
         ...
+
+
+def differing_counts(
+    connections: Iterable[Connection], found: Mapping[int, int], expected: Mapping[int, int]
+) -> str:
+    """The topics of which another number of messages was found than expected, in words; empty for none.
+
+    By connection: a message too many of one does not make up for one too few of another.
+    """
+    topics = {
+        connection.id: f"{connection.member}: {connection.topic}" if connection.member else connection.topic
+        for connection in connections
+    }
+    differing = [
+        f"{topics.get(number, 'rows of no known topic')} {expected.get(number, 0)} "
+        f"({found.get(number, 0)} found)"
+        for number in sorted(expected.keys() | found.keys())
+        if expected.get(number, 0) != found.get(number, 0)
+    ]
+    return and_more(differing)

@@ -33,7 +33,7 @@ from ros_to_parquet.bag.scan import (
     plan_span,
     slice_bounds,
 )
-from ros_to_parquet.bag.source import CountedSource
+from ros_to_parquet.bag.source import MAX_KEPT_BYTES, CountedSource, HasEnd, Kept
 from ros_to_parquet.memory import MemoryBudget
 
 MAGIC = b"#ROSBAG V2.0\n"
@@ -65,7 +65,8 @@ class Rosbag1Reader(ChunkedReader["Rosbag1Records"]):
     """A ROS 1 bag, read forward.
 
     The index at its end, where there is one, tells where chunks begin (to split the bag, and to go on after
-    a broken record) and how many messages there should be; messages are found without it.
+    a broken record) and how many messages there should be; messages are found without it. Of a stream the
+    index is had last, and only checked against.
 
     Raises:
         BagError: nothing can be read: cut off inside the header, encrypted, or a recording without a chunk.
@@ -85,6 +86,7 @@ class Rosbag1Reader(ChunkedReader["Rosbag1Records"]):
         framing = _Framing()
         super().__init__(source, framing, wanted=wanted, budget=budget)
         header = self._read_bag_header()
+        self._header = header
         self._closed = header.index_pos != 0
         if not self._closed and source.size <= header.data_start:
             raise BagError(
@@ -92,7 +94,8 @@ class Rosbag1Reader(ChunkedReader["Rosbag1Records"]):
                 "written; if it goes on, read it when it has ended"
             )
         self._index: _Index | None = None
-        if self._closed:
+        self._kept = Kept(header.index_pos)  # of a stream
+        if self._closed and not source.forward:
             begin, end = slice_bounds(source.size, slice_index, slice_count)
             try:
                 self._index = _read_index(source, framing, header, IndexBuilder(wanted, begin=begin, end=end))
@@ -120,10 +123,18 @@ class Rosbag1Reader(ChunkedReader["Rosbag1Records"]):
             self.damage.clear()  # the first slice has it
             return
         yield from self._read(self._span, self._index.chunks if self._index else None, self._definitions)
-        if not self._closed and not any(damage.ends_bag for damage in self.damage):
+        if any(damage.ends_bag for damage in self.damage):
+            return
+        if not self._closed:
             self._harm(
                 self._source.size, "the bag was never closed: it may lack its last messages", ends_bag=True
             )
+        elif self._source.forward:
+            builder = IndexBuilder(lambda _: True, begin=0, end=self._source.size)
+            try:
+                self._index = _read_index(self._kept, _Framing(), self._header, builder)
+            except ValueError as error:
+                self._harm(self._header.index_pos, f"the index cannot be used to check the bag: {error}")
 
     def _read_bag_header(self) -> _BagHeader:
         head = np.frombuffer(self._source.read_at(0, 2 * _USUAL_DATA_START), np.uint8)[len(MAGIC) :]
@@ -163,6 +174,8 @@ class Rosbag1Reader(ChunkedReader["Rosbag1Records"]):
     def _found(
         self, data: UInt8Array, records: Rosbag1Records, offsets: Int64Array
     ) -> tuple[Messages, list[Definition]]:
+        if self._closed and self._source.forward and len(records):
+            self._keep_index(data, records, offsets)
         definitions = []
         for row in np.flatnonzero(records.kinds == CONNECTION).tolist():
             definition = _definition(data, records, row)
@@ -188,6 +201,12 @@ class Rosbag1Reader(ChunkedReader["Rosbag1Records"]):
             offsets=offsets[rows],
         )
         return messages, definitions
+
+    def _keep_index(self, data: UInt8Array, records: Rosbag1Records, offsets: Int64Array) -> None:
+        """Keeps the records that come where the index should be."""
+        first = int(np.searchsorted(offsets, self._header.index_pos))
+        if first < len(records) and len(self._kept) <= MAX_KEPT_BYTES:
+            self._kept.add(int(offsets[first]), data[records.starts[first] : records.ends[-1]].data)
 
 
 # --- records ----------------------------------------------------------------------------------------
@@ -445,9 +464,7 @@ def _definition(data: UInt8Array, records: Rosbag1Records, row: int) -> Definiti
     return Definition(recorded_id, start, connection)
 
 
-def _read_index(
-    source: CountedSource, framing: _Framing, header: _BagHeader, builder: IndexBuilder
-) -> _Index:
+def _read_index(source: HasEnd, framing: _Framing, header: _BagHeader, builder: IndexBuilder) -> _Index:
     """The connections and chunk infos at the bag's end.
 
     Raises:

@@ -75,6 +75,9 @@ class CountedSource:
     Of a larger one, its head and its tail are read once where something in them is asked for.
     """
 
+    forward = False
+    """Whether bytes come once, in their order, so that nothing can be read at the end first."""
+
     def __init__(self, source: RandomAccess) -> None:
         self._source = source
         self._whole: bytes | None = None
@@ -96,7 +99,7 @@ class CountedSource:
         return self._read(offset, length)
 
     def expect(
-        self, ranges: Sequence[tuple[int, int]], piece_bytes: int | None = None
+        self, ranges: Sequence[tuple[int, int]], piece_bytes: int | None = None, /
     ) -> list[tuple[int, int]]:
         """Tells the source that these ranges will be read next; in which pieces that should be."""
         step = min(piece_bytes or READ_BYTES, READ_BYTES)
@@ -122,6 +125,116 @@ class CountedSource:
         data = self._source.read_at(offset, length)
         self.bytes_read += len(data)
         return data
+
+
+class ByteStream(Protocol):
+    """Bytes that come once, in their order."""
+
+    @property
+    def problem(self) -> str:
+        """What is wrong where they end, once that has been met; empty where nothing is."""
+        ...
+
+    def read(self, length: int) -> bytes:
+        """The next ``length`` bytes; fewer at the end only."""
+        ...
+
+
+class HasEnd(Protocol):
+    """What can be read of a source whose end is known."""
+
+    @property
+    def size(self) -> int: ...
+    def read_at(self, offset: int, length: int) -> bytes: ...
+    def expect(
+        self, ranges: Sequence[tuple[int, int]], piece_bytes: int | None = None, /
+    ) -> list[tuple[int, int]]: ...
+
+
+UNKNOWN_BYTES = 1 << 62
+"""The size of a source that is known at its end only; more than any has."""
+
+
+class ForwardSource(CountedSource):
+    """A stream as a source: no read may begin before the last one did.
+
+    Args:
+        stream: its bytes.
+        size: how many there are; `UNKNOWN_BYTES` until the end is met.
+    """
+
+    forward = True
+
+    def __init__(self, stream: ByteStream, size: int = UNKNOWN_BYTES) -> None:
+        self.size = size
+        self.bytes_read = 0
+        self._stream = stream
+        self._start = 0
+        self._held = b""
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        if offset < self._start:
+            raise ValueError(f"byte {offset} of a stream that is past it")
+        while (gap := offset - self._start - len(self._held)) > 0:
+            self._start += len(self._held)
+            self._held = self._next(min(gap, READ_BYTES))
+            if not self._held:
+                return b""
+        held = self._held[offset - self._start :]
+        if len(held) < length:
+            held = held + self._next(length - len(held)) if held else self._next(length)
+        self._start, self._held = offset, held
+        return held[:length]
+
+    def _next(self, length: int) -> bytes:
+        data = self._stream.read(length)
+        self.bytes_read += len(data)
+        if len(data) < length and self.size == UNKNOWN_BYTES:
+            self.size = self.bytes_read
+        return data
+
+    def local_path(self) -> str:
+        raise NotImplementedError("a stream is in no file")
+
+    def finish(self) -> str:
+        """Reads the rest; what is wrong with the stream, or nothing."""
+        while self.read_at(self._start + len(self._held), READ_BYTES):
+            pass
+        return self._stream.problem
+
+
+MAX_KEPT_BYTES = 256 << 20
+"""More than the index of any bag that is packed whole."""
+
+
+class Kept:
+    """The end of a stream, kept as it went by, to be read again."""
+
+    def __init__(self, start: int = 0) -> None:
+        self.size = self._start = start
+        self._data = bytearray()
+
+    def add(self, offset: int, data: memoryview) -> None:
+        """What came at ``offset``: the first of it, or what follows on the last."""
+        if not self._data:
+            self._start = offset
+        self._data += data
+        self.size = self._start + len(self._data)
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Raises `ValueError` for what is not kept."""
+        if offset < self._start:
+            raise ValueError(f"it should begin at byte {offset:,}, the data ends at {self._start:,}")
+        return bytes(self._data[offset - self._start :][:length])
+
+    def expect(
+        self, ranges: Sequence[tuple[int, int]], _piece_bytes: int | None = None, /
+    ) -> list[tuple[int, int]]:
+        """It is at hand."""
+        return list(ranges)
 
 
 class Readable(Protocol):

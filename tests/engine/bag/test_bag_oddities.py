@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,8 +20,10 @@ from bag_bytes import (
     mcap_schema,
     read,
     ros1_message,
+    ros1_record,
     simple_mcap,
     simple_ros1,
+    text,
 )
 
 
@@ -187,3 +190,22 @@ def test_chunks_without_anything(count: int) -> None:
     for data in (bag.bytes(), file.bytes()):
         assert [message.payload for message in in_slices(data, count)] == [b"x"]
         assert in_slices(data, count, wanted=lambda _: False) == []
+
+
+@pytest.mark.parametrize("compression", ["", "lz4", "zstd", "bz2"])
+def test_compressed_chunks_that_store_nothing_at_all(compression: str) -> None:
+    """Not even an empty stream."""
+    head = {"op": b"\x05", "compression": compression.encode() or b"none", "size": bytes(4)}
+    bag = Ros1Bag()
+    bag.connection(0, "/a")
+    bag.add(ros1_record(head))
+    bag.chunk([ros1_message(0, T0, b"x")], {0: 1})
+    file = McapFile()
+    file.add(file.define(mcap_schema(1), mcap_channel(0, 1, "/a")))
+    file.add(mcap_record(6, struct.pack("<QQQI", T0, T0, 0, 0) + text(compression) + bytes(8)))
+    file.add(mcap_message(0, 0, T0, b"x"))
+    file.count({0: 1})
+    for data in (bag.bytes(), file.bytes()):
+        found = read(data)
+        assert found.is_as_expected
+        assert found.payloads("/a") == [b"x"]

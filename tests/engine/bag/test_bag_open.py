@@ -39,10 +39,6 @@ METADATA = """rosbag2_bagfile_information:
         (b"SQLite", r"cut off after 6 bytes"),
         (b"#ROSBAG V2.0\n", r"cut off inside its header"),
         (b"#ROSBAG V2.0\n" + ros1_bag_header(0, 0, 0), r"holds nothing: its recording was never closed"),
-        (b"\x28\xb5\x2f\xfd....", r"compressed with zstd: decompress it first \(`zstd -d`\)"),
-        (b"\x1f\x8b......", r"compressed with gzip"),
-        (b"PK\x03\x04....", r"compressed with zip"),
-        (b"BZh91AY", r"compressed with bzip2"),
         (b"\x00" * 100, r"neither a ROS 1 bag, an MCAP file nor a SQLite bag: it begins with 00 00"),
         (b"hello world", r"neither a ROS 1 bag"),
         (
@@ -56,10 +52,10 @@ def test_refused(data: bytes, message: str) -> None:
         open_bag(Memory(data))
 
 
-@pytest.mark.parametrize("mode", ["message", "FILE"])
+@pytest.mark.parametrize("mode", ["message", "MESSAGE"])
 def test_unknown_compression_of_rosbag2_is_refused(mode: str) -> None:
     data, _ = simple_mcap()
-    with pytest.raises(BagError, match=rf"compressed by {mode.lower()} with fake_comp .*ros2 bag convert"):
+    with pytest.raises(BagError, match=r"compressed by message with fake_comp .*ros2 bag convert"):
         open_bag(Memory(data), metadata=METADATA.format(format="fake_comp", mode=mode))
 
 
@@ -67,6 +63,7 @@ def test_unknown_compression_of_rosbag2_is_refused(mode: str) -> None:
     "metadata",
     [
         METADATA.format(format="zstd", mode="MESSAGE"),
+        METADATA.format(format="fake_comp", mode="FILE"),  # the file's own bytes tell
         METADATA.format(format='""', mode='""'),
         METADATA.format(format="", mode=""),
         "",

@@ -104,6 +104,11 @@ def test_names_of_other_sections_and_of_no_module_msg() -> None:
         assert [field.name for field in resolve_layout(source).root.fields] == ["a"]
 
 
+def test_constants_of_constants_do_not_multiply() -> None:
+    doubled = "".join(f"const long N{n} = N{n - 1} + N{n - 1} - N{n - 1}; " for n in range(1, 60))
+    assert members_of(struct("long m[N59];", f"const long N0 = 3; {doubled}")) == {"m": ["int32", 3]}
+
+
 def test_constants_are_kept() -> None:
     text = struct(
         "long a;",
