@@ -24,7 +24,7 @@ from ros_to_parquet.memory import DEFAULT_BUDGET, MemoryBudget
 from ros_to_parquet.parquet_memory import large_options
 from ros_to_parquet.parquet_options import writer_options
 from ros_to_parquet.row_scratch import Place, RowScratch
-from ros_to_parquet.storage import Storage, StorageError, Upload
+from ros_to_parquet.storage import PART_BYTES, Storage, StorageError, Upload
 from ros_to_parquet.storage.local import local_errors
 
 _LEAST_OF_A_ROW_GROUP: Final = 4
@@ -355,10 +355,19 @@ class TableWriters:
 
     def publish(self) -> None:
         """Makes every file visible; to be called once, after `finish`."""
-        pool = ThreadPoolExecutor(_PUBLISH_THREADS, thread_name_prefix="publish")
-        try:
-            for publication in [pool.submit(file.upload.publish) for file in self._files.values()]:
-                publication.result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        small_bytes = self._budget.upload // _PUBLISH_THREADS
+        uploads = [file.upload for file in self._files.values()]
+        _publish([each for each in uploads if each.size_bytes <= small_bytes], _PUBLISH_THREADS)
+        threads = min(_PUBLISH_THREADS, max(1, self._budget.upload // PART_BYTES))
+        _publish([each for each in uploads if each.size_bytes > small_bytes], threads)
         self._ended.set()
+
+
+def _publish(uploads: Sequence[Upload], threads: int) -> None:
+    """Each thread has one part of one upload in memory."""
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="publish")
+    try:
+        for publication in [pool.submit(upload.publish) for upload in uploads]:
+            publication.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -842,7 +842,7 @@ def _read_bag(
 ) -> contract.BagResult:
     """Reads one bag slice into the extraction; damage and unreadable bags become its result."""
     bag = plan.bags[part.bag]
-    storage = open_storage(bag.uri)
+    storage = open_storage(bag.uri, read_bytes=budget.window)
     folder = Folder(Recording())
     with ExitStack() as stack:
         try:

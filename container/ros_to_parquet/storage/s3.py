@@ -24,7 +24,7 @@ from ros_to_parquet.storage.model import (
     TransientError,
     Unfinished,
 )
-from ros_to_parquet.storage.ranges import RangeSource
+from ros_to_parquet.storage.ranges import READ_BYTES, RangeSource
 from ros_to_parquet.storage.scratch import Memory, Spool
 
 if TYPE_CHECKING:
@@ -134,8 +134,11 @@ def _has_endpoint() -> bool:
 class S3Storage:
     """Objects by ``s3://bucket/key``."""
 
-    def __init__(self, *, upload_memory_bytes: int = DEFAULT_BUDGET.upload) -> None:
+    def __init__(
+        self, *, upload_memory_bytes: int = DEFAULT_BUDGET.upload, read_bytes: int = READ_BYTES
+    ) -> None:
         self._upload_memory = Memory(upload_memory_bytes)
+        self._read_bytes = read_bytes
 
     def head(self, uri: str) -> ObjectInfo:
         bucket, key = split_s3(uri)
@@ -188,7 +191,7 @@ class S3Storage:
             )
 
     def open(self, info: ObjectInfo) -> S3Source:
-        return S3Source(info)
+        return S3Source(info, read_bytes=self._read_bytes)
 
     def upload(self, uri: str) -> S3Upload:
         return S3Upload(uri, self._upload_memory)
@@ -210,10 +213,10 @@ class S3Storage:
 class S3Source(RangeSource):
     """An object read by ranges, all of them of the version that was asked for."""
 
-    def __init__(self, info: ObjectInfo) -> None:
+    def __init__(self, info: ObjectInfo, *, read_bytes: int) -> None:
         self._bucket, self._key = split_s3(info.uri)
         self._condition: Any = {"IfMatch": info.etag} if info.etag else {}
-        super().__init__(info, self._get_range, file_name=Path(self._key).name)
+        super().__init__(info, self._get_range, file_name=Path(self._key).name, read_bytes=read_bytes)
 
     def _get_range(self, start: int, end: int) -> bytes:
         try:
