@@ -28,7 +28,8 @@ from ros_to_parquet.contract import (
 if TYPE_CHECKING:
     from mypy_boto3_batch import BatchClient
 
-DRIVE_THREADS = 8
+DRIVE_THREADS = 4
+"""Drives read at a time, each with `lake.READ_THREADS` for manifests: `clients.MAX_CONNECTIONS` together."""
 
 
 class ShardState(StrEnum):

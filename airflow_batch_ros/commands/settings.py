@@ -1,4 +1,4 @@
-"""Queue, definition, output and account: from flags, the environment or a YAML file; in that order."""
+"""Queue, definition, output and account: from flags, environment, a YAML file or a stack; in that order."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ NAMES = (
     "region",
     "profile",
     "role_arn",
+    "stack",
 )
 
 DEFAULTS = {"job_queue": "ros-to-parquet", "job_definition": "ros-to-parquet"}
@@ -77,7 +78,7 @@ class Settings:
         """Raises `SettingsError` where none is said, or what is said is none."""
         setting = self.given.get("output")
         if setting is None:
-            raise SettingsError(f"no output is said: {how_to_say('output')}")
+            raise SettingsError(f"no output is said: {how_to_say('output')}, or --stack NAME for a stack's")
         try:
             return parse_output(setting.value, where=f"output from {setting.origin}")
         except ConfError as error:
@@ -112,9 +113,10 @@ def how_to_say(name: str) -> str:
 def add_connection(parser: argparse.ArgumentParser) -> None:
     """The flags that all of these commands have."""
     group = parser.add_argument_group(
-        "where", f"Else {PREFIX}OUTPUT (and so on) in the environment, or the YAML file."
+        "where", f"Else {PREFIX}OUTPUT (and so on) in the environment, the YAML file, the stack's outputs."
     )
     group.add_argument("--output", metavar="URI", help="of the lake: s3://bucket/prefix")
+    group.add_argument("--stack", metavar="NAME", help="whose outputs say output, job queue and definition")
     group.add_argument("--region", help="default: as AWS's own tools find it")
     group.add_argument("--profile", metavar="NAME", help="of AWS's configuration")
     group.add_argument("--role-arn", metavar="ARN", help="a role to take on")
@@ -141,7 +143,7 @@ def read_settings(
     environ: Mapping[str, str] | None = None,
     folder: Path | None = None,
 ) -> Settings:
-    """What flags, environment and file say.
+    """What flags, environment and file say; `with_stack` adds what a stack says.
 
     Raises:
         SettingsError: the file or a tag cannot be read.
@@ -173,6 +175,37 @@ def read_flags(arguments: argparse.Namespace) -> Settings:
         if value is not None
     }
     return Settings(given, dict(_tag(text, "--tag") for text in getattr(arguments, "tag", [])))
+
+
+def with_stack(settings: Settings, clients: Clients, *, needed: tuple[str, ...]) -> Settings:
+    """Adds of ``needed`` (output, job_queue, job_definition) what is not said: the stack's outputs.
+
+    AWS is only asked where something is missing and a stack is said.
+
+    Raises:
+        SettingsError: the stack does not say it.
+    """
+    missing = [name for name in needed if name not in settings.given]
+    stack = settings.given.get("stack")
+    if not missing or stack is None:
+        return settings
+    from airflow_batch_ros.stack.outputs import resolve
+    from airflow_batch_ros.stack.parameters import StackError
+
+    try:
+        found = resolve(clients.cloudformation, stack.value)
+    except StackError as error:
+        raise SettingsError(f"stack {stack}: {error}") from error
+    values = {
+        "output": found.output_uri,
+        "job_queue": found.job_queue,
+        "job_definition": found.job_definition,
+    }
+    origin = f"stack {stack.value}"
+    return replace(
+        settings,
+        given={**settings.given, **{name: Setting(values[name], origin) for name in missing}},
+    )
 
 
 def with_defaults(settings: Settings) -> Settings:

@@ -60,7 +60,8 @@ def _submit(arguments: argparse.Namespace) -> int:
     conf = parse_conf(_read_conf(arguments.conf))
     clients = settings.clients()
     in_conf = conf.output if arguments.output is None else None
-    settings = settings_of.with_defaults(settings)
+    needed = ("job_queue", "job_definition") if in_conf else ("output", "job_queue", "job_definition")
+    settings = settings_of.with_defaults(settings_of.with_stack(settings, clients, needed=needed))
     output = in_conf or settings.output()
     options = SubmitOptions(
         job_queue=settings.given["job_queue"].value,

@@ -463,9 +463,9 @@ def test_flags_win_over_environment_over_file_over_defaults(tmp_path: Path) -> N
     assert found.tags == {"team": "flag", "cost": "environment", "site": "7"}
     assert read_settings(arguments(), environ=environ, folder=tmp_path).output() == "s3://environment/lake"
     named = tmp_path / "other.yaml"
-    named.write_text("profile: mine\n")
+    named.write_text("stack: mine\n")
     elsewhere = read_settings(arguments("--config", str(named)), environ={}, folder=tmp_path)
-    assert elsewhere.given == {"profile": Setting("mine", str(named))}
+    assert elsewhere.given == {"stack": Setting("mine", str(named))}
 
 
 @pytest.mark.parametrize(
@@ -501,6 +501,31 @@ def test_a_number_and_a_profile_are_checked(tmp_path: Path) -> None:
         found.number("vcpus", float)
     with pytest.raises(SettingsError, match=r"profile 'nobody' \(from --profile\): AWS's configuration has"):
         found.clients()
+
+
+def test_a_stack_says_what_nothing_else_does(shell: Shell, aws: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {
+        "JobQueueArn": QUEUE,
+        "JobDefinitionArn": "test-good",
+        "OutputUri": f"s3://{shell.bucket}/from-stack",
+    }
+    template = {
+        "Resources": {"Group": {"Type": "AWS::Logs::LogGroup"}},
+        "Outputs": {name: {"Value": value} for name, value in values.items()},
+    }
+    stack = f"stack-{shell.bucket}"
+    aws.client("cloudformation").create_stack(StackName=stack, TemplateBody=json.dumps(template))
+    monkeypatch.setenv("AIRFLOW_BATCH_ROS_STACK", stack)
+    words = ["submit", "--conf", shell.conf("one"), "--run-id", "r", "--json"]
+    shell.capsys.readouterr()
+    assert cli.main(words) == 0
+    (drive,) = json.loads(shell.capsys.readouterr().out)["drives"]
+    assert drive["output"] == values["OutputUri"]
+    definition = describe(shell.batch, [drive["job_id"]])[drive["job_id"]]["jobDefinition"]
+    assert "/test-good:" in definition
+    assert cli.main(["status", "r"]) == 0
+    assert cli.main(["status", "r", "--stack", "nowhere"]) == 2
+    assert "stack 'nowhere' (from --stack): there is no stack nowhere" in shell.capsys.readouterr().err
 
 
 def test_a_role_is_taken_on(aws: Any) -> None:
