@@ -63,7 +63,7 @@ DESCRIPTIONS = {
     "msg_path": 'S3 URIs of message packages, for types that a bag does not define: `["s3://bucket/my_packages"]`',
     "pointcloud": "`decoded`: a list column for each field of a point cloud (x, y, z, intensity, ...); "
     "`recorded`, with the points in a blob, by default",
-    "parquet": "Encodings: `compatible`, the default, or `compact`: smaller, which Spark before 4.3 cannot read",
+    "parquet": "Encodings: `compatible`, the default, or `compact`: smaller, not for Spark before 4.3",
 }
 
 
