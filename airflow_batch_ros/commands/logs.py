@@ -108,10 +108,16 @@ def _logs(arguments: argparse.Namespace) -> int:
         if rounds:
             time.sleep(FOLLOW_S)
     if not reading.looks_left and not reading.told:
-        failed = "no shard has failed without a manifest; --shard N or --all for others"
-        none = "no shard has begun" if arguments.all else failed
-        print(none, file=sys.stderr)
+        print(_why_nothing(arguments), file=sys.stderr)
     return Exit.OK
+
+
+def _why_nothing(arguments: argparse.Namespace) -> str:
+    if arguments.all:
+        return "no shard has begun"
+    if arguments.follow:
+        return "nothing runs, and no shard has failed; --shard N or --all for the lines of others"
+    return "no shard has failed without a manifest; --shard N or --all for others"
 
 
 def _new_lines(run: FoundRun, stream: Stream, reading: Reading) -> Iterator[str]:

@@ -28,7 +28,15 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 import ros_to_parquet
 from ros_to_parquet import contract, lake, parquet, run
 from ros_to_parquet.bag import chunked, source
-from ros_to_parquet.contract import BagStatus, DriveState, ExitCode, ExtractOptions, Manifest, Plan
+from ros_to_parquet.contract import (
+    BagStatus,
+    DriveState,
+    ExitCode,
+    ExtractOptions,
+    Manifest,
+    ParquetStyle,
+    Plan,
+)
 from ros_to_parquet.local_plan import make_plan
 from ros_to_parquet.memory import DEFAULT_BUDGET, MemoryBudget
 from ros_to_parquet.storage import LocalSource, LocalStorage, LocalUpload, NotFoundError, StorageError
@@ -107,7 +115,8 @@ def test_every_value_of_every_message(tmp_path: Path, suffix: str) -> None:
 
 def test_types_and_metadata_of_a_file(tmp_path: Path) -> None:
     write_bag(tmp_path / "a.mcap")
-    manifest = extract(tmp_path / "a.mcap", output=tmp_path / "lake")
+    options = ExtractOptions(parquet=ParquetStyle.COMPACT)
+    manifest = extract(tmp_path / "a.mcap", output=tmp_path / "lake", options=options)
     topic = next(topic for topic in manifest.topics if topic.topic == "/imu/data")
     path = tmp_path / "lake" / topic.files[0].path
     assert topic.files[0].path == (

@@ -373,14 +373,28 @@ def test_what_is_not_there_is_said(shell: Shell) -> None:
     assert (done.code, done.err) == (3, "run 'r' has no drive 'three'; it has one\n")
 
 
-def test_logs_are_followed_to_the_end(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logs_are_followed_to_the_end(shell: Shell, monkeypatch: pytest.MonkeyPatch, gate: Path) -> None:
     monkeypatch.setattr(logs, "FOLLOW_S", 0.3)
-    shell.submit("r", "one")
+    shell.submit("r", "one", does="gated")
+    find_streams = logs._find_streams
+
+    def find_and_open(*arguments: Any) -> Any:
+        found = find_streams(*arguments)
+        gate.touch()
+        return found
+
+    monkeypatch.setattr(logs, "_find_streams", find_and_open)
     done = shell.run("logs", "r", "--follow")
     assert done.code == 0
     assert "shard_started" in done.out
     assert "shard_done" in done.out or "drive_committed" in done.out
     assert len(done.out.splitlines()) == len(set(done.out.splitlines())), "a line came twice"
+    done = shell.run("logs", "r", "--follow")
+    assert (done.code, done.out, done.err) == (
+        0,
+        "",
+        "nothing runs, and no shard has failed; --shard N or --all for the lines of others\n",
+    )
 
 
 def test_logs_outlive_batchs_memory_but_not_cloudwatchs(shell: Shell, aws: Any) -> None:
