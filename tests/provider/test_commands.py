@@ -533,7 +533,7 @@ def test_a_flag_of_the_file_is_true_or_false(tmp_path: Path) -> None:
     assert found()
     assert not found("--no-requester-pays")
     assert not found(AIRFLOW_BATCH_ROS_REQUESTER_PAYS="false")
-    with pytest.raises(SettingsError, match="'1' .from AIRFLOW_BATCH_ROS_REQUESTER_PAYS.*true or false"):
+    with pytest.raises(SettingsError, match=r"'1' .from AIRFLOW_BATCH_ROS_REQUESTER_PAYS.*true or false"):
         found(AIRFLOW_BATCH_ROS_REQUESTER_PAYS="1")
     file.write_text("requester_pays: 'yes'\n")
     with pytest.raises(SettingsError, match="requester_pays: true or false is expected, not 'yes'"):
