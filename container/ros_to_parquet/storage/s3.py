@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ros_to_parquet import termination
 from ros_to_parquet.memory import DEFAULT_BUDGET
 from ros_to_parquet.storage.model import (
     AccessDeniedError,
@@ -273,8 +274,9 @@ class S3Upload:
     def _send_part(self) -> None:
         with _s3_errors(self.uri):
             if self._upload_id is None:
-                started = s3_client().create_multipart_upload(Bucket=self._bucket, Key=self._key)
-                self._upload_id = started["UploadId"]
+                with termination.deferred():  # one whose id is not known cannot be ended
+                    started = s3_client().create_multipart_upload(Bucket=self._bucket, Key=self._key)
+                    self._upload_id = started["UploadId"]
             part = s3_client().upload_part(
                 Bucket=self._bucket,
                 Key=self._key,
