@@ -7,7 +7,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow_batch_ros.stack import deploy, outputs
@@ -28,8 +28,6 @@ EXIT_FAILED = 1
 EXIT_PROBLEMS = 4
 
 DEFAULT_PLATFORM = "FARGATE_SPOT"
-
-_CLOCK_SKEW = timedelta(seconds=5)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -332,7 +330,7 @@ def _update(arguments: argparse.Namespace) -> int:
 def _delete(arguments: argparse.Namespace) -> int:
     session = session_of(arguments)
     deployment = _deployment(arguments, session)
-    since = datetime.now(UTC) - _CLOCK_SKEW
+    since = datetime.now(UTC) - deploy.CLOCK_SKEW
     stack_id = deploy.delete(deployment, arguments.name)
     if arguments.wait:
         deploy.wait(deployment, stack_id, since=since)
@@ -348,7 +346,7 @@ class _Progress:
 @contextmanager
 def _progress(deployment: deploy.Deployment, arguments: argparse.Namespace) -> Iterator[_Progress]:
     """Waits for what was begun inside, unless it was not to be waited for, or nothing was."""
-    since = datetime.now(UTC) - _CLOCK_SKEW
+    since = datetime.now(UTC) - deploy.CLOCK_SKEW
     progress = _Progress()
     yield progress
     if not progress.changed:
