@@ -182,8 +182,8 @@ def push(
     found = [each for each in after if each not in before] or after
     if len(found) != 1:
         raise ImageError(
-            f"{remote} is pushed, but Docker knows {len(found)} digests of it ({', '.join(found) or 'none'}): "
-            "look for the one in the registry, and give it to airflow-batch-ros stack update --image"
+            f"{remote} is pushed, but Docker knows {len(found)} digests of it ({', '.join(found)}): look for "
+            "the one in the registry, and give it to airflow-batch-ros stack update --image"
         )
     return found[0]
 
