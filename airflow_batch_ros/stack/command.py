@@ -343,7 +343,9 @@ def _give_image(
     image = arguments.image or deploy.newest_image(session.client("ecr"), stack) or ""
     if not image:
         print(
-            f"next: push the image to {made.get('RepositoryUri')}, then run this again:\n"
+            "next: build the image, and push it for the stack to run:\n"
+            f"  airflow-batch-ros image build && airflow-batch-ros image push --stack {arguments.name} --update\n"
+            f"or push one to {made.get('RepositoryUri')} by other means, then run this again:\n"
             f"  airflow-batch-ros stack create {arguments.name}"
         )
         return 0
