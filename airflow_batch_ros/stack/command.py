@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow_batch_ros.stack import deploy, outputs
@@ -31,8 +31,6 @@ EXIT_FAILED = 1
 EXIT_PROBLEMS = 4
 
 DEFAULT_PLATFORM = "FARGATE_SPOT"
-
-_CLOCK_SKEW = timedelta(seconds=5)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -345,7 +343,9 @@ def _give_image(
     image = arguments.image or deploy.newest_image(session.client("ecr"), stack) or ""
     if not image:
         print(
-            f"next: push the image to {made.get('RepositoryUri')}, then run this again:\n"
+            "next: build the image, and push it for the stack to run:\n"
+            f"  airflow-batch-ros image build && airflow-batch-ros image push --stack {arguments.name} --update\n"
+            f"or push one to {made.get('RepositoryUri')} by other means, then run this again:\n"
             f"  airflow-batch-ros stack create {arguments.name}"
         )
         return 0
@@ -376,7 +376,7 @@ def _update(arguments: argparse.Namespace) -> int:
 def _delete(arguments: argparse.Namespace) -> int:
     session = session_of(arguments)
     deployment = _deployment(arguments, session)
-    since = datetime.now(UTC) - _CLOCK_SKEW
+    since = datetime.now(UTC) - deploy.CLOCK_SKEW
     if arguments.missing_ok and outputs.find_stack(deployment.cloudformation, arguments.name) is None:
         print(f"there is no stack {arguments.name}")
         return 0
@@ -395,7 +395,7 @@ class _Progress:
 @contextmanager
 def _progress(deployment: deploy.Deployment, arguments: argparse.Namespace) -> Iterator[_Progress]:
     """Waits for what was begun inside, unless it was not to be waited for, or nothing was."""
-    since = datetime.now(UTC) - _CLOCK_SKEW
+    since = datetime.now(UTC) - deploy.CLOCK_SKEW
     progress = _Progress()
     yield progress
     if not progress.changed:
