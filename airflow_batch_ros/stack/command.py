@@ -344,7 +344,8 @@ def _give_image(
     if not image:
         print(
             "next: build the image, and push it for the stack to run:\n"
-            f"  airflow-batch-ros image build && airflow-batch-ros image push --stack {arguments.name} --update\n"
+            "  airflow-batch-ros image build\n"
+            f"  airflow-batch-ros image push --stack {arguments.name} --update\n"
             f"or push one to {made.get('RepositoryUri')} by other means, then run this again:\n"
             f"  airflow-batch-ros stack create {arguments.name}"
         )
