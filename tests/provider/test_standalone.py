@@ -155,6 +155,8 @@ def test_bad_confs_are_refused_and_a_kill_reaches_the_jobs(
     links = airflow.call("GET", f"/api/v2/dags/{DAG}/dagRuns/{run_id}/taskInstances/submit/links")
     console = f"{aws.server.endpoint_url}/console/batch/home?region=us-east-1"
     assert links["extra_links"]["Batch job"] == f"{console}#jobs/detail/{job['job_id']}"
+    of_the_sensor = airflow.call("GET", f"/api/v2/dags/{DAG}/dagRuns/{run_id}/taskInstances/wait/links")
+    assert of_the_sensor == links
     time.sleep(3.0)  # the triggerer picks the trigger up
     (detail,) = batch.describe_jobs(jobs=[job["job_id"]])["jobs"]
     assert detail["status"] in ("STARTING", "RUNNING")
