@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.provider.bags import ros1_bag
+from tests.provider.bags import MESSAGES, ros1_bag
 from tests.provider.builders import put
-from tests.provider.conftest import ROOT
+from tests.provider.conftest import EXAMPLES, ROOT
 from tests.provider.test_fanout import wait_for_end
 
 if TYPE_CHECKING:
@@ -37,7 +38,9 @@ pytestmark = [
 ]
 
 DAG = "ros_image_pipeline"
+BUCKET = "standalone"
 PATIENCE_S = 150.0
+S3_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
 
 @dataclass
@@ -56,6 +59,13 @@ class Standalone:
         )
         with urllib.request.urlopen(request, timeout=30) as answer:
             return json.load(answer)
+
+    def xcom(self, dag_id: str, run_id: str, task: str) -> Any:
+        """What a task returned; a mapped one's index follows its name in ``task``, as ``name/0``."""
+        task_id, _, index = task.partition("/")
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/return_value"
+        value = self.call("GET", f"{path}?map_index={index or -1}")["value"]
+        return json.loads(value) if isinstance(value, str) else value
 
     def trigger(self, conf: dict[str, Any]) -> str:
         run = self.call("POST", f"/api/v2/dags/{DAG}/dagRuns", {"logical_date": None, "conf": conf})
@@ -92,18 +102,33 @@ def processes_of_session(session: int) -> list[int]:
     return found
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def queue_url(aws: EmbeddedAws) -> str:
+    """Of an SQS queue that is told of new objects."""
+    return str(aws.client("sqs").create_queue(QueueName="new-drives")["QueueUrl"])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Airflow's home."""
+    home = tmp_path_factory.mktemp("standalone")
+    shutil.copytree(ROOT / "dags", home / "dags")
+    return home
+
+
+@pytest.fixture(scope="module")
 def airflow(
-    aws: EmbeddedAws, tmp_path: Path, bucket: str, definitions: dict[str, str]
+    aws: EmbeddedAws, folder: Path, definitions: dict[str, str], queue_url: str
 ) -> Iterator[Standalone]:
+    aws.ensure_buckets(BUCKET)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "AWS_"))},
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "AIRFLOW_HOME": str(tmp_path),
-        "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
+        "AIRFLOW_HOME": str(folder),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(folder / "dags"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__PARALLELISM": "2",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
@@ -112,12 +137,16 @@ def airflow(
         "AIRFLOW__API__PORT": str(port),
         "AIRFLOW__API__BASE_URL": f"http://127.0.0.1:{port}",
         "AIRFLOW__API__WORKERS": "1",
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{tmp_path / 'airflow.db'}",
-        "AIRFLOW_VAR_ROS_TO_PARQUET_OUTPUT": f"s3://{bucket}/lake",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{folder / 'airflow.db'}",
+        "AIRFLOW_VAR_ROS_TO_PARQUET_OUTPUT": f"s3://{BUCKET}/lake",
         "AIRFLOW_VAR_ROS_TO_PARQUET_JOB_DEFINITION": definitions["hang"],
+        "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "3",
+        "ROS_TO_PARQUET_QUEUE_URL": queue_url,
+        # For what reads the lake in a task; all else is to ask the connection.
+        **{name: aws.environment()[name] for name in S3_VARIABLES},
         "NO_PROXY": "127.0.0.1",
     }
-    with (tmp_path / "log").open("wb") as log:
+    with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "airflow", "standalone"],
             env=environment,
@@ -129,7 +158,7 @@ def airflow(
     running = Standalone(f"http://127.0.0.1:{port}")
 
     def is_up() -> bool:
-        assert process.poll() is None, (tmp_path / "log").read_text()[-3000:]
+        assert process.poll() is None, (folder / "log").read_text()[-3000:]
         running.token = running.call("GET", "/auth/token")["access_token"]
         parts = running.call("GET", "/api/v2/monitor/health")
         running.call("GET", f"/api/v2/dags/{DAG}")
@@ -156,8 +185,9 @@ def airflow(
 
 
 def test_bad_confs_are_refused_and_a_kill_reaches_the_jobs(
-    airflow: Standalone, s3: S3Client, batch: BatchClient, bucket: str
+    airflow: Standalone, s3: S3Client, batch: BatchClient
 ) -> None:
+    bucket = BUCKET
     put(s3, bucket, "drive_1/a.bag", body=ros1_bag())
     for bad in ({}, {"drives_to_process": {"a/b": {"bucket": bucket, "prefix": "drive_1/"}}}):
         with pytest.raises(urllib.error.HTTPError) as caught:
@@ -167,11 +197,7 @@ def test_bad_confs_are_refused_and_a_kill_reaches_the_jobs(
 
     run_id = airflow.trigger({"drives_to_process": {"drive_1": {"bucket": bucket, "prefix": "drive_1/"}}})
     until(lambda: airflow.task(run_id, "wait") == "deferred", "the sensor defers")
-    entry = airflow.call(
-        "GET", f"/api/v2/dags/{DAG}/dagRuns/{run_id}/taskInstances/submit/xcomEntries/return_value"
-    )
-    value = entry["value"]
-    (job,) = json.loads(value) if isinstance(value, str) else value
+    (job,) = airflow.xcom(DAG, run_id, "submit")
     links = airflow.call("GET", f"/api/v2/dags/{DAG}/dagRuns/{run_id}/taskInstances/submit/links")
     assert links["extra_links"]["Batch job"].endswith(f"#jobs/detail/{job['job_id']}")
     time.sleep(3.0)  # the triggerer picks the trigger up
@@ -185,3 +211,33 @@ def test_bad_confs_are_refused_and_a_kill_reaches_the_jobs(
         "FAILED",
         "the Airflow task that waits for it was killed",
     )
+
+
+def test_a_message_starts_a_drive_and_the_drive_what_goes_on_from_it(
+    airflow: Standalone, folder: Path, aws: EmbeddedAws, s3: S3Client, queue_url: str
+) -> None:
+    put(s3, BUCKET, "fleet/car_7/a.bag", body=ros1_bag())
+    put(s3, BUCKET, "fleet/car_7/_COMPLETE")
+    record = {"bucket": {"name": BUCKET}, "object": {"key": "fleet/car_7/_COMPLETE"}}
+    body = json.dumps({"Records": [{"eventName": "ObjectCreated:Put", "s3": record}]})
+    aws.client("sqs").send_message(QueueUrl=queue_url, MessageBody=body)
+    for name in ("example_new_drives_sqs", "example_drives_in_lake"):
+        shutil.copy(EXAMPLES / f"{name}.py", folder / "dags")
+
+    def finished(dag_id: str) -> list[str]:
+        runs = airflow.call("GET", f"/api/v2/dags/{dag_id}/dagRuns")["dag_runs"]
+        assert not [run for run in runs if run["state"] == "failed"], runs
+        return [str(run["dag_run_id"]) for run in runs if run["state"] == "success"]
+
+    until(
+        lambda: bool(finished("example_drives_in_lake")), "what goes on", tolerate=(urllib.error.HTTPError,)
+    )
+    (arrived,) = finished("example_new_drives_sqs")
+    found = airflow.xcom("example_new_drives_sqs", arrived, "find_drives")
+    assert found == {"fleet.car_7": {"bucket": BUCKET, "prefix": "fleet/car_7/"}}
+    (gone_on,) = finished("example_drives_in_lake")
+    (drive,) = airflow.xcom("example_drives_in_lake", gone_on, "drives")
+    assert (drive["drive_id"], drive["state"]) == ("fleet.car_7", "succeeded")
+    assert drive["tables"] == {"temperature": MESSAGES}
+    columns = airflow.xcom("example_drives_in_lake", gone_on, "look_at/0")["temperature"]
+    assert {"log_time", "temperature", "drive_id"} <= set(columns)
