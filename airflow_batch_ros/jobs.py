@@ -35,6 +35,9 @@ DESCRIBE_LIMIT = 100
 
 MAX_JOB_NAME_LENGTH = 128
 
+_PAYER = {"name": "ROS_TO_PARQUET_REQUEST_PAYER", "value": "requester"}
+"""By which the engine says that it pays."""
+
 SUBMIT_TRIES = 6
 
 THROTTLED = frozenset(
@@ -172,6 +175,7 @@ class SubmitOptions:
     """How jobs are submitted; the same for all drives.
 
     Attributes:
+        requester_pays: the buckets of bags bill who reads them; the planner and the jobs say that they pay.
         extra: further members of the SubmitJob request, as boto3 names them (``timeout``,
             ``retryStrategy``, ``shareIdentifier``...); what is said here wins, but for the job's name, its
             array and its command.
@@ -183,6 +187,7 @@ class SubmitOptions:
     memory_mib: int | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
+    requester_pays: bool = False
 
 
 def submit_request(lake: Lake, plan: Plan, generation: Generation, options: SubmitOptions) -> dict[str, Any]:
@@ -195,6 +200,9 @@ def submit_request(lake: Lake, plan: Plan, generation: Generation, options: Subm
     overrides: dict[str, Any] = dict(options.extra.get("containerOverrides", {}))
     if resources:
         overrides.setdefault("resourceRequirements", resources)
+    if options.requester_pays:
+        others = [each for each in overrides.get("environment", []) if each["name"] != _PAYER["name"]]
+        overrides["environment"] = [*others, _PAYER]
     tags = {"ros-to-parquet:drive": plan.drive_id, "ros-to-parquet:plan": plan.plan_id, **options.tags}
     request: dict[str, Any] = {
         "jobQueue": options.job_queue,

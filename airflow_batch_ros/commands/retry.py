@@ -97,5 +97,6 @@ def _options(arguments: argparse.Namespace, record: RunRecord) -> SubmitOptions:
         vcpus=options.vcpus if vcpus is None else vcpus,
         memory_mib=options.memory_mib if memory_mib is None else memory_mib,
         tags={**options.tags, **flags.tags},
+        requester_pays=flags.flag("requester_pays", default=options.requester_pays),
         extra={name: value for name, value in extra.items() if value or name != "containerOverrides"},
     )

@@ -28,11 +28,15 @@ NAMES = (
     "job_definition",
     "vcpus",
     "memory_mib",
+    "requester_pays",
     "region",
     "profile",
     "role_arn",
     "stack",
 )
+
+FLAGS = ("requester_pays",)
+"""Those that are true or false."""
 
 DEFAULTS = {"job_queue": "ros-to-parquet", "job_definition": "ros-to-parquet"}
 
@@ -73,6 +77,14 @@ class Settings:
             return kind(setting.value)
         except ValueError as error:
             raise SettingsError(f"{name} {setting}: a number is expected") from error
+
+    def flag(self, name: str, *, default: bool = False) -> bool:
+        setting = self.given.get(name)
+        if setting is None:
+            return default
+        if setting.value.lower() not in ("true", "false"):
+            raise SettingsError(f"{name} {setting}: true or false is expected")
+        return setting.value.lower() == "true"
 
     def output(self) -> str:
         """Raises `SettingsError` where none is said, or what is said is none."""
@@ -135,6 +147,12 @@ def add_job_options(parser: argparse.ArgumentParser, *, default: str) -> None:
     group.add_argument(
         "--tag", action="append", default=[], metavar="KEY=VALUE", help="of the jobs; repeatable"
     )
+    group.add_argument(
+        "--requester-pays",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="the buckets of bags bill who reads them: agree to pay",
+    )
 
 
 def read_settings(
@@ -178,7 +196,7 @@ def read_flags(arguments: argparse.Namespace) -> Settings:
 
 
 def with_stack(settings: Settings, clients: Clients, *, needed: tuple[str, ...]) -> Settings:
-    """Adds of ``needed`` (output, job_queue, job_definition) what is not said: the stack's outputs.
+    """Adds of ``needed`` what is not said and a stack's outputs say: those of `StackOutputs`.
 
     AWS is only asked where something is missing and a stack is said.
 
@@ -200,6 +218,7 @@ def with_stack(settings: Settings, clients: Clients, *, needed: tuple[str, ...])
         "output": found.output_uri,
         "job_queue": found.job_queue,
         "job_definition": found.job_definition,
+        "requester_pays": str(found.requester_pays),
     }
     origin = f"stack {stack.value}"
     return replace(
@@ -234,7 +253,9 @@ def _read_file(arguments: argparse.Namespace, environ: Mapping[str, str], folder
     for name, value in raw.items():
         if name == "tags" or value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
+        if name in FLAGS and not isinstance(value, bool):
+            raise SettingsError(f"{path}: {name}: true or false is expected, not {value!r:.80}")
+        if (isinstance(value, bool) and name not in FLAGS) or not isinstance(value, str | int | float):
             raise SettingsError(f"{path}: {name}: text or a number is expected, not {value!r:.80}")
         settings[name] = Setting(str(value), str(path))
     tags = raw.get("tags") or {}

@@ -60,7 +60,7 @@ def _submit(arguments: argparse.Namespace) -> int:
     conf = parse_conf(_read_conf(arguments.conf))
     clients = settings.clients()
     in_conf = conf.output if arguments.output is None else None
-    needed = ("job_queue", "job_definition") if in_conf else ("output", "job_queue", "job_definition")
+    needed = ("job_queue", "job_definition", "requester_pays", *(() if in_conf else ("output",)))
     settings = settings_of.with_defaults(settings_of.with_stack(settings, clients, needed=needed))
     output = in_conf or settings.output()
     options = SubmitOptions(
@@ -69,6 +69,7 @@ def _submit(arguments: argparse.Namespace) -> int:
         vcpus=settings.number("vcpus", float),
         memory_mib=settings.number("memory_mib", int),
         tags=settings.tags,
+        requester_pays=settings.flag("requester_pays"),
     )
     run = Run("", arguments.run_id or make_run_id())
     # Before all else: with its id a run that is cut short can be taken up again.

@@ -9,9 +9,16 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from airflow_batch_ros.local.batch_stack import JOB_DEFINITION, JOB_QUEUE
+from airflow_batch_ros.local.batch_stack import IMAGE, JOB_DEFINITION, JOB_QUEUE
 from airflow_batch_ros.local.stack import DEFAULT_STATE_DIR, EmbeddedAws, stop_running
-from airflow_batch_ros.local.state import Credentials, LocalAwsError, ServerOptions, StateFolder, find_running
+from airflow_batch_ros.local.state import (
+    ContainerOptions,
+    Credentials,
+    LocalAwsError,
+    ServerOptions,
+    StateFolder,
+    find_running,
+)
 
 EXIT_NOT_RUNNING = 3
 
@@ -21,7 +28,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "local",
         help="an AWS on this machine: S3, Batch and CloudWatch Logs, with jobs that run for real",
         description="S3 (SeaweedFS) and Batch, CloudWatch Logs and more (moto) on the loopback interface. "
-        "Batch jobs run as processes of the engine.",
+        "Batch jobs run as processes of the engine, or as containers of its image.",
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
 
@@ -47,6 +54,24 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     up.add_argument("--s3-port", type=int, default=0, help="of S3 (default: likewise)")
     up.add_argument("--slots", type=int, default=0, help="jobs that run at a time (default: one a CPU)")
+    up.add_argument(
+        "--containers",
+        action="store_true",
+        help="run jobs as containers of their job definition's image, with its limits, on this machine's "
+        "Docker; they reach these servers alone",
+    )
+    up.add_argument(
+        "--image",
+        default=IMAGE,
+        help="with --containers: of the job definition that is there from the start (default: %(default)s)",
+    )
+    up.add_argument(
+        "--network",
+        default="",
+        help="with --containers: a Docker network that these servers are on (default: one of their own, on "
+        "whose address of this machine they then listen instead of on loopback)",
+    )
+    up.add_argument("--network-host", default="", metavar="NAME", help="their name on that --network")
     up.add_argument(
         "--all-interfaces",
         action="store_true",
@@ -88,7 +113,16 @@ def _parse_credentials(text: str) -> Credentials:
     return Credentials(access_key, secret_key)
 
 
+def _containers(arguments: argparse.Namespace) -> ContainerOptions | None:
+    if not arguments.containers:
+        return None
+    return ContainerOptions(image=arguments.image, network=arguments.network, host=arguments.network_host)
+
+
 def _up(arguments: argparse.Namespace) -> int:
+    if bool(arguments.network) != bool(arguments.network_host):
+        print("--network and --network-host go together", file=sys.stderr)
+        return 2
     aws = EmbeddedAws(
         arguments.state_dir,
         buckets=arguments.bucket,
@@ -99,6 +133,7 @@ def _up(arguments: argparse.Namespace) -> int:
             slots=arguments.slots,
             all_interfaces=arguments.all_interfaces,
             credentials=arguments.credentials,
+            containers=_containers(arguments),
         ),
     )
     there_before = find_running(aws.state) is not None
@@ -158,7 +193,8 @@ def _print_server(aws: EmbeddedAws, state_dir: Path) -> None:
     server = aws.server
     print(f"  S3          {server.s3_endpoint_url}")
     print(f"  Batch, logs {server.endpoint_url} ({server.region})")
-    print(f"  jobs        queue {JOB_QUEUE}, definition {JOB_DEFINITION}, {server.slots} at a time")
+    print(f"  jobs        queue {JOB_QUEUE}, definition {JOB_DEFINITION}")
+    print(f"              {server.jobs}, {server.slots} at a time")
     print(f"  process     {server.pid}, since {server.started_at}")
     print(f"  folder      {aws.state.path}")
     option = "" if state_dir == DEFAULT_STATE_DIR else f" --state-dir {shlex.quote(str(state_dir))}"

@@ -7,7 +7,6 @@ import logging
 import os
 import threading
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
@@ -16,43 +15,48 @@ from werkzeug.wrappers import Response
 
 from airflow_batch_ros.local import moto_batch, moto_cloudformation
 from airflow_batch_ros.local.batch_jobs import BatchEngine
+from airflow_batch_ros.local.runners import Runner
 from airflow_batch_ros.local.state import ServerOptions
 
 _METADATA_PATH = "/ecs-metadata/v4"
 
 
 class MotoServer:
-    """Serves from construction to `close`; one a process, for moto's state is global."""
+    """Serves from construction to `close`; one a process, for moto's state is global.
+
+    It listens on ``bind_address``: others reach it as ``host``, jobs as ``job_host``.
+    """
 
     def __init__(
         self,
         options: ServerOptions,
+        runner: Runner,
         *,
+        host: str,
+        job_host: str,
+        bind_address: str,
         port: int,
-        scratch: Path,
-        base_environment: Mapping[str, str],
         client_environment: Mapping[str, str],
     ) -> None:
         self._region = options.region
         self._moto = DomainDispatcherApplication(create_backend_app)
         logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it logs every request otherwise
         self._server = make_server(
-            options.bind_address, port, self._answer, threaded=True, request_handler=MotoRequestHandler
+            bind_address, port, self._answer, threaded=True, request_handler=MotoRequestHandler
         )
-        self.url = f"http://127.0.0.1:{port}"
+        self.url = f"http://{host}:{port}"
+        job_url = f"http://{job_host}:{port}"
         self.slots = options.slots or os.cpu_count() or 1
         self._engine = BatchEngine(
             slots=self.slots,
-            base_environment=base_environment,
-            scratch=scratch,
-            metadata_url=f"{self.url}{_METADATA_PATH}",
+            runner=runner,
+            metadata_url=f"{job_url}{_METADATA_PATH}",
             kill_grace_s=options.kill_grace_s,
         )
         moto_batch.install(
             self._engine,
-            entrypoint=options.entrypoint,
             minimum_timeout_s=options.minimum_timeout_s,
-            client_environment={"AWS_ENDPOINT_URL": self.url, **client_environment},
+            client_environment={"AWS_ENDPOINT_URL": job_url, **client_environment},
         )
         moto_cloudformation.install()
         threading.Thread(target=self._server.serve_forever, args=(0.05,), name="moto", daemon=True).start()
