@@ -29,7 +29,7 @@ with DAG(
     doc_md=__doc__,
 ) as dag:
 
-    @task
+    @task(multiple_outputs=False)
     def find_drives(source: str, **context: Any) -> dict[str, dict[str, str]]:
         from airflow_batch_ros.hooks.batch import RosToParquetBatchHook
 

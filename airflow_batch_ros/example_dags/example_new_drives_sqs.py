@@ -35,7 +35,7 @@ if AIRFLOW_V_3_0_PLUS:
         doc_md=__doc__,
     ) as dag:
 
-        @task
+        @task(multiple_outputs=False)
         def find_drives(**context: Any) -> dict[str, dict[str, str]]:
             found = arrived_drives(context)
             if not found:

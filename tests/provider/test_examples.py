@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
+import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from runpy import run_path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +19,8 @@ from airflow_batch_ros import cli
 from airflow_batch_ros.stack import outputs
 from tests.provider.bags import MESSAGES, ros1_bag
 from tests.provider.builders import put
-from tests.provider.conftest import EXAMPLES
-from tests.provider.runs import run
+from tests.provider.conftest import DAGS, EXAMPLES
+from tests.provider.runs import query, run
 from tests.provider.test_stack import push_image
 
 if TYPE_CHECKING:
@@ -100,3 +106,55 @@ def test_mwaa_finds_everything_by_the_stacks_name(
     assert (drive["output"], drive["rows"]) == (lake, MESSAGES)
     (job,) = returned["ros_to_parquet.submit"]
     assert name in job["job_queue"]
+
+
+@pytest.mark.skipif(AIRFLOW_V_3_0_PLUS, reason="test_standalone.py has it for Airflow 3")
+def test_on_airflow_2_a_scheduler_goes_on_from_drives_in_the_lake(
+    airflow_database: None,
+    s3: S3Client,
+    bucket: str,
+    definitions: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from airflow.models.dag import DagModel
+    from airflow.models.dagbag import DagBag
+
+    name = "example_drives_in_lake"
+    monkeypatch.setenv("ROS_TO_PARQUET_LAKE", f"s3://{bucket}/lake")
+    shutil.copy(EXAMPLES / f"{name}.py", tmp_path)
+    DagBag(str(tmp_path), safe_mode=False).sync_to_db()
+    model = DagModel.get_dagmodel(name)
+    assert model is not None
+    model.set_is_paused(is_paused=False)
+    put(s3, bucket, "raw/drive_1/a.bag", body=ros1_bag())
+    own = run_path(str(DAGS / "task_group_dag.py"))["make"]("ros_to_parquet_drives")
+    conf = {
+        "bucket": bucket,
+        "job_definition": definitions["good"],
+        "drives": ["drive_1"],
+        "fail_on": "failed",
+    }
+    assert run(own, conf)[0] == "success"
+
+    # Its executor starts a program of the name "airflow".
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    settings = {
+        "PATH": path,
+        "AIRFLOW__CORE__DAGS_FOLDER": str(tmp_path),
+        "AIRFLOW__CORE__EXECUTOR": "SequentialExecutor",
+    }
+    scheduler = subprocess.Popen(
+        [sys.executable, "-m", "airflow", "scheduler"], env={**os.environ, **settings}
+    )
+    try:
+        deadline = time.monotonic() + 150
+        while query("select state from dag_run where dag_id = ?", name) != [("success",)]:
+            assert scheduler.poll() is None
+            assert time.monotonic() < deadline, query("select * from task_instance where dag_id = ?", name)
+            time.sleep(0.5)
+    finally:
+        scheduler.terminate()
+        scheduler.wait()
+    returned = query("select value from xcom where dag_id = ? and task_id = 'look_at'", name)
+    assert [b"temperature" in value for (value,) in returned] == [True]
