@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+<<<<<<< HEAD
 import shutil
+=======
+import re
+>>>>>>> main
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,7 +23,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+<<<<<<< HEAD
 from tests.provider.bags import MESSAGES, ros1_bag
+=======
+from airflow_batch_ros.local.airflow import session_members
+from tests.provider.bags import ros1_bag
+>>>>>>> main
 from tests.provider.builders import put
 from tests.provider.conftest import EXAMPLES, ROOT
 from tests.provider.test_fanout import wait_for_end
@@ -88,6 +96,7 @@ def until(condition: Callable[[], bool], what: str, *, tolerate: tuple[type[Exce
         time.sleep(0.3)
 
 
+<<<<<<< HEAD
 def processes_of_session(session: int) -> list[int]:
     """All processes that a session leader has started, however deep, also those it left behind."""
     found = []
@@ -117,9 +126,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+=======
+@pytest.fixture
+>>>>>>> main
 def airflow(
     aws: EmbeddedAws, folder: Path, definitions: dict[str, str], queue_url: str
 ) -> Iterator[Standalone]:
+<<<<<<< HEAD
     aws.ensure_buckets(BUCKET)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -150,47 +163,74 @@ def airflow(
         # For what reads the lake in a task; all else is to ask the connection.
         **{name: aws.environment()[name] for name in S3_VARIABLES},
         "NO_PROXY": "127.0.0.1",
+=======
+    """``airflow-batch-ros local airflow`` over the embedded AWS that runs already; Ctrl-C ends all of it."""
+    home = tmp_path / "airflow"
+    environment = {
+        **os.environ,
+        "AIRFLOW_VAR_ROS_TO_PARQUET_OUTPUT": f"s3://{bucket}/lake",
+        "AIRFLOW_VAR_ROS_TO_PARQUET_JOB_DEFINITION": definitions["hang"],
+        # In the database, not the environment: the triggerer has to ask for it.
+        "AIRFLOW_VAR_ROS_TO_PARQUET_AWS_CONN_ID": "aws_in_database",
+>>>>>>> main
     }
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "airflow", "standalone"],
+            [
+                *(Path(sys.executable).with_name("airflow-batch-ros"), "local", "airflow"),
+                *("--state-dir", aws.state.path, "--airflow-home", home, "--dags", ROOT / "dags"),
+            ],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            start_new_session=True,
         )
-    running = Standalone(f"http://127.0.0.1:{port}")
+    running = Standalone("")
 
     def is_up() -> bool:
+<<<<<<< HEAD
         assert process.poll() is None, (folder / "log").read_text()[-3000:]
         running.token = running.call("GET", "/auth/token")["access_token"]
         parts = running.call("GET", "/api/v2/monitor/health")
         running.call("GET", f"/api/v2/dags/{DAG}")
         return all(parts[part]["status"] == "healthy" for part in ("scheduler", "triggerer", "dag_processor"))
+=======
+        said = (tmp_path / "log").read_text()
+        assert process.poll() is None, said[-3000:]
+        if found := re.search(r"^Airflow: (\S+)  user (\S+), password (\S+)\. ", said, re.MULTILINE):
+            running.url, login = found[1], {"username": found[2], "password": found[3]}
+            running.token = running.call("POST", "/auth/token", login)["access_token"]
+        return found is not None
+>>>>>>> main
 
+    def knows_the_dag() -> bool:
+        running.call("GET", f"/api/v2/dags/{DAG}")
+        return True
+
+    session = 0
     try:
-        until(is_up, "airflow standalone", tolerate=(urllib.error.URLError, KeyError, OSError))
-        # In the database, not the environment: the triggerer has to ask for it.
+        until(is_up, "airflow standalone")
+        until(knows_the_dag, "the DAG", tolerate=(urllib.error.HTTPError,))
+        session = json.loads((home / "session.json").read_text())["pid"]
+        assert len(session_members(session)) > 4
         connection = json.loads(aws.environment()["AIRFLOW_CONN_AWS_DEFAULT"])
-        connection |= {"connection_id": "aws_default", "extra": json.dumps(connection["extra"])}
-        try:
-            running.call("DELETE", "/api/v2/connections/aws_default")
-        except ValueError:  # answered with nothing
-            pass
-        except urllib.error.HTTPError as error:
-            assert error.code == 404
+        connection |= {"connection_id": "aws_in_database", "extra": json.dumps(connection["extra"])}
         running.call("POST", "/api/v2/connections", connection)
         yield running
     finally:
-        # The leader leaves its children behind when it is ended: end the whole session.
-        for pid in processes_of_session(process.pid):
-            os.kill(pid, signal.SIGKILL)
-        process.wait()
+        process.send_signal(signal.SIGINT)
+        exit_code = process.wait()
+    assert exit_code == 0, (tmp_path / "log").read_text()[-3000:]
+    assert session_members(session) == []
+    aws.client("s3").list_buckets()  # it was there before, and is left
 
 
 def test_bad_confs_are_refused_and_a_kill_reaches_the_jobs(
+<<<<<<< HEAD
     airflow: Standalone, s3: S3Client, batch: BatchClient
+=======
+    airflow: Standalone, aws: EmbeddedAws, s3: S3Client, batch: BatchClient, bucket: str
+>>>>>>> main
 ) -> None:
     bucket = BUCKET
     put(s3, bucket, "drive_1/a.bag", body=ros1_bag())
@@ -204,7 +244,8 @@ def test_bad_confs_are_refused_and_a_kill_reaches_the_jobs(
     until(lambda: airflow.task(run_id, "wait") == "deferred", "the sensor defers")
     (job,) = airflow.xcom(DAG, run_id, "submit")
     links = airflow.call("GET", f"/api/v2/dags/{DAG}/dagRuns/{run_id}/taskInstances/submit/links")
-    assert links["extra_links"]["Batch job"].endswith(f"#jobs/detail/{job['job_id']}")
+    console = f"{aws.server.endpoint_url}/console/batch/home?region=us-east-1"
+    assert links["extra_links"]["Batch job"] == f"{console}#jobs/detail/{job['job_id']}"
     time.sleep(3.0)  # the triggerer picks the trigger up
     (detail,) = batch.describe_jobs(jobs=[job["job_id"]])["jobs"]
     assert detail["status"] in ("STARTING", "RUNNING")
