@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-<<<<<<< HEAD
-import shutil
-=======
 import re
->>>>>>> main
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,12 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-<<<<<<< HEAD
-from tests.provider.bags import MESSAGES, ros1_bag
-=======
 from airflow_batch_ros.local.airflow import session_members
-from tests.provider.bags import ros1_bag
->>>>>>> main
+from tests.provider.bags import MESSAGES, ros1_bag
 from tests.provider.builders import put
 from tests.provider.conftest import EXAMPLES, ROOT
 from tests.provider.test_fanout import wait_for_end
@@ -46,9 +39,10 @@ pytestmark = [
 ]
 
 DAG = "ros_image_pipeline"
+EXAMPLE_DAGS = ("example_new_drives_sqs", "example_drives_in_lake")
 BUCKET = "standalone"
+LAKE = f"s3://{BUCKET}/lake"
 PATIENCE_S = 150.0
-S3_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
 
 @dataclass
@@ -96,21 +90,6 @@ def until(condition: Callable[[], bool], what: str, *, tolerate: tuple[type[Exce
         time.sleep(0.3)
 
 
-<<<<<<< HEAD
-def processes_of_session(session: int) -> list[int]:
-    """All processes that a session leader has started, however deep, also those it left behind."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if int(fields[3]) == session:
-                found.append(int(entry.name))
-    return found
-
-
 @pytest.fixture(scope="module")
 def queue_url(aws: EmbeddedAws) -> str:
     """Of an SQS queue that is told of new objects."""
@@ -118,67 +97,33 @@ def queue_url(aws: EmbeddedAws) -> str:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Airflow's home."""
-    home = tmp_path_factory.mktemp("standalone")
-    shutil.copytree(ROOT / "dags", home / "dags")
-    return home
-
-
-@pytest.fixture(scope="module")
-=======
-@pytest.fixture
->>>>>>> main
 def airflow(
-    aws: EmbeddedAws, folder: Path, definitions: dict[str, str], queue_url: str
+    aws: EmbeddedAws,
+    tmp_path_factory: pytest.TempPathFactory,
+    definitions: dict[str, str],
+    queue_url: str,
 ) -> Iterator[Standalone]:
-<<<<<<< HEAD
-    aws.ensure_buckets(BUCKET)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "AWS_"))},
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "AIRFLOW_HOME": str(folder),
-        "AIRFLOW__CORE__DAGS_FOLDER": str(folder / "dags"),
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__CORE__PARALLELISM": "2",
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
-        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
-        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
-        "AIRFLOW__API__PORT": str(port),
-        "AIRFLOW__API__BASE_URL": f"http://127.0.0.1:{port}",
-        "AIRFLOW__API__WORKERS": "1",
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{folder / 'airflow.db'}",
-        "AIRFLOW_VAR_ROS_TO_PARQUET_OUTPUT": f"s3://{BUCKET}/lake",
-        "AIRFLOW_VAR_ROS_TO_PARQUET_JOB_DEFINITION": definitions["hang"],
-        "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "3",
-        "ROS_TO_PARQUET_QUEUE_URL": queue_url,
-        **(
-            {"ROS_TO_PARQUET_LAKE": f"s3://{BUCKET}/lake"}
-            if version("apache-airflow").startswith("3.0")
-            else {}
-        ),
-        # For what reads the lake in a task; all else is to ask the connection.
-        **{name: aws.environment()[name] for name in S3_VARIABLES},
-        "NO_PROXY": "127.0.0.1",
-=======
     """``airflow-batch-ros local airflow`` over the embedded AWS that runs already; Ctrl-C ends all of it."""
+    aws.ensure_buckets(BUCKET)
+    tmp_path = tmp_path_factory.mktemp("standalone")
     home = tmp_path / "airflow"
+    dags = shutil.copytree(ROOT / "dags", tmp_path / "dags")
+    for name in EXAMPLE_DAGS:
+        shutil.copy(EXAMPLES / f"{name}.py", dags)
     environment = {
         **os.environ,
-        "AIRFLOW_VAR_ROS_TO_PARQUET_OUTPUT": f"s3://{bucket}/lake",
+        "AIRFLOW_VAR_ROS_TO_PARQUET_OUTPUT": LAKE,
         "AIRFLOW_VAR_ROS_TO_PARQUET_JOB_DEFINITION": definitions["hang"],
         # In the database, not the environment: the triggerer has to ask for it.
         "AIRFLOW_VAR_ROS_TO_PARQUET_AWS_CONN_ID": "aws_in_database",
->>>>>>> main
+        "ROS_TO_PARQUET_QUEUE_URL": queue_url,
+        **({"ROS_TO_PARQUET_LAKE": LAKE} if version("apache-airflow").startswith("3.0") else {}),
     }
-    with (folder / "log").open("wb") as log:
+    with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
             [
                 *(Path(sys.executable).with_name("airflow-batch-ros"), "local", "airflow"),
-                *("--state-dir", aws.state.path, "--airflow-home", home, "--dags", ROOT / "dags"),
+                *("--state-dir", aws.state.path, "--airflow-home", home, "--dags", dags),
             ],
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -188,20 +133,12 @@ def airflow(
     running = Standalone("")
 
     def is_up() -> bool:
-<<<<<<< HEAD
-        assert process.poll() is None, (folder / "log").read_text()[-3000:]
-        running.token = running.call("GET", "/auth/token")["access_token"]
-        parts = running.call("GET", "/api/v2/monitor/health")
-        running.call("GET", f"/api/v2/dags/{DAG}")
-        return all(parts[part]["status"] == "healthy" for part in ("scheduler", "triggerer", "dag_processor"))
-=======
         said = (tmp_path / "log").read_text()
         assert process.poll() is None, said[-3000:]
         if found := re.search(r"^Airflow: (\S+)  user (\S+), password (\S+)\. ", said, re.MULTILINE):
             running.url, login = found[1], {"username": found[2], "password": found[3]}
             running.token = running.call("POST", "/auth/token", login)["access_token"]
         return found is not None
->>>>>>> main
 
     def knows_the_dag() -> bool:
         running.call("GET", f"/api/v2/dags/{DAG}")
@@ -226,11 +163,7 @@ def airflow(
 
 
 def test_bad_confs_are_refused_and_a_kill_reaches_the_jobs(
-<<<<<<< HEAD
-    airflow: Standalone, s3: S3Client, batch: BatchClient
-=======
-    airflow: Standalone, aws: EmbeddedAws, s3: S3Client, batch: BatchClient, bucket: str
->>>>>>> main
+    airflow: Standalone, aws: EmbeddedAws, s3: S3Client, batch: BatchClient
 ) -> None:
     bucket = BUCKET
     put(s3, bucket, "drive_1/a.bag", body=ros1_bag())
@@ -260,16 +193,13 @@ def test_bad_confs_are_refused_and_a_kill_reaches_the_jobs(
 
 
 def test_a_message_starts_a_drive_and_the_drive_what_goes_on_from_it(
-    airflow: Standalone, folder: Path, aws: EmbeddedAws, s3: S3Client, queue_url: str
+    airflow: Standalone, aws: EmbeddedAws, s3: S3Client, queue_url: str
 ) -> None:
     put(s3, BUCKET, "fleet/car_7/a.bag", body=ros1_bag())
     put(s3, BUCKET, "fleet/car_7/_COMPLETE")
     record = {"bucket": {"name": BUCKET}, "object": {"key": "fleet/car_7/_COMPLETE"}}
     body = json.dumps({"Records": [{"eventName": "ObjectCreated:Put", "s3": record}]})
     aws.client("sqs").send_message(QueueUrl=queue_url, MessageBody=body)
-    dags = ("example_new_drives_sqs", "example_drives_in_lake")
-    for name in dags:
-        shutil.copy(EXAMPLES / f"{name}.py", folder / "dags")
 
     def finished(dag_id: str) -> list[str]:
         runs = airflow.call("GET", f"/api/v2/dags/{dag_id}/dagRuns")["dag_runs"]
@@ -277,8 +207,8 @@ def test_a_message_starts_a_drive_and_the_drive_what_goes_on_from_it(
         return [str(run["dag_run_id"]) for run in runs if run["state"] == "success"]
 
     # The second may be done before Airflow says that the first is.
-    until(lambda: all(map(finished, dags)), "both DAGs", tolerate=(urllib.error.HTTPError,))
-    (arrived,), (gone_on,) = map(finished, dags)
+    until(lambda: all(map(finished, EXAMPLE_DAGS)), "both DAGs", tolerate=(urllib.error.HTTPError,))
+    (arrived,), (gone_on,) = map(finished, EXAMPLE_DAGS)
     found = airflow.xcom("example_new_drives_sqs", arrived, "find_drives")
     assert found == {"fleet.car_7": {"bucket": BUCKET, "prefix": "fleet/car_7/"}}
     (drive,) = airflow.xcom("example_drives_in_lake", gone_on, "drives")
