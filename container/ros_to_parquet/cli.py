@@ -510,7 +510,3 @@ def command_info(arguments: argparse.Namespace) -> int:
     else:
         info.print()
     return int(ExitCode.OK)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
