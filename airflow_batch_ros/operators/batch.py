@@ -46,6 +46,8 @@ class RosToParquetBatchOperator(BaseOperator):
     :param vcpus: vCPUs of each container; by default the job definition's.
     :param memory_mib: memory of each container; by default the job definition's.
     :param tags: tags of the jobs and of what Batch starts for them.
+    :param requester_pays: the buckets of bags bill who reads them, and you agree to pay; by default what the
+        stack says, else False.
     :param submit_options: further members of the SubmitJob request, as boto3 names them (``timeout``,
         ``retryStrategy``, ``shareIdentifier``, ``containerOverrides``...).
     :param console_base_url: where links lead; by default the option ``console_base_url`` in section
@@ -84,6 +86,7 @@ class RosToParquetBatchOperator(BaseOperator):
         vcpus: float | str | None = None,
         memory_mib: int | str | None = None,
         tags: Mapping[str, str] | None = None,
+        requester_pays: bool | None = None,
         submit_options: Mapping[str, Any] | None = None,
         console_base_url: str | None = None,
         aws_conn_id: str | None = "aws_default",
@@ -100,6 +103,7 @@ class RosToParquetBatchOperator(BaseOperator):
         self.vcpus = vcpus
         self.memory_mib = memory_mib
         self.tags = tags
+        self.requester_pays = requester_pays
         self.submit_options = submit_options
         self.console_base_url = console_base_url
         self.aws_conn_id = aws_conn_id
@@ -165,7 +169,8 @@ class RosToParquetBatchOperator(BaseOperator):
     def _stack(self, hook: RosToParquetBatchHook, conf: PipelineConf) -> StackOutputs | None:
         """What the stack made, where anything is to be taken from it."""
         output_is_known = conf.output is not None or bool(self.output_uri)
-        if not self.stack_name or (output_is_known and self.job_queue and self.job_definition):
+        known = output_is_known and self.job_queue and self.job_definition
+        if not self.stack_name or (known and self.requester_pays is not None):
             return None
         from airflow_batch_ros.stack.outputs import resolve
         from airflow_batch_ros.stack.parameters import StackError
@@ -201,6 +206,9 @@ class RosToParquetBatchOperator(BaseOperator):
             memory_mib=memory_mib,
             tags=dict(self.tags or {}),
             extra=dict(self.submit_options or {}),
+            requester_pays=bool(stack and stack.requester_pays)
+            if self.requester_pays is None
+            else self.requester_pays,
         )
 
     def _with_links(

@@ -25,7 +25,9 @@ class StackOutputs:
 
     job_queue: str
     job_definition: str
+    planner_definition: str
     output_uri: str
+    requester_pays: bool
 
 
 def find_stack(cloudformation: CloudFormationClient, name: str) -> StackTypeDef | None:
@@ -76,7 +78,14 @@ def resolve(cloudformation: CloudFormationClient, name: str) -> StackOutputs:
             f"stack {name} has no job definition, for it has no image yet: push one to "
             f"{outputs.get('RepositoryUri', 'its repository')}, then: airflow-batch-ros stack create {name}"
         )
-    return StackOutputs(outputs["JobQueueArn"], outputs["JobDefinitionArn"], outputs["OutputUri"])
+    return StackOutputs(
+        job_queue=outputs["JobQueueArn"],
+        job_definition=outputs["JobDefinitionArn"],
+        # A stack of an earlier version has none.
+        planner_definition=outputs.get("PlannerJobDefinitionArn", ""),
+        output_uri=outputs["OutputUri"],
+        requester_pays=outputs.get("RequesterPays") == "true",
+    )
 
 
 def render(outputs: Mapping[str, str], form: str) -> str:

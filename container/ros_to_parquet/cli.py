@@ -8,18 +8,18 @@ import json
 import os
 import re
 import resource
-import signal
 import sys
 import time
 import traceback
 import urllib.parse
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from ros_to_parquet import __version__, contract, memory
+from ros_to_parquet import __version__, contract, memory, termination
 from ros_to_parquet.contract import EXIT_CODE_HELP, ContractError, ExitCode
 from ros_to_parquet.log import event, now
+from ros_to_parquet.termination import TerminatedError
 from ros_to_parquet.text import print_table
 
 if TYPE_CHECKING:
@@ -36,12 +36,10 @@ ALLOW_VARIABLE = "ROS_TO_PARQUET_ALLOW"
 
 OPEN_FILES = 10_000
 
-
-class TerminatedError(BaseException):
-    """SIGTERM: a reclaimed instance, a timeout, or somebody ended the job.
-
-    As little an `Exception` as ``KeyboardInterrupt`` is: libraries catch those, and S3's client tries again.
-    """
+PLANNING_COMMANDS = ("submit", "retry")
+PLANNING_GROUP = "ros_to_parquet.commands"
+"""Entry points by which airflow-batch-ros does them, where it is installed beside the engine: then an image
+can plan too, whose only entry point this is."""
 
 
 class UsageError(ValueError):
@@ -207,24 +205,42 @@ def read_budget(arguments: argparse.Namespace) -> MemoryBudget:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code. Every error a user can cause is one line, no traceback."""
-    arguments = build_parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, _terminate)
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words and words[0] in PLANNING_COMMANDS:
+        return plan_and_submit(words)
+    termination.listen()
+    arguments = build_parser().parse_args(words)
     _allow_open_files()
     try:
         code = int(arguments.call(arguments))
         sys.stdout.flush()
-        return code
     except BrokenPipeError:  # who reads has seen enough (`| head`): no error, and nobody to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return int(ExitCode.OK)
+        code = int(ExitCode.OK)
     except ModuleNotFoundError as error:
         reason = f"{error}: this command needs the engine (pip install 'ros-to-parquet[engine]')"
-        return _fail(reason, ExitCode.ENGINE_ERROR)
+        code = _fail(ExitCode.ENGINE_ERROR, reason)
     except KeyboardInterrupt:
-        return _fail("interrupted", ExitCode.RETRY)
+        code = _fail(ExitCode.RETRY, "interrupted")
     except (Exception, TerminatedError) as error:  # noqa: BLE001 (each becomes an exit code and a line)
-        code, reason = explain(error)
-        return _fail(reason, code)
+        code = _fail(*explain(error))
+    if termination.asked():
+        termination.leave(code)
+    return code
+
+
+def plan_and_submit(words: Sequence[str]) -> int:
+    """A command of airflow-batch-ros: the first word is its name."""
+    import signal
+    from importlib.metadata import entry_points
+
+    # Planning may stop anywhere and begin again; but a container's first process has to listen.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(int(ExitCode.RETRY)))
+    for command in entry_points(group=PLANNING_GROUP, name=words[0]):
+        code: int = command.load()(words)
+        return code
+    reason = f"{words[0]} is a command of airflow-batch-ros, which this image or environment has not"
+    return _fail(ExitCode.USAGE, reason)
 
 
 def _allow_open_files() -> None:
@@ -235,11 +251,7 @@ def _allow_open_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _terminate(*_: object) -> NoReturn:
-    raise TerminatedError("ended by SIGTERM; nothing of this attempt is visible, run it again")
-
-
-def _fail(reason: str, code: ExitCode) -> int:
+def _fail(code: ExitCode, reason: str) -> int:
     event("failed", exit_code=int(code), reason=reason)
     return int(code)
 
@@ -298,7 +310,7 @@ def command_run(arguments: argparse.Namespace) -> int:
         record = contract.FailedRecord(plan.plan_id, shard, job.job_id, job.attempt, int(code), reason, now())
         uri = join(plan.output, contract.failed_key(plan.drive_id, plan.plan_id, shard))
         _record_failure(open_storage(plan.output).write, uri, record)
-        return _fail(reason, code)
+        return _fail(code, reason)
     return int(run.exit_code(manifest))
 
 
@@ -492,7 +504,7 @@ def command_rebuild(arguments: argparse.Namespace) -> int:
             window=window,
         )
     except RebuildError as error:
-        return _fail(str(error), ExitCode.INPUT_MISSING)
+        return _fail(ExitCode.INPUT_MISSING, str(error))
     print_rebuilt(rebuilt, arguments.output, seconds=time.monotonic() - begin)
     return int(ExitCode.OK)
 

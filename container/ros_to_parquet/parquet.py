@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ros_to_parquet import termination
 from ros_to_parquet.bag.model import Int64Array
 from ros_to_parquet.contract import ParquetStyle
 from ros_to_parquet.log import event
@@ -255,14 +256,18 @@ class TableWriters:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=kind is not None)
-        if not self._ended.is_set():
-            for file in self._files.values():
-                try:
-                    file.abort()
-                except StorageError as error:  # all others still are to be ended, and why we are here be told
-                    event("upload_not_ended", uri=file.upload.uri, reason=str(error))
-        self._scratch.close()
+        with termination.deferred():
+            if not self._ended.is_set():
+                for file in self._files.values():  # so that row groups in the making send nothing any more
+                    file.sink.cut()
+            self._pool.shutdown(wait=True, cancel_futures=kind is not None)
+            if not self._ended.is_set():
+                for file in self._files.values():
+                    try:
+                        file.abort()
+                    except StorageError as error:  # all others still are to be ended, and why be told
+                        event("upload_not_ended", uri=file.upload.uri, reason=str(error))
+            self._scratch.close()
 
     def schema_of(self, path: str) -> pa.Schema:
         """The schema of the file at ``path``, which has been opened."""
@@ -273,13 +278,16 @@ class TableWriters:
         described = schema.with_metadata(
             {key: value.encode("utf-8", "surrogateescape") for key, value in metadata.items()}
         )
-        upload = self._storage.upload(f"{self._output}/{path}")
-        self._files[path] = TableFile(path, described, upload, self._style)
+        self._begin(path, described)
 
     def open_large(self, path: str, like: str) -> None:
         """Begins a file for large rows of the table at ``like``."""
-        upload = self._storage.upload(f"{self._output}/{path}")
-        self._files[path] = TableFile(path, self._files[like].schema, upload, self._style, large=True)
+        self._begin(path, self._files[like].schema, large=True)
+
+    def _begin(self, path: str, schema: pa.Schema, *, large: bool = False) -> None:
+        with termination.deferred():
+            upload = self._storage.upload(f"{self._output}/{path}")
+            self._files[path] = TableFile(path, schema, upload, self._style, large=large)
 
     def append_large(self, path: str, rows: pa.RecordBatch) -> None:
         """Adds a row that is encoded alone, and is when this returns."""

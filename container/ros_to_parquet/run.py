@@ -22,7 +22,7 @@ from types import MappingProxyType
 import numpy as np
 import pyarrow as pa
 
-from ros_to_parquet import __version__, contract, lake, parquet
+from ros_to_parquet import __version__, contract, lake, parquet, termination
 from ros_to_parquet.attachments import keep_extras
 from ros_to_parquet.bag import open_bag
 from ros_to_parquet.bag.archive import ArchiveReader
@@ -844,7 +844,6 @@ def _run_shard(
         )
         event("shard_started", drive_id=plan.drive_id, shard=shard, bags=len(plan.shards[shard]))
         manifest = _extract(plan, shard, started, budget=budget, progress=progress)
-        storage.write(manifest_uri, contract.to_json(manifest))
         _log_shard(manifest)
     commit = lake.commit_drive(storage, plan)
     if commit is not None:
@@ -947,7 +946,26 @@ def _extract(
         files = tables.finish()
         topics = extraction.results(files)
         check_lease(storage, plan)
-        tables.publish()
+        termination.check()
+        with termination.deferred():  # what is published and what the manifest names are the same
+            tables.publish()
+            manifest = _manifest(plan, shard, started, begin=begin, topics=topics, bags=bags, budget=budget)
+            uri = join(plan.output, contract.manifest_key(plan.drive_id, plan.plan_id, shard))
+            storage.write(uri, contract.to_json(manifest))
+    return manifest
+
+
+def _manifest(
+    plan: Plan,
+    shard: int,
+    started: contract.StartedRecord,
+    *,
+    begin: float,
+    topics: tuple[contract.TopicResult, ...],
+    bags: list[contract.BagResult],
+    budget: MemoryBudget,
+) -> Manifest:
+    """What the shard did since ``begin``, on the monotonic clock."""
     return Manifest(
         contract_version=contract.CONTRACT_VERSION,
         engine_version=__version__,
@@ -1015,6 +1033,7 @@ def _read_bag(
         blocks = stack.enter_context(closing(_blocks(plan, reader, budget)))
         with _transform_errors(plan):
             for block in blocks:
+                termination.check()
                 extracted += len(block)
                 extraction.add(block)
                 progress(reader.bytes_read)
@@ -1188,4 +1207,4 @@ def read_ahead(
         with room:
             stopped = True
             room.notify()
-        producer.join()
+        producer.join(termination.READER_PATIENCE_S if termination.asked() else None)

@@ -473,6 +473,7 @@ def test_flags_win_over_environment_over_file_over_defaults(tmp_path: Path) -> N
         "job_queue": Setting("from-file", str(tmp_path / "airflow-batch-ros.yaml")),
         "vcpus": Setting("4", str(tmp_path / "airflow-batch-ros.yaml")),
         "job_definition": Setting("ros-to-parquet", "the default"),
+        "planner_definition": Setting("ros-to-parquet-plan", "the default"),
     }
     assert found.tags == {"team": "flag", "cost": "environment", "site": "7"}
     assert read_settings(arguments(), environ=environ, folder=tmp_path).output() == "s3://environment/lake"
@@ -480,6 +481,64 @@ def test_flags_win_over_environment_over_file_over_defaults(tmp_path: Path) -> N
     named.write_text("stack: mine\n")
     elsewhere = read_settings(arguments("--config", str(named)), environ={}, folder=tmp_path)
     assert elsewhere.given == {"stack": Setting("mine", str(named))}
+
+
+WAYS = {
+    "job_queue": ("--job-queue", "AIRFLOW_BATCH_ROS_JOB_QUEUE"),
+    "job_definition": ("--job-definition", "AIRFLOW_BATCH_ROS_JOB_DEFINITION"),
+    "output": ("--output", "AIRFLOW_BATCH_ROS_OUTPUT"),
+    "region": ("--region", "AIRFLOW_BATCH_ROS_REGION"),
+    "profile": ("--profile", "AIRFLOW_BATCH_ROS_PROFILE"),
+    "role_arn": ("--role-arn", "AIRFLOW_BATCH_ROS_ROLE_ARN"),
+}
+"""How each setting of one value is said."""
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_each_setting_comes_from_the_first_place_that_says_it(name: str, tmp_path: Path) -> None:
+    flag, variable = WAYS[name]
+    (tmp_path / "airflow-batch-ros.yaml").write_text(f"{name}: of-the-file\n")
+
+    def found(*words: str, **environ: str) -> str | None:
+        return read_settings(arguments(*words), environ=environ, folder=tmp_path).find(name)
+
+    assert found() == "of-the-file"
+    assert found(**{variable: "of-the-environment"}) == "of-the-environment"
+    assert found(flag, "of-the-flag", **{variable: "of-the-environment"}) == "of-the-flag"
+
+
+def test_region_profile_and_role_reach_the_clients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    aws_config = tmp_path / "config"
+    aws_config.write_text("[profile fleet]\naws_access_key_id = own\naws_secret_access_key = x\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(aws_config))
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "airflow-batch-ros.yaml").write_text("region: eu-west-3\nprofile: fleet\n")
+    session = read_settings(arguments(), environ={}, folder=tmp_path).clients().session
+    credentials = session.get_credentials()
+    assert (session.region_name, credentials and credentials.access_key) == ("eu-west-3", "own")
+    role = {"AIRFLOW_BATCH_ROS_ROLE_ARN": "arn:aws:iam::123456789012:role/operators"}
+    session = read_settings(arguments(), environ=role, folder=tmp_path).clients().session
+    credentials = session.get_credentials()
+    assert credentials is not None
+    assert credentials.method == "assume-role"
+
+
+def test_a_flag_of_the_file_is_true_or_false(tmp_path: Path) -> None:
+    file = tmp_path / "airflow-batch-ros.yaml"
+    file.write_text("requester_pays: true\n")
+
+    def found(*words: str, **environ: str) -> bool:
+        return read_settings(arguments(*words), environ=environ, folder=tmp_path).flag("requester_pays")
+
+    assert found()
+    assert not found("--no-requester-pays")
+    assert not found(AIRFLOW_BATCH_ROS_REQUESTER_PAYS="false")
+    with pytest.raises(SettingsError, match=r"'1' .from AIRFLOW_BATCH_ROS_REQUESTER_PAYS.*true or false"):
+        found(AIRFLOW_BATCH_ROS_REQUESTER_PAYS="1")
+    file.write_text("requester_pays: 'yes'\n")
+    with pytest.raises(SettingsError, match="requester_pays: true or false is expected, not 'yes'"):
+        found()
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from ros_to_parquet import termination
 from ros_to_parquet.storage.local import local_errors
 from ros_to_parquet.storage.model import ObjectInfo, TransientError
 
@@ -178,8 +179,9 @@ class RangeSource:
 
     def local_path(self) -> str:
         if self._scratch is None:
-            folder = tempfile.mkdtemp(prefix="ros-to-parquet-")
-            self._scratch = str(Path(folder) / self._file_name)
+            with termination.deferred():
+                folder = tempfile.mkdtemp(prefix="ros-to-parquet-")
+                self._scratch = str(Path(folder) / self._file_name)
             with local_errors(self._scratch), Path(self._scratch).open("wb") as file:
                 for start in range(0, self.size, self._read_bytes):
                     file.write(self.read_at(start, self._read_bytes))

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ros_to_parquet import termination
 from ros_to_parquet.memory import DEFAULT_BUDGET
 from ros_to_parquet.storage.model import (
     AccessDeniedError,
@@ -38,6 +39,12 @@ PARTS_OF_A_SIZE = 500
 
 CLIENT_ATTEMPTS = 8
 """Tries of one request, by the client itself, with growing waits."""
+
+REQUEST_PAYER_VARIABLE = "ROS_TO_PARQUET_REQUEST_PAYER"
+"""Environment variable: ``requester`` says that who reads pays, as some buckets of bags demand."""
+
+READS = ("HeadObject", "GetObject", "ListObjectsV2")
+"""Operations that such a bucket only answers who says so; other buckets do not mind being told."""
 
 _NOT_FOUND = {"NoSuchKey", "NoSuchBucket", "NoSuchUpload", "NotFound", "404"}
 _DENIED = {
@@ -122,8 +129,23 @@ def s3_client() -> S3Client:
                 read_timeout=60,
                 s3={"addressing_style": "path"} if _has_endpoint() else {},
             )
-            _client = boto3.session.Session().client("s3", config=config)
+            client = boto3.session.Session().client("s3", config=config)
+            if _pays_as_requester():
+                for operation in READS:
+                    client.meta.events.register(f"provide-client-params.s3.{operation}", _say_who_pays)
+            _client = client
         return _client
+
+
+def _pays_as_requester() -> bool:
+    value = os.environ.get(REQUEST_PAYER_VARIABLE, "")
+    if value not in ("", "requester"):
+        raise StorageError(f"{REQUEST_PAYER_VARIABLE} is {value!r}; it can be 'requester', or not set")
+    return value == "requester"
+
+
+def _say_who_pays(params: dict[str, Any], **_: object) -> None:
+    params["RequestPayer"] = "requester"
 
 
 def _has_endpoint() -> bool:
@@ -252,8 +274,9 @@ class S3Upload:
     def _send_part(self) -> None:
         with _s3_errors(self.uri):
             if self._upload_id is None:
-                started = s3_client().create_multipart_upload(Bucket=self._bucket, Key=self._key)
-                self._upload_id = started["UploadId"]
+                with termination.deferred():  # one whose id is not known cannot be ended
+                    started = s3_client().create_multipart_upload(Bucket=self._bucket, Key=self._key)
+                    self._upload_id = started["UploadId"]
             part = s3_client().upload_part(
                 Bucket=self._bucket,
                 Key=self._key,
