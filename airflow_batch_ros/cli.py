@@ -11,8 +11,9 @@ from collections.abc import Sequence
 
 from airflow_batch_ros.commands import cancel, logs, retry, status, submit
 from airflow_batch_ros.local import command as local
+from airflow_batch_ros.stack import command as stack
 
-COMMANDS = (submit, status, logs, cancel, retry, local)
+COMMANDS = (submit, status, logs, cancel, retry, stack, local)
 
 
 def build_parser() -> argparse.ArgumentParser:

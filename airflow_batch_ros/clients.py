@@ -10,6 +10,7 @@ from botocore.config import Config
 
 if TYPE_CHECKING:
     from mypy_boto3_batch import BatchClient
+    from mypy_boto3_cloudformation import CloudFormationClient
     from mypy_boto3_logs import CloudWatchLogsClient
     from mypy_boto3_s3 import S3Client
 
@@ -24,11 +25,14 @@ PERSISTENT: Any = {"mode": "standard", "total_max_attempts": MAX_ATTEMPTS}
 ONCE: Any = {"mode": "standard", "total_max_attempts": 1}
 """For SubmitJob, which has no idempotency token."""
 
+MAX_CONNECTIONS = 64
+"""To one service: more threads than that ask at a time nowhere here."""
+
 SESSION_NAME = "airflow-batch-ros"
 
 
 def client_config(retries: Any) -> Config:
-    return Config(retries=retries, max_pool_connections=32, connect_timeout=10, read_timeout=60)
+    return Config(retries=retries, max_pool_connections=MAX_CONNECTIONS, connect_timeout=10, read_timeout=60)
 
 
 class Clients:
@@ -55,6 +59,10 @@ class Clients:
     @cached_property
     def logs(self) -> CloudWatchLogsClient:
         return self.session.client("logs", config=client_config(PATIENT))
+
+    @cached_property
+    def cloudformation(self) -> CloudFormationClient:
+        return self.session.client("cloudformation", config=client_config(PERSISTENT))
 
 
 def open_session(

@@ -212,7 +212,15 @@ class Fanout:
             return self._resume(lake, source, saved)
         self._lease(lake, source.drive_id, plan_id)
         try:
-            plan = make_plan(self.s3, lake, source, self.conf, run=self.run, shard_bytes=self.shard_bytes)
+            plan = make_plan(
+                self.s3,
+                lake,
+                source,
+                self.conf,
+                run=self.run,
+                shard_bytes=self.shard_bytes,
+                requester_pays=self.options.requester_pays,
+            )
         except Exception:
             lease.release(lake, source.drive_id, plan_id)
             raise

@@ -35,6 +35,9 @@ DESCRIBE_LIMIT = 100
 
 MAX_JOB_NAME_LENGTH = 128
 
+_PAYER = {"name": "ROS_TO_PARQUET_REQUEST_PAYER", "value": "requester"}
+"""By which the engine says that it pays."""
+
 SUBMIT_TRIES = 6
 
 THROTTLED = frozenset(
@@ -172,6 +175,7 @@ class SubmitOptions:
     """How jobs are submitted; the same for all drives.
 
     Attributes:
+        requester_pays: the buckets of bags bill who reads them; the planner and the jobs say that they pay.
         extra: further members of the SubmitJob request, as boto3 names them (``timeout``,
             ``retryStrategy``, ``shareIdentifier``...); what is said here wins, but for the job's name, its
             array and its command.
@@ -183,6 +187,7 @@ class SubmitOptions:
     memory_mib: int | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
+    requester_pays: bool = False
 
 
 def submit_request(lake: Lake, plan: Plan, generation: Generation, options: SubmitOptions) -> dict[str, Any]:
@@ -195,6 +200,9 @@ def submit_request(lake: Lake, plan: Plan, generation: Generation, options: Subm
     overrides: dict[str, Any] = dict(options.extra.get("containerOverrides", {}))
     if resources:
         overrides.setdefault("resourceRequirements", resources)
+    if options.requester_pays:
+        others = [each for each in overrides.get("environment", []) if each["name"] != _PAYER["name"]]
+        overrides["environment"] = [*others, _PAYER]
     tags = {"ros-to-parquet:drive": plan.drive_id, "ros-to-parquet:plan": plan.plan_id, **options.tags}
     request: dict[str, Any] = {
         "jobQueue": options.job_queue,
@@ -300,7 +308,7 @@ def submit_next(
         if not lake.create(key, contract.to_json(generation)):
             generation = lake.load(Generation, key) or generation
     request = submit_request(lake, plan, generation, options)
-    job_id = _submit(batch, submitter, plan.drive_id, request, sleep=sleep)
+    job_id = submit_once(batch, submitter, request, what=f"drive {plan.drive_id!r}", sleep=sleep)
     queue = str(request["jobQueue"])
     return _record(batch, lake, plan, generation, job_id, job_queue=queue), generation
 
@@ -355,17 +363,20 @@ def _job_record(plan: Plan, generation: Generation | None, job_id: str, *, job_q
     )
 
 
-def _submit(
+def submit_once(
     batch: BatchClient,
     submitter: BatchClient,
-    drive_id: str,
     request: dict[str, Any],
     *,
-    sleep: Callable[[float], None],
+    what: str,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> str:
-    """SubmitJob, so that no failure in between makes two jobs of one.
+    """SubmitJob, so that no failure in between makes two jobs of one; the job's id.
 
     After an error that leaves open what Batch has done, the job is looked for by its name.
+
+    Raises:
+        SubmitError: Batch refused it; the message begins with ``what``.
     """
     from botocore.exceptions import BotoCoreError, ClientError
 
@@ -384,7 +395,7 @@ def _submit(
         if found := find_job(batch, request["jobQueue"], request["jobName"]):
             return found
     raise SubmitError(
-        f"drive {drive_id!r}: Batch did not take job {request['jobName']} for queue {request['jobQueue']!r} "
+        f"{what}: Batch did not take job {request['jobName']} for queue {request['jobQueue']!r} "
         f"and definition {request['jobDefinition']!r}: {problem}"
     ) from problem
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
 
 from airflow_batch_ros.conf import DriveSource, NameGlobs, PipelineConf
 from airflow_batch_ros.lake import Lake, drive_folders, read_holdings
@@ -90,17 +90,22 @@ class Coverage:
 # --- listing ----------------------------------------------------------------------------------------
 
 
-def list_drive(s3: S3Client, source: DriveSource, *, recursive: bool, output: str) -> Listing:
+def list_drive(
+    s3: S3Client, source: DriveSource, *, recursive: bool, output: str, requester_pays: bool = False
+) -> Listing:
     """Lists a drive, however many pages that takes. What lies below ``output`` is not part of it."""
     own = _below(source, output)
+    asked: _Asked = {"Bucket": source.bucket}
+    if requester_pays:
+        asked["RequestPayer"] = "requester"
     if recursive:
-        objects = [each for each in _objects(s3, source, "") if own is None or not each.name.startswith(own)]
-        return Listing(tuple(objects))
-    objects, folders = _level(s3, source, "")
+        found = _objects(s3, source, asked)
+        return Listing(tuple(each for each in found if own is None or not each.name.startswith(own)))
+    objects, folders = _level(s3, source, "", asked)
     skipped = []
     for folder in folders:
-        if folder != own and _is_rosbag2(s3, source, folder):
-            objects += _level(s3, source, folder)[0]
+        if folder != own and _is_rosbag2(s3, source, folder, asked):
+            objects += _level(s3, source, folder, asked)[0]
         elif folder != own:
             skipped.append(folder)
     return Listing(tuple(objects), tuple(skipped))
@@ -112,8 +117,15 @@ def _below(source: DriveSource, output: str) -> str | None:
     return own.removeprefix(source.uri) if own.startswith(source.uri) and own != source.uri else None
 
 
-def _objects(s3: S3Client, source: DriveSource, folder: str) -> Iterator[ListedObject]:
-    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=source.bucket, Prefix=source.prefix + folder)
+class _Asked(TypedDict):
+    """What all listings of a drive are asked with."""
+
+    Bucket: str
+    RequestPayer: NotRequired[Literal["requester"]]
+
+
+def _objects(s3: S3Client, source: DriveSource, asked: _Asked) -> Iterator[ListedObject]:
+    pages = s3.get_paginator("list_objects_v2").paginate(**asked, Prefix=source.prefix)
     for page in pages:
         for item in page.get("Contents", []):
             if not item["Key"].endswith("/"):  # a folder's marker, as consoles make them
@@ -121,12 +133,14 @@ def _objects(s3: S3Client, source: DriveSource, folder: str) -> Iterator[ListedO
                 yield ListedObject(name, item["Size"], item["ETag"].strip('"'))
 
 
-def _level(s3: S3Client, source: DriveSource, folder: str) -> tuple[list[ListedObject], list[str]]:
+def _level(
+    s3: S3Client, source: DriveSource, folder: str, asked: _Asked
+) -> tuple[list[ListedObject], list[str]]:
     """The objects and the folders directly below ``folder``."""
     objects: list[ListedObject] = []
     folders: list[str] = []
     pages = s3.get_paginator("list_objects_v2").paginate(
-        Bucket=source.bucket, Prefix=source.prefix + folder, Delimiter="/"
+        **asked, Prefix=source.prefix + folder, Delimiter="/"
     )
     for page in pages:
         for item in page.get("Contents", []):
@@ -137,10 +151,10 @@ def _level(s3: S3Client, source: DriveSource, folder: str) -> tuple[list[ListedO
     return objects, folders
 
 
-def _is_rosbag2(s3: S3Client, source: DriveSource, folder: str) -> bool:
+def _is_rosbag2(s3: S3Client, source: DriveSource, folder: str, asked: _Asked) -> bool:
     """Whether ``folder`` has a metadata.yaml; one request, however large the folder is."""
     key = f"{source.prefix}{folder}{_METADATA}"
-    found = s3.list_objects_v2(Bucket=source.bucket, Prefix=key, MaxKeys=1)
+    found = s3.list_objects_v2(**asked, Prefix=key, MaxKeys=1)
     return any(item["Key"] == key for item in found.get("Contents", []))
 
 
@@ -379,7 +393,14 @@ def pack(
 
 
 def make_plan(
-    s3: S3Client, lake: Lake, source: DriveSource, conf: PipelineConf, *, run: Run, shard_bytes: int
+    s3: S3Client,
+    lake: Lake,
+    source: DriveSource,
+    conf: PipelineConf,
+    *,
+    run: Run,
+    shard_bytes: int,
+    requester_pays: bool = False,
 ) -> Plan:
     """A drive's plan, from what S3 holds now; nothing is written.
 
@@ -389,7 +410,9 @@ def make_plan(
         PlanError: the drive cannot be planned.
     """
     plan_id = contract.make_plan_id(run, source.drive_id)
-    listing = list_drive(s3, source, recursive=conf.recursive, output=lake.output)
+    listing = list_drive(
+        s3, source, recursive=conf.recursive, output=lake.output, requester_pays=requester_pays
+    )
     selection = select_bags(source, listing, conf.bags)
     replaces: tuple[str, ...] = ()
     coverage = Coverage()
@@ -422,7 +445,8 @@ def check_saved(plan: Plan, source: DriveSource, conf: PipelineConf) -> None:
             f"drive {plan.drive_id!r}: this run ({plan.run.run_id}) was planned with source {plan.source}, "
             f"topics {list(plan.options.include_topics)} but not {list(plan.options.exclude_topics)}, "
             f"ros_distro {plan.options.ros_distro!r}, msg_path {list(plan.options.msg_paths)}, "
-            f"pointcloud {plan.options.pointcloud}, parquet {plan.options.parquet}; the "
+            f"pointcloud {plan.options.pointcloud}, parquet {plan.options.parquet}, "
+            f"transforms { {rule.topics: rule.name for rule in plan.options.transforms} }; the "
             "conf says otherwise now, so start a new run"
         )
 

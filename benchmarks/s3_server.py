@@ -100,6 +100,7 @@ def main(folder: Path) -> None:
         folder / "data",
         credentials,
         ports=seaweed.choose_ports({}),
+        host="127.0.0.1",
         bind_address="127.0.0.1",
         log=folder / "seaweed.log",
     )

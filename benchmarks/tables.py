@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ros_to_parquet import cli, memory, parquet, run
+from ros_to_parquet import cli, entry, memory, parquet, run
 from ros_to_parquet.bag.model import MessageBlock
 from ros_to_parquet.contract import ParquetStyle
 from ros_to_parquet.parquet_options import writer_options
@@ -145,7 +145,7 @@ def write(how: str, folder: Path, output: Path) -> None:
             options: dict[str, Any] = {"compression": "zstd"}
             if how == "ours":
                 rows = max(1, round(table.num_rows * memory.DEFAULT_BUDGET.row_group / max(1, table.nbytes)))
-                chosen = writer_options(table.to_batches(), style=ParquetStyle.COMPACT)
+                chosen = writer_options(table.to_batches(), style=ParquetStyle.COMPATIBLE)
                 options = {"row_group_size": rows, **chosen}
             pq.write_table(table, output / f"{number}.parquet", **options)
         spent.append(time.process_time() - begin)
@@ -166,4 +166,6 @@ def main(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    entry.tune()
     main(sys.argv[1:])
+    entry.leave(0)

@@ -33,7 +33,8 @@ Each drive becomes one AWS Batch job; the tables are `{output}/{topic}/schema=..
 | `ros_distro` | the ROS 2 distribution whose standard types bags without definitions use | the newest |
 | `msg_path` | `["s3://bucket/my_packages"]`: message packages for types that bags do not define | none |
 | `pointcloud` | `decoded`: a list column for each field of a cloud (x, y, z, intensity, ...) | `recorded` |
-| `parquet` | `compatible`: encodings that Spark before 4.3 reads too | `compact` |
+| `parquet` | `compact`: smaller files, which Spark before 4.3 cannot read | `compatible` |
+| `transforms` | `{"/camera/*": "brightness"}`: topics whose rows go through code of yours | none |
 
 A drive whose bags are all in the lake already has nothing to do.
 To run only what failed, clear `submit` and what follows.
@@ -41,8 +42,9 @@ To run only what failed, clear `submit` and what follows.
 | Airflow Variable | for | default |
 | --- | --- | --- |
 | `ros_to_parquet_output` | the lake, where the conf names none | |
-| `ros_to_parquet_job_queue` | Batch job queue | `ros-to-parquet` |
-| `ros_to_parquet_job_definition` | Batch job definition | `ros-to-parquet` |
+| `ros_to_parquet_stack` | stack of `airflow-batch-ros stack`, whose lake, queue and definition are taken | |
+| `ros_to_parquet_job_queue` | Batch job queue | the stack's, else `ros-to-parquet` |
+| `ros_to_parquet_job_definition` | Batch job definition | the stack's, else `ros-to-parquet` |
 | `ros_to_parquet_aws_conn_id` | AWS connection | `aws_default` |
 
 (In the environment: `AIRFLOW_VAR_ROS_TO_PARQUET_OUTPUT`, and so on.)
@@ -62,7 +64,8 @@ DESCRIPTIONS = {
     "msg_path": 'S3 URIs of message packages, for types that a bag does not define: `["s3://bucket/my_packages"]`',
     "pointcloud": "`decoded`: a list column for each field of a point cloud (x, y, z, intensity, ...); "
     "`recorded`, with the points in a blob, by default",
-    "parquet": "Encodings: `compatible` with older readers (Spark before 4.3), or `compact`, the default",
+    "parquet": "Encodings: `compatible`, the default, or `compact`: smaller, not for Spark before 4.3",
+    "transforms": 'Topics whose rows go through code that your image adds: `{"/camera/*": "brightness"}`',
 }
 
 
@@ -88,8 +91,9 @@ with DAG(
     submit = RosToParquetBatchOperator(
         task_id="submit",
         output_uri=variable("output", ""),
-        job_queue=variable("job_queue", "ros-to-parquet"),
-        job_definition=variable("job_definition", "ros-to-parquet"),
+        stack_name=variable("stack", ""),
+        job_queue=variable("job_queue", ""),
+        job_definition=variable("job_definition", ""),
         aws_conn_id=variable("aws_conn_id", "aws_default"),
         retries=2,
     )

@@ -56,4 +56,5 @@ def open_lake(arguments: argparse.Namespace) -> tuple[Clients, Lake]:
 
     settings = settings_of.read_settings(arguments)
     clients = settings.clients()
+    settings = settings_of.with_stack(settings, clients, needed=("output",))
     return clients, Lake(clients.s3, settings.output())

@@ -34,8 +34,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _retry(arguments: argparse.Namespace) -> int:
+    from airflow_batch_ros import planning
+
     say = teller(arguments)
     run = find_run(arguments)
+    planning.save_own(run.lake, run.records[-1].run)
     jobs = _submit_missing(arguments, run, say)
     return report(arguments, run.clients, jobs, run=run.name, output=run.lake.output, say=say)
 
@@ -97,5 +100,6 @@ def _options(arguments: argparse.Namespace, record: RunRecord) -> SubmitOptions:
         vcpus=options.vcpus if vcpus is None else vcpus,
         memory_mib=options.memory_mib if memory_mib is None else memory_mib,
         tags={**options.tags, **flags.tags},
+        requester_pays=flags.flag("requester_pays", default=options.requester_pays),
         extra={name: value for name, value in extra.items() if value or name != "containerOverrides"},
     )

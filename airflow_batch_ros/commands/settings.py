@@ -1,10 +1,10 @@
-"""Queue, definition, output and account: from flags, the environment or a YAML file; in that order."""
+"""Queue, definition, output and account: from flags, environment, a YAML file or a stack; in that order."""
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,14 +26,24 @@ NAMES = (
     "output",
     "job_queue",
     "job_definition",
+    "planner_definition",
     "vcpus",
     "memory_mib",
+    "requester_pays",
     "region",
     "profile",
     "role_arn",
+    "stack",
 )
 
-DEFAULTS = {"job_queue": "ros-to-parquet", "job_definition": "ros-to-parquet"}
+FLAGS = ("requester_pays",)
+"""Those that are true or false."""
+
+DEFAULTS = {
+    "job_queue": "ros-to-parquet",
+    "job_definition": "ros-to-parquet",
+    "planner_definition": "ros-to-parquet-plan",
+}
 
 
 class SettingsError(ValueError):
@@ -73,11 +83,19 @@ class Settings:
         except ValueError as error:
             raise SettingsError(f"{name} {setting}: a number is expected") from error
 
+    def flag(self, name: str, *, default: bool = False) -> bool:
+        setting = self.given.get(name)
+        if setting is None:
+            return default
+        if setting.value.lower() not in ("true", "false"):
+            raise SettingsError(f"{name} {setting}: true or false is expected")
+        return setting.value.lower() == "true"
+
     def output(self) -> str:
         """Raises `SettingsError` where none is said, or what is said is none."""
         setting = self.given.get("output")
         if setting is None:
-            raise SettingsError(f"no output is said: {how_to_say('output')}")
+            raise SettingsError(f"no output is said: {how_to_say('output')}, or --stack NAME for a stack's")
         try:
             return parse_output(setting.value, where=f"output from {setting.origin}")
         except ConfError as error:
@@ -112,9 +130,10 @@ def how_to_say(name: str) -> str:
 def add_connection(parser: argparse.ArgumentParser) -> None:
     """The flags that all of these commands have."""
     group = parser.add_argument_group(
-        "where", f"Else {PREFIX}OUTPUT (and so on) in the environment, or the YAML file."
+        "where", f"Else {PREFIX}OUTPUT (and so on) in the environment, the YAML file, the stack's outputs."
     )
     group.add_argument("--output", metavar="URI", help="of the lake: s3://bucket/prefix")
+    group.add_argument("--stack", metavar="NAME", help="whose outputs say output, job queue and definition")
     group.add_argument("--region", help="default: as AWS's own tools find it")
     group.add_argument("--profile", metavar="NAME", help="of AWS's configuration")
     group.add_argument("--role-arn", metavar="ARN", help="a role to take on")
@@ -128,10 +147,21 @@ def add_job_options(parser: argparse.ArgumentParser, *, default: str) -> None:
     group = parser.add_argument_group("jobs")
     group.add_argument("--job-queue", metavar="NAME_OR_ARN", help=f"default: {default}")
     group.add_argument("--job-definition", metavar="NAME_OR_ARN", help=f"default: {default}")
+    group.add_argument(
+        "--planner-definition",
+        metavar="NAME_OR_ARN",
+        help=f"of the job that plans, with --remote (default: {DEFAULTS['planner_definition']})",
+    )
     group.add_argument("--vcpus", metavar="N", help="of each container (default: the definition's)")
     group.add_argument("--memory-mib", metavar="N", help="of each container (default: the definition's)")
     group.add_argument(
         "--tag", action="append", default=[], metavar="KEY=VALUE", help="of the jobs; repeatable"
+    )
+    group.add_argument(
+        "--requester-pays",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="the buckets of bags bill who reads them: agree to pay",
     )
 
 
@@ -141,7 +171,7 @@ def read_settings(
     environ: Mapping[str, str] | None = None,
     folder: Path | None = None,
 ) -> Settings:
-    """What flags, environment and file say.
+    """What flags, environment and file say; `with_stack` adds what a stack says.
 
     Raises:
         SettingsError: the file or a tag cannot be read.
@@ -175,6 +205,44 @@ def read_flags(arguments: argparse.Namespace) -> Settings:
     return Settings(given, dict(_tag(text, "--tag") for text in getattr(arguments, "tag", [])))
 
 
+def with_stack(settings: Settings, clients: Clients, *, needed: Sequence[str]) -> Settings:
+    """Adds of ``needed`` what is not said and a stack's outputs say: those of `StackOutputs`.
+
+    AWS is only asked where something is missing and a stack is said.
+
+    Raises:
+        SettingsError: the stack does not say it.
+    """
+    missing = [name for name in needed if name not in settings.given]
+    stack = settings.given.get("stack")
+    if not missing or stack is None:
+        return settings
+    from airflow_batch_ros.stack.outputs import resolve
+    from airflow_batch_ros.stack.parameters import StackError
+
+    try:
+        found = resolve(clients.cloudformation, stack.value)
+    except StackError as error:
+        raise SettingsError(f"stack {stack}: {error}") from error
+    values = {
+        "output": found.output_uri,
+        "job_queue": found.job_queue,
+        "job_definition": found.job_definition,
+        "planner_definition": found.planner_definition,
+        "requester_pays": str(found.requester_pays),
+    }
+    if empty := [name for name in missing if not values[name]]:
+        raise SettingsError(
+            f"stack {stack}: it was made by an earlier version and has no {_words(empty[0])}; make it newer: "
+            f"airflow-batch-ros stack update {stack.value}"
+        )
+    origin = f"stack {stack.value}"
+    return replace(
+        settings,
+        given={**settings.given, **{name: Setting(values[name], origin) for name in missing}},
+    )
+
+
 def with_defaults(settings: Settings) -> Settings:
     """Adds the queue's and the definition's default names."""
     defaults = {name: Setting(value, "the default") for name, value in DEFAULTS.items()}
@@ -201,7 +269,9 @@ def _read_file(arguments: argparse.Namespace, environ: Mapping[str, str], folder
     for name, value in raw.items():
         if name == "tags" or value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
+        if name in FLAGS and not isinstance(value, bool):
+            raise SettingsError(f"{path}: {name}: true or false is expected, not {value!r:.80}")
+        if (isinstance(value, bool) and name not in FLAGS) or not isinstance(value, str | int | float):
             raise SettingsError(f"{path}: {name}: text or a number is expected, not {value!r:.80}")
         settings[name] = Setting(str(value), str(path))
     tags = raw.get("tags") or {}

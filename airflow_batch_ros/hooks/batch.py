@@ -11,6 +11,7 @@ from airflow_batch_ros.clients import ONCE, PATIENT, PERSISTENT, client_config
 
 if TYPE_CHECKING:
     from mypy_boto3_batch import BatchClient
+    from mypy_boto3_cloudformation import CloudFormationClient
     from mypy_boto3_s3 import S3Client
 
 
@@ -41,6 +42,15 @@ class RosToParquetBatchHook(AwsBaseHook):
         """For plans and manifests."""
         hook = AwsBaseHook(aws_conn_id=self.aws_conn_id, region_name=self._region_name, client_type="s3")
         client: S3Client = _client(hook, PERSISTENT)
+        return client
+
+    @cached_property
+    def cloudformation(self) -> CloudFormationClient:
+        """For the outputs of a stack."""
+        hook = AwsBaseHook(
+            aws_conn_id=self.aws_conn_id, region_name=self._region_name, client_type="cloudformation"
+        )
+        client: CloudFormationClient = _client(hook, PERSISTENT)
         return client
 
 

@@ -1,40 +1,34 @@
-"""Runs AWS Batch jobs as processes of this machine.
+"""Runs AWS Batch jobs on this machine: as processes, or as containers.
 
 What AWS documents for Batch is what happens here: states in their order, array jobs and their parents,
 dependencies, attempts and ``evaluateOnExit``, time-outs, terminate and cancel, exit codes and reasons,
 log lines while the job runs, and a limit on how many run at once. This module knows nothing of HTTP or
-moto; `moto_batch` joins it to the API.
+moto; `moto_batch` joins it to the API. How an attempt runs is a `runners.Runner`'s.
 
-One lock guards all jobs. An attempt has a thread that starts its process, waits for it, and then takes
-the lock to say what follows; nothing else polls.
+One lock guards all jobs. An attempt has a thread that starts it, waits for it, and then takes the lock to
+say what follows; nothing else polls.
 """
 
 from __future__ import annotations
 
 import itertools
-import os
 import re
-import signal
 import subprocess
-import tempfile
 import threading
 import time
 import uuid
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from airflow_batch_ros.local.processes import die_with_parent
+from airflow_batch_ros.local.runners import CannotStartError, ContainerSpec, Execution, Exit, Launch, Runner
 
 MIN_ARRAY_SIZE, MAX_ARRAY_SIZE = 2, 10_000
 MAX_DEPENDENCIES = 20
 MAX_ATTEMPTS = 10
 MAX_RETRY_RULES = 5
-MAX_LOG_EVENT_BYTES = 256 * 1024
 
 EXITED = "Essential container in task exited"
 NOT_STARTED = "Task failed to start"
@@ -172,8 +166,8 @@ class JobRequest:
     Attributes:
         queue: what jobs are listed by.
         log_prefix: log streams are ``{log_prefix}/default/{id of the attempt}``.
-        argv: program and arguments.
-        environment: on top of the engine's base environment.
+        command: what the image's entry point is given.
+        container: what is asked of the container, where one runs it.
         timeout_s: of one attempt.
         array_size: None for a plain job.
         log: takes a log stream's name and a line, from the attempt's thread.
@@ -183,8 +177,9 @@ class JobRequest:
     name: str
     queue: str
     log_prefix: str
-    argv: tuple[str, ...]
+    command: tuple[str, ...]
     environment: Mapping[str, str]
+    container: ContainerSpec
     retry: RetryStrategy
     timeout_s: float | None
     array_size: int | None
@@ -230,7 +225,7 @@ class Job:
     open_children: int = 0
     stop_reason: str | None = None
     """Why a starting or running attempt is being ended: it is not retried."""
-    process: subprocess.Popen[bytes] | None = None
+    execution: Execution | None = None
 
     def child_counts(self) -> dict[str, int]:
         counts = Counter(child.status for child in self.children)
@@ -238,13 +233,11 @@ class Job:
 
 
 class BatchEngine:
-    """All jobs, and the processes of those that run.
+    """All jobs, and the attempts of those that run.
 
     Args:
         slots: attempts that run at the same time; the others wait as RUNNABLE, first come, first served.
-        base_environment: of every process, beneath the job's own.
-        scratch: each attempt gets a folder below it as its working directory, ``HOME`` and ``TMPDIR``, gone
-            with the attempt as a container's disk is.
+        runner: starts attempts.
         metadata_url: an attempt's ``ECS_CONTAINER_METADATA_URI_V4`` is this, a slash and the attempt's id;
             see `log_stream`.
         kill_grace_s: from SIGTERM to SIGKILL.
@@ -254,14 +247,12 @@ class BatchEngine:
         self,
         *,
         slots: int,
-        base_environment: Mapping[str, str],
-        scratch: Path,
+        runner: Runner,
         metadata_url: str,
         kill_grace_s: float = 30.0,
     ) -> None:
         self._slots = slots
-        self._base_environment = dict(base_environment)
-        self._scratch = scratch
+        self._runner = runner
         self._metadata_url = metadata_url
         self._kill_grace_s = kill_grace_s
         self._lock = threading.RLock()
@@ -333,13 +324,13 @@ class BatchEngine:
         self._stop(job_id, reason, running_too=False)
 
     def close(self, *, grace_s: float = 2.0) -> None:
-        """End all processes: SIGTERM, after ``grace_s`` SIGKILL. No attempt starts any more."""
+        """End all attempts: SIGTERM, after ``grace_s`` SIGKILL. No attempt starts any more."""
         with self._lock:
             self._closed = True
             threads = list(self._attempt_threads)
             for job in self._running():
                 job.stop_reason = "The embedded AWS was stopped"
-                self._end_process(job, grace_s=grace_s)
+                self._end_execution(job, grace_s=grace_s)
         deadline = time.monotonic() + grace_s + 5
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -451,7 +442,7 @@ class BatchEngine:
                     if running_too and job.stop_reason is None:
                         job.terminated = True
                         job.stop_reason = reason
-                        self._end_process(job, grace_s=self._kill_grace_s)
+                        self._end_execution(job, grace_s=self._kill_grace_s)
                 else:
                     job.terminated, job.cancelled = running_too, not running_too
                     self._finish(job, Status.FAILED, reason)
@@ -468,114 +459,108 @@ class BatchEngine:
         else:
             self._finish(job, Status.FAILED, outcome.status_reason)
 
-    # --- processes ----------------------------------------------------------------------------------
+    # --- attempts -----------------------------------------------------------------------------------
 
     def _run_attempt(self, job: Job) -> None:
         attempt_id = uuid.uuid4().hex
         self._log_streams[attempt_id] = f"{job.request.log_prefix}/default/{attempt_id}"
         try:
-            with tempfile.TemporaryDirectory(
-                dir=self._scratch, prefix="job-", ignore_cleanup_errors=True
-            ) as scratch:
-                attempt = self._attempt(job, attempt_id, scratch)
+            execution = self._runner.start(self._launch(job, attempt_id))
+        except CannotStartError as error:
+            attempt = self._not_started(job, str(error))
         except (OSError, ValueError, subprocess.SubprocessError) as error:
-            outcome = Outcome(None, job.stop_reason or NOT_STARTED, f"CannotStartContainerError: {error}")
-            attempt = Attempt(outcome, None, None, _now_ms())
+            attempt = self._not_started(job, f"CannotStartContainerError: {error}")
+        else:
+            attempt = self._attempt(job, execution, self._log_streams[attempt_id])
         with self._lock:
             del self._log_streams[attempt_id]
             self._attempt_ended(job, attempt)
             self._attempt_threads.discard(threading.current_thread())
             self._advance()
 
-    def _attempt(self, job: Job, attempt_id: str, scratch: str) -> Attempt:
+    def _not_started(self, job: Job, reason: str) -> Attempt:
+        return Attempt(Outcome(None, job.stop_reason or NOT_STARTED, reason), None, None, _now_ms())
+
+    def _attempt(self, job: Job, execution: Execution, log_stream: str) -> Attempt:
         request = job.request
-        log_stream = self._log_streams[attempt_id]
-        # It leads a group of its own, so that what it leaves behind can be ended as a container's is.
-        process = subprocess.Popen(
-            request.argv,
-            cwd=scratch,
-            env=self._environment(job, attempt_id, scratch),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            preexec_fn=die_with_parent(),
-        )
-        assert process.stdout is not None
         with self._lock:
-            job.process = process
+            job.execution = execution
             job.status = Status.RUNNING
             job.status_reason = None
             job.log_stream = log_stream
             job.started_at_ms = started_at_ms = _now_ms()
             if self._closed or job.stop_reason is not None:  # asked for while it started
-                self._end_process(job, grace_s=0.0 if self._closed else self._kill_grace_s)
-        reader = threading.Thread(
-            target=_copy_lines, args=(process.stdout, log_stream, request.log), daemon=True
-        )
+                self._end_execution(job, grace_s=0.0 if self._closed else self._kill_grace_s)
+        reader = threading.Thread(target=_copy_lines, args=(execution, log_stream, request.log), daemon=True)
         reader.start()
         timer = None
         if request.timeout_s is not None:
-            timer = _after(request.timeout_s, self._expire, job, process)
-        returncode = process.wait()
+            timer = _after(request.timeout_s, self._expire, job, execution)
+        try:
+            ended = execution.wait()
+        except OSError as error:
+            ended = Exit(None, f"CannotInspectContainerError: {error}")
         with self._lock:
-            job.process = None
-            _kill_group(process)
+            job.execution = None
         if timer is not None:
             timer.cancel()
+        reason = ended.reason
+        try:
+            execution.close()
+        except OSError as error:
+            reason = f"{reason or ''} CannotRemoveContainerError: {error}".strip()
         reader.join(2.0)  # a grandchild that left the group may hold the pipe: do not wait for it
-        exit_code = returncode if returncode >= 0 else 128 - returncode
-        return Attempt(Outcome(exit_code, job.stop_reason or EXITED), log_stream, started_at_ms, _now_ms())
+        outcome = Outcome(ended.code, job.stop_reason or EXITED, reason)
+        return Attempt(outcome, log_stream, started_at_ms, _now_ms())
 
-    def _environment(self, job: Job, attempt_id: str, scratch: str) -> dict[str, str]:
+    def _launch(self, job: Job, attempt_id: str) -> Launch:
         environment = {
-            **self._base_environment,
-            "HOME": scratch,
-            "TMPDIR": scratch,
             **job.request.environment,
             "AWS_BATCH_JOB_ID": job.id,
             "AWS_BATCH_JOB_ATTEMPT": str(len(job.attempts) + 1),
             "ECS_CONTAINER_METADATA_URI_V4": f"{self._metadata_url}/{attempt_id}",
         }
+        name = job.request.name
         if job.parent is not None:
             environment["AWS_BATCH_JOB_ARRAY_INDEX"] = str(job.index)
             environment["AWS_BATCH_JOB_ARRAY_SIZE"] = str(job.request.array_size)
-        return environment
+            name = f"{name}-{job.index}"
+        return Launch(
+            name=f"{name}-{attempt_id[:12]}",
+            job_id=job.id,
+            command=job.request.command,
+            environment=environment,
+            container=job.request.container,
+        )
 
     def _running(self) -> list[Job]:
-        return [job for job in self._jobs.values() if job.process is not None]
+        return [job for job in self._jobs.values() if job.execution is not None]
 
-    def _expire(self, job: Job, process: subprocess.Popen[bytes]) -> None:
+    def _expire(self, job: Job, execution: Execution) -> None:
         with self._lock:
-            if job.process is process and job.stop_reason is None:
+            if job.execution is execution and job.stop_reason is None:
                 job.stop_reason = TIMED_OUT
-                self._end_process(job, grace_s=self._kill_grace_s)
+                self._end_execution(job, grace_s=self._kill_grace_s)
 
-    def _end_process(self, job: Job, *, grace_s: float) -> None:
-        """SIGTERM to the process now, SIGKILL to its whole group later; nothing where none runs yet."""
-        process = job.process
-        if process is None:
+    def _end_execution(self, job: Job, *, grace_s: float) -> None:
+        """SIGTERM to the attempt now, SIGKILL to all of it later; nothing where none runs yet."""
+        execution = job.execution
+        if execution is None:
             return
-        process.terminate()
+        execution.terminate()
 
         def kill() -> None:
             with self._lock:
-                if job.process is process:
-                    _kill_group(process)
+                if job.execution is execution:
+                    execution.kill()
 
         _after(grace_s, kill)
 
 
-def _copy_lines(pipe: IO[bytes], stream: str, log: Callable[[str, str], None]) -> None:
-    with pipe:
-        while line := pipe.readline(MAX_LOG_EVENT_BYTES):
-            if text := line.decode("utf-8", "replace").rstrip("\r\n"):
-                log(stream, text)
-
-
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
+def _copy_lines(execution: Execution, stream: str, log: Callable[[str, str], None]) -> None:
+    for line in execution.lines():
+        if text := line.decode("utf-8", "replace"):
+            log(stream, text)
 
 
 def _after(delay_s: float, function: Callable[..., None], *args: object) -> threading.Timer:

@@ -32,6 +32,7 @@ from airflow_batch_ros.local.batch_jobs import (
     parse_retry_strategy,
     substitute,
 )
+from airflow_batch_ros.local.runners import ContainerSpec
 
 LOG_GROUP = "/aws/batch/job"
 MAX_SUBMIT_BYTES = 30 * 1024
@@ -44,14 +45,12 @@ _JOB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 def install(
     engine: BatchEngine,
     *,
-    entrypoint: Sequence[str],
     minimum_timeout_s: int,
     client_environment: Mapping[str, str],
 ) -> None:
     """Have moto's Batch, in every region of this process, run its jobs with ``engine``.
 
     Args:
-        entrypoint: the image's: program and first arguments, before a job's command.
         minimum_timeout_s: the least ``attemptDurationSeconds``; AWS's is 60.
         client_environment: endpoints and credentials that jobs find in their environment.
     """
@@ -60,7 +59,6 @@ def install(
         return _submit_job(
             response,
             engine,
-            entrypoint=tuple(entrypoint),
             minimum_timeout_s=minimum_timeout_s,
             client_environment=client_environment,
         )
@@ -105,7 +103,6 @@ def _submit_job(
     response: BatchResponse,
     engine: BatchEngine,
     *,
-    entrypoint: tuple[str, ...],
     minimum_timeout_s: int,
     client_environment: Mapping[str, str],
 ) -> str:
@@ -139,7 +136,8 @@ def _submit_job(
             name=name,
             queue=queue.arn,
             log_prefix=definition.name,
-            argv=(*entrypoint, *command),
+            command=tuple(command),
+            container=_parse_container(container),
             environment={
                 **environment,
                 **client_environment,
@@ -211,6 +209,29 @@ def _effective_container(definition: JobDefinition, overrides: Mapping[str, Any]
     ]
     container["command"] = list(container.get("command") or ())
     return container
+
+
+def _parse_container(raw: Mapping[str, Any]) -> ContainerSpec:
+    """What a container is run with."""
+    wants = ["privileged"] if raw.get("privileged") else []
+    wants += [
+        f"volume {volume['name']}, a folder of the machine or of EFS"
+        for volume in raw.get("volumes") or ()
+        if (volume.get("host") or {}).get("sourcePath") or volume.get("efsVolumeConfiguration")
+    ]
+    requirements = {each["type"]: each["value"] for each in raw["resourceRequirements"]}
+    linux = raw.get("linuxParameters") or {}
+    return ContainerSpec(
+        image=raw["image"],
+        vcpus=float(requirements.get("VCPU") or raw.get("vcpus") or 1),
+        memory_mib=int(requirements.get("MEMORY") or raw.get("memory") or 2048),
+        user=raw.get("user"),
+        read_only_root=bool(raw.get("readonlyRootFilesystem")),
+        init=bool(linux.get("initProcessEnabled")),
+        tmpfs=tuple((each["containerPath"], int(each["size"])) for each in linux.get("tmpfs") or ()),
+        volumes=tuple(mount["containerPath"] for mount in raw.get("mountPoints") or ()),
+        beyond=tuple(wants),
+    )
 
 
 def _parse_timeout_s(raw: Mapping[str, int] | None, *, minimum_timeout_s: int) -> int | None:

@@ -7,60 +7,87 @@ import logging
 import os
 import threading
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import make_server
 from werkzeug.wrappers import Response
 
-from airflow_batch_ros.local import moto_batch
+from airflow_batch_ros.local import console, moto_batch, moto_cloudformation
 from airflow_batch_ros.local.batch_jobs import BatchEngine
+from airflow_batch_ros.local.runners import Runner
 from airflow_batch_ros.local.state import ServerOptions
 
 _METADATA_PATH = "/ecs-metadata/v4"
 
 
 class MotoServer:
-    """Serves from construction to `close`; one a process, for moto's state is global."""
+    """Serves from construction to `close`; one a process, for moto's state is global.
+
+    It listens on ``bind_address``: others reach it as ``host``, jobs as ``job_host``.
+    """
 
     def __init__(
         self,
         options: ServerOptions,
+        runner: Runner,
         *,
+        host: str,
+        job_host: str,
+        bind_address: str,
         port: int,
-        scratch: Path,
-        base_environment: Mapping[str, str],
         client_environment: Mapping[str, str],
     ) -> None:
         self._region = options.region
+        self._console_client: console.Client | None = None
         self._moto = DomainDispatcherApplication(create_backend_app)
         logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it logs every request otherwise
         self._server = make_server(
-            options.bind_address, port, self._answer, threaded=True, request_handler=MotoRequestHandler
+            bind_address, port, self._answer, threaded=True, request_handler=MotoRequestHandler
         )
-        self.url = f"http://127.0.0.1:{port}"
+        self.url = f"http://{host}:{port}"
+        job_url = f"http://{job_host}:{port}"
         self.slots = options.slots or os.cpu_count() or 1
         self._engine = BatchEngine(
             slots=self.slots,
-            base_environment=base_environment,
-            scratch=scratch,
-            metadata_url=f"{self.url}{_METADATA_PATH}",
+            runner=runner,
+            metadata_url=f"{job_url}{_METADATA_PATH}",
             kill_grace_s=options.kill_grace_s,
         )
         moto_batch.install(
             self._engine,
-            entrypoint=options.entrypoint,
             minimum_timeout_s=options.minimum_timeout_s,
-            client_environment={"AWS_ENDPOINT_URL": self.url, **client_environment},
+            client_environment={"AWS_ENDPOINT_URL": job_url, **client_environment},
         )
+        moto_cloudformation.install()
         threading.Thread(target=self._server.serve_forever, args=(0.05,), name="moto", daemon=True).start()
 
     def _answer(self, environ: dict[str, Any], start_response: Any) -> Any:
         path = environ.get("PATH_INFO", "")
         if path.startswith(f"{_METADATA_PATH}/"):
             return self._container_metadata(path.rpartition("/")[2])(environ, start_response)
+        if path == console.VIEW_PATH:
+            return self._console_view(environ)(environ, start_response)
+        if path.startswith(f"{console.BASE_PATH}/"):
+            return Response(console.PAGE, mimetype="text/html")(environ, start_response)
         return self._moto(environ, start_response)
+
+    def open_console(self, client: console.Client) -> None:
+        """Answer the console's pages, with what ``client`` finds."""
+        self._console_client = console.cached(client)
+
+    def _console_view(self, environ: dict[str, Any]) -> Response:
+        if self._console_client is None:
+            return Response("<h1>Starting</h1>", mimetype="text/html", status=503)
+        asked = {key: values[0] for key, values in parse_qs(environ.get("QUERY_STRING", "")).items()}
+        view = console.render(
+            self._console_client,
+            path=asked.get("path", ""),
+            query=asked.get("query", ""),
+            fragment=asked.get("fragment", ""),
+        )
+        return Response(view, mimetype="text/html")
 
     def _container_metadata(self, attempt_id: str) -> Response:
         """What the ECS agent tells a container about itself (task metadata endpoint, version 4), in part."""

@@ -50,11 +50,12 @@ class Seaweed:
 
     process: subprocess.Popen[bytes]
     ports: Mapping[str, int]
+    host: str
     log: Path
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.ports['s3']}"
+        return f"http://{self.host}:{self.ports['s3']}"
 
 
 def weed_binary() -> Path:
@@ -83,11 +84,17 @@ def choose_ports(remembered: Mapping[str, int], *, s3_port: int = 0) -> dict[str
 
 
 def start(
-    folder: Path, credentials: Credentials, *, ports: Mapping[str, int], bind_address: str, log: Path
+    folder: Path,
+    credentials: Credentials,
+    *,
+    ports: Mapping[str, int],
+    host: str,
+    bind_address: str,
+    log: Path,
 ) -> Seaweed:
     """Start the server over the data in ``folder``; `wait_until_ready` says when it answers.
 
-    S3 listens on ``bind_address``, what is behind it on the loopback interface alone.
+    S3 listens on ``bind_address``, where ``host`` reaches it; what is behind it, on loopback alone.
     """
     folder.mkdir(parents=True, exist_ok=True)
     port_flags = [f"-s3.ip.bind={bind_address}"]
@@ -111,7 +118,7 @@ def start(
             start_new_session=True,
             preexec_fn=die_with_parent(),
         )
-    return Seaweed(process, ports, log)
+    return Seaweed(process, ports, host, log)
 
 
 def wait_until_ready(seaweed: Seaweed, *, patience_s: float = 60.0) -> None:

@@ -16,14 +16,17 @@ import signal
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow_batch_ros.local import batch_stack, seaweed
 from airflow_batch_ros.local.processes import FileLock, choose_port, start_time
+from airflow_batch_ros.local.runners import ProcessRunner
 from airflow_batch_ros.local.seaweed import Seaweed
 from airflow_batch_ros.local.state import (
     EXIT_ALREADY_RUNNING,
+    ContainerOptions,
     Credentials,
     Kept,
     LocalAwsError,
@@ -35,6 +38,10 @@ from airflow_batch_ros.local.state import (
     write_running,
 )
 
+if TYPE_CHECKING:
+    from airflow_batch_ros.local.containers import ContainerRunner
+
+_LOOPBACK = "127.0.0.1"
 _PASSED_ON = ("LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
 """Of the user's environment, what jobs see."""
 
@@ -63,7 +70,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parse_options(raw: dict[str, Any]) -> ServerOptions:
     credentials = raw["credentials"] and Credentials(**raw["credentials"])
-    return ServerOptions(**raw | {"entrypoint": tuple(raw["entrypoint"]), "credentials": credentials})
+    containers = raw["containers"] and ContainerOptions(**raw["containers"])
+    parsed = {"entrypoint": tuple(raw["entrypoint"]), "credentials": credentials, "containers": containers}
+    return ServerOptions(**raw | parsed)
 
 
 def _end_with_input(end: queue.SimpleQueue[str]) -> None:
@@ -77,47 +86,68 @@ def _serve(state: StateFolder, options: ServerOptions, end: queue.SimpleQueue[st
     shutil.rmtree(state.scratch, ignore_errors=True)
     state.scratch.mkdir()
     kept = read_kept(state)
-    port = choose_port(options.port, remembered=kept.port)
-    s3_ports = seaweed.choose_ports(kept.s3_ports, s3_port=options.s3_port)
-    credentials = options.credentials or kept.credentials
-    store = seaweed.start(
-        state.s3, credentials, ports=s3_ports, bind_address=options.bind_address, log=state.seaweed_log
-    )
-    try:
+    write_kept(state, kept)  # before anything is started that its owner has to be known for
+    with ExitStack() as ends:
+        ends.callback(shutil.rmtree, state.scratch, ignore_errors=True)
+        runner: ProcessRunner | ContainerRunner
+        if options.containers is None:
+            runner = ProcessRunner(options.entrypoint, _base_environment(), state.scratch)
+            host = job_host = _LOOPBACK
+            jobs = "processes"
+        else:
+            from airflow_batch_ros.local.containers import ContainerRunner
+
+            runner = ContainerRunner(options.containers, owner=kept.owner)
+            ends.callback(runner.close)
+            job_host = runner.host
+            host = _LOOPBACK if options.containers.network else job_host
+            jobs = f"containers of {options.containers.image}"
+        bind_address = "0.0.0.0" if options.all_interfaces else host
+        port = choose_port(options.port, remembered=kept.port)
+        s3_ports = seaweed.choose_ports(kept.s3_ports, s3_port=options.s3_port)
+        credentials = options.credentials or kept.credentials
+        store = seaweed.start(
+            state.s3,
+            credentials,
+            ports=s3_ports,
+            host=host,
+            bind_address=bind_address,
+            log=state.seaweed_log,
+        )
+        ends.callback(seaweed.stop, store)
         # moto takes a second to import: SeaweedFS starts meanwhile.
         from airflow_batch_ros.local.moto_server import MotoServer
 
         aws = MotoServer(
             options,
+            runner,
+            host=host,
+            job_host=job_host,
+            bind_address=bind_address,
             port=port,
-            scratch=state.scratch,
-            base_environment=_base_environment(),
-            client_environment=_client_environment(store, credentials),
+            client_environment=_client_environment(store, credentials, job_host),
         )
-        try:
-            server = RunningServer(
-                pid=os.getpid(),
-                started=start_time(os.getpid()) or "",
-                started_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                endpoint_url=aws.url,
-                s3_endpoint_url=store.url,
-                region=options.region,
-                slots=aws.slots,
-                access_key=credentials.access_key,
-                secret_key=credentials.secret_key,
-            )
-            batch_stack.make_queue(server.client)
-            seaweed.wait_until_ready(store)
-            seaweed.reclaim_space(store)
-            write_kept(state, Kept(credentials, port, s3_ports))
-            write_running(state, server)
-            _wait_for_end(store, end)
-        finally:
-            state.running.unlink(missing_ok=True)
-            aws.close()
-    finally:
-        seaweed.stop(store)
-        shutil.rmtree(state.scratch, ignore_errors=True)
+        ends.callback(aws.close)
+        ends.callback(state.running.unlink, missing_ok=True)
+        server = RunningServer(
+            pid=os.getpid(),
+            started=start_time(os.getpid()) or "",
+            started_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            endpoint_url=aws.url,
+            s3_endpoint_url=store.url,
+            region=options.region,
+            slots=aws.slots,
+            jobs=jobs,
+            access_key=credentials.access_key,
+            secret_key=credentials.secret_key,
+        )
+        aws.open_console(server.client)
+        batch_stack.make_queue(server.client)
+        seaweed.wait_until_ready(store)
+        seaweed.reclaim_space(store)
+        write_kept(state, Kept(credentials, kept.owner, port, s3_ports))
+        write_running(state, server)
+        _wait_for_end(store, end)
 
 
 def _wait_for_end(store: Seaweed, end: queue.SimpleQueue[str]) -> None:
@@ -142,11 +172,11 @@ def _base_environment() -> dict[str, str]:
     }
 
 
-def _client_environment(store: Seaweed, credentials: Credentials) -> dict[str, str]:
+def _client_environment(store: Seaweed, credentials: Credentials, job_host: str) -> dict[str, str]:
     return {
         "AWS_ACCESS_KEY_ID": credentials.access_key,
         "AWS_SECRET_ACCESS_KEY": credentials.secret_key,
-        "AWS_ENDPOINT_URL_S3": store.url,
+        "AWS_ENDPOINT_URL_S3": f"http://{job_host}:{store.ports['s3']}",
     }
 
 

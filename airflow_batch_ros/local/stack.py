@@ -13,8 +13,10 @@ from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 from airflow_batch_ros.local import batch_stack
+from airflow_batch_ros.local.console import BASE_PATH as CONSOLE_PATH
 from airflow_batch_ros.local.processes import end_process
 from airflow_batch_ros.local.state import (
     EXIT_ALREADY_RUNNING,
@@ -31,7 +33,8 @@ STOP_PATIENCE_S = 15.0
 
 
 class EmbeddedAws:
-    """S3, Batch and CloudWatch Logs on this machine, with jobs that run as processes of the engine.
+    """S3, Batch and CloudWatch Logs on this machine, with jobs that run for real: as processes of the
+    engine, or as containers of its image.
 
     A context manager; or `start` and `stop`. All it starts ends with this process, unless detached. Where
     one runs already over the same folder it is used as it is, and left running at the end.
@@ -158,6 +161,9 @@ class EmbeddedAws:
             },
         }
         without_proxy = [os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or "", "127.0.0.1"]
+        host = urlsplit(server.endpoint_url).hostname
+        if host not in (None, "127.0.0.1"):
+            without_proxy.append(str(host))
         return {
             "AWS_ACCESS_KEY_ID": server.access_key,
             "AWS_SECRET_ACCESS_KEY": server.secret_key,
@@ -165,6 +171,7 @@ class EmbeddedAws:
             "AWS_ENDPOINT_URL": server.endpoint_url,
             "AWS_ENDPOINT_URL_S3": server.s3_endpoint_url,
             "AIRFLOW_CONN_AWS_DEFAULT": json.dumps(connection),
+            "AIRFLOW__ROS_TO_PARQUET__CONSOLE_BASE_URL": f"{server.endpoint_url}{CONSOLE_PATH}",
             "NO_PROXY": ",".join(filter(None, without_proxy)),
         }
 
@@ -192,7 +199,9 @@ class EmbeddedAws:
 
     def allow(self, *uris: str) -> None:
         """Let jobs submitted from now on read and write below ``uris`` too."""
-        batch_stack.allow(self.client("batch"), uris)
+        containers = self._options.containers
+        image = batch_stack.IMAGE if containers is None else containers.image
+        batch_stack.allow(self.client("batch"), uris, image=image)
 
     def _launch(self, *, detached: bool) -> RunningServer:
         self.state.path.mkdir(parents=True, exist_ok=True)

@@ -27,6 +27,21 @@ class Credentials:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerOptions:
+    """How jobs run as containers.
+
+    Attributes:
+        image: of the job definition that is there from the start; other definitions name theirs.
+        network: a Docker network, on which this server is ``host``; empty makes one with no way out but to
+            this machine, on whose address there the server then listens.
+    """
+
+    image: str = "ros-to-parquet"
+    network: str = ""
+    host: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerOptions:
     """How an embedded AWS runs.
 
@@ -34,7 +49,8 @@ class ServerOptions:
         region: its only region.
         port: of Batch, logs and the rest; 0 is that of the last run, or any free one.
         s3_port: likewise.
-        entrypoint: what a job's command is given to, as to the image's entry point.
+        entrypoint: what a job's command is given to, as to the image's entry point; containers have it.
+        containers: jobs run as containers of their images; None runs them as processes of the engine.
         slots: jobs that run at the same time; 0 is one a CPU.
         kill_grace_s: from SIGTERM to SIGKILL when a job is terminated or timed out.
         minimum_timeout_s: the least ``attemptDurationSeconds`` of a job; AWS's is 60.
@@ -52,10 +68,7 @@ class ServerOptions:
     minimum_timeout_s: int = 60
     all_interfaces: bool = False
     credentials: Credentials | None = None
-
-    @property
-    def bind_address(self) -> str:
-        return "0.0.0.0" if self.all_interfaces else "127.0.0.1"
+    containers: ContainerOptions | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +78,7 @@ class RunningServer:
     Attributes:
         started: see `processes.start_time`.
         started_at: ISO 8601, UTC; for people.
+        jobs: what jobs run as; for people.
     """
 
     pid: int
@@ -76,6 +90,7 @@ class RunningServer:
     slots: int
     access_key: str
     secret_key: str
+    jobs: str = "processes"
 
     def client(self, service: str) -> Any:
         """A boto3 client of ``service``, whatever the user's environment and files say of AWS or proxies."""
@@ -98,9 +113,14 @@ class RunningServer:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What stays the same from run to run: credentials, and ports where they are still free."""
+    """What stays the same from run to run: credentials, and ports where they are still free.
+
+    Attributes:
+        owner: of what is started outside this machine's processes.
+    """
 
     credentials: Credentials
+    owner: str
     port: int = 0
     s3_ports: Mapping[str, int] = field(default_factory=dict)
 
@@ -163,8 +183,13 @@ def read_kept(state: StateFolder) -> Kept:
         raw = json.loads(state.kept.read_text())
     except FileNotFoundError:
         credentials = Credentials(f"LOCAL{secrets.token_hex(8).upper()}", secrets.token_urlsafe(24))
-        return Kept(credentials)
-    return Kept(Credentials(**raw["credentials"]), raw["port"], raw["s3_ports"])
+        return Kept(credentials, _new_owner())
+    owner = raw.get("owner") or _new_owner()
+    return Kept(Credentials(**raw["credentials"]), owner, raw["port"], raw["s3_ports"])
+
+
+def _new_owner() -> str:
+    return secrets.token_hex(6)
 
 
 def write_kept(state: StateFolder, kept: Kept) -> None:

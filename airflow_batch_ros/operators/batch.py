@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 
     from airflow_batch_ros.fanout import Fanout
     from airflow_batch_ros.hooks.batch import RosToParquetBatchHook
+    from airflow_batch_ros.stack.outputs import StackOutputs
+
+
+DEFAULT_NAME = "ros-to-parquet"
+"""Of the job queue and the job definition, where neither they nor a stack are named."""
 
 
 class RosToParquetBatchOperator(BaseOperator):
@@ -32,12 +37,17 @@ class RosToParquetBatchOperator(BaseOperator):
         of `airflow_batch_ros.conf`, as a mapping or JSON text. By default the DAG run's conf, and the
         DAG's params of the same names.
     :param output_uri: S3 URI of the lake, where the conf has no ``output``.
-    :param job_queue: Batch job queue.
-    :param job_definition: Batch job definition, whose image's entry point is ``ros-to-parquet``.
+    :param stack_name: a stack of ``airflow-batch-ros stack``, for what of output_uri, job_queue and
+        job_definition is not given.
+    :param job_queue: Batch job queue; by default the stack's, else ``ros-to-parquet``.
+    :param job_definition: Batch job definition, whose image's entry point is ``ros-to-parquet``; by default
+        the stack's, else ``ros-to-parquet``.
     :param shard_bytes: stored bytes of bags that one container reads; larger bags are split.
     :param vcpus: vCPUs of each container; by default the job definition's.
     :param memory_mib: memory of each container; by default the job definition's.
     :param tags: tags of the jobs and of what Batch starts for them.
+    :param requester_pays: the buckets of bags bill who reads them, and you agree to pay; by default what the
+        stack says, else False.
     :param submit_options: further members of the SubmitJob request, as boto3 names them (``timeout``,
         ``retryStrategy``, ``shareIdentifier``, ``containerOverrides``...).
     :param console_base_url: where links lead; by default the option ``console_base_url`` in section
@@ -49,6 +59,7 @@ class RosToParquetBatchOperator(BaseOperator):
     template_fields: Sequence[str] = (
         "conf",
         "output_uri",
+        "stack_name",
         "job_queue",
         "job_definition",
         "vcpus",
@@ -68,12 +79,14 @@ class RosToParquetBatchOperator(BaseOperator):
         *,
         conf: Mapping[str, Any] | str | None = None,
         output_uri: str | None = None,
-        job_queue: str = "ros-to-parquet",
-        job_definition: str = "ros-to-parquet",
+        stack_name: str | None = None,
+        job_queue: str | None = None,
+        job_definition: str | None = None,
         shard_bytes: int = DEFAULT_SHARD_BYTES,
         vcpus: float | str | None = None,
         memory_mib: int | str | None = None,
         tags: Mapping[str, str] | None = None,
+        requester_pays: bool | None = None,
         submit_options: Mapping[str, Any] | None = None,
         console_base_url: str | None = None,
         aws_conn_id: str | None = "aws_default",
@@ -83,12 +96,14 @@ class RosToParquetBatchOperator(BaseOperator):
         super().__init__(**kwargs)
         self.conf = conf
         self.output_uri = output_uri
+        self.stack_name = stack_name
         self.job_queue = job_queue
         self.job_definition = job_definition
         self.shard_bytes = shard_bytes
         self.vcpus = vcpus
         self.memory_mib = memory_mib
         self.tags = tags
+        self.requester_pays = requester_pays
         self.submit_options = submit_options
         self.console_base_url = console_base_url
         self.aws_conn_id = aws_conn_id
@@ -124,9 +139,10 @@ class RosToParquetBatchOperator(BaseOperator):
         from ros_to_parquet.contract import Run
 
         conf = parse_conf(raw_conf(context) if self.conf is None else self.conf)
-        output = self._output(conf)
-        options = self._submit_options()
         hook = RosToParquetBatchHook(aws_conn_id=self.aws_conn_id, region_name=self.region_name or None)
+        stack = self._stack(hook, conf)
+        output = self._output(conf, stack)
+        options = self._submit_options(stack)
         self._fanout = Fanout(
             s3=hook.s3,
             batch=hook.batch,
@@ -150,9 +166,25 @@ class RosToParquetBatchOperator(BaseOperator):
             for problem in self._fanout.kill():
                 self.log.error("could not terminate %s", problem)
 
-    def _output(self, conf: PipelineConf) -> str:
+    def _stack(self, hook: RosToParquetBatchHook, conf: PipelineConf) -> StackOutputs | None:
+        """What the stack made, where anything is to be taken from it."""
+        output_is_known = conf.output is not None or bool(self.output_uri)
+        known = output_is_known and self.job_queue and self.job_definition
+        if not self.stack_name or (known and self.requester_pays is not None):
+            return None
+        from airflow_batch_ros.stack.outputs import resolve
+        from airflow_batch_ros.stack.parameters import StackError
+
+        try:
+            return resolve(hook.cloudformation, self.stack_name)
+        except StackError as error:
+            raise ConfError([f"argument stack_name: {error}"]) from error
+
+    def _output(self, conf: PipelineConf, stack: StackOutputs | None) -> str:
         if conf.output is not None:
             return conf.output
+        if not self.output_uri and stack is not None:
+            return parse_output(stack.output_uri)
         if not self.output_uri:
             problem = (
                 "key 'output': missing, and there is no default (argument output_uri of the operator, which "
@@ -161,19 +193,22 @@ class RosToParquetBatchOperator(BaseOperator):
             raise ConfError([problem])
         return parse_output(self.output_uri)
 
-    def _submit_options(self) -> SubmitOptions:
+    def _submit_options(self, stack: StackOutputs | None) -> SubmitOptions:
         try:
             vcpus = float(self.vcpus) if self.vcpus not in (None, "", "None") else None
             memory_mib = int(self.memory_mib) if self.memory_mib not in (None, "", "None") else None
         except ValueError as error:
             raise ConfError([f"vcpus {self.vcpus!r} and memory_mib {self.memory_mib!r}: {error}"]) from error
         return SubmitOptions(
-            job_queue=self.job_queue,
-            job_definition=self.job_definition,
+            job_queue=self.job_queue or (stack.job_queue if stack else DEFAULT_NAME),
+            job_definition=self.job_definition or (stack.job_definition if stack else DEFAULT_NAME),
             vcpus=vcpus,
             memory_mib=memory_mib,
             tags=dict(self.tags or {}),
             extra=dict(self.submit_options or {}),
+            requester_pays=bool(stack and stack.requester_pays)
+            if self.requester_pays is None
+            else self.requester_pays,
         )
 
     def _with_links(

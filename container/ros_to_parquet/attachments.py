@@ -6,10 +6,10 @@ import posixpath
 import re
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 
-from ros_to_parquet import contract
+from ros_to_parquet import contract, termination
 from ros_to_parquet.bag.extras import Attachment, HasExtras
 from ros_to_parquet.bag.model import BagReader
 from ros_to_parquet.storage import Storage, join
@@ -90,15 +90,16 @@ def _copy(
             yield from reader.attachment_pieces(attachment)
 
     crc32 = attachment.head_crc32
-    upload = storage.upload(uri)
-    try:
+    with ExitStack() as unless_published:
+        with termination.deferred():
+            upload = storage.upload(uri)
+            unless_published.callback(upload.abort)
         for piece in pieces():
             crc32 = zlib.crc32(piece, crc32)
             upload.write(piece)
-    except BaseException:
-        upload.abort()
-        raise
-    upload.publish()
+        with termination.deferred():
+            upload.publish()
+            unless_published.pop_all()
     with reading():
         recorded = reader.attachment_crc32(attachment)
     return None if recorded == 0 else recorded == crc32

@@ -8,18 +8,18 @@ import json
 import os
 import re
 import resource
-import signal
 import sys
 import time
 import traceback
 import urllib.parse
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from ros_to_parquet import __version__, contract, memory
+from ros_to_parquet import __version__, contract, memory, termination
 from ros_to_parquet.contract import EXIT_CODE_HELP, ContractError, ExitCode
 from ros_to_parquet.log import event, now
+from ros_to_parquet.termination import TerminatedError
 from ros_to_parquet.text import print_table
 
 if TYPE_CHECKING:
@@ -36,12 +36,10 @@ ALLOW_VARIABLE = "ROS_TO_PARQUET_ALLOW"
 
 OPEN_FILES = 10_000
 
-
-class TerminatedError(BaseException):
-    """SIGTERM: a reclaimed instance, a timeout, or somebody ended the job.
-
-    As little an `Exception` as ``KeyboardInterrupt`` is: libraries catch those, and S3's client tries again.
-    """
+PLANNING_COMMANDS = ("submit", "retry")
+PLANNING_GROUP = "ros_to_parquet.commands"
+"""Entry points by which airflow-batch-ros does them, where it is installed beside the engine: then an image
+can plan too, whose only entry point this is."""
 
 
 class UsageError(ValueError):
@@ -101,8 +99,16 @@ def build_parser() -> argparse.ArgumentParser:
     extract.add_argument(
         "--parquet",
         choices=[str(choice) for choice in contract.ParquetStyle],
-        default=str(contract.ParquetStyle.COMPACT),
-        help="encodings: compact (default), or compatible with older readers (Spark before 4.3)",
+        default=str(contract.ParquetStyle.COMPATIBLE),
+        help="encodings: compatible (default), or compact: smaller, but not for Spark before 4.3",
+    )
+    extract.add_argument(
+        "--transform",
+        action="append",
+        default=[],
+        metavar="GLOB=NAME",
+        help="have rows of these topics go through a transform that is installed (see the command "
+        "transforms) before they are written; may be given several times",
     )
     extract.add_argument("--overwrite", action="store_true", help="replace what the lake has of this drive")
     extract.add_argument(
@@ -133,6 +139,14 @@ def build_parser() -> argparse.ArgumentParser:
     info.add_argument("bag", metavar="BAG", help="bag file; path or URI")
     info.add_argument("--json", action="store_true", help="as JSON")
     info.set_defaults(call=command_info)
+
+    installed = commands.add_parser(
+        "transforms",
+        help="transforms that are installed",
+        description="Code for --transform and the conf's transforms, by name: entry points of installed "
+        "packages.",
+    )
+    installed.set_defaults(call=command_transforms)
 
     run = commands.add_parser(
         "run",
@@ -191,24 +205,42 @@ def read_budget(arguments: argparse.Namespace) -> MemoryBudget:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code. Every error a user can cause is one line, no traceback."""
-    arguments = build_parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, _terminate)
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words and words[0] in PLANNING_COMMANDS:
+        return plan_and_submit(words)
+    termination.listen()
+    arguments = build_parser().parse_args(words)
     _allow_open_files()
     try:
         code = int(arguments.call(arguments))
         sys.stdout.flush()
-        return code
     except BrokenPipeError:  # who reads has seen enough (`| head`): no error, and nobody to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return int(ExitCode.OK)
+        code = int(ExitCode.OK)
     except ModuleNotFoundError as error:
         reason = f"{error}: this command needs the engine (pip install 'ros-to-parquet[engine]')"
-        return _fail(reason, ExitCode.ENGINE_ERROR)
+        code = _fail(ExitCode.ENGINE_ERROR, reason)
     except KeyboardInterrupt:
-        return _fail("interrupted", ExitCode.RETRY)
+        code = _fail(ExitCode.RETRY, "interrupted")
     except (Exception, TerminatedError) as error:  # noqa: BLE001 (each becomes an exit code and a line)
-        code, reason = explain(error)
-        return _fail(reason, code)
+        code = _fail(*explain(error))
+    if termination.asked():
+        termination.leave(code)
+    return code
+
+
+def plan_and_submit(words: Sequence[str]) -> int:
+    """A command of airflow-batch-ros: the first word is its name."""
+    import signal
+    from importlib.metadata import entry_points
+
+    # Planning may stop anywhere and begin again; but a container's first process has to listen.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(int(ExitCode.RETRY)))
+    for command in entry_points(group=PLANNING_GROUP, name=words[0]):
+        code: int = command.load()(words)
+        return code
+    reason = f"{words[0]} is a command of airflow-batch-ros, which this image or environment has not"
+    return _fail(ExitCode.USAGE, reason)
 
 
 def _allow_open_files() -> None:
@@ -219,11 +251,7 @@ def _allow_open_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _terminate(*_: object) -> NoReturn:
-    raise TerminatedError("ended by SIGTERM; nothing of this attempt is visible, run it again")
-
-
-def _fail(reason: str, code: ExitCode) -> int:
+def _fail(code: ExitCode, reason: str) -> int:
     event("failed", exit_code=int(code), reason=reason)
     return int(code)
 
@@ -236,6 +264,8 @@ def explain(error: Exception | TerminatedError) -> tuple[ExitCode, str]:
 
     match error:
         case ShardError():
+            if error.exit_code is ExitCode.TRANSFORM_FAILED and error.__cause__ and error.__cause__.__cause__:
+                traceback.print_exception(error.__cause__.__cause__)  # who wrote it wants to see where
             return error.exit_code, str(error)
         case BagError():
             return ExitCode.BAG_UNREADABLE, str(error)
@@ -280,7 +310,7 @@ def command_run(arguments: argparse.Namespace) -> int:
         record = contract.FailedRecord(plan.plan_id, shard, job.job_id, job.attempt, int(code), reason, now())
         uri = join(plan.output, contract.failed_key(plan.drive_id, plan.plan_id, shard))
         _record_failure(open_storage(plan.output).write, uri, record)
-        return _fail(reason, code)
+        return _fail(code, reason)
     return int(run.exit_code(manifest))
 
 
@@ -375,8 +405,11 @@ def command_extract(arguments: argparse.Namespace) -> int:
         msg_paths=tuple(normalize(folder) for folder in arguments.msg_path),
         pointcloud=contract.PointClouds(arguments.pointcloud),
         parquet=contract.ParquetStyle(arguments.parquet),
+        transforms=parse_transforms(arguments.transform),
     )
-    run.read_types(options)  # a folder that cannot be used is said before anything is written
+    # What cannot be used is said before anything is written.
+    run.read_types(options)
+    run.read_transforms(options)
     made = make_plan(
         arguments.bags,
         output=arguments.output,
@@ -404,6 +437,25 @@ def command_extract(arguments: argparse.Namespace) -> int:
     return int(run.exit_code(manifest))
 
 
+def parse_transforms(given: Sequence[str]) -> tuple[contract.TransformRule, ...]:
+    """What ``GLOB=NAME`` arguments say.
+
+    >>> parse_transforms(["/a=b=downsample"])
+    (TransformRule(topics='/a=b', name='downsample'),)
+
+    Raises:
+        UsageError: one is not of that form, or a glob has two names.
+    """
+    names: dict[str, str] = {}
+    for text in given:
+        glob, _, name = text.rpartition("=")
+        if not glob or not re.fullmatch(contract.TRANSFORM_NAME, name):
+            raise UsageError(f"--transform {text}: expected GLOB=NAME, as '/camera/*=brightness'")
+        if names.setdefault(glob, name) != name:
+            raise UsageError(f"--transform: {glob} has both {names[glob]} and {name}; a topic has one")
+    return contract.transform_rules(names)
+
+
 def print_extracted(plan: Plan, manifest: Manifest) -> None:
     """Prints what became of each bag and topic."""
     rows = [
@@ -412,9 +464,12 @@ def print_extracted(plan: Plan, manifest: Manifest) -> None:
     ]
     if rows:
         print_table(("topic", "type", "rows", "rejected"), rows)
+    for topic in manifest.topics:
+        if topic.transform:
+            print(f"  {topic.topic}: {topic.transform}")
     for problem in contract.fold(plan, [manifest]).problems:
         print(f"! {problem}")
-    count = sum(topic.rows for topic in manifest.topics)
+    count = sum(topic.transform.rows_out if topic.transform else topic.rows for topic in manifest.topics)
     size = manifest.bytes_read / 1e6
     speed = f", {size / manifest.seconds:.0f} MB/s" if manifest.seconds > 0.01 else ""
     bags = "1 bag" if len(manifest.bags) == 1 else f"{len(manifest.bags)} bags"
@@ -449,7 +504,7 @@ def command_rebuild(arguments: argparse.Namespace) -> int:
             window=window,
         )
     except RebuildError as error:
-        return _fail(str(error), ExitCode.INPUT_MISSING)
+        return _fail(ExitCode.INPUT_MISSING, str(error))
     print_rebuilt(rebuilt, arguments.output, seconds=time.monotonic() - begin)
     return int(ExitCode.OK)
 
@@ -491,9 +546,7 @@ def print_rebuilt(rebuilt: Rebuilt, output: str, *, seconds: float) -> None:
         if topic.rejected:
             print(f"! {topic.topic}: {topic.rejected:,} messages were rejected when the drive was extracted")
         if topic.unwritten:
-            print(
-                f"! {topic.topic}: {topic.unwritten:,} messages are {topic.unwritten_encoding}: not written"
-            )
+            print(f"! {topic.topic}: {topic.unwritten:,} messages are {topic.unwritten_as}: not written")
         if topic.repaired_strings:
             print(f"! {topic.topic}: {topic.repaired_strings:,} strings were not UTF-8 and stay escaped")
     if rebuilt.not_extracted:
@@ -508,6 +561,21 @@ def print_rebuilt(rebuilt: Rebuilt, output: str, *, seconds: float) -> None:
     print(output)
 
 
+# --- transforms -------------------------------------------------------------------------------------
+
+
+def command_transforms(_: argparse.Namespace) -> int:
+    from ros_to_parquet.transforms import GROUP, find_transforms, package_of
+
+    points = [point for several in find_transforms().values() for point in several]
+    if not points:
+        print(f"None: no package that is installed has an entry point of the group {GROUP}.")
+        return int(ExitCode.OK)
+    rows = [(point.name, *package_of(point), point.value) for point in points]
+    print_table(("transform", "package", "version", "code"), rows)
+    return int(ExitCode.OK)
+
+
 # --- info -------------------------------------------------------------------------------------------
 
 
@@ -520,7 +588,3 @@ def command_info(arguments: argparse.Namespace) -> int:
     else:
         info.print()
     return int(ExitCode.OK)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

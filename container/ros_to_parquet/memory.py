@@ -36,7 +36,7 @@ class MemoryBudget:
         message: a larger message is a reject.
         large: a larger message is worked on alone, and its row is written to a file of its own kind.
         chunk: a chunk with more, stored or decompressed, is decompressed as it is read.
-        window: one read of a bag; records of a large chunk are found in windows of this size.
+        window: one read of a bag, or request ahead of it; what records of a large chunk are found in.
         block: messages of one connection handed on at a time.
         joined: messages that wait until there are more of their connection to be handed on together.
         read_ahead: messages read and decompressed ahead of the decoder.

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ros_to_parquet import termination
 from ros_to_parquet.bag.model import Int64Array
 from ros_to_parquet.contract import ParquetStyle
 from ros_to_parquet.log import event
@@ -24,7 +25,7 @@ from ros_to_parquet.memory import DEFAULT_BUDGET, MemoryBudget
 from ros_to_parquet.parquet_memory import large_options
 from ros_to_parquet.parquet_options import writer_options
 from ros_to_parquet.row_scratch import Place, RowScratch
-from ros_to_parquet.storage import Storage, StorageError, Upload
+from ros_to_parquet.storage import PART_BYTES, Storage, StorageError, Upload
 from ros_to_parquet.storage.local import local_errors
 
 _LEAST_OF_A_ROW_GROUP: Final = 4
@@ -241,7 +242,7 @@ class TableWriters:
         storage: Storage,
         output: str,
         *,
-        style: ParquetStyle = ParquetStyle.COMPACT,
+        style: ParquetStyle = ParquetStyle.COMPATIBLE,
         budget: MemoryBudget = DEFAULT_BUDGET,
         threads: int = 2,
     ) -> None:
@@ -261,14 +262,18 @@ class TableWriters:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=kind is not None)
-        if not self._ended.is_set():
-            for file in self._files.values():
-                try:
-                    file.abort()
-                except StorageError as error:  # all others still are to be ended, and why we are here be told
-                    event("upload_not_ended", uri=file.upload.uri, reason=str(error))
-        self._scratch.close()
+        with termination.deferred():
+            if not self._ended.is_set():
+                for file in self._files.values():  # so that row groups in the making send nothing any more
+                    file.sink.cut()
+            self._pool.shutdown(wait=True, cancel_futures=kind is not None)
+            if not self._ended.is_set():
+                for file in self._files.values():
+                    try:
+                        file.abort()
+                    except StorageError as error:  # all others still are to be ended, and why be told
+                        event("upload_not_ended", uri=file.upload.uri, reason=str(error))
+            self._scratch.close()
 
     def schema_of(self, path: str) -> pa.Schema:
         """The schema of the file at ``path``, which has been opened."""
@@ -279,13 +284,16 @@ class TableWriters:
         described = schema.with_metadata(
             {key: value.encode("utf-8", "surrogateescape") for key, value in metadata.items()}
         )
-        upload = self._storage.upload(f"{self._output}/{path}")
-        self._files[path] = TableFile(path, described, upload, self._style)
+        self._begin(path, described)
 
     def open_large(self, path: str, like: str) -> None:
         """Begins a file for large rows of the table at ``like``."""
-        upload = self._storage.upload(f"{self._output}/{path}")
-        self._files[path] = TableFile(path, self._files[like].schema, upload, self._style, large=True)
+        self._begin(path, self._files[like].schema, large=True)
+
+    def _begin(self, path: str, schema: pa.Schema, *, large: bool = False) -> None:
+        with termination.deferred():
+            upload = self._storage.upload(f"{self._output}/{path}")
+            self._files[path] = TableFile(path, schema, upload, self._style, large=large)
 
     def append_large(self, path: str, rows: pa.RecordBatch) -> None:
         """Adds a row that is encoded alone, and is when this returns."""
@@ -361,10 +369,19 @@ class TableWriters:
 
     def publish(self) -> None:
         """Makes every file visible; to be called once, after `finish`."""
-        pool = ThreadPoolExecutor(_PUBLISH_THREADS, thread_name_prefix="publish")
-        try:
-            for publication in [pool.submit(file.upload.publish) for file in self._files.values()]:
-                publication.result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        small_bytes = self._budget.upload // _PUBLISH_THREADS
+        uploads = [file.upload for file in self._files.values()]
+        _publish([each for each in uploads if each.size_bytes <= small_bytes], _PUBLISH_THREADS)
+        threads = min(_PUBLISH_THREADS, max(1, self._budget.upload // PART_BYTES))
+        _publish([each for each in uploads if each.size_bytes > small_bytes], threads)
         self._ended.set()
+
+
+def _publish(uploads: Sequence[Upload], threads: int) -> None:
+    """Each thread has one part of one upload in memory."""
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="publish")
+    try:
+        for publication in [pool.submit(upload.publish) for upload in uploads]:
+            publication.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -20,9 +20,12 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from ros_to_parquet.contract import Manifest
+from ros_to_parquet.cli import main
+from ros_to_parquet.contract import ExitCode, Manifest
 from ros_to_parquet.lake import Lake
-from ros_to_parquet.storage import LocalStorage
+from ros_to_parquet.memory import LEAST_LIMIT_BYTES, share_out
+from ros_to_parquet.storage import LocalStorage, open_storage
+from ros_to_parquet.storage.fsspec_files import FsspecFiles
 from tests.engine.bag.bag_bytes import (
     MCAP_MAGIC,
     T0,
@@ -71,10 +74,15 @@ class Extracted:
         return self.manifest.topics[0].rejects[0].reason
 
 
-def peak_bytes(bag: Path | str, output: str, environment: Mapping[str, str] = MappingProxyType({})) -> int:
+def peak_bytes(
+    bag: Path | str,
+    output: str,
+    environment: Mapping[str, str] = MappingProxyType({}),
+    limit_bytes: int = LIMIT_BYTES,
+) -> int:
     """A child's peak is at least its parent's when it was started: so a small shell of nothing starts it."""
-    command = [sys.executable, "-m", "ros_to_parquet.cli", "extract", str(bag), "--output", str(output)]
-    command += ["--drive-id", "d", "--memory-limit", str(LIMIT_BYTES)]
+    command = [sys.executable, "-m", "ros_to_parquet", "extract", str(bag), "--output", str(output)]
+    command += ["--drive-id", "d", "--memory-limit", str(limit_bytes)]
     small = (
         "import os, sys; child = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ); "
         "_, status, usage = os.wait4(child, 0); "
@@ -266,5 +274,29 @@ def test_to_a_store(tmp_path: Path, embedded_aws: EmbeddedAws, nothing_bytes: in
     bag = many_topics(tmp_path / "a.mcap", 30, blob(2_000_000), 3)
     embedded_aws.client("s3").put_object(Bucket=bucket, Key="in/a.mcap", Body=bag.read_bytes())
     output = f"s3://{bucket}/lake"
-    peak = peak_bytes(f"s3://{bucket}/in/a.mcap", output, embedded_aws.environment())
-    assert peak - nothing_bytes < LIMIT_BYTES + S3_CLIENT_BYTES
+    peak = peak_bytes(f"s3://{bucket}/in/a.mcap", output, embedded_aws.environment(), LEAST_LIMIT_BYTES)
+    assert peak - nothing_bytes < LEAST_LIMIT_BYTES + S3_CLIENT_BYTES
+
+
+def test_a_store_is_asked_for_little_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several requests are in flight, so each of them is of a size that the limit has room for."""
+    pytest.importorskip("fsspec")
+    asked: list[int] = []
+    reader = FsspecFiles.reader
+
+    def noted(files: FsspecFiles, uri: str) -> Callable[[int, int], bytes]:
+        fetch = reader(files, uri)
+
+        def fetched(start: int, end: int) -> bytes:
+            asked.append(end - start)
+            return fetch(start, end)
+
+        return fetched
+
+    uri = f"memory://{uuid.uuid4().hex}/a.mcap"
+    open_storage(uri).write(uri, many_topics(tmp_path / "a.mcap", 2, blob(500_000), 20).read_bytes())
+    monkeypatch.setattr(FsspecFiles, "reader", noted)
+    arguments = ["--output", str(tmp_path / "lake"), "--drive-id", "d", "--memory-limit", "128MiB"]
+    assert main(["extract", uri, *arguments]) == ExitCode.OK
+    assert max(asked) == share_out(LEAST_LIMIT_BYTES).window == 1 << 20
+    assert sum(asked) < 21_000_000

@@ -246,7 +246,7 @@ def test_the_compatible_style_has_the_same_values_and_comes_back(tmp_path: Path)
             extract(bag, output=tmp_path / "lake", drive_id=f"{style}_{bag.stem}", options=options)
     one = Lake(str(tmp_path / "lake"))
     for bag in bags:
-        compact, compatible = (f"{style}_{bag.stem}" for style in ParquetStyle)
+        compatible, compact = (f"{style}_{bag.stem}" for style in ParquetStyle)
         for table in one.tables([compact]):
             rows = [one.dataset(table, drives=[drive]).to_table() for drive in (compact, compatible)]
             assert rows[0].drop("drive_id") == rows[1].drop("drive_id")

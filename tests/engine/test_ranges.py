@@ -19,7 +19,6 @@ DATA = random.Random(6).randbytes(1000 * KB)
 @pytest.fixture(autouse=True)
 def small_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     """A thousandth of the real sizes."""
-    monkeypatch.setattr(ranges, "READ_BYTES", 8 * KB)
     monkeypatch.setattr(ranges, "LEAST_BYTES", 64)
     monkeypatch.setattr(ranges, "GAP_BYTES", 256)
 
@@ -49,7 +48,7 @@ def store() -> Store:
 
 @pytest.fixture
 def source(store: Store) -> Iterator[RangeSource]:
-    source = RangeSource(ObjectInfo("s3://b/x", len(DATA), ""), store.get, file_name="x")
+    source = RangeSource(ObjectInfo("s3://b/x", len(DATA), ""), store.get, file_name="x", read_bytes=8 * KB)
     yield source
     source.close()
 
@@ -75,7 +74,7 @@ def test_several_requests_are_in_flight_ahead_of_a_forward_reader() -> None:
             together.wait()
         return DATA[start:end]
 
-    source = RangeSource(ObjectInfo("s3://b/x", len(DATA), ""), wait, file_name="x")
+    source = RangeSource(ObjectInfo("s3://b/x", len(DATA), ""), wait, file_name="x", read_bytes=8 * KB)
     for start in range(0, 200 * KB, 8 * KB):
         assert source.read_at(start, 8 * KB) == DATA[start : start + 8 * KB]
     together.abort()

@@ -10,11 +10,12 @@ import tracemalloc
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pyarrow.fs as fs
 import pytest
 
+from ros_to_parquet import cli
 from ros_to_parquet.storage import (
     PART_BYTES,
     READ_BYTES,
@@ -37,6 +38,7 @@ from ros_to_parquet.storage import s3 as s3_module
 from ros_to_parquet.storage.arrow_files import ArrowFiles
 from ros_to_parquet.storage.filesystem import HIDDEN, Files
 from ros_to_parquet.storage.fsspec_files import FsspecFiles
+from tests.engine.sample_bags import write_bag
 
 if TYPE_CHECKING:
     from airflow_batch_ros.local import EmbeddedAws
@@ -257,6 +259,46 @@ class TestS3Storage(StorageTests):
         monkeypatch.setattr(s3_module, "CLIENT_ATTEMPTS", 1)
         with pytest.raises(TransientError, match="s3://b/x"):
             S3Storage().read("s3://b/x")
+
+
+class TestRequesterPays:
+    """Buckets that bill who reads them refuse requests that do not say so."""
+
+    @pytest.fixture
+    def drive(self, s3: EmbeddedAws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+        monkeypatch.setattr(s3_module, "_client", None)
+        write_bag(tmp_path / "a.bag")
+        bucket = f"payer-{uuid.uuid4().hex[:12]}"
+        s3.client("s3").create_bucket(Bucket=bucket)
+        s3.client("s3").put_object(Bucket=bucket, Key="drive/a.bag", Body=(tmp_path / "a.bag").read_bytes())
+        return f"s3://{bucket}/drive"
+
+    def reads_of_an_extraction(self, drive: str, tmp_path: Path) -> dict[str, set[bool]]:
+        """What is asked of S3 by method, each with whether all, none or some say who pays."""
+        seen: dict[str, set[bool]] = {}
+
+        def note(request: Any, **_: Any) -> None:
+            what = "LIST" if "list-type" in request.url else request.method
+            said = request.headers.get("x-amz-request-payer")
+            seen.setdefault(what, set()).add(said in ("requester", b"requester"))
+
+        s3_module.s3_client().meta.events.register("before-send.s3", note)
+        assert cli.main(["extract", drive, "--output", str(tmp_path / "lake")]) == 0
+        return seen
+
+    def test_every_read_says_so(self, drive: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(s3_module.REQUEST_PAYER_VARIABLE, "requester")
+        seen = self.reads_of_an_extraction(drive, tmp_path)
+        assert seen.keys() >= {"LIST", "GET"}
+        assert set().union(*seen.values()) == {True}
+
+    def test_nothing_is_said_unasked(self, drive: str, tmp_path: Path) -> None:
+        assert set().union(*self.reads_of_an_extraction(drive, tmp_path).values()) == {False}
+
+    def test_another_value_is_refused(self, drive: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(s3_module.REQUEST_PAYER_VARIABLE, "true")
+        with pytest.raises(StorageError, match="ROS_TO_PARQUET_REQUEST_PAYER is 'true'; it can be"):
+            S3Storage().read(f"{drive}/a.bag")
 
 
 class FileSystemTests(StorageTests):

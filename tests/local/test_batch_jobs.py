@@ -27,6 +27,7 @@ from airflow_batch_ros.local.batch_jobs import (
 )
 from airflow_batch_ros.local.batch_stack import RETRY_STRATEGY
 from airflow_batch_ros.local.processes import start_time
+from airflow_batch_ros.local.runners import ContainerSpec, ProcessExecution, ProcessRunner
 from ros_to_parquet.contract import ExitCode
 
 
@@ -100,12 +101,17 @@ def test_parameters() -> None:
     ]
 
 
+def processes(scratch: Path) -> ProcessRunner:
+    return ProcessRunner(
+        entrypoint=(sys.executable, "-I", "-S"), base_environment={"PATH": os.defpath}, scratch=scratch
+    )
+
+
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[BatchEngine]:
     engine = BatchEngine(
         slots=2,
-        base_environment={"PATH": os.defpath},
-        scratch=tmp_path,
+        runner=processes(tmp_path),
         metadata_url="http://m",
         kill_grace_s=1,
     )
@@ -118,7 +124,8 @@ def request(code: str, log: list[tuple[str, str]] | None = None, **more: object)
         "name": "job",
         "queue": "queue",
         "log_prefix": "definition",
-        "argv": (sys.executable, "-I", "-S", "-c", code),
+        "command": ("-c", code),
+        "container": ContainerSpec(image="any", vcpus=1, memory_mib=512),
         "environment": {"X": "1"},
         "retry": RetryStrategy(),
         "timeout_s": None,
@@ -165,16 +172,14 @@ def test_the_log_stream_is_known_while_the_attempt_runs(engine: BatchEngine) -> 
 
 
 def test_closing_ends_all_processes_and_starts_none(tmp_path: Path) -> None:
-    engine = BatchEngine(
-        slots=2, base_environment={}, scratch=tmp_path, metadata_url="http://m", kill_grace_s=60
-    )
+    engine = BatchEngine(slots=2, runner=processes(tmp_path), metadata_url="http://m", kill_grace_s=60)
     stubborn = "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"
     lines: list[tuple[str, str]] = []
     running = [engine.submit(request(stubborn, lines)) for _ in range(2)]
     waiting = engine.submit(request(""))
     while len(lines) < 2:
         time.sleep(0.005)
-    pids = [job.process.pid for job in running if job.process is not None]
+    pids = [job.execution.process.pid for job in running if isinstance(job.execution, ProcessExecution)]
     assert len(pids) == 2
     started = time.monotonic()
     engine.close(grace_s=0.3)
@@ -187,7 +192,7 @@ def test_closing_ends_all_processes_and_starts_none(tmp_path: Path) -> None:
 
 
 def test_a_broken_disk_is_a_job_that_did_not_start(tmp_path: Path) -> None:
-    engine = BatchEngine(slots=1, base_environment={}, scratch=tmp_path / "gone", metadata_url="http://m")
+    engine = BatchEngine(slots=1, runner=processes(tmp_path / "gone"), metadata_url="http://m")
     jobs = [engine.submit(request("")) for _ in range(2)]  # the second: the slot is free again
     for job in jobs:
         wait(job, Status.FAILED)

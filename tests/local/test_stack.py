@@ -18,7 +18,7 @@ from botocore.exceptions import ClientError
 
 from airflow_batch_ros.local import EmbeddedAws, LocalAwsError, ServerOptions
 from airflow_batch_ros.local.processes import start_time
-from airflow_batch_ros.local.state import StateFolder, find_running
+from airflow_batch_ros.local.state import StateFolder, find_running, read_kept
 
 from .conftest import Jobs
 
@@ -65,12 +65,13 @@ def assert_all_gone(pids: list[int]) -> None:
         time.sleep(0.01)
 
 
-def sockets() -> set[str]:
-    return {path.name for path in Path("/tmp").glob("seaweedfs-*.sock")}
+def sockets(aws: EmbeddedAws) -> list[Path]:
+    """What SeaweedFS leaves in /tmp; of this one alone, for others may run on this machine."""
+    ports = read_kept(aws.state).s3_ports.values()
+    return [path for port in ports for path in Path("/tmp").glob(f"seaweedfs-*-{port}.sock")]
 
 
 def test_a_life(tmp_path: Path) -> None:
-    sockets_before = sockets()
     with make(tmp_path, "drives") as aws:
         assert aws.owned
         server = aws.server
@@ -90,7 +91,7 @@ def test_a_life(tmp_path: Path) -> None:
         assert find_running(aws.state) == server
 
     assert_all_gone(pids)
-    assert sockets() - sockets_before == set()
+    assert sockets(aws) == []
     assert find_running(aws.state) is None
     assert not aws.state.scratch.exists()
     with pytest.raises(LocalAwsError, match="not started"):

@@ -81,7 +81,19 @@ def bucket(s3: S3Client) -> str:
 
 
 @pytest.fixture(scope="session")
-def definitions(batch: BatchClient) -> dict[str, str]:
+def gate_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("gate") / "open"
+
+
+@pytest.fixture
+def gate(gate_path: Path) -> Path:
+    """Jobs of the definition ``gated`` begin when there is a file here. There is none when a test begins."""
+    gate_path.unlink(missing_ok=True)
+    return gate_path
+
+
+@pytest.fixture(scope="session")
+def definitions(batch: BatchClient, gate_path: Path) -> dict[str, str]:
     """Job definitions by what their containers do: see ``container.py``."""
 
     def register(name: str, does: str) -> str:
@@ -98,6 +110,7 @@ def definitions(batch: BatchClient) -> dict[str, str]:
         return name
 
     kinds: dict[str, str] = {"good": "", "hang": "hang", "oom": "exit 137", "some fail": "exit 70 for 1"}
+    kinds["gated"] = f"after {gate_path}"
     return {kind: register(f"test-{kind.replace(' ', '-')}", does) for kind, does in kinds.items()}
 
 

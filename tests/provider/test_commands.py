@@ -373,14 +373,28 @@ def test_what_is_not_there_is_said(shell: Shell) -> None:
     assert (done.code, done.err) == (3, "run 'r' has no drive 'three'; it has one\n")
 
 
-def test_logs_are_followed_to_the_end(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logs_are_followed_to_the_end(shell: Shell, monkeypatch: pytest.MonkeyPatch, gate: Path) -> None:
     monkeypatch.setattr(logs, "FOLLOW_S", 0.3)
-    shell.submit("r", "one")
+    shell.submit("r", "one", does="gated")
+    find_streams = logs._find_streams
+
+    def find_and_open(*arguments: Any) -> Any:
+        found = find_streams(*arguments)
+        gate.touch()
+        return found
+
+    monkeypatch.setattr(logs, "_find_streams", find_and_open)
     done = shell.run("logs", "r", "--follow")
     assert done.code == 0
     assert "shard_started" in done.out
     assert "shard_done" in done.out or "drive_committed" in done.out
     assert len(done.out.splitlines()) == len(set(done.out.splitlines())), "a line came twice"
+    done = shell.run("logs", "r", "--follow")
+    assert (done.code, done.out, done.err) == (
+        0,
+        "",
+        "nothing runs, and no shard has failed; --shard N or --all for the lines of others\n",
+    )
 
 
 def test_logs_outlive_batchs_memory_but_not_cloudwatchs(shell: Shell, aws: Any) -> None:
@@ -459,13 +473,72 @@ def test_flags_win_over_environment_over_file_over_defaults(tmp_path: Path) -> N
         "job_queue": Setting("from-file", str(tmp_path / "airflow-batch-ros.yaml")),
         "vcpus": Setting("4", str(tmp_path / "airflow-batch-ros.yaml")),
         "job_definition": Setting("ros-to-parquet", "the default"),
+        "planner_definition": Setting("ros-to-parquet-plan", "the default"),
     }
     assert found.tags == {"team": "flag", "cost": "environment", "site": "7"}
     assert read_settings(arguments(), environ=environ, folder=tmp_path).output() == "s3://environment/lake"
     named = tmp_path / "other.yaml"
-    named.write_text("profile: mine\n")
+    named.write_text("stack: mine\n")
     elsewhere = read_settings(arguments("--config", str(named)), environ={}, folder=tmp_path)
-    assert elsewhere.given == {"profile": Setting("mine", str(named))}
+    assert elsewhere.given == {"stack": Setting("mine", str(named))}
+
+
+WAYS = {
+    "job_queue": ("--job-queue", "AIRFLOW_BATCH_ROS_JOB_QUEUE"),
+    "job_definition": ("--job-definition", "AIRFLOW_BATCH_ROS_JOB_DEFINITION"),
+    "output": ("--output", "AIRFLOW_BATCH_ROS_OUTPUT"),
+    "region": ("--region", "AIRFLOW_BATCH_ROS_REGION"),
+    "profile": ("--profile", "AIRFLOW_BATCH_ROS_PROFILE"),
+    "role_arn": ("--role-arn", "AIRFLOW_BATCH_ROS_ROLE_ARN"),
+}
+"""How each setting of one value is said."""
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_each_setting_comes_from_the_first_place_that_says_it(name: str, tmp_path: Path) -> None:
+    flag, variable = WAYS[name]
+    (tmp_path / "airflow-batch-ros.yaml").write_text(f"{name}: of-the-file\n")
+
+    def found(*words: str, **environ: str) -> str | None:
+        return read_settings(arguments(*words), environ=environ, folder=tmp_path).find(name)
+
+    assert found() == "of-the-file"
+    assert found(**{variable: "of-the-environment"}) == "of-the-environment"
+    assert found(flag, "of-the-flag", **{variable: "of-the-environment"}) == "of-the-flag"
+
+
+def test_region_profile_and_role_reach_the_clients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    aws_config = tmp_path / "config"
+    aws_config.write_text("[profile fleet]\naws_access_key_id = own\naws_secret_access_key = x\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(aws_config))
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "airflow-batch-ros.yaml").write_text("region: eu-west-3\nprofile: fleet\n")
+    session = read_settings(arguments(), environ={}, folder=tmp_path).clients().session
+    credentials = session.get_credentials()
+    assert (session.region_name, credentials and credentials.access_key) == ("eu-west-3", "own")
+    role = {"AIRFLOW_BATCH_ROS_ROLE_ARN": "arn:aws:iam::123456789012:role/operators"}
+    session = read_settings(arguments(), environ=role, folder=tmp_path).clients().session
+    credentials = session.get_credentials()
+    assert credentials is not None
+    assert credentials.method == "assume-role"
+
+
+def test_a_flag_of_the_file_is_true_or_false(tmp_path: Path) -> None:
+    file = tmp_path / "airflow-batch-ros.yaml"
+    file.write_text("requester_pays: true\n")
+
+    def found(*words: str, **environ: str) -> bool:
+        return read_settings(arguments(*words), environ=environ, folder=tmp_path).flag("requester_pays")
+
+    assert found()
+    assert not found("--no-requester-pays")
+    assert not found(AIRFLOW_BATCH_ROS_REQUESTER_PAYS="false")
+    with pytest.raises(SettingsError, match=r"'1' .from AIRFLOW_BATCH_ROS_REQUESTER_PAYS.*true or false"):
+        found(AIRFLOW_BATCH_ROS_REQUESTER_PAYS="1")
+    file.write_text("requester_pays: 'yes'\n")
+    with pytest.raises(SettingsError, match="requester_pays: true or false is expected, not 'yes'"):
+        found()
 
 
 @pytest.mark.parametrize(
@@ -501,6 +574,31 @@ def test_a_number_and_a_profile_are_checked(tmp_path: Path) -> None:
         found.number("vcpus", float)
     with pytest.raises(SettingsError, match=r"profile 'nobody' \(from --profile\): AWS's configuration has"):
         found.clients()
+
+
+def test_a_stack_says_what_nothing_else_does(shell: Shell, aws: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {
+        "JobQueueArn": QUEUE,
+        "JobDefinitionArn": "test-good",
+        "OutputUri": f"s3://{shell.bucket}/from-stack",
+    }
+    template = {
+        "Resources": {"Group": {"Type": "AWS::Logs::LogGroup"}},
+        "Outputs": {name: {"Value": value} for name, value in values.items()},
+    }
+    stack = f"stack-{shell.bucket}"
+    aws.client("cloudformation").create_stack(StackName=stack, TemplateBody=json.dumps(template))
+    monkeypatch.setenv("AIRFLOW_BATCH_ROS_STACK", stack)
+    words = ["submit", "--conf", shell.conf("one"), "--run-id", "r", "--json"]
+    shell.capsys.readouterr()
+    assert cli.main(words) == 0
+    (drive,) = json.loads(shell.capsys.readouterr().out)["drives"]
+    assert drive["output"] == values["OutputUri"]
+    definition = describe(shell.batch, [drive["job_id"]])[drive["job_id"]]["jobDefinition"]
+    assert "/test-good:" in definition
+    assert cli.main(["status", "r"]) == 0
+    assert cli.main(["status", "r", "--stack", "nowhere"]) == 2
+    assert "stack 'nowhere' (from --stack): there is no stack nowhere" in shell.capsys.readouterr().err
 
 
 def test_a_role_is_taken_on(aws: Any) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import botocore.client
 import pytest
@@ -175,6 +176,33 @@ def test_overwriting_replaces(world: World) -> None:
     world.wait(over)
     assert world.rows("drive_1", over.plan_id) == MESSAGES
     assert drive_folder(world.lake, "drive_1", first.plan_id).commit is None, "its manifests are gone"
+
+
+def test_who_reads_bags_pays_where_asked_to(world: World) -> None:
+    """The planner says so of the bags' bucket and of no other; jobs are told to."""
+    put(world.s3, world.bucket, "drive_1/folder/metadata.yaml")
+    lake = f"{world.bucket}-lake"
+    world.s3.create_bucket(Bucket=lake)
+    said: dict[str, set[str | None]] = {}
+
+    def note(request: Any, **_: Any) -> None:
+        value = request.headers.get("x-amz-request-payer")
+        bucket = urlsplit(request.url).path.split("/")[1]
+        said.setdefault(bucket, set()).add(value.decode() if isinstance(value, bytes) else value)
+
+    fanout = replace(world.fanout("drive_1"), output=f"s3://{lake}")
+    paying = replace(fanout, options=replace(fanout.options, requester_pays=True))
+    for recursive in (False, True):
+        made = replace(paying, conf=replace(paying.conf, recursive=recursive), run=Run("", f"r-{recursive}"))
+        world.s3.meta.events.register("before-send.s3", note)
+        jobs = made.submit_all()
+        world.s3.meta.events.unregister("before-send.s3", note)
+        assert said == {world.bucket: {"requester"}, lake: {None}}
+        world.wait(*jobs)
+        if not recursive:
+            detail = describe(world.batch, [str(jobs[0].job_id)]).popitem()[1]
+            told = {each["name"]: each["value"] for each in detail["container"]["environment"]}
+            assert told["ROS_TO_PARQUET_REQUEST_PAYER"] == "requester"
 
 
 # --- retries ----------------------------------------------------------------------------------------

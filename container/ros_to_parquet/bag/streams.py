@@ -7,12 +7,14 @@ import lzma
 import tempfile
 import zlib
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
 import lz4.frame
 import zstandard
 
+from ros_to_parquet import termination
 from ros_to_parquet.bag.source import READ_BYTES, UNKNOWN_BYTES, ByteStream, CountedSource, LocalFile
 
 _INPUT_BYTES = 1 << 20
@@ -284,14 +286,18 @@ class Staged(LocalFile):
     """A source's bytes in a file on scratch disk, gone when it is closed."""
 
     def __init__(self, source: Window | CountedSource) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="ros-to-parquet-")
-        path = Path(self._folder.name) / "staged"
-        with path.open("wb") as file:
-            place = 0
-            while data := source.read_at(place, READ_BYTES):
-                file.write(data)
-                place += len(data)
-        super().__init__(path)
+        with ExitStack() as unless_whole:
+            with termination.deferred():
+                self._folder = tempfile.TemporaryDirectory(prefix="ros-to-parquet-")
+                unless_whole.callback(self._folder.cleanup)
+            path = Path(self._folder.name) / "staged"
+            with path.open("wb") as file:
+                place = 0
+                while data := source.read_at(place, READ_BYTES):
+                    file.write(data)
+                    place += len(data)
+            super().__init__(path)
+            unless_whole.pop_all()
 
     def close(self) -> None:
         super().close()

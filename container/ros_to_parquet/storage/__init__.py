@@ -113,15 +113,20 @@ def normalize(location: str) -> str:
     return f"{scheme}://{authority}{'/' if inside and scheme != 'memory' else ''}{inside}"
 
 
-def open_storage(uri: str, *, upload_memory_bytes: int = DEFAULT_BUDGET.upload) -> Storage:
+def open_storage(
+    uri: str, *, upload_memory_bytes: int = DEFAULT_BUDGET.upload, read_bytes: int = READ_BYTES
+) -> Storage:
     """The storage that ``uri`` lives on.
 
-    ``upload_memory_bytes``: what its uploads together hold in memory; what waits beyond is on scratch disk.
+    Args:
+        upload_memory_bytes: what its uploads together hold in memory; what waits beyond is on scratch disk.
+        read_bytes: the most that one request of an object read ahead asks for; some are held at a time.
     """
     if uri.startswith("s3://"):
-        return S3Storage(upload_memory_bytes=upload_memory_bytes)
+        return S3Storage(upload_memory_bytes=upload_memory_bytes, read_bytes=read_bytes)
     if is_uri(uri):
-        return FileSystemStorage(_files(uri), upload_memory_bytes=upload_memory_bytes)
+        files = _files(uri)
+        return FileSystemStorage(files, upload_memory_bytes=upload_memory_bytes, read_bytes=read_bytes)
     return LocalStorage()
 
 

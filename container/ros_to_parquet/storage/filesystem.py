@@ -34,7 +34,7 @@ from ros_to_parquet.storage.model import (
     TransientError,
     Unfinished,
 )
-from ros_to_parquet.storage.ranges import RangeSource
+from ros_to_parquet.storage.ranges import READ_BYTES, RangeSource
 from ros_to_parquet.storage.scratch import Memory, Spool
 
 HIDDEN = ".partial-"
@@ -152,9 +152,16 @@ class FileSystemStorage:
 
     _creating = threading.Lock()
 
-    def __init__(self, files: Files, *, upload_memory_bytes: int = DEFAULT_BUDGET.upload) -> None:
+    def __init__(
+        self,
+        files: Files,
+        *,
+        upload_memory_bytes: int = DEFAULT_BUDGET.upload,
+        read_bytes: int = READ_BYTES,
+    ) -> None:
         self._files = files
         self._upload_memory = Memory(upload_memory_bytes)
+        self._read_bytes = read_bytes
 
     def head(self, uri: str) -> ObjectInfo:
         with filesystem_errors(uri):
@@ -211,7 +218,8 @@ class FileSystemStorage:
                 raise ChangedError(f"{info.uri}: changed since it was planned")
             return data
 
-        return RangeSource(info, checked, file_name=PurePosixPath(info.uri.partition("?")[0]).name)
+        name = PurePosixPath(info.uri.partition("?")[0]).name
+        return RangeSource(info, checked, file_name=name, read_bytes=self._read_bytes)
 
     def upload(self, uri: str) -> FileSystemUpload:
         return FileSystemUpload(uri, self._put, self._upload_memory)

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from ros_to_parquet import termination
 from ros_to_parquet.storage.model import (
     AccessDeniedError,
     ChangedError,
@@ -58,14 +59,10 @@ class LocalStorage:
             return Path(uri).read_bytes()
 
     def write(self, uri: str, data: bytes) -> None:
-        upload = LocalUpload(uri)
-        upload.write(data)
-        upload.publish()
+        _put(uri, data, exclusive=False)
 
     def create(self, uri: str, data: bytes) -> None:
-        upload = LocalUpload(uri)
-        upload.write(data)
-        upload.publish(exclusive=True)
+        _put(uri, data, exclusive=True)
 
     def delete(self, uri: str) -> None:
         with local_errors(uri):
@@ -222,6 +219,16 @@ class LocalUpload:
         with local_errors(self.uri):
             _open_files.close(self._partial)
             Path(self._partial).unlink(missing_ok=True)
+
+
+def _put(uri: str, data: bytes, *, exclusive: bool) -> None:
+    with termination.deferred():
+        upload = LocalUpload(uri)
+        try:
+            upload.write(data)
+            upload.publish(exclusive=exclusive)
+        finally:
+            upload.abort()
 
 
 def _read_umask() -> int:

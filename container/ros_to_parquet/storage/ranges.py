@@ -11,11 +11,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from ros_to_parquet import termination
 from ros_to_parquet.storage.local import local_errors
 from ros_to_parquet.storage.model import ObjectInfo, TransientError
 
 READ_BYTES = 8 << 20
-"""The most that one request asks for."""
+"""The most that one request asks for, where there is memory for it."""
 
 LEAST_BYTES = 64 << 10
 """The least that one request asks for: a request costs more than reading this."""
@@ -43,16 +44,24 @@ class RangeSource:
     What is read ahead is never more than what was read in one go just before: a reader that goes forward has
     `READS_AHEAD` requests in flight after a few reads, one that jumps has none, and nothing is fetched of
     what is jumped over. A reader that says what it will read (`expect`) gets that ahead, and nothing else.
-    Beside what the reader asks for, at most `READS_AHEAD` times `READ_BYTES` are held.
+    Beside what the reader asks for, at most `READS_AHEAD` times ``read_bytes`` are held.
 
     ``requests`` and ``bytes_fetched`` count the ranges that were asked for.
     """
 
-    def __init__(self, info: ObjectInfo, fetch: Callable[[int, int], bytes], *, file_name: str) -> None:
-        """``fetch(start, end)`` gives these bytes; called from several threads."""
+    def __init__(
+        self,
+        info: ObjectInfo,
+        fetch: Callable[[int, int], bytes],
+        *,
+        file_name: str,
+        read_bytes: int = READ_BYTES,
+    ) -> None:
+        """``fetch(start, end)`` gives these bytes, at most ``read_bytes``; called from several threads."""
         self._info = info
         self._fetch = fetch
         self._file_name = file_name
+        self._read_bytes = read_bytes
         self.size = info.size_bytes
         self.requests = 0
         self.bytes_fetched = 0
@@ -70,7 +79,7 @@ class RangeSource:
         return self._info.uri
 
     def expect(self, pieces: Sequence[tuple[int, int]]) -> None:
-        """From here on these pieces, [start, end), ascending and at most `READ_BYTES` each, will be read.
+        """From here on these pieces, [start, end), ascending and at most ``read_bytes`` each, will be read.
 
         None for a reader that does not know: what is read ahead is then found out again.
         """
@@ -87,8 +96,8 @@ class RangeSource:
         if self._expected:
             limit = self._read_expected(end)
         else:
-            self._read_ahead(ranges[-1].end, end + min(self._run_bytes, READS_AHEAD * READ_BYTES))
-            limit = end + READS_AHEAD * READ_BYTES
+            self._read_ahead(ranges[-1].end, end + min(self._run_bytes, READS_AHEAD * self._read_bytes))
+            limit = end + READS_AHEAD * self._read_bytes
         self._run_bytes += end - offset
         self._next = end
         pieces = []
@@ -105,7 +114,7 @@ class RangeSource:
         while offset < end:
             here = next((each for each in self._held if each.start <= offset < each.end), None)
             if here is None:
-                here = self._request(offset, min(max(end, offset + LEAST_BYTES), offset + READ_BYTES))
+                here = self._request(offset, min(max(end, offset + LEAST_BYTES), offset + self._read_bytes))
             else:  # the last one used is dropped last
                 self._held.remove(here)
                 self._held.append(here)
@@ -116,7 +125,7 @@ class RangeSource:
     def _read_ahead(self, start: int, limit: int) -> None:
         """Requests what follows ``start`` as far as ``limit``, in pieces as large as that allows."""
         limit = min(limit, self.size)
-        piece = max(min(READ_BYTES, self._run_bytes), LEAST_BYTES)
+        piece = max(min(self._read_bytes, self._run_bytes), LEAST_BYTES)
         while start < limit:
             here = next((each for each in self._held if each.start <= start < each.end), None)
             if here is None:
@@ -170,11 +179,12 @@ class RangeSource:
 
     def local_path(self) -> str:
         if self._scratch is None:
-            folder = tempfile.mkdtemp(prefix="ros-to-parquet-")
-            self._scratch = str(Path(folder) / self._file_name)
+            with termination.deferred():
+                folder = tempfile.mkdtemp(prefix="ros-to-parquet-")
+                self._scratch = str(Path(folder) / self._file_name)
             with local_errors(self._scratch), Path(self._scratch).open("wb") as file:
-                for start in range(0, self.size, READ_BYTES):
-                    file.write(self.read_at(start, READ_BYTES))
+                for start in range(0, self.size, self._read_bytes):
+                    file.write(self.read_at(start, self._read_bytes))
         return self._scratch
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ros_to_parquet import termination
 from ros_to_parquet.memory import DEFAULT_BUDGET
 from ros_to_parquet.storage.model import (
     AccessDeniedError,
@@ -24,7 +25,7 @@ from ros_to_parquet.storage.model import (
     TransientError,
     Unfinished,
 )
-from ros_to_parquet.storage.ranges import RangeSource
+from ros_to_parquet.storage.ranges import READ_BYTES, RangeSource
 from ros_to_parquet.storage.scratch import Memory, Spool
 
 if TYPE_CHECKING:
@@ -38,6 +39,12 @@ PARTS_OF_A_SIZE = 500
 
 CLIENT_ATTEMPTS = 8
 """Tries of one request, by the client itself, with growing waits."""
+
+REQUEST_PAYER_VARIABLE = "ROS_TO_PARQUET_REQUEST_PAYER"
+"""Environment variable: ``requester`` says that who reads pays, as some buckets of bags demand."""
+
+READS = ("HeadObject", "GetObject", "ListObjectsV2")
+"""Operations that such a bucket only answers who says so; other buckets do not mind being told."""
 
 _NOT_FOUND = {"NoSuchKey", "NoSuchBucket", "NoSuchUpload", "NotFound", "404"}
 _DENIED = {
@@ -122,8 +129,23 @@ def s3_client() -> S3Client:
                 read_timeout=60,
                 s3={"addressing_style": "path"} if _has_endpoint() else {},
             )
-            _client = boto3.session.Session().client("s3", config=config)
+            client = boto3.session.Session().client("s3", config=config)
+            if _pays_as_requester():
+                for operation in READS:
+                    client.meta.events.register(f"provide-client-params.s3.{operation}", _say_who_pays)
+            _client = client
         return _client
+
+
+def _pays_as_requester() -> bool:
+    value = os.environ.get(REQUEST_PAYER_VARIABLE, "")
+    if value not in ("", "requester"):
+        raise StorageError(f"{REQUEST_PAYER_VARIABLE} is {value!r}; it can be 'requester', or not set")
+    return value == "requester"
+
+
+def _say_who_pays(params: dict[str, Any], **_: object) -> None:
+    params["RequestPayer"] = "requester"
 
 
 def _has_endpoint() -> bool:
@@ -134,8 +156,11 @@ def _has_endpoint() -> bool:
 class S3Storage:
     """Objects by ``s3://bucket/key``."""
 
-    def __init__(self, *, upload_memory_bytes: int = DEFAULT_BUDGET.upload) -> None:
+    def __init__(
+        self, *, upload_memory_bytes: int = DEFAULT_BUDGET.upload, read_bytes: int = READ_BYTES
+    ) -> None:
         self._upload_memory = Memory(upload_memory_bytes)
+        self._read_bytes = read_bytes
 
     def head(self, uri: str) -> ObjectInfo:
         bucket, key = split_s3(uri)
@@ -188,7 +213,7 @@ class S3Storage:
             )
 
     def open(self, info: ObjectInfo) -> S3Source:
-        return S3Source(info)
+        return S3Source(info, read_bytes=self._read_bytes)
 
     def upload(self, uri: str) -> S3Upload:
         return S3Upload(uri, self._upload_memory)
@@ -210,10 +235,10 @@ class S3Storage:
 class S3Source(RangeSource):
     """An object read by ranges, all of them of the version that was asked for."""
 
-    def __init__(self, info: ObjectInfo) -> None:
+    def __init__(self, info: ObjectInfo, *, read_bytes: int) -> None:
         self._bucket, self._key = split_s3(info.uri)
         self._condition: Any = {"IfMatch": info.etag} if info.etag else {}
-        super().__init__(info, self._get_range, file_name=Path(self._key).name)
+        super().__init__(info, self._get_range, file_name=Path(self._key).name, read_bytes=read_bytes)
 
     def _get_range(self, start: int, end: int) -> bytes:
         try:
@@ -249,8 +274,9 @@ class S3Upload:
     def _send_part(self) -> None:
         with _s3_errors(self.uri):
             if self._upload_id is None:
-                started = s3_client().create_multipart_upload(Bucket=self._bucket, Key=self._key)
-                self._upload_id = started["UploadId"]
+                with termination.deferred():  # one whose id is not known cannot be ended
+                    started = s3_client().create_multipart_upload(Bucket=self._bucket, Key=self._key)
+                    self._upload_id = started["UploadId"]
             part = s3_client().upload_part(
                 Bucket=self._bucket,
                 Key=self._key,

@@ -1,0 +1,1 @@
+"""The AWS stack: a CloudFormation template as package data, and the commands that put it to use."""
