@@ -85,7 +85,7 @@ def time_column(times_ns: Int64Array) -> pa.Array:
 
 
 def bag_column(rows: int, name: pa.Array) -> pa.Array:
-    """``rows`` times the one entry of ``name``. No other bag's: each batch would be as large as all of them."""
+    """``rows`` times the one entry of ``name``: with other bags' too, a batch would be as large as all."""
     indices = np.zeros(rows, dtype=np.int32)
     return pa.DictionaryArray.from_arrays(
         pa.Array.from_buffers(pa.int32(), rows, [None, pa.py_buffer(indices)]), name
