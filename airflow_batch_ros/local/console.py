@@ -23,7 +23,7 @@ PAGE = f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>Embedded AWS</title>
 <style>
 body {{ font: 15px/1.45 system-ui, sans-serif; margin: 0; color: #1b2733; }}
-nav {{ background: #1f3a4d; padding: .7em 1.5em; }} nav * {{ color: #fff; margin-right: 1.5em; }}
+nav {{ background: #1f3a4d; padding: .7em 1.5em; }} nav b, nav a {{ color: #fff; margin-right: 1.5em; }}
 main {{ padding: 1em 1.5em; }} a {{ color: #0b62a4; }} h1 {{ font-size: 1.25em; overflow-wrap: anywhere; }}
 table {{ border-collapse: collapse; }} th {{ text-align: left; color: #5a6b7a; font-weight: 500; }}
 th, td {{ padding: .25em 1.2em .25em 0; border-bottom: 1px solid #e3e8ec; vertical-align: top; }}
