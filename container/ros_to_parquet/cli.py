@@ -36,6 +36,11 @@ ALLOW_VARIABLE = "ROS_TO_PARQUET_ALLOW"
 
 OPEN_FILES = 10_000
 
+PLANNING_COMMANDS = ("submit", "retry")
+PLANNING_GROUP = "ros_to_parquet.commands"
+"""Entry points by which airflow-batch-ros does them, where it is installed beside the engine: then an image
+can plan too, whose only entry point this is."""
+
 
 class UsageError(ValueError):
     """Arguments that each parse but do not go together."""
@@ -184,8 +189,11 @@ def read_budget(arguments: argparse.Namespace) -> MemoryBudget:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code. Every error a user can cause is one line, no traceback."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words and words[0] in PLANNING_COMMANDS:
+        return plan_and_submit(words)
     termination.listen()
-    arguments = build_parser().parse_args(argv)
+    arguments = build_parser().parse_args(words)
     _allow_open_files()
     try:
         code = int(arguments.call(arguments))
@@ -203,6 +211,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     if termination.asked():
         termination.leave(code)
     return code
+
+
+def plan_and_submit(words: Sequence[str]) -> int:
+    """A command of airflow-batch-ros: the first word is its name."""
+    import signal
+    from importlib.metadata import entry_points
+
+    # Planning may stop anywhere and begin again; but a container's first process has to listen.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(int(ExitCode.RETRY)))
+    for command in entry_points(group=PLANNING_GROUP, name=words[0]):
+        code: int = command.load()(words)
+        return code
+    reason = f"{words[0]} is a command of airflow-batch-ros, which this image or environment has not"
+    return _fail(ExitCode.USAGE, reason)
 
 
 def _allow_open_files() -> None:

@@ -7,6 +7,7 @@ Object layout below an output URI (``{output}``)::
 
     {table}/schema={hash8}/drive_id={drive}/{shard name}.parquet
     _plans/runs/{run hash}/{hash}.json                     what a run was asked for, to find its drives by
+    _plans/planning/{run hash}/{job id}.json               a Batch job that plans a run
     _plans/drive_id={drive}/{plan id}/plan.json            the plan, immutable
     _plans/drive_id={drive}/{plan id}/generation-{g}.json  shards of a generation, immutable
     _plans/drive_id={drive}/{plan id}/job-{g}.json         the Batch job of a generation
@@ -710,6 +711,11 @@ def run_folder(run_id: str) -> str:
 
 def run_key(run_id: str, digest: str) -> str:
     return f"{run_folder(run_id)}/{digest}.json"
+
+
+def planning_folder(run_id: str) -> str:
+    """Where the records of the Batch jobs are that plan runs of that id."""
+    return f"_plans/planning/{sha256(run_id.encode())[:16]}"
 
 
 def plan_folder(drive_id: str, plan_id: str) -> str:

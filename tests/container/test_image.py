@@ -172,6 +172,14 @@ def test_extract(bags: Path, tmp_path: Path, user: str | None) -> None:
     assert rows == 3 * ROUNDS
 
 
+def test_it_plans_too() -> None:
+    """`image build` lays the provider beside the engine; Airflow is not needed for it."""
+    done = run("submit", "--help")
+    assert done.returncode == 0, done.stderr
+    assert "--conf" in done.stdout
+    assert python("import airflow").returncode == 1
+
+
 def test_errors_are_exit_codes(tmp_path: Path) -> None:
     broken = tmp_path / "broken.bag"
     broken.write_bytes(b"not a bag at all")
