@@ -16,6 +16,8 @@ from moto.cloudformation.parsing import ResourceMap, parse_and_update_resource
 from moto.ec2.models import ec2_backends
 from moto.ec2.models.route_tables import RouteTable
 from moto.ecr.models import Repository
+from moto.iam.models import ManagedPolicy, iam_backends
+from moto.utilities.utils import get_partition
 
 _SERVICE = "batch.amazonaws.com"
 
@@ -28,6 +30,7 @@ def install() -> None:
     create_repository = staticmethod(_create_repository_in_lower_case)
     setattr(Repository, "create_from_cloudformation_json", create_repository)  # noqa: B010
     setattr(RouteTable, "delete_from_cloudformation_json", staticmethod(_delete_route_table))  # noqa: B010
+    setattr(ManagedPolicy, "delete_from_cloudformation_json", staticmethod(_delete_policy))  # noqa: B010
     setattr(ResourceMap, "update", _update_stack)  # noqa: B010
     setattr(ResourceMap, "delete", _delete_stack)  # noqa: B010
     for model, create, update, delete in (
@@ -53,6 +56,10 @@ def _delete_route_table(resource_name: str, _json: Any, account_id: str, region_
     backend = ec2_backends[account_id][region_name]
     backend.get_route_table(resource_name).associations.clear()  # subnets' own, which moto keeps
     backend.delete_route_table(resource_name)
+
+
+def _delete_policy(resource_name: str, _json: Any, account_id: str, region_name: str) -> None:
+    iam_backends[account_id][get_partition(region_name)].delete_policy(resource_name)
 
 
 def _update_stack(
@@ -88,7 +95,7 @@ def _update_stack(
     for name, resource in reversed(before.items()):
         resources._parsed_resources.pop(name)
         if definitions[name].get("DeletionPolicy") != "Retain":
-            resources._delete_resource(resource, definitions[name])
+            _delete(resources, resource, definitions[name])
 
 
 def _delete_stack(resources: ResourceMap) -> None:
@@ -97,8 +104,14 @@ def _delete_stack(resources: ResourceMap) -> None:
         definition = resources._resource_json_map.get(name)
         if definition is None or resource is None or definition.get("DeletionPolicy") == "Retain":
             continue
-        resources._delete_resource(resource, definition)
+        _delete(resources, resource, definition)
         resources._parsed_resources.pop(name)
+
+
+def _delete(resources: ResourceMap, resource: Any, definition: dict[str, Any]) -> None:
+    if isinstance(resource, Repository) and definition["Properties"].get("EmptyOnDelete"):
+        resource.images.clear()
+    resources._delete_resource(resource, definition)
 
 
 def _properties(resource: Any) -> dict[str, Any]:

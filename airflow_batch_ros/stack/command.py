@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,10 +12,12 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow_batch_ros.stack import deploy, outputs
+from airflow_batch_ros.stack.environment import read_environment
 from airflow_batch_ros.stack.parameters import (
     MAX_RETRIES,
     NETWORKS,
     PLATFORMS,
+    REMOVAL_POLICIES,
     StackError,
     StackOptions,
     partition,
@@ -50,7 +53,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     _add_common(create)
     _add_options(create)
-    create.add_argument("--no-wait", dest="wait", action="store_false", help="end while AWS goes on")
+    create.add_argument(
+        "--from-env",
+        metavar="PREFIX",
+        help="options are environment variables too: PREFIXMEMORY_MIB and so on; flags win, and what neither "
+        "says has its default, also where the stack is there already",
+    )
+    _add_wait(create)
     create.set_defaults(run=_guarded(_create))
 
     update = actions.add_parser(
@@ -60,7 +69,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     _add_common(update)
     _add_options(update)
-    update.add_argument("--no-wait", dest="wait", action="store_false", help="end while AWS goes on")
+    _add_wait(update)
     update.set_defaults(run=_guarded(_update))
 
     delete = actions.add_parser(
@@ -68,7 +77,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="delete what the stack made; images and logs stay, unless it was made with DESTROY",
     )
     _add_common(delete)
-    delete.add_argument("--no-wait", dest="wait", action="store_false", help="end while AWS goes on")
+    delete.add_argument("--missing-ok", action="store_true", help="no error where there is none")
+    _add_wait(delete)
     delete.set_defaults(run=_guarded(_delete))
 
     show = actions.add_parser("outputs", help="what the stack made, for people, shells and Airflow")
@@ -97,6 +107,15 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", metavar="NAME", help="of AWS's configuration")
     parser.add_argument(
         "--role-arn", default="", metavar="ARN", help="the role that CloudFormation acts with"
+    )
+
+
+def _add_wait(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--wait",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="until AWS has done it, or end while AWS goes on (default: wait)",
     )
 
 
@@ -222,7 +241,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     )
     rest.add_argument(
         "--removal-policy",
-        choices=deploy.REMOVAL_POLICIES,
+        choices=REMOVAL_POLICIES,
         help="what deleting the stack does with images and logs (default: RETAIN); a lake is never emptied",
     )
 
@@ -280,7 +299,12 @@ def _deployment(arguments: argparse.Namespace, session: boto3.Session) -> deploy
 def _create(arguments: argparse.Namespace) -> int:
     session = session_of(arguments)
     deployment = _deployment(arguments, session)
-    given = template_parameters(_options(arguments), region=session.region_name)
+    options = _options(arguments)
+    if arguments.from_env is not None:
+        options = _with_environment(arguments, options)
+    given = template_parameters(options, region=session.region_name)
+    if arguments.from_env is not None:
+        given = {**_defaults(), **given}
     stack = outputs.find_stack(deployment.cloudformation, arguments.name)
     if stack is None:
         parameters = {"Platform": DEFAULT_PLATFORM, **given}
@@ -300,6 +324,26 @@ def _create(arguments: argparse.Namespace) -> int:
         if str(stack["StackStatus"]).endswith("_IN_PROGRESS"):
             deploy.wait(deployment, arguments.name, since=datetime.now(UTC))
     return _give_image(arguments, session, deployment, given)
+
+
+def _with_environment(arguments: argparse.Namespace, flags: StackOptions) -> StackOptions:
+    """What flags do not say, as the environment says it; image and removal policy go to ``arguments``."""
+    said, image, removal_policy = read_environment(os.environ, arguments.from_env)
+    arguments.image = arguments.image or image or None
+    arguments.removal_policy = arguments.removal_policy or removal_policy or "RETAIN"
+    given = {
+        each.name: value
+        for each in dataclasses.fields(flags)
+        if (value := getattr(flags, each.name)) is not None
+    }
+    return dataclasses.replace(said, **given)
+
+
+def _defaults() -> dict[str, str]:
+    """Of all options: what was said before, and is said no more, does not stay."""
+    known = {name: value for name, value in deploy.template_defaults().items() if value is not None}
+    del known["ImageUri"]
+    return {**known, "Platform": DEFAULT_PLATFORM}
 
 
 def _give_image(
@@ -348,6 +392,9 @@ def _delete(arguments: argparse.Namespace) -> int:
     session = session_of(arguments)
     deployment = _deployment(arguments, session)
     since = datetime.now(UTC) - _CLOCK_SKEW
+    if arguments.missing_ok and outputs.find_stack(deployment.cloudformation, arguments.name) is None:
+        print(f"there is no stack {arguments.name}")
+        return 0
     stack_id = deploy.delete(deployment, arguments.name)
     if arguments.wait:
         deploy.wait(deployment, stack_id, since=since)

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 POLL_S = 5.0
 
-REMOVAL_POLICIES = ("RETAIN", "DESTROY")
-
 MAX_TEMPLATE_BYTES = 51_200
 """Of a template that is sent with the request."""
 
@@ -125,6 +123,8 @@ def update(
         if each["ParameterKey"] in defaults
     }
     check_parameters({**before, **parameters})
+    if parameters.get("FairShare", before.get("FairShare", "false")) != before.get("FairShare", "false"):
+        raise StackError(f"fair-share: AWS lets no queue change it; stack {name} would have to be made anew")
     if removal_policy is None:
         deployed = deployment.cloudformation.get_template(StackName=name)["TemplateBody"]
         removal_policy = "RETAIN" if "DeletionPolicy: Retain" in str(deployed) else "DESTROY"

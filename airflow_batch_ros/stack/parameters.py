@@ -10,10 +10,14 @@ from typing import Any
 
 PLATFORMS = ("FARGATE", "FARGATE_SPOT", "EC2", "SPOT")
 NETWORKS = ("given", "nat", "endpoints")
+REMOVAL_POLICIES = ("RETAIN", "DESTROY")
 
 _USE = {"FARGATE": "UseFargate", "FARGATE_SPOT": "UseFargateSpot", "EC2": "UseEc2", "SPOT": "UseSpot"}
 
 _GIB = 1024
+
+_GRAVITON = re.compile(r"(default_arm64|a1|[a-z]+\d+[a-z]*g[a-z]*)(\..+)?")
+"""Instance types and families whose processors are arm64: a g behind the generation says so."""
 
 FARGATE_MEMORY_MIB: Mapping[str, tuple[int, ...]] = {
     "0.25": (512, 1 * _GIB, 2 * _GIB),
@@ -150,8 +154,15 @@ def check_parameters(parameters: Mapping[str, str]) -> None:
         problems.append(
             "no subnets: name them (--subnet-id), or let the stack make a network (--network nat)"
         )
+    if parameters.get("EfsFileSystemId") and parameters.get("Network", "given") != "given":
+        problems.append(
+            "efs-file-system-id: a network that is made here has no mount targets of it; name the subnets of "
+            "one that has (--subnet-id)"
+        )
     used = {name for name, flag in _USE.items() if parameters.get(flag) == "true"}
     used.add(parameters.get("Platform", "FARGATE_SPOT"))
+    if used & {"EC2", "SPOT"}:
+        problems += _on_instances(parameters)
     if used & {"FARGATE", "FARGATE_SPOT"}:
         vcpus, memory_mib = parameters.get("Vcpus", "2"), int(parameters.get("MemoryMib", "4096"))
         sizes = FARGATE_MEMORY_MIB.get(vcpus)
@@ -163,10 +174,6 @@ def check_parameters(parameters: Mapping[str, str]) -> None:
                 f"memory-mib {memory_mib}: Fargate has {sizes[0]} to {sizes[-1]} for {vcpus} vCPUs, in "
                 f"steps; the nearest is {nearest}"
             )
-    if "FARGATE_SPOT" in used and parameters.get("Architecture") == "ARM64":
-        problems.append(
-            "Fargate Spot on ARM64 is not in every region: use FARGATE, or EC2 with arm64 instances"
-        )
     if parameters.get("Schedule") and not parameters.get("ScheduleConfUri"):
         problems.append(
             "a schedule needs a conf: put one in S3 and name it (--schedule-conf s3://bucket/key)"
@@ -176,6 +183,29 @@ def check_parameters(parameters: Mapping[str, str]) -> None:
         problems.append(f"markers below {below}: jobs may not read there; name it as --source too")
     if problems:
         raise StackError("; ".join(problems))
+
+
+def _on_instances(parameters: Mapping[str, str]) -> list[str]:
+    """What EC2 and Spot would refuse, or never start a job on."""
+    problems = []
+    if not parameters.get("Vcpus", "2").isdecimal():
+        problems.append(f"vcpus {parameters['Vcpus']}: EC2 instances have whole ones")
+    least, desired, most = (
+        int(parameters.get(name, default))
+        for name, default in (("MinVcpus", "0"), ("DesiredVcpus", "0"), ("MaxVcpus", "256"))
+    )
+    if not (least <= (desired or least) <= most):
+        problems.append(f"desired-vcpus {desired}: between min-vcpus {least} and max-vcpus {most} can be")
+    arm64 = parameters.get("Architecture") == "ARM64"
+    types = parameters.get("InstanceTypes", "default_x86_64").split(",")
+    if wrong := [each for each in types if bool(_GRAVITON.fullmatch(each)) != arm64]:
+        other = (
+            "x86_64: name others (--instance-type default_arm64)"
+            if arm64
+            else "arm64: say --architecture ARM64"
+        )
+        problems.append(f"instance-type {', '.join(wrong)} is {other}")
+    return problems
 
 
 def partition(region: str) -> str:

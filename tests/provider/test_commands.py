@@ -473,6 +473,7 @@ def test_flags_win_over_environment_over_file_over_defaults(tmp_path: Path) -> N
         "job_queue": Setting("from-file", str(tmp_path / "airflow-batch-ros.yaml")),
         "vcpus": Setting("4", str(tmp_path / "airflow-batch-ros.yaml")),
         "job_definition": Setting("ros-to-parquet", "the default"),
+        "planner_definition": Setting("ros-to-parquet-plan", "the default"),
     }
     assert found.tags == {"team": "flag", "cost": "environment", "site": "7"}
     assert read_settings(arguments(), environ=environ, folder=tmp_path).output() == "s3://environment/lake"

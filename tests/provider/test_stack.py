@@ -68,10 +68,15 @@ def _tagged(loader: Any, suffix: str, node: Any) -> Any:
 _Loader.add_multi_constructor("!", _tagged)
 
 
+def load(path: Path) -> Mapping[str, Any]:
+    """A template, its short tags as mappings of the tag's name."""
+    loaded: Mapping[str, Any] = yaml.load(path.read_text(), _Loader)
+    return loaded
+
+
 @pytest.fixture(scope="module")
 def template() -> Mapping[str, Any]:
-    loaded: Mapping[str, Any] = yaml.load(TEMPLATE.read_text(), _Loader)
-    return loaded
+    return load(TEMPLATE)
 
 
 def of_type(template: Mapping[str, Any], kind: str) -> dict[str, Any]:
@@ -246,6 +251,231 @@ def test_what_stays_when_the_stack_goes(template: Mapping[str, Any]) -> None:
     assert destroyed["Repository"]["Properties"]["EmptyOnDelete"] is True
 
 
+NO_VALUE = object()
+
+
+def resolve(template: Mapping[str, Any], parameters: Mapping[str, str]) -> dict[str, Any]:
+    """Properties of the resources that CloudFormation would make of these parameters, by name.
+
+    References to resources stay what they are; what moto does not model can be looked at all the same.
+    """
+    values: dict[str, Any] = {name: each.get("Default") for name, each in template["Parameters"].items()}
+    values |= parameters
+    lists = {name for name, each in template["Parameters"].items() if each["Type"] == "CommaDelimitedList"}
+
+    def text(value: Any) -> str:
+        return ",".join(value) if isinstance(value, list) else str(value)
+
+    def condition(what: Any) -> bool:
+        if isinstance(what, str):
+            return condition(template["Conditions"][what])
+        ((kind, of),) = what.items()
+        match kind:
+            case "Condition":
+                return condition(of)
+            case "Equals":
+                left, right = map(evaluate, of)
+                return text(left) == text(right)
+            case "Not":
+                return not condition(of[0])
+            case "And" | "Or":
+                return (all if kind == "And" else any)(map(condition, of))
+        raise AssertionError(what)
+
+    def evaluate(what: Any) -> Any:
+        if isinstance(what, list):
+            return [each for each in map(evaluate, what) if each is not NO_VALUE]
+        if not isinstance(what, dict):
+            return what
+        match what:
+            case {"Ref": "AWS::NoValue"}:
+                return NO_VALUE
+            case {"Ref": name} if name in lists:
+                return str(values[name] or "").split(",")
+            case {"Ref": name} if name in values:
+                return values[name]
+            case {"If": [name, then, otherwise]}:
+                return evaluate(then if condition(name) else otherwise)
+            case {"Join": [separator, parts]}:
+                return separator.join(map(text, evaluate(parts)))
+            case {"Sub": str() as written}:
+                for name, value in values.items():
+                    written = written.replace(f"${{{name}}}", text(value))
+                return written
+        found = {name: evaluate(each) for name, each in what.items()}
+        return {name: each for name, each in found.items() if each is not NO_VALUE}
+
+    return {
+        name: evaluate(resource.get("Properties", {}))
+        for name, resource in template["Resources"].items()
+        if "Condition" not in resource or condition(resource["Condition"])
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "resource", "path", "value"),
+    [
+        ({"platforms": ("SPOT",)}, "SpotEnvironment", "ComputeResources.Type", "SPOT"),
+        ({"platforms": ("EC2",)}, "Ec2JobDefinition", "PlatformCapabilities", ["EC2"]),
+        ({"platforms": ("SPOT",)}, "FargateQueue", "", None),
+        ({"min_vcpus": 4}, "Ec2Environment", "ComputeResources.MinvCpus", "4"),
+        ({"desired_vcpus": 8}, "Ec2Environment", "ComputeResources.DesiredvCpus", "8"),
+        ({}, "Ec2Environment", "ComputeResources.DesiredvCpus", None),  # an update may not lower it
+        ({"max_vcpus": 9}, "FargateSpotEnvironment", "ComputeResources.MaxvCpus", "9"),
+        (
+            {"instance_types": ("c7g", "m7g.large")},
+            "SpotEnvironment",
+            "ComputeResources.InstanceTypes",
+            ["c7g", "m7g.large"],
+        ),
+        ({"spot_price_percentage": 60}, "SpotEnvironment", "ComputeResources.BidPercentage", "60"),
+        (
+            {"spot_allocation_strategy": "SPOT_CAPACITY_OPTIMIZED"},
+            "SpotEnvironment",
+            "ComputeResources.AllocationStrategy",
+            "SPOT_CAPACITY_OPTIMIZED",
+        ),
+        ({}, "Ec2Environment", "ComputeResources.AllocationStrategy", "BEST_FIT_PROGRESSIVE"),
+        (
+            {"launch_template_id": "lt-1"},
+            "Ec2Environment",
+            "ComputeResources.LaunchTemplate.LaunchTemplateId",
+            "lt-1",
+        ),
+        (
+            {"launch_template_id": "lt-1", "launch_template_version": "7"},
+            "SpotEnvironment",
+            "ComputeResources.LaunchTemplate.Version",
+            "7",
+        ),
+        ({"launch_template_id": "lt-1"}, "LaunchTemplate", "", None),
+        (
+            {"ami_id": "ami-1"},
+            "Ec2Environment",
+            "ComputeResources.Ec2Configuration.0.ImageIdOverride",
+            "ami-1",
+        ),
+        ({}, "Ec2Environment", "ComputeResources.Ec2Configuration.0", {"ImageType": "ECS_AL2023"}),
+        (
+            {"disk_gib": 500},
+            "LaunchTemplate",
+            "LaunchTemplateData.BlockDeviceMappings.0.Ebs.VolumeSize",
+            "500",
+        ),
+        ({"queue_priority": 7}, "SpotQueue", "Priority", "7"),
+        ({"fair_share": True}, "FargateQueue", "SchedulingPolicyArn", {"Ref": "SchedulingPolicy"}),
+        ({}, "FargateQueue", "SchedulingPolicyArn", None),
+        ({}, "SchedulingPolicy", "", None),
+        ({"runnable_timeout_seconds": 900}, "Ec2Queue", "JobStateTimeLimitActions.2.MaxTimeSeconds", "900"),
+        ({"vcpus": "4"}, "FargateJobDefinition", "ContainerProperties.ResourceRequirements.0.Value", "4"),
+        (
+            {"memory_mib": 8192},
+            "Ec2JobDefinition",
+            "ContainerProperties.ResourceRequirements.1.Value",
+            "8192",
+        ),
+        (
+            {"ephemeral_storage_gib": 99},
+            "FargateJobDefinition",
+            "ContainerProperties.EphemeralStorage.SizeInGiB",
+            "99",
+        ),
+        ({"ephemeral_storage_gib": 99}, "Ec2JobDefinition", "ContainerProperties.EphemeralStorage", None),
+        ({"retries": 2}, "Ec2JobDefinition", "RetryStrategy.Attempts", "3"),
+        ({"timeout_seconds": 60}, "FargateJobDefinition", "Timeout.AttemptDurationSeconds", "60"),
+        (
+            {"architecture": "ARM64"},
+            "FargateJobDefinition",
+            "ContainerProperties.RuntimePlatform.CpuArchitecture",
+            "ARM64",
+        ),
+        (
+            {"assign_public_ip": "ENABLED"},
+            "FargateJobDefinition",
+            "ContainerProperties.NetworkConfiguration.AssignPublicIp",
+            "ENABLED",
+        ),
+        (
+            {"requester_pays": True},
+            "Ec2JobDefinition",
+            "ContainerProperties.Environment.1",
+            {"Name": "ROS_TO_PARQUET_REQUEST_PAYER", "Value": "requester"},
+        ),
+        ({"requester_pays": False}, "Ec2JobDefinition", "ContainerProperties.Environment.1", None),
+        (
+            {"efs_file_system_id": "fs-1", "efs_access_point_id": "fsap-2"},
+            "FargateJobDefinition",
+            "ContainerProperties.Volumes.1.EfsVolumeConfiguration",
+            {
+                "FileSystemId": "fs-1",
+                "TransitEncryption": "ENABLED",
+                "AuthorizationConfig": {"Iam": "ENABLED", "AccessPointId": "fsap-2"},
+            },
+        ),
+        (
+            {"efs_file_system_id": "fs-1"},
+            "Ec2JobDefinition",
+            "ContainerProperties.MountPoints.1",
+            {"SourceVolume": "efs", "ContainerPath": "/mnt/efs", "ReadOnly": True},
+        ),
+        (
+            {"efs_file_system_id": "fs-1"},
+            "JobEfsPolicy",
+            "PolicyDocument.Statement.0.Action",
+            "elasticfilesystem:ClientMount",
+        ),
+        ({}, "FargateJobDefinition", "ContainerProperties.MountPoints.1", None),
+        (
+            {"kms_key_arns": ("arn:k1", "arn:k2")},
+            "JobKeyPolicy",
+            "PolicyDocument.Statement.0.Resource",
+            ["arn:k1", "arn:k2"],
+        ),
+        ({"full_access_policy_arn": "arn:p"}, "JobRole", "ManagedPolicyArns", ["arn:p"]),
+        ({"full_access_policy_arn": "arn:p"}, "JobPolicy", "", None),
+        ({"create_output_bucket": True}, "Output", "BucketName", "lake"),
+        ({"network": "nat", "vpc_cidr": "10.9.0.0/16"}, "PrivateSubnet2", "CidrBlock", "10.9.64.0/18"),
+        ({"network": "endpoints"}, "EcsTelemetryEndpoint", "PrivateDnsEnabled", True),
+        ({"network": "endpoints"}, "NatGateway", "", None),
+        (
+            {"subnet_ids": ("subnet-1", "subnet-2")},
+            "SpotEnvironment",
+            "ComputeResources.Subnets",
+            ["subnet-1", "subnet-2"],
+        ),
+        (
+            {"security_group_ids": ("sg-1",)},
+            "FargateEnvironment",
+            "ComputeResources.SecurityGroupIds",
+            ["sg-1"],
+        ),
+        ({"vpc_id": "vpc-1"}, "JobSecurityGroup", "VpcId", "vpc-1"),
+        ({"log_retention_days": 90}, "LogGroup", "RetentionInDays", "90"),
+        ({"notification_topic_arn": "arn:t"}, "FailureRule", "Targets.0.Arn", "arn:t"),
+    ],
+)
+def test_what_each_option_does(
+    template: Mapping[str, Any], options: dict[str, Any], resource: str, path: str, value: Any
+) -> None:
+    everywhere = {
+        "sources": ("s3://raw/",),
+        "output": "s3://lake",
+        "platforms": PLATFORMS,
+        "subnet_ids": ("subnet-1",),
+    }
+    given = template_parameters(StackOptions(**{**everywhere, **options}), region=REGION)
+    found: Any = resolve(template, {"ImageUri": f"r@sha256:{'0' * 64}", **given}).get(resource)
+    if not path:
+        assert (found is None) == (value is None)
+        return
+    for step in path.split("."):
+        if isinstance(found, list):
+            found = found[int(step)] if int(step) < len(found) else None
+        else:
+            found = found.get(step)
+    assert found == value
+
+
 # --- parameters -------------------------------------------------------------------------------------
 
 
@@ -323,7 +553,33 @@ def test_parameters_that_do_not_go_together() -> None:
         check_parameters({"Network": "given", "SubnetIds": ""})
     with pytest.raises(StackError, match=r"vcpus 3: Fargate has 0\.25, 0\.5"):
         check_parameters({"Network": "nat", "Vcpus": "3"})
-    check_parameters({"Network": "nat", "Platform": "EC2", "Vcpus": "3", "MemoryMib": "3000"})
+    ec2 = {"Network": "nat", "Platform": "EC2"}
+    check_parameters({**ec2, "Vcpus": "3", "MemoryMib": "3000"})
+    with pytest.raises(StackError, match=r"vcpus 0\.5: EC2 instances have whole ones"):
+        check_parameters({**ec2, "Vcpus": "0.5"})
+    with pytest.raises(StackError, match="desired-vcpus 2: between min-vcpus 4 and max-vcpus 256 can be"):
+        check_parameters({**ec2, "MinVcpus": "4", "DesiredVcpus": "2"})
+    check_parameters({**ec2, "MinVcpus": "4"})
+    with pytest.raises(StackError, match="efs-file-system-id: a network that is made here"):
+        check_parameters({"Network": "nat", "EfsFileSystemId": "fs-1"})
+
+
+@pytest.mark.parametrize(
+    ("architecture", "types", "wrong"),
+    [
+        ("ARM64", "default_arm64,c7g,m6gd.large,im4gn,g5g.xlarge,a1,hpc7g", ""),
+        ("X86_64", "default_x86_64,optimal,c7i,g5.xlarge,gr6,m6a.large,c7i-flex", ""),
+        ("ARM64", "default_x86_64,c7g", "default_x86_64 is x86_64: name others"),
+        ("X86_64", "c7i,c7g,r8gd.large", r"c7g, r8gd\.large is arm64: say --architecture ARM64"),
+    ],
+)
+def test_instances_and_their_architecture(architecture: str, types: str, wrong: str) -> None:
+    parameters = {"Network": "nat", "Platform": "SPOT", "Architecture": architecture, "InstanceTypes": types}
+    if not wrong:
+        check_parameters(parameters)
+        return
+    with pytest.raises(StackError, match=wrong):
+        check_parameters(parameters)
 
 
 def test_policy_for_buckets_of_other_accounts() -> None:
@@ -510,9 +766,11 @@ def test_from_nothing_to_rows_and_back(
             ],
             {"ScheduleRule", "MarkerRule", "EventsRole", "ConfPolicy"},
         ),
-        (["--efs-file-system-id", "fs-1", "--requester-pays", "--ephemeral-storage-gib", "50"], set()),
+        (["--requester-pays", "--ephemeral-storage-gib", "50"], set()),
+        (["--efs-file-system-id", "fs-1", "--subnet-id", "SUBNET"], {"JobEfsPolicy", "JobSecurityGroup"}),
         (["--full-access-policy-arn", "arn:aws:iam::123456789012:policy/mine"], set()),
         (["--removal-policy", "DESTROY", "--tag", "team=fleet"], set()),
+        (["--role-arn", "arn:aws:iam::123456789012:role/cfn", "--create-output-bucket"], {"Output"}),
     ],
 )
 def test_options_of_the_template(
@@ -523,7 +781,9 @@ def test_options_of_the_template(
         statement = {"Effect": "Allow", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::x/*"}
         document = {"Version": "2012-10-17", "Statement": [statement]}
         aws.client("iam").create_policy(PolicyName="mine", PolicyDocument=json.dumps(document))
-    network = [] if "--network" in extra else ["--network", "nat"]
+    subnet = aws.client("ec2").describe_subnets()["Subnets"][0]["SubnetId"]
+    extra = [word.replace("SUBNET", subnet) for word in extra]
+    network = [] if {"--network", "--subnet-id"} & set(extra) else ["--network", "nat"]
     image = f"r.example/x@sha256:{'0' * 64}"
     options = ["--source", f"s3://{bucket}/", "--output", f"s3://{bucket}/lake", "--image", image]
     extra = [word.replace("{bucket}", bucket) for word in extra]
@@ -536,6 +796,12 @@ def test_options_of_the_template(
     assert resources <= there
     assert ("JobPolicy" in there) == ("policy/mine" not in str(extra))
     assert "JobDefinitionArn" in outputs.read_outputs(cloudformation, name)
+    stack = outputs.find_stack(cloudformation, name)
+    assert stack is not None
+    if "--tag" in extra:
+        assert {"Key": "team", "Value": "fleet"} in stack["Tags"]
+    if "--role-arn" in extra:
+        assert stack["RoleARN"].endswith("role/cfn")
     assert run("delete", name) == 0
 
 
