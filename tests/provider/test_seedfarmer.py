@@ -295,6 +295,7 @@ def test_the_role_may_make_all_that_the_stack_has(modulestack: Mapping[str, Any]
         "AWS::EC2::VPCEndpoint": ("CreateVpcEndpoint", "DeleteVpcEndpoints"),
         "AWS::Batch::JobDefinition": ("RegisterJobDefinition", "DeregisterJobDefinition"),
         "AWS::Events::Rule": ("PutRule", "DeleteRule"),
+        "AWS::SNS::TopicPolicy": ("SetTopicAttributes",),
         "AWS::IAM::Policy": ("PutRolePolicy", "DeleteRolePolicy"),
         "AWS::IAM::ManagedPolicy": ("CreatePolicy", "DeletePolicy"),
         "AWS::S3::Bucket": ("CreateBucket",),  # which stays

@@ -714,7 +714,7 @@ def test_from_nothing_to_rows_and_back(
     assert levels(findings, f"stack {name}") == {"ok"}
     assert levels(findings, "the image is there") == {"ok"}
     assert levels(findings, "job queue") == {"ok"}
-    assert levels(findings, f"bucket {bucket}") == {"ok"}
+    assert levels(findings, f"bucket {bucket} is") == {"ok"}
     aws.client("batch").update_job_queue(jobQueue=made["FargateQueueArn"], state="DISABLED")
     aws.client("ecr").batch_delete_image(
         repositoryName=made["RepositoryUri"].partition("/")[2], imageIds=[{"imageDigest": digest}]
