@@ -16,7 +16,7 @@ import yaml
 
 from airflow_batch_ros import cli
 from airflow_batch_ros.operators.batch import RosToParquetBatchOperator
-from airflow_batch_ros.stack import deploy, outputs
+from airflow_batch_ros.stack import deploy, doctor, outputs
 from airflow_batch_ros.stack.doctor import Finding, examine
 from airflow_batch_ros.stack.parameters import (
     FARGATE_MEMORY_MIB,
@@ -710,6 +710,18 @@ def test_from_nothing_to_rows_and_back(
     assert run("update", name, "--memory-mib", "5000") == 1
     assert "the nearest is 5120" in capsys.readouterr().err
 
+    role = f"airflow-{bucket}"
+    iam = aws.client("iam")
+    iam.create_role(RoleName=role, AssumeRolePolicyDocument="{}")
+    iam.attach_role_policy(RoleName=role, PolicyArn=made["AirflowPolicyArn"])
+    capsys.readouterr()
+    assert run("outputs", name, "--format", "bucket-policy") == 0
+    policies = json.loads(capsys.readouterr().out)
+    readers = policies[bucket]["Statement"][0]["Principal"]["AWS"]
+    assert readers == [made["JobRoleArn"], f"arn:aws:iam::123456789012:role/{role}"]
+    iam.detach_role_policy(RoleName=role, PolicyArn=made["AirflowPolicyArn"])
+    iam.delete_role(RoleName=role)
+
     findings = examine(boto3.Session(region_name=REGION), name)
     assert levels(findings, f"stack {name}") == {"ok"}
     assert levels(findings, "the image is there") == {"ok"}
@@ -803,6 +815,137 @@ def test_options_of_the_template(
     if "--role-arn" in extra:
         assert stack["RoleARN"].endswith("role/cfn")
     assert run("delete", name) == 0
+
+
+@pytest.mark.airflow
+def test_doctor_sees_subnets_that_lead_nowhere(
+    aws: EmbeddedAws, bucket: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = f"sick-{bucket}"
+    ec2 = aws.client("ec2")
+    vpc = ec2.create_vpc(CidrBlock="10.77.0.0/16")["Vpc"]["VpcId"]
+    subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.77.1.0/24")["Subnet"]["SubnetId"]
+    places = [
+        "--source",
+        f"s3://{bucket}/",
+        "--source",
+        "s3://nowhere-to-be-found/",
+        "--output",
+        f"s3://{bucket}/lake",
+    ]
+    network = ["--vpc-id", vpc, "--subnet-id", subnet]
+    assert run("create", name, *places, *network, "--fair-share", "--no-wait") == 0
+    assert run("doctor", name) == 4
+    said = capsys.readouterr().out
+    assert f"PROBLEM subnet {subnet} has no way to ecr.api, ecr.dkr, logs, s3" in said
+    assert "PROBLEM the stack has no image; push one to" in said
+    assert "PROBLEM there is no bucket nowhere-to-be-found" in said
+    for service in ("ecr.api", "ecr.dkr", "logs", "s3"):
+        ec2.create_vpc_endpoint(
+            VpcId=vpc, ServiceName=f"com.amazonaws.{REGION}.{service}", VpcEndpointType="Interface"
+        )
+    assert run("doctor", name) == 4
+    assert f"ok      subnet {subnet} reaches ECR, logs and S3 by endpoints" in capsys.readouterr().out
+    assert run("update", name, "--no-fair-share") == 1
+    assert "fair-share: AWS lets no queue change it" in capsys.readouterr().err
+    assert run("delete", name, "--wait") == 0
+    assert run("delete", name, "--missing-ok") == 0
+
+
+class Answers:
+    """A session whose clients get these answers, held to AWS's own shapes: what moto does not model."""
+
+    region_name = REGION
+
+    def __init__(self, **answers: list[tuple[str, dict[str, Any]]]) -> None:
+        self._answers = answers
+
+    def client(self, service: str) -> Any:
+        import boto3
+        from botocore.stub import Stubber
+
+        client = boto3.client(service, region_name=REGION)
+        stubber = Stubber(client)
+        for method, answer in self._answers[service.replace("-", "_")]:
+            stubber.add_response(method, answer)
+        stubber.activate()
+        return client
+
+
+@pytest.mark.parametrize(
+    ("allowed", "level", "said"),
+    [
+        (64.0, "problem", "may run 64 vCPUs at once, the stack asks for up to 256"),
+        (256.0, "ok", "may run 256 vCPUs at once"),
+    ],
+)
+def test_doctor_compares_quotas(aws: EmbeddedAws, allowed: float, level: str, said: str) -> None:
+    session: Any = Answers(
+        service_quotas=[("get_service_quota", {"Quota": {"Value": allowed, "QuotaName": "Fargate"}})]
+    )
+    (finding,) = doctor._quota(session, "FARGATE", 256)
+    assert finding.level == level
+    assert said in finding.what
+    assert (level == "problem") == ("stack: --max-vcpus 64" in finding.advice)
+
+
+def test_doctor_says_what_jobs_may_not_do(aws: EmbeddedAws) -> None:
+    def decided(**decisions: str) -> tuple[str, dict[str, Any]]:
+        results = [
+            {"EvalActionName": f"s3:{action}", "EvalDecision": decision}
+            for action, decision in decisions.items()
+        ]
+        return "simulate_principal_policy", {"EvaluationResults": results}
+
+    session: Any = Answers(
+        iam=[
+            decided(GetObject="implicitDeny"),
+            decided(GetObject="allowed", PutObject="explicitDeny", DeleteObject="allowed"),
+        ]
+    )
+    made = {
+        "SourceUris": "s3://raw/a/",
+        "OutputUri": "s3://lake",
+        "JobRoleArn": "arn:aws:iam::123456789012:role/job",
+    }
+    assert [(finding.level, finding.what) for finding in doctor._rights(session, made)] == [
+        ("problem", "jobs may not read bags below s3://raw/a/ (s3:GetObject)"),
+        ("problem", "jobs may not write the lake below s3://lake (s3:PutObject)"),
+    ]
+
+
+def test_doctor_hands_on_why_an_environment_is_invalid(aws: EmbeddedAws) -> None:
+    arn = f"arn:aws:batch:{REGION}:123456789012"
+    environment = {
+        "computeEnvironmentName": "spot",
+        "computeEnvironmentArn": f"{arn}:compute-environment/spot",
+        "ecsClusterArn": "",
+        "state": "ENABLED",
+        "status": "INVALID",
+        "statusReason": "CLIENT_ERROR - no such instance profile",
+        "computeResources": {"type": "SPOT", "maxvCpus": 8, "subnets": []},
+    }
+    queue = {
+        "jobQueueName": "q",
+        "jobQueueArn": f"{arn}:job-queue/q",
+        "state": "ENABLED",
+        "status": "VALID",
+        "priority": 1,
+        "computeEnvironmentOrder": [{"order": 1, "computeEnvironment": environment["computeEnvironmentArn"]}],
+    }
+    session: Any = Answers(
+        batch=[
+            ("describe_job_queues", {"jobQueues": [queue]}),
+            ("describe_compute_environments", {"computeEnvironments": [environment]}),
+        ],
+        ec2=[("describe_subnets", {"Subnets": []})],
+        service_quotas=[("get_service_quota", {"Quota": {"Value": 8.0, "QuotaName": "Spot"}})],
+    )
+    assert [(finding.level, finding.what) for finding in doctor._queue(session, queue["jobQueueArn"])] == [
+        ("ok", "job queue q is enabled"),
+        ("problem", "compute environment spot (SPOT) is INVALID: CLIENT_ERROR - no such instance profile"),
+        ("ok", "SPOT: the account may run 8 vCPUs at once, the stack asks for up to 8"),
+    ]
 
 
 def test_command_lines_that_cannot_be(aws: EmbeddedAws, capsys: pytest.CaptureFixture[str]) -> None:

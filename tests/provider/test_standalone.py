@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from airflow_batch_ros.local.airflow import session_members
 from tests.provider.bags import ros1_bag
 from tests.provider.builders import put
 from tests.provider.conftest import ROOT
@@ -78,85 +79,64 @@ def until(condition: Callable[[], bool], what: str, *, tolerate: tuple[type[Exce
         time.sleep(0.3)
 
 
-def processes_of_session(session: int) -> list[int]:
-    """All processes that a session leader has started, however deep, also those it left behind."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if int(fields[3]) == session:
-                found.append(int(entry.name))
-    return found
-
-
 @pytest.fixture
 def airflow(
     aws: EmbeddedAws, tmp_path: Path, bucket: str, definitions: dict[str, str]
 ) -> Iterator[Standalone]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    """``airflow-batch-ros local airflow`` over the embedded AWS that runs already; Ctrl-C ends all of it."""
+    home = tmp_path / "airflow"
     environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "AWS_"))},
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "AIRFLOW_HOME": str(tmp_path),
-        "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__CORE__PARALLELISM": "2",
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
-        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
-        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
-        "AIRFLOW__API__PORT": str(port),
-        "AIRFLOW__API__BASE_URL": f"http://127.0.0.1:{port}",
-        "AIRFLOW__API__WORKERS": "1",
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{tmp_path / 'airflow.db'}",
+        **os.environ,
         "AIRFLOW_VAR_ROS_TO_PARQUET_OUTPUT": f"s3://{bucket}/lake",
         "AIRFLOW_VAR_ROS_TO_PARQUET_JOB_DEFINITION": definitions["hang"],
-        "NO_PROXY": "127.0.0.1",
+        # In the database, not the environment: the triggerer has to ask for it.
+        "AIRFLOW_VAR_ROS_TO_PARQUET_AWS_CONN_ID": "aws_in_database",
     }
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "airflow", "standalone"],
+            [
+                *(Path(sys.executable).with_name("airflow-batch-ros"), "local", "airflow"),
+                *("--state-dir", aws.state.path, "--airflow-home", home, "--dags", ROOT / "dags"),
+            ],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            start_new_session=True,
         )
-    running = Standalone(f"http://127.0.0.1:{port}")
+    running = Standalone("")
 
     def is_up() -> bool:
-        assert process.poll() is None, (tmp_path / "log").read_text()[-3000:]
-        running.token = running.call("GET", "/auth/token")["access_token"]
-        parts = running.call("GET", "/api/v2/monitor/health")
-        running.call("GET", f"/api/v2/dags/{DAG}")
-        return all(parts[part]["status"] == "healthy" for part in ("scheduler", "triggerer", "dag_processor"))
+        said = (tmp_path / "log").read_text()
+        assert process.poll() is None, said[-3000:]
+        if found := re.search(r"^Airflow: (\S+)  user (\S+), password (\S+)\. ", said, re.MULTILINE):
+            running.url, login = found[1], {"username": found[2], "password": found[3]}
+            running.token = running.call("POST", "/auth/token", login)["access_token"]
+        return found is not None
 
+    def knows_the_dag() -> bool:
+        running.call("GET", f"/api/v2/dags/{DAG}")
+        return True
+
+    session = 0
     try:
-        until(is_up, "airflow standalone", tolerate=(urllib.error.URLError, KeyError, OSError))
-        # In the database, not the environment: the triggerer has to ask for it.
+        until(is_up, "airflow standalone")
+        until(knows_the_dag, "the DAG", tolerate=(urllib.error.HTTPError,))
+        session = json.loads((home / "session.json").read_text())["pid"]
+        assert len(session_members(session)) > 4
         connection = json.loads(aws.environment()["AIRFLOW_CONN_AWS_DEFAULT"])
-        connection |= {"connection_id": "aws_default", "extra": json.dumps(connection["extra"])}
-        try:
-            running.call("DELETE", "/api/v2/connections/aws_default")
-        except ValueError:  # answered with nothing
-            pass
-        except urllib.error.HTTPError as error:
-            assert error.code == 404
+        connection |= {"connection_id": "aws_in_database", "extra": json.dumps(connection["extra"])}
         running.call("POST", "/api/v2/connections", connection)
         yield running
     finally:
-        # The leader leaves its children behind when it is ended: end the whole session.
-        for pid in processes_of_session(process.pid):
-            os.kill(pid, signal.SIGKILL)
-        process.wait()
+        process.send_signal(signal.SIGINT)
+        exit_code = process.wait()
+    assert exit_code == 0, (tmp_path / "log").read_text()[-3000:]
+    assert session_members(session) == []
+    aws.client("s3").list_buckets()  # it was there before, and is left
 
 
 def test_bad_confs_are_refused_and_a_kill_reaches_the_jobs(
-    airflow: Standalone, s3: S3Client, batch: BatchClient, bucket: str
+    airflow: Standalone, aws: EmbeddedAws, s3: S3Client, batch: BatchClient, bucket: str
 ) -> None:
     put(s3, bucket, "drive_1/a.bag", body=ros1_bag())
     for bad in ({}, {"drives_to_process": {"a/b": {"bucket": bucket, "prefix": "drive_1/"}}}):
@@ -173,7 +153,8 @@ def test_bad_confs_are_refused_and_a_kill_reaches_the_jobs(
     value = entry["value"]
     (job,) = json.loads(value) if isinstance(value, str) else value
     links = airflow.call("GET", f"/api/v2/dags/{DAG}/dagRuns/{run_id}/taskInstances/submit/links")
-    assert links["extra_links"]["Batch job"].endswith(f"#jobs/detail/{job['job_id']}")
+    console = f"{aws.server.endpoint_url}/console/batch/home?region=us-east-1"
+    assert links["extra_links"]["Batch job"] == f"{console}#jobs/detail/{job['job_id']}"
     time.sleep(3.0)  # the triggerer picks the trigger up
     (detail,) = batch.describe_jobs(jobs=[job["job_id"]])["jobs"]
     assert detail["status"] in ("STARTING", "RUNNING")
