@@ -34,6 +34,7 @@ Each drive becomes one AWS Batch job; the tables are `{output}/{topic}/schema=..
 | `msg_path` | `["s3://bucket/my_packages"]`: message packages for types that bags do not define | none |
 | `pointcloud` | `decoded`: a list column for each field of a cloud (x, y, z, intensity, ...) | `recorded` |
 | `parquet` | `compact`: smaller files, which Spark before 4.3 cannot read | `compatible` |
+| `transforms` | `{"/camera/*": "brightness"}`: topics whose rows go through code of yours | none |
 
 A drive whose bags are all in the lake already has nothing to do.
 To run only what failed, clear `submit` and what follows.
@@ -64,6 +65,7 @@ DESCRIPTIONS = {
     "pointcloud": "`decoded`: a list column for each field of a point cloud (x, y, z, intensity, ...); "
     "`recorded`, with the points in a blob, by default",
     "parquet": "Encodings: `compatible`, the default, or `compact`: smaller, not for Spark before 4.3",
+    "transforms": 'Topics whose rows go through code that your image adds: `{"/camera/*": "brightness"}`',
 }
 
 

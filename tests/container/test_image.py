@@ -31,11 +31,11 @@ pytestmark = pytest.mark.skipif(not IMAGE, reason="needs a built image: scripts/
 
 
 def run(
-    *words: str, options: tuple[str, ...] = (), user: str | None = None
+    *words: str, options: tuple[str, ...] = (), user: str | None = None, image: str = IMAGE
 ) -> subprocess.CompletedProcess[str]:
     """Runs the image with arguments ``words``, by default as the image's own user."""
     as_user = (f"--user={user}",) if user else ()
-    command = ["docker", "run", "--rm", *LOCKED_DOWN, *as_user, *options, IMAGE, *words]
+    command = ["docker", "run", "--rm", *LOCKED_DOWN, *as_user, *options, image, *words]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -123,3 +123,24 @@ def test_errors_are_exit_codes(tmp_path: Path) -> None:
     )
     assert done.returncode == contract.ExitCode.BAG_UNREADABLE, done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_image_from_it_with_transforms(bags: Path, tmp_path: Path) -> None:
+    example = Path(__file__).parents[2] / "examples" / "transforms"
+    made = f"{IMAGE.partition(':')[0]}-example:test"
+    build = ["docker", "build", "--tag", made, "--build-arg", f"ENGINE={IMAGE}", str(example)]
+    subprocess.run(build, check=True)
+    listed = run("transforms", image=made)
+    assert "one_per_second" in listed.stdout, listed.stderr
+    lake = tmp_path / "lake"
+    lake.mkdir()
+    lake.chmod(0o777)
+    done = run(
+        *("extract", "/bags", "--output", "/lake", "--drive-id", "drive_1"),
+        *("--transform", "/imu/data=one_per_second"),
+        options=(f"--volume={bags}:/bags:ro", f"--volume={lake}:/lake"),
+        image=made,
+    )
+    assert done.returncode == 0, done.stderr
+    written = list(lake.glob("imu.data/*/drive_id=drive_1/*.parquet"))
+    assert sum(pq.read_metadata(path).num_rows for path in written) == 3, "one a bag"

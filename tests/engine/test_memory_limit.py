@@ -81,7 +81,7 @@ def peak_bytes(
     limit_bytes: int = LIMIT_BYTES,
 ) -> int:
     """A child's peak is at least its parent's when it was started: so a small shell of nothing starts it."""
-    command = [sys.executable, "-m", "ros_to_parquet.cli", "extract", str(bag), "--output", str(output)]
+    command = [sys.executable, "-m", "ros_to_parquet", "extract", str(bag), "--output", str(output)]
     command += ["--drive-id", "d", "--memory-limit", str(limit_bytes)]
     small = (
         "import os, sys; child = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ); "
