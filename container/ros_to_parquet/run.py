@@ -328,9 +328,8 @@ class _Extraction:
         self._tallies: dict[tuple[str, str, str], _Tally] = {}
         self._sinks: dict[tuple[str, str, str, pa.Schema], _Sink] = {}
         self._taken: set[str] = set()
-        self._bag_names = pa.array([plan.bags[part.bag].name for part in plan.shards[shard]], pa.string())
         self._bag = ""
-        self._place = 0
+        self._bag_name = pa.array([""])
         self._member = ""
         self._targets: dict[int, _Target] = {}
         self._oversize: dict[int, list[MessageBlock]] = {}
@@ -347,11 +346,11 @@ class _Extraction:
 
     def begin_bag(self, place: int) -> None:
         """Blocks that follow are of the shard's bag number ``place``."""
-        self._begin(place, self._bag_names[place].as_py())
+        self._begin(self._plan.bags[self._plan.shards[self._shard][place].bag].name)
 
-    def _begin(self, place: int, bag: str, member: str = "") -> None:
-        self._place = place
+    def _begin(self, bag: str, member: str = "") -> None:
         self._bag = bag
+        self._bag_name = pa.array([bag])
         self._member = member
         self._targets = {}
         self._work = {}
@@ -361,9 +360,7 @@ class _Extraction:
         """The current bag is an archive; blocks that follow are of this bag in it, whose name rows have."""
         self.end_bag()
         archive = self._bag.removesuffix(f"/{self._member}") if self._member else self._bag
-        name = f"{archive}/{member}"
-        self._bag_names = pa.concat_arrays([self._bag_names, pa.array([name], pa.string())])
-        self._begin(len(self._bag_names) - 1, name, member)
+        self._begin(f"{archive}/{member}", member)
 
     def end_bag(self) -> None:
         """Hands on what has been decoded and not yet become rows."""
@@ -642,7 +639,7 @@ class _Extraction:
             columns.append(parquet.int64_column(about.publish_times_ns[rows]))
         if about.sequences is not None:
             columns.append(parquet.int64_column(about.sequences[rows]))
-        columns.append(parquet.bag_column(len(rows), self._place, self._bag_names))
+        columns.append(parquet.bag_column(len(rows), self._bag_name))
         return columns + decoded.columns
 
     def _resolve(self, block: MessageBlock) -> _Target:

@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import uuid
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import repeat
@@ -29,6 +30,7 @@ from ros_to_parquet.storage.fsspec_files import FsspecFiles
 from tests.engine.bag.bag_bytes import (
     MCAP_MAGIC,
     T0,
+    mcap_attachment,
     mcap_channel,
     mcap_header,
     mcap_message,
@@ -251,6 +253,32 @@ def test_two_thousand_topics(tmp_path: Path, extract: Extract) -> None:
     payload = CDR + struct.pack("<dd", 1.5, 2.5) + u32(3000) + bytes(3000)
     done = extract(many_topics(tmp_path / "a.mcap", 2000, payload, 20, definition))
     assert done.counts == (40_000, 0) and done.above_bytes < LIMIT_BYTES, done.above_bytes >> 20
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_many_bags(tmp_path: Path, extract: Extract, packed: bool) -> None:
+    """Of a message a topic, and with attachments: more in all than the limit."""
+    folder = tmp_path / "bags"
+    folder.mkdir()
+    for number in range(300):
+        messages = [mcap_message(topic, 0, T0 + number * 10 + topic, CDR + b"\1") for topic in range(10)]
+        channels = [mcap_channel(topic, 1, f"/topic_{topic}") for topic in range(10)]
+        attachment = mcap_attachment("calibration.yaml", bytes([number % 250]) * 900_000)
+        (folder / f"recording_of_a_drive_{number:03}.mcap").write_bytes(
+            b"".join([MCAP_MAGIC, mcap_header(), mcap_schema(1, "test/T", "ros2msg", "bool b\n"), *channels])
+            + b"".join([*messages, attachment, MCAP_END])
+        )
+    if packed:
+        with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            for bag in sorted(folder.iterdir()):
+                archive.write(bag, bag.name)
+    done = extract(tmp_path / "a.zip" if packed else folder)
+    assert done.counts == (3000, 0) and done.above_bytes < LIMIT_BYTES, done.above_bytes >> 20
+    kept = [attachment for bag in done.manifest.bags for attachment in bag.attachments]
+    assert len(kept) == 300
+    last = kept[-1]
+    content = (tmp_path / "lake" / last.path).read_bytes()
+    assert content == bytes([299 % 250]) * 900_000
 
 
 def test_few_files_are_open_at_a_time(tmp_path: Path) -> None:
