@@ -176,8 +176,8 @@ def conf_schema() -> dict[str, Any]:
     }
 
 
-def parse_conf(raw: object) -> PipelineConf:
-    """The conf that ``raw`` (a mapping, or its JSON text) says.
+def parse_conf(raw: object, *, defaults: Mapping[str, Any] | None = None) -> PipelineConf:
+    """The conf that ``raw`` (a mapping, or its JSON text) says; ``defaults`` are of keys that it leaves out.
 
     Raises:
         ConfError: with all that is wrong; each problem names the drive and the key.
@@ -196,7 +196,8 @@ def parse_conf(raw: object) -> PipelineConf:
         raise ConfError([f"expected an object with the key 'drives_to_process', not {_shown(raw)}"])
     known = ", ".join(CONF_KEYS)
     problems = [f"key {key!r} is unknown; known are {known}" for key in raw if key not in CONF_KEYS]
-    given = {key: value for key, value in raw.items() if value is not None or key == "drives_to_process"}
+    said = {key: value for key, value in raw.items() if value is not None or key == "drives_to_process"}
+    given = {**(defaults or {}), **said}
     drives = _drives(given.get("drives_to_process"), problems, there="drives_to_process" in given)
     topics = _globs("topics", given.get("topics"), problems)
     conf = PipelineConf(

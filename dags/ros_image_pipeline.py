@@ -5,8 +5,7 @@ from __future__ import annotations
 from airflow.providers.common.compat.sdk import DAG, Param
 
 from airflow_batch_ros.conf import CONF_KEYS, param_schema
-from airflow_batch_ros.operators.batch import RosToParquetBatchOperator
-from airflow_batch_ros.sensors.batch import RosToParquetBatchSensor
+from airflow_batch_ros.task_group import ros_to_parquet
 
 DOC = """\
 ### Drives of ROS bags to Parquet
@@ -38,6 +37,7 @@ Each drive becomes one AWS Batch job; the tables are `{output}/{topic}/schema=..
 
 A drive whose bags are all in the lake already has nothing to do.
 To run only what failed, clear `submit` and what follows.
+What goes on from drives in the lake can be scheduled on `AssetAlias("ros_to_parquet_drives")`.
 
 | Airflow Variable | for | default |
 | --- | --- | --- |
@@ -88,19 +88,12 @@ with DAG(
         for key in CONF_KEYS
     },
 ) as dag:
-    submit = RosToParquetBatchOperator(
-        task_id="submit",
+    ros_to_parquet(
+        prefix_group_id=False,
         output_uri=variable("output", ""),
         stack_name=variable("stack", ""),
         job_queue=variable("job_queue", ""),
         job_definition=variable("job_definition", ""),
         aws_conn_id=variable("aws_conn_id", "aws_default"),
-        retries=2,
-    )
-    wait = RosToParquetBatchSensor(
-        task_id="wait",
-        jobs=submit.output,
-        terminate_on_kill=True,
-        aws_conn_id=variable("aws_conn_id", "aws_default"),
-        retries=2,
+        default_args={"retries": 2},
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from airflow_batch_ros.local.airflow import session_members
-from tests.provider.bags import ros1_bag
+from tests.provider.bags import MESSAGES, ros1_bag
 from tests.provider.builders import put
-from tests.provider.conftest import ROOT
+from tests.provider.conftest import EXAMPLES, ROOT
 from tests.provider.test_fanout import wait_for_end
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ pytestmark = [
 ]
 
 DAG = "ros_image_pipeline"
+EXAMPLE_DAGS = ("example_new_drives_sqs", "example_drives_in_lake")
+BUCKET = "standalone"
+LAKE = f"s3://{BUCKET}/lake"
 PATIENCE_S = 150.0
 
 
@@ -57,6 +61,13 @@ class Standalone:
         )
         with urllib.request.urlopen(request, timeout=30) as answer:
             return json.load(answer)
+
+    def xcom(self, dag_id: str, run_id: str, task: str) -> Any:
+        """What a task returned; a mapped one's index follows its name in ``task``, as ``name/0``."""
+        task_id, _, index = task.partition("/")
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/return_value"
+        value = self.call("GET", f"{path}?map_index={index or -1}")["value"]
+        return json.loads(value) if isinstance(value, str) else value
 
     def trigger(self, conf: dict[str, Any]) -> str:
         run = self.call("POST", f"/api/v2/dags/{DAG}/dagRuns", {"logical_date": None, "conf": conf})
@@ -79,24 +90,40 @@ def until(condition: Callable[[], bool], what: str, *, tolerate: tuple[type[Exce
         time.sleep(0.3)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def queue_url(aws: EmbeddedAws) -> str:
+    """Of an SQS queue that is told of new objects."""
+    return str(aws.client("sqs").create_queue(QueueName="new-drives")["QueueUrl"])
+
+
+@pytest.fixture(scope="module")
 def airflow(
-    aws: EmbeddedAws, tmp_path: Path, bucket: str, definitions: dict[str, str]
+    aws: EmbeddedAws,
+    tmp_path_factory: pytest.TempPathFactory,
+    definitions: dict[str, str],
+    queue_url: str,
 ) -> Iterator[Standalone]:
     """``airflow-batch-ros local airflow`` over the embedded AWS that runs already; Ctrl-C ends all of it."""
+    aws.ensure_buckets(BUCKET)
+    tmp_path = tmp_path_factory.mktemp("standalone")
     home = tmp_path / "airflow"
+    dags = shutil.copytree(ROOT / "dags", tmp_path / "dags")
+    for name in EXAMPLE_DAGS:
+        shutil.copy(EXAMPLES / f"{name}.py", dags)
     environment = {
         **os.environ,
-        "AIRFLOW_VAR_ROS_TO_PARQUET_OUTPUT": f"s3://{bucket}/lake",
+        "AIRFLOW_VAR_ROS_TO_PARQUET_OUTPUT": LAKE,
         "AIRFLOW_VAR_ROS_TO_PARQUET_JOB_DEFINITION": definitions["hang"],
         # In the database, not the environment: the triggerer has to ask for it.
         "AIRFLOW_VAR_ROS_TO_PARQUET_AWS_CONN_ID": "aws_in_database",
+        "ROS_TO_PARQUET_QUEUE_URL": queue_url,
+        **({"ROS_TO_PARQUET_LAKE": LAKE} if version("apache-airflow").startswith("3.0") else {}),
     }
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
             [
                 *(Path(sys.executable).with_name("airflow-batch-ros"), "local", "airflow"),
-                *("--state-dir", aws.state.path, "--airflow-home", home, "--dags", ROOT / "dags"),
+                *("--state-dir", aws.state.path, "--airflow-home", home, "--dags", dags),
             ],
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -136,8 +163,9 @@ def airflow(
 
 
 def test_bad_confs_are_refused_and_a_kill_reaches_the_jobs(
-    airflow: Standalone, aws: EmbeddedAws, s3: S3Client, batch: BatchClient, bucket: str
+    airflow: Standalone, aws: EmbeddedAws, s3: S3Client, batch: BatchClient
 ) -> None:
+    bucket = BUCKET
     put(s3, bucket, "drive_1/a.bag", body=ros1_bag())
     for bad in ({}, {"drives_to_process": {"a/b": {"bucket": bucket, "prefix": "drive_1/"}}}):
         with pytest.raises(urllib.error.HTTPError) as caught:
@@ -147,11 +175,7 @@ def test_bad_confs_are_refused_and_a_kill_reaches_the_jobs(
 
     run_id = airflow.trigger({"drives_to_process": {"drive_1": {"bucket": bucket, "prefix": "drive_1/"}}})
     until(lambda: airflow.task(run_id, "wait") == "deferred", "the sensor defers")
-    entry = airflow.call(
-        "GET", f"/api/v2/dags/{DAG}/dagRuns/{run_id}/taskInstances/submit/xcomEntries/return_value"
-    )
-    value = entry["value"]
-    (job,) = json.loads(value) if isinstance(value, str) else value
+    (job,) = airflow.xcom(DAG, run_id, "submit")
     links = airflow.call("GET", f"/api/v2/dags/{DAG}/dagRuns/{run_id}/taskInstances/submit/links")
     console = f"{aws.server.endpoint_url}/console/batch/home?region=us-east-1"
     assert links["extra_links"]["Batch job"] == f"{console}#jobs/detail/{job['job_id']}"
@@ -166,3 +190,29 @@ def test_bad_confs_are_refused_and_a_kill_reaches_the_jobs(
         "FAILED",
         "the Airflow task that waits for it was killed",
     )
+
+
+def test_a_message_starts_a_drive_and_the_drive_what_goes_on_from_it(
+    airflow: Standalone, aws: EmbeddedAws, s3: S3Client, queue_url: str
+) -> None:
+    put(s3, BUCKET, "fleet/car_7/a.bag", body=ros1_bag())
+    put(s3, BUCKET, "fleet/car_7/_COMPLETE")
+    record = {"bucket": {"name": BUCKET}, "object": {"key": "fleet/car_7/_COMPLETE"}}
+    body = json.dumps({"Records": [{"eventName": "ObjectCreated:Put", "s3": record}]})
+    aws.client("sqs").send_message(QueueUrl=queue_url, MessageBody=body)
+
+    def finished(dag_id: str) -> list[str]:
+        runs = airflow.call("GET", f"/api/v2/dags/{dag_id}/dagRuns")["dag_runs"]
+        assert not [run for run in runs if run["state"] == "failed"], runs
+        return [str(run["dag_run_id"]) for run in runs if run["state"] == "success"]
+
+    # The second may be done before Airflow says that the first is.
+    until(lambda: all(map(finished, EXAMPLE_DAGS)), "both DAGs", tolerate=(urllib.error.HTTPError,))
+    (arrived,), (gone_on,) = map(finished, EXAMPLE_DAGS)
+    found = airflow.xcom("example_new_drives_sqs", arrived, "find_drives")
+    assert found == {"fleet.car_7": {"bucket": BUCKET, "prefix": "fleet/car_7/"}}
+    (drive,) = airflow.xcom("example_drives_in_lake", gone_on, "drives")
+    assert (drive["drive_id"], drive["state"]) == ("fleet.car_7", "succeeded")
+    assert drive["tables"] == {"temperature": MESSAGES}
+    columns = airflow.xcom("example_drives_in_lake", gone_on, "look_at/0")["temperature"]
+    assert {"log_time", "temperature", "drive_id"} <= set(columns)
