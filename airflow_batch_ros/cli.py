@@ -10,10 +10,11 @@ import argparse
 from collections.abc import Sequence
 
 from airflow_batch_ros.commands import cancel, logs, retry, status, submit
+from airflow_batch_ros.image import command as image
 from airflow_batch_ros.local import command as local
 from airflow_batch_ros.stack import command as stack
 
-COMMANDS = (submit, status, logs, cancel, retry, stack, local)
+COMMANDS = (submit, status, logs, cancel, retry, stack, image, local)
 
 
 def build_parser() -> argparse.ArgumentParser:

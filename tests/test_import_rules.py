@@ -65,7 +65,9 @@ def test_the_commands_never_import_airflow() -> None:
         "summary",
         "waiting",
     )
-    paths = [*(PROVIDER / f"{name}.py" for name in modules), *(PROVIDER / "commands").glob("*.py")]
+    folders = ("commands", "image", "stack")
+    paths = [PROVIDER / f"{name}.py" for name in modules]
+    paths += [path for folder in folders for path in (PROVIDER / folder).glob("*.py")]
     assert offenders(sorted(paths), "airflow") == []
 
 

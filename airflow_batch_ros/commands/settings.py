@@ -147,11 +147,6 @@ def add_job_options(parser: argparse.ArgumentParser, *, default: str) -> None:
     group = parser.add_argument_group("jobs")
     group.add_argument("--job-queue", metavar="NAME_OR_ARN", help=f"default: {default}")
     group.add_argument("--job-definition", metavar="NAME_OR_ARN", help=f"default: {default}")
-    group.add_argument(
-        "--planner-definition",
-        metavar="NAME_OR_ARN",
-        help=f"of the job that plans, with --remote (default: {DEFAULTS['planner_definition']})",
-    )
     group.add_argument("--vcpus", metavar="N", help="of each container (default: the definition's)")
     group.add_argument("--memory-mib", metavar="N", help="of each container (default: the definition's)")
     group.add_argument(

@@ -66,6 +66,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action="store_true",
         help="plan in a Batch job too: nothing but its submission happens here",
     )
+    parser.add_argument(
+        "--planner-definition",
+        metavar="NAME_OR_ARN",
+        help=f"job definition for --remote (default: {settings_of.DEFAULTS['planner_definition']})",
+    )
     add_wait(parser)
     settings_of.add_job_options(parser, default=settings_of.DEFAULTS["job_queue"])
     settings_of.add_connection(parser)

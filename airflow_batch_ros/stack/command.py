@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow_batch_ros.stack import deploy, outputs
@@ -31,8 +31,6 @@ EXIT_FAILED = 1
 EXIT_PROBLEMS = 4
 
 DEFAULT_PLATFORM = "FARGATE_SPOT"
-
-_CLOCK_SKEW = timedelta(seconds=5)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -221,9 +219,24 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--security-group-id", dest="security_group_ids", action="append", metavar="ID", help="repeatable"
     )
     network.add_argument("--assign-public-ip", choices=("ENABLED", "DISABLED"), help="default: DISABLED")
+    start = parser.add_argument_group(
+        "what starts runs by itself",
+        "An empty text ends it: --schedule ''. Of objects, S3 has to tell EventBridge.",
+    )
+    start.add_argument("--schedule", metavar="EXPRESSION", help="such as 'rate(1 day)'")
+    start.add_argument("--schedule-conf", metavar="URI", help="its conf: s3://bucket/key")
+    start.add_argument(
+        "--marker",
+        metavar="URI",
+        help="s3://bucket/prefix/NAME: a NAME in a folder below the prefix starts a run of that folder",
+    )
+    start.add_argument("--marker-conf", metavar="URI", help="s3://bucket/key: all of its conf but the drives")
     rest = parser.add_argument_group("logs, notices, removal")
     rest.add_argument("--log-retention-days", type=int, metavar="N", help="default: 30")
     rest.add_argument("--notification-topic-arn", metavar="ARN", help="SNS topic that is told of failed jobs")
+    rest.add_argument(
+        "--notification-email", metavar="ADDRESS", help="without a topic: have one made that writes there"
+    )
     rest.add_argument(
         "--removal-policy",
         choices=REMOVAL_POLICIES,
@@ -345,7 +358,10 @@ def _give_image(
     image = arguments.image or deploy.newest_image(session.client("ecr"), stack) or ""
     if not image:
         print(
-            f"next: push the image to {made.get('RepositoryUri')}, then run this again:\n"
+            "next: build the image, and push it for the stack to run:\n"
+            "  airflow-batch-ros image build\n"
+            f"  airflow-batch-ros image push --stack {arguments.name} --update\n"
+            f"or push one to {made.get('RepositoryUri')} by other means, then run this again:\n"
             f"  airflow-batch-ros stack create {arguments.name}"
         )
         return 0
@@ -376,7 +392,7 @@ def _update(arguments: argparse.Namespace) -> int:
 def _delete(arguments: argparse.Namespace) -> int:
     session = session_of(arguments)
     deployment = _deployment(arguments, session)
-    since = datetime.now(UTC) - _CLOCK_SKEW
+    since = datetime.now(UTC) - deploy.CLOCK_SKEW
     if arguments.missing_ok and outputs.find_stack(deployment.cloudformation, arguments.name) is None:
         print(f"there is no stack {arguments.name}")
         return 0
@@ -395,7 +411,7 @@ class _Progress:
 @contextmanager
 def _progress(deployment: deploy.Deployment, arguments: argparse.Namespace) -> Iterator[_Progress]:
     """Waits for what was begun inside, unless it was not to be waited for, or nothing was."""
-    since = datetime.now(UTC) - _CLOCK_SKEW
+    since = datetime.now(UTC) - deploy.CLOCK_SKEW
     progress = _Progress()
     yield progress
     if not progress.changed:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from mypy_boto3_ecr import ECRClient
 
 POLL_S = 5.0
+
+CLOCK_SKEW = timedelta(seconds=5)
+"""Between AWS's clock, which events have, and this machine's."""
 
 MAX_TEMPLATE_BYTES = 51_200
 """Of a template that is sent with the request."""
@@ -44,8 +48,12 @@ class Deployment:
 
 
 def template_text(removal_policy: str = "RETAIN") -> str:
-    """The template; with DESTROY, deleting the stack deletes images, logs and a bucket that is empty."""
+    """The template as it is sent; with DESTROY, deleting the stack deletes images, logs and an empty bucket.
+
+    Comments and empty lines are left out: there is a limit to its size.
+    """
     text = files("airflow_batch_ros.stack").joinpath("template.yaml").read_text("utf-8")
+    text = re.sub(r"^ *# .*\n|  # .*$|^\n", "", text, flags=re.MULTILINE)
     if removal_policy == "DESTROY":
         text = text.replace("DeletionPolicy: Retain", "DeletionPolicy: Delete")
         text = text.replace("UpdateReplacePolicy: Retain", "UpdateReplacePolicy: Delete")
@@ -221,7 +229,10 @@ def _common(deployment: Deployment) -> Any:
 
 
 def newest_image(ecr: ECRClient, stack: StackTypeDef) -> str | None:
-    """URI by digest of the image that was pushed last to the stack's repository; None where there is none."""
+    """URI by digest of the image that was pushed last to the stack's repository; None where there is none.
+
+    One with a tag, where there is any: parts of an index, such as attestations, have none.
+    """
     repository = outputs_of(stack).get("RepositoryUri")
     if repository is None:
         return None
@@ -229,5 +240,6 @@ def newest_image(ecr: ECRClient, stack: StackTypeDef) -> str | None:
     images = [image for page in pages for image in page["imageDetails"]]
     if not images:
         return None
-    newest = max(images, key=lambda image: image["imagePushedAt"])
+    tagged = [image for image in images if image.get("imageTags")]
+    newest = max(tagged or images, key=lambda image: image["imagePushedAt"])
     return f"{repository}@{newest['imageDigest']}"

@@ -17,7 +17,10 @@ from ros_to_parquet.definitions import (
     parse_msg,
 )
 from ros_to_parquet.idl import parse_idl
-from ros_to_parquet.storage import open_storage
+from ros_to_parquet.storage import normalize, open_storage
+
+VARIABLE = "ROS_TO_PARQUET_MSG_PATH"
+"""Environment variable: comma-separated folders, looked into after those of the options: an image's own."""
 
 KINDS = {".msg": "msg", ".srv": "srv", ".action": "action", ".idl": "msg"}
 """Endings of definitions, and the part of a type's name that says the same."""
@@ -30,6 +33,13 @@ _ROS_VERSIONS: tuple[RosVersion, ...] = (1, 2)
 
 class MsgPathError(ValueError):
     """A folder of definitions that cannot be used; the message names it, or the file and line."""
+
+
+def folders_of(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """The folders that `VARIABLE` names."""
+    return tuple(
+        normalize(folder) for text in environ.get(VARIABLE, "").split(",") if (folder := text.strip())
+    )
 
 
 def load_types(options: ExtractOptions) -> TypeSource:

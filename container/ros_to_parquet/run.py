@@ -45,7 +45,7 @@ from ros_to_parquet.definitions import TypeSource
 from ros_to_parquet.layout import MAX_MESSAGE_BYTES, DefinitionError
 from ros_to_parquet.log import event, now
 from ros_to_parquet.memory import DEFAULT_BUDGET, MemoryBudget, readable
-from ros_to_parquet.msg_path import MsgPathError, load_types
+from ros_to_parquet.msg_path import MsgPathError, folders_of, load_types
 from ros_to_parquet.parquet_memory import encoding_bytes
 from ros_to_parquet.pointcloud import POINT_CLOUD, CloudDecoder, CloudTable, is_point_cloud
 from ros_to_parquet.recording import Folder, Recording, check_folder, other_counts, plain_name
@@ -884,9 +884,9 @@ def check_lease(storage: Storage, plan: Plan) -> None:
 
 
 def read_types(options: ExtractOptions) -> TypeSource:
-    """`load_types`, with what is wrong with the folders as `ShardError`."""
+    """`load_types` of the options' folders and then the environment's, errors of them as `ShardError`."""
     try:
-        return load_types(options)
+        return load_types(replace(options, msg_paths=(*options.msg_paths, *folders_of(os.environ))))
     except MsgPathError as error:
         raise ShardError(str(error), ExitCode.USAGE) from error
     except (TransientError, AccessDeniedError):

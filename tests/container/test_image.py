@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +17,15 @@ import pytest
 
 import ros_to_parquet
 from ros_to_parquet import contract
-from tests.engine.sample_bags import TOPICS, write_bag
+from ros_to_parquet.local_plan import make_plan
+from tests.engine.sample_bags import TOPICS, write_bag, write_mcap
 
 IMAGE = os.environ.get("ROS_TO_PARQUET_IMAGE", "")
 MAX_BYTES = 450_000_000
 MAX_VERSION_SECONDS = 0.3
 ROUNDS = 40
+ROOT = Path(__file__).parents[2]
+NOBODY = "65534:65534"
 LOCKED_DOWN = (
     "--read-only",
     "--tmpfs=/tmp",
@@ -37,6 +44,27 @@ def run(
     as_user = (f"--user={user}",) if user else ()
     command = ["docker", "run", "--rm", *LOCKED_DOWN, *as_user, *options, image, *words]
     return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def python(
+    snippet: str, *, options: tuple[str, ...] = (), user: str | None = None, image: str = IMAGE
+) -> subprocess.CompletedProcess[str]:
+    return run("-c", snippet, options=("--entrypoint=python", *options), user=user, image=image)
+
+
+def docker(*words: str) -> str:
+    return subprocess.run(["docker", *words], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def build(tag: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """``airflow-batch-ros image build`` as a process."""
+    command = [sys.executable, "-c", "import sys; from airflow_batch_ros.cli import main; sys.exit(main())"]
+    return subprocess.run(
+        [*command, "image", "build", "--engine", "docker", "--tag", tag, *words],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +97,37 @@ def test_config(inspected: dict[str, Any]) -> None:
     assert labels["title"] == "ros-to-parquet"
     assert labels["licenses"] == "Apache-2.0"
     assert labels["version"] == ros_to_parquet.__version__
+    assert labels["base.name"] == "python:3.12-slim-bookworm"
+    assert labels["revision"]
+    assert labels["description"]
+    assert config["Volumes"] == {"/scratch": {}}
+
+
+def setuid_files(image: str) -> str:
+    words = ("find", image, "/", "-xdev", "-type", "f", "-perm", "/6000")
+    return docker("run", "--rm", "--user=0", "--entrypoint", *words)
+
+
+def test_nobody_becomes_root_by_a_file() -> None:
+    assert setuid_files(IMAGE) == ""
+
+
+@pytest.mark.parametrize("user", [None, NOBODY], ids=["own user", "any user"])
+def test_scratch_is_the_one_place_to_write(user: str | None) -> None:
+    snippet = (
+        "import os, tempfile\n"
+        "tempfile.TemporaryFile().write(bytes(1000))\n"
+        "places = ('/', '/opt/ros-to-parquet', '/usr/local', '/var/tmp')\n"
+        "print(os.getuid(), tempfile.gettempdir(), [each for each in places if os.access(each, os.W_OK)])"
+    )
+    done = python(snippet, user=user)
+    assert done.stdout == f"{NOBODY.partition(':')[0] if user else 10001} /scratch []\n", done.stderr
+
+
+def test_packages_that_nobody_asked_for_cost_nothing() -> None:
+    layers = docker("history", "--no-trunc", "--format", "{{.Size}} {{.CreatedBy}}", IMAGE).splitlines()
+    (extra,) = [layer for layer in layers if '-n "$EXTRA_PACKAGES"' in layer]
+    assert extra.startswith("0B ")
 
 
 def test_version() -> None:
@@ -85,7 +144,7 @@ def test_version_is_fast_enough_for_a_health_check() -> None:
         "    return time.perf_counter() - begin\n"
         "print(min(once() for _ in range(5)))"
     )
-    timed = run("-c", script, options=("--entrypoint=python",))
+    timed = python(script)
     assert float(timed.stdout) < MAX_VERSION_SECONDS, timed.stderr
 
 
@@ -97,7 +156,7 @@ def test_info(bags: Path, name: str) -> None:
     json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("user", [None, "65534:65534"], ids=["own user", "any user"])
+@pytest.mark.parametrize("user", [None, NOBODY], ids=["own user", "any user"])
 def test_extract(bags: Path, tmp_path: Path, user: str | None) -> None:
     lake = tmp_path / "lake"
     lake.mkdir()
@@ -113,6 +172,14 @@ def test_extract(bags: Path, tmp_path: Path, user: str | None) -> None:
     assert rows == 3 * ROUNDS
 
 
+def test_it_plans_too() -> None:
+    """`image build` lays the provider beside the engine; Airflow is not needed for it."""
+    done = run("submit", "--help")
+    assert done.returncode == 0, done.stderr
+    assert "--conf" in done.stdout
+    assert python("import airflow").returncode == 1
+
+
 def test_errors_are_exit_codes(tmp_path: Path) -> None:
     broken = tmp_path / "broken.bag"
     broken.write_bytes(b"not a bag at all")
@@ -123,6 +190,126 @@ def test_errors_are_exit_codes(tmp_path: Path) -> None:
     )
     assert done.returncode == contract.ExitCode.BAG_UNREADABLE, done.stderr
     assert "Traceback" not in done.stderr
+
+
+# --- SIGTERM ----------------------------------------------------------------------------------------
+
+STAY = """
+import sys, threading
+from ros_to_parquet import cli, run
+
+whole = run._Extraction.add
+
+def stay(extraction, block):
+    whole(extraction, block)
+    print("in the middle of it", flush=True)
+    threading.Event().wait()
+
+run._Extraction.add = stay
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_sigterm_as_the_first_process(bags: Path, tmp_path: Path) -> None:
+    """As a reclaim does it: the signal to PID 1, which has no way to end but its own."""
+    lake = tmp_path / "lake"
+    plan = make_plan(
+        [str(bags / "first.bag")],
+        output=str(lake),
+        drive_id="drive_1",
+        options=contract.ExtractOptions(),
+        overwrite=False,
+        take_over=False,
+    )
+    for path in (lake, *lake.rglob("*")):
+        path.chmod(0o777 if path.is_dir() else 0o644)
+    volumes = (f"--volume={bags}:{bags}:ro", f"--volume={lake}:{lake}")
+    plan_path = lake / contract.plan_key("drive_1", plan.plan_id)
+    words = ("-c", STAY, "run", "--plan", str(plan_path))
+    container = docker("run", "--detach", *LOCKED_DOWN, *volumes, "--entrypoint=python", IMAGE, *words)
+    try:
+        with subprocess.Popen(
+            ["docker", "logs", "--follow", container], stdout=subprocess.PIPE, text=True
+        ) as logs:
+            assert logs.stdout is not None
+            assert "in the middle of it\n" in logs.stdout
+            docker("stop", "--time", "20", container)
+        assert docker("inspect", "--format", "{{.State.ExitCode}}", container) == str(
+            int(contract.ExitCode.RETRY)
+        )
+    finally:
+        docker("rm", "--force", "--volumes", container)
+    left = {path.name for path in lake.rglob("*") if path.is_file()}
+    assert not [name for name in left if name.endswith(".parquet") or name.startswith(".partial-")]
+    record = lake / contract.failed_key("drive_1", plan.plan_id, 0)
+    assert json.loads(record.read_text())["exit_code"] == contract.ExitCode.RETRY
+
+
+# --- images of one's own ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def own_name() -> Iterator[str]:
+    """A name for an image, which is removed afterwards."""
+    name = f"ros-to-parquet-test:{uuid.uuid4().hex[:12]}"
+    yield name
+    subprocess.run(["docker", "image", "rm", "--force", name], capture_output=True, check=False)
+
+
+def test_extra_packages(own_name: str) -> None:
+    built = build(
+        own_name,
+        "--extra-packages",
+        "tree",
+        "login",
+        "--pip-packages",
+        "humanize",
+        "--platform",
+        "linux/amd64",
+    )
+    assert built.returncode == 0, built.stderr[-2_000:]
+    assert built.stdout == f"{own_name}\n"
+    used = python(
+        "import humanize, numpy, subprocess\n"
+        "subprocess.run(['tree', '--version'], check=True, stdout=subprocess.DEVNULL)\n"
+        "print(humanize.naturalsize(1000), numpy.__version__)",
+        image=own_name,
+    )
+    locked = [
+        line.split()[0]
+        for line in (ROOT / "container" / "requirements.lock").read_text().splitlines()
+        if line
+    ]
+    (numpy,) = [each.removeprefix("numpy==") for each in locked if each.startswith("numpy==")]
+    assert used.stdout == f"1.0 kB {numpy}\n", used.stderr
+    assert run("--version", image=own_name).returncode == 0
+    # login brings files that are setuid.
+    assert setuid_files(own_name) == ""
+
+
+def test_packages_do_not_change_what_is_locked(own_name: str) -> None:
+    built = build(own_name, "--pip-packages", "numpy<2")
+    assert built.returncode == 4
+    assert "conflicting" in built.stderr
+    assert "could not be built, as docker says above" in built.stderr
+
+
+def test_an_image_with_messages_of_its_own(own_name: str, tmp_path: Path) -> None:
+    folder = ROOT / "examples" / "image-with-messages"
+    docker("build", "--tag", own_name, "--build-arg", f"BASE_IMAGE={IMAGE}", str(folder))
+    stamp, place, turns = (1_700_000_000, 5), 2, 3.25
+    payload = b"\0\1\0\0" + struct.pack("<iIB7xd", *stamp, place, turns)
+    write_mcap(tmp_path / "wheels.mcap", "car_msgs/msg/Wheel", [payload])
+    (tmp_path / "lake").mkdir()
+    for path in (tmp_path, *tmp_path.iterdir()):
+        path.chmod(0o777 if path.is_dir() else 0o644)
+    volume = f"--volume={tmp_path}:/data"
+    words = ("extract", "/data/wheels.mcap", "--output", "/data/lake", "--drive-id", "drive_1")
+    done = run(*words, options=(volume,), image=own_name)
+    assert done.returncode == 0, done.stderr
+    (file,) = (tmp_path / "lake").glob("topic/*/*/*.parquet")
+    (row,) = pq.read_table(file, partitioning=None).to_pylist()
+    assert (row["place"], row["turns_per_second"]) == (place, turns), row
 
 
 def test_an_image_from_it_with_transforms(bags: Path, tmp_path: Path) -> None:

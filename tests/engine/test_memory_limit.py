@@ -8,7 +8,7 @@ import subprocess
 import sys
 import uuid
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
@@ -43,6 +43,7 @@ from tests.engine.bag.bag_bytes import (
     text,
     u32,
 )
+from tests.engine.installed import install
 
 if TYPE_CHECKING:
     from airflow_batch_ros.local import EmbeddedAws
@@ -81,10 +82,11 @@ def peak_bytes(
     output: str,
     environment: Mapping[str, str] = MappingProxyType({}),
     limit_bytes: int = LIMIT_BYTES,
+    options: Sequence[str] = (),
 ) -> int:
     """A child's peak is at least its parent's when it was started: so a small shell of nothing starts it."""
     command = [sys.executable, "-m", "ros_to_parquet", "extract", str(bag), "--output", str(output)]
-    command += ["--drive-id", "d", "--memory-limit", str(limit_bytes)]
+    command += ["--drive-id", "d", "--memory-limit", str(limit_bytes), *options]
     small = (
         "import os, sys; child = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ); "
         "_, status, usage = os.wait4(child, 0); "
@@ -253,6 +255,29 @@ def test_two_thousand_topics(tmp_path: Path, extract: Extract) -> None:
     payload = CDR + struct.pack("<dd", 1.5, 2.5) + u32(3000) + bytes(3000)
     done = extract(many_topics(tmp_path / "a.mcap", 2000, payload, 20, definition))
     assert done.counts == (40_000, 0) and done.above_bytes < LIMIT_BYTES, done.above_bytes >> 20
+
+
+def test_what_comes_out_of_a_transform(tmp_path: Path, nothing_bytes: int) -> None:
+    sizes = [20_000] * 8000 + [30_000_000] * 3
+    bag = write_mcap(tmp_path / "a.mcap", {"/a": BLOB}, ((0, blob(size)) for size in sizes))
+    # Of the small ones a slice, which would keep its whole batch in memory; large ones twice.
+    code = """
+    def some(rows, topic):
+        large = rows["data"].nbytes > 16 << 20
+        return [rows, rows] if large else rows.slice(0, max(1, rows.num_rows // 8))
+    """
+    install(tmp_path / "site", code, {"some": "some"})
+    environment = {"PYTHONPATH": os.pathsep.join([str(tmp_path / "site"), *sys.path])}
+    output = str(tmp_path / "lake")
+    peak = peak_bytes(bag, output, environment, options=("--transform", "*=some"))
+    (topic,) = Lake(output).drive("d").manifests[0].topics
+    assert topic.transform is not None
+    assert (topic.rows, topic.rejected) == (8003, 0)
+    small, large = topic.files
+    assert (large.rows, small.rows + large.rows) == (6, topic.transform.rows_out)
+    assert 600 < small.rows < 1600
+    assert pq.read_metadata(tmp_path / "lake" / small.path).num_row_groups < 8
+    assert peak - nothing_bytes < LIMIT_BYTES
 
 
 @pytest.mark.parametrize("packed", [True, False])

@@ -259,6 +259,34 @@ def test_definition_texts_say_what_was_resolved(store: str, version: Any) -> Non
         assert resolve_layout(again).root.fields == known.root.fields
 
 
+def test_folders_of_the_environment_come_after_the_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an image has its own; they are not outside of what a deployment allows, for it has set them."""
+    own = write(tmp_path / "own", PACKAGES)
+    (tmp_path / "raw").mkdir()
+    bag = write_mcap(tmp_path / "raw" / "a.mcap", "car_msgs/msg/Wheel", [WHEEL_BYTES])
+    plan = plan_for(bag, output=tmp_path / "lake")
+    path = tmp_path / "lake" / contract.plan_key("drive_1", plan.plan_id)
+    environment = {
+        "ROS_TO_PARQUET_MSG_PATH": f"{own}, ",
+        "ROS_TO_PARQUET_ALLOW": f"{tmp_path}/raw,{tmp_path}/lake",
+    }
+    done = cli("run", "--plan", path, **environment)
+    assert done.returncode == 0, done.stderr
+    assert rows(tmp_path / "lake", "topic").select(["side", "poses"]).to_pylist() == [WHEEL_ROW]
+
+    other = write(tmp_path / "other", {"car_msgs/msg/Wheel.msg": "uint8 place\n"})
+    monkeypatch.setenv("ROS_TO_PARQUET_MSG_PATH", f"{other},{tmp_path}/missing")
+    with pytest.raises(run.ShardError, match=r"msg path .*missing: no message definition there"):
+        run.read_types(ExtractOptions())
+    monkeypatch.setenv("ROS_TO_PARQUET_MSG_PATH", str(other))
+    layout = resolve_layout(
+        connection("car_msgs/msg/Wheel"), run.read_types(ExtractOptions(msg_paths=(str(own),)))
+    )
+    assert [field.name for field in layout.root.fields] == ["side", "poses"]
+
+
 def test_msg_paths_on_s3(tmp_path: Path, embedded_aws: EmbeddedAws) -> None:
     bucket = f"msgs-{uuid.uuid4().hex[:12]}"
     s3 = embedded_aws.client("s3")
