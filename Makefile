@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 
-.PHONY: help setup demo test test-airflow test-container test-oracles benchmarks check format lock clean
+.PHONY: help setup demo airflow test test-airflow test-container test-oracles benchmarks check format lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -13,6 +13,9 @@ setup: ## make .venv: locked dependencies, airflow, airflow-batch-ros, ros-to-pa
 
 demo: setup ## run the main job on this machine; BAGS=folder takes your drives, ALL=1 shows all tables
 	@$(BIN)/python -m demo $(if $(BAGS),--bags "$(BAGS)") $(if $(ALL),--all)
+
+airflow: setup ## Airflow with its web pages over the embedded AWS, until Ctrl-C; ARGS=--containers and others
+	@exec $(BIN)/airflow-batch-ros local airflow $(ARGS)
 
 test: setup check ## format, lint, types, import rules and all tests
 	$(BIN)/pytest $(PYTEST_ARGS)

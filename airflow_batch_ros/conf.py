@@ -14,11 +14,14 @@ from typing import Any, TypeVar
 
 from ros_to_parquet.contract import (
     ROS_DISTRIBUTIONS,
+    TRANSFORM_NAME,
     DriveState,
     ExtractOptions,
     ParquetStyle,
     PointClouds,
+    TransformRule,
     bag_format,
+    transform_rules,
 )
 
 _Choice = TypeVar("_Choice", bound=StrEnum)
@@ -35,6 +38,7 @@ CONF_KEYS = (
     "msg_path",
     "pointcloud",
     "parquet",
+    "transforms",
 )
 
 DEFAULT_FAIL_ON = (DriveState.FAILED, DriveState.PARTIAL)
@@ -87,6 +91,11 @@ _SCHEMAS: Mapping[str, Mapping[str, Any]] = {
     "msg_path": {"type": "array", "items": {"type": "string", "pattern": r"^s3://[^/]+"}},
     "pointcloud": {"type": "string", "enum": [choice.value for choice in PointClouds]},
     "parquet": {"type": "string", "enum": [choice.value for choice in ParquetStyle]},
+    "transforms": {
+        "type": "object",
+        "propertyNames": {"minLength": 1},
+        "additionalProperties": {"type": "string", "pattern": f"^{TRANSFORM_NAME}$"},
+    },
 }
 
 
@@ -167,8 +176,8 @@ def conf_schema() -> dict[str, Any]:
     }
 
 
-def parse_conf(raw: object) -> PipelineConf:
-    """The conf that ``raw`` (a mapping, or its JSON text) says.
+def parse_conf(raw: object, *, defaults: Mapping[str, Any] | None = None) -> PipelineConf:
+    """The conf that ``raw`` (a mapping, or its JSON text) says; ``defaults`` are of keys that it leaves out.
 
     Raises:
         ConfError: with all that is wrong; each problem names the drive and the key.
@@ -187,7 +196,8 @@ def parse_conf(raw: object) -> PipelineConf:
         raise ConfError([f"expected an object with the key 'drives_to_process', not {_shown(raw)}"])
     known = ", ".join(CONF_KEYS)
     problems = [f"key {key!r} is unknown; known are {known}" for key in raw if key not in CONF_KEYS]
-    given = {key: value for key, value in raw.items() if value is not None or key == "drives_to_process"}
+    said = {key: value for key, value in raw.items() if value is not None or key == "drives_to_process"}
+    given = {**(defaults or {}), **said}
     drives = _drives(given.get("drives_to_process"), problems, there="drives_to_process" in given)
     topics = _globs("topics", given.get("topics"), problems)
     conf = PipelineConf(
@@ -199,6 +209,7 @@ def parse_conf(raw: object) -> PipelineConf:
             msg_paths=_msg_paths(given["msg_path"], problems) if "msg_path" in given else (),
             pointcloud=_choice("pointcloud", given, PointClouds.RECORDED, problems),
             parquet=_choice("parquet", given, ParquetStyle.COMPATIBLE, problems),
+            transforms=_transforms(given.get("transforms", {}), problems),
         ),
         bags=_globs("bags", given.get("bags"), problems),
         output=_uri("key 'output'", "s3://bucket/lake", given["output"], problems)
@@ -411,6 +422,28 @@ def _choice(key: str, given: Mapping[str, object], default: _Choice, problems: l
         return choices(raw)
     problems.append(f"key {key!r}: expected {' or '.join(choices)}, not {_shown(raw)}")
     return default
+
+
+def _transforms(raw: object, problems: list[str]) -> tuple[TransformRule, ...]:
+    """Which transforms there are is for the image to say."""
+    if not isinstance(raw, Mapping):
+        problems.append(
+            "key 'transforms': expected an object of globs and names like "
+            f'{{"/camera/*": "brightness"}}, not {_shown(raw)}'
+        )
+        return ()
+    names: dict[str, str] = {}
+    for glob, name in raw.items():
+        if not isinstance(glob, str) or not glob:
+            problems.append(f"key 'transforms': {glob!r} is no glob of topics; for example \"/camera/*\"")
+        elif not isinstance(name, str) or not re.fullmatch(TRANSFORM_NAME, name):
+            problems.append(
+                f"key 'transforms': {glob!r}: expected the name of one transform: letters, digits, '_', '-' "
+                f"and '.', not {_shown(name)}"
+            )
+        else:
+            names[glob] = name
+    return transform_rules(names)
 
 
 def _flag(key: str, raw: object, problems: list[str]) -> bool:

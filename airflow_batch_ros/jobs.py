@@ -308,7 +308,7 @@ def submit_next(
         if not lake.create(key, contract.to_json(generation)):
             generation = lake.load(Generation, key) or generation
     request = submit_request(lake, plan, generation, options)
-    job_id = _submit(batch, submitter, plan.drive_id, request, sleep=sleep)
+    job_id = submit_once(batch, submitter, request, what=f"drive {plan.drive_id!r}", sleep=sleep)
     queue = str(request["jobQueue"])
     return _record(batch, lake, plan, generation, job_id, job_queue=queue), generation
 
@@ -363,17 +363,20 @@ def _job_record(plan: Plan, generation: Generation | None, job_id: str, *, job_q
     )
 
 
-def _submit(
+def submit_once(
     batch: BatchClient,
     submitter: BatchClient,
-    drive_id: str,
     request: dict[str, Any],
     *,
-    sleep: Callable[[float], None],
+    what: str,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> str:
-    """SubmitJob, so that no failure in between makes two jobs of one.
+    """SubmitJob, so that no failure in between makes two jobs of one; the job's id.
 
     After an error that leaves open what Batch has done, the job is looked for by its name.
+
+    Raises:
+        SubmitError: Batch refused it; the message begins with ``what``.
     """
     from botocore.exceptions import BotoCoreError, ClientError
 
@@ -392,7 +395,7 @@ def _submit(
         if found := find_job(batch, request["jobQueue"], request["jobName"]):
             return found
     raise SubmitError(
-        f"drive {drive_id!r}: Batch did not take job {request['jobName']} for queue {request['jobQueue']!r} "
+        f"{what}: Batch did not take job {request['jobName']} for queue {request['jobQueue']!r} "
         f"and definition {request['jobDefinition']!r}: {problem}"
     ) from problem
 

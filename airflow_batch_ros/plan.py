@@ -445,7 +445,8 @@ def check_saved(plan: Plan, source: DriveSource, conf: PipelineConf) -> None:
             f"drive {plan.drive_id!r}: this run ({plan.run.run_id}) was planned with source {plan.source}, "
             f"topics {list(plan.options.include_topics)} but not {list(plan.options.exclude_topics)}, "
             f"ros_distro {plan.options.ros_distro!r}, msg_path {list(plan.options.msg_paths)}, "
-            f"pointcloud {plan.options.pointcloud}, parquet {plan.options.parquet}; the "
+            f"pointcloud {plan.options.pointcloud}, parquet {plan.options.parquet}, "
+            f"transforms { {rule.topics: rule.name for rule in plan.options.transforms} }; the "
             "conf says otherwise now, so start a new run"
         )
 

@@ -20,12 +20,21 @@ def get_provider_info() -> dict[str, Any]:
             }
         ],
         "operators": [
-            {"integration-name": integration, "python-modules": ["airflow_batch_ros.operators.batch"]}
+            {
+                "integration-name": integration,
+                "python-modules": [
+                    "airflow_batch_ros.operators.batch",
+                    "airflow_batch_ros.operators.announce",
+                ],
+            }
         ],
         "sensors": [{"integration-name": integration, "python-modules": ["airflow_batch_ros.sensors.batch"]}],
         "hooks": [{"integration-name": integration, "python-modules": ["airflow_batch_ros.hooks.batch"]}],
         "triggers": [
-            {"integration-name": integration, "python-modules": ["airflow_batch_ros.triggers.batch"]}
+            {
+                "integration-name": integration,
+                "python-modules": ["airflow_batch_ros.triggers.batch", "airflow_batch_ros.triggers.arrivals"],
+            }
         ],
         "extra-links": [
             "airflow_batch_ros.links.batch.BatchJobLink",

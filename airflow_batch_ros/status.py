@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from airflow_batch_ros import planning
 from airflow_batch_ros.jobs import DriveJob, Progress, Work, drive_job, read_progress
 from airflow_batch_ros.lake import DriveFolder, Lake, drive_folder
 from airflow_batch_ros.runs import RunDrive
@@ -42,6 +43,7 @@ class ShardState(StrEnum):
 class Underway(StrEnum):
     """States of a drive that has not ended; see `contract.DriveState` for the others."""
 
+    PLANNING = "planning"
     NOT_PLANNED = "not_planned"
     NOT_SUBMITTED = "not_submitted"
     WAITING = "waiting"
@@ -114,7 +116,34 @@ def read_standings(
         ContractError: a plan or manifest is of another version.
     """
     with ThreadPoolExecutor(DRIVE_THREADS, thread_name_prefix="drives") as pool:
-        return list(pool.map(lambda drive: read_standing(batch, lake, drive, bags=bags), drives))
+        standings = list(pool.map(lambda drive: read_standing(batch, lake, drive, bags=bags), drives))
+    open_states = (Underway.NOT_PLANNED, Underway.NOT_SUBMITTED)
+    runs = {
+        drive.record.run
+        for drive, standing in zip(drives, standings, strict=True)
+        if standing.state in open_states
+    }
+    plannings = {run: planning.find(batch, lake, run) for run in runs}
+    return [
+        _with_planning(drive, standing, plannings[drive.record.run])
+        if standing.state in open_states
+        else standing
+        for drive, standing in zip(drives, standings, strict=True)
+    ]
+
+
+def _with_planning(
+    drive: RunDrive, standing: DriveStanding, found: planning.Planning | None
+) -> DriveStanding:
+    """A drive that was not submitted, with what is known of the Batch job that plans its run."""
+    if found is None:
+        return standing
+    if found.live:
+        return replace(standing, state=Underway.PLANNING, notes=(found.said,))
+    if found.failed:
+        failing = DriveState.FAILED in drive.record.conf.fail_on
+        return replace(standing, state=DriveState.FAILED, failing=failing, notes=(found.said,))
+    return standing
 
 
 def read_standing(batch: BatchClient, lake: Lake, drive: RunDrive, *, bags: bool) -> DriveStanding:

@@ -153,6 +153,7 @@ def as_dict(drives: Sequence[DriveSummary]) -> dict[str, Any]:
 
 
 def _table_dict(table: TableTotal) -> dict[str, Any]:
+    transforms = [dataclasses.asdict(each) for each in table.transforms]
     return {
         "table": table.table,
         "type": ", ".join(table.type_names),
@@ -160,6 +161,7 @@ def _table_dict(table: TableTotal) -> dict[str, Any]:
         "rows": table.rows,
         "rejected": table.rejected,
         "bytes_written": table.bytes_written,
+        **({"transforms": transforms} if transforms else {}),
     }
 
 
@@ -268,6 +270,8 @@ def log_lines(drives: Sequence[DriveSummary]) -> list[str]:
             f"{result.bytes_read / 1e6:.1f} MB read, {result.bytes_written / 1e6:.1f} MB written"
             f"{f' in {seconds:.1f} s' if seconds else ''}{speed}"
         )
+        made = [f"    table {table.table}: {each}" for table in result.tables for each in table.transforms]
+        lines += made[:CAUSES_SHOWN]
         if not drive.failed:  # else `failure_message` says it
             shown, more = shown_causes(drive, CAUSES_SHOWN)
             lines += [*shown, *more]
@@ -332,6 +336,7 @@ def _add_tables(first: TableTotal, second: TableTotal) -> TableTotal:
         rows=first.rows + second.rows,
         rejected=first.rejected + second.rejected,
         bytes_written=first.bytes_written + second.bytes_written,
+        transforms=contract.add_transforms(first.transforms, second.transforms),
     )
 
 

@@ -122,4 +122,4 @@ def median(measurements: Sequence[Measurement]) -> Measurement:
 
 def extract(bag: str | Path, output: str | Path) -> list[str]:
     """The engine's own command."""
-    return module("ros_to_parquet.cli", "extract", str(bag), "--output", str(output))
+    return module("ros_to_parquet", "extract", str(bag), "--output", str(output))

@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ros_to_parquet import cli, memory, parquet, run
+from ros_to_parquet import cli, entry, memory, parquet, run
 from ros_to_parquet.bag.model import MessageBlock
 from ros_to_parquet.contract import ParquetStyle
 from ros_to_parquet.parquet_options import writer_options
@@ -166,4 +166,6 @@ def main(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    entry.tune()
     main(sys.argv[1:])
+    entry.leave(0)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from airflow.providers.common.compat.sdk import DAG, Param
 
 from airflow_batch_ros.conf import CONF_KEYS, param_schema
-from airflow_batch_ros.operators.batch import RosToParquetBatchOperator
-from airflow_batch_ros.sensors.batch import RosToParquetBatchSensor
+from airflow_batch_ros.task_group import ros_to_parquet
 
 DOC = """\
 ### Drives of ROS bags to Parquet
@@ -34,9 +33,11 @@ Each drive becomes one AWS Batch job; the tables are `{output}/{topic}/schema=..
 | `msg_path` | `["s3://bucket/my_packages"]`: message packages for types that bags do not define | none |
 | `pointcloud` | `decoded`: a list column for each field of a cloud (x, y, z, intensity, ...) | `recorded` |
 | `parquet` | `compact`: smaller files, which Spark before 4.3 cannot read | `compatible` |
+| `transforms` | `{"/camera/*": "brightness"}`: topics whose rows go through code of yours | none |
 
 A drive whose bags are all in the lake already has nothing to do.
 To run only what failed, clear `submit` and what follows.
+What goes on from drives in the lake can be scheduled on `AssetAlias("ros_to_parquet_drives")`.
 
 | Airflow Variable | for | default |
 | --- | --- | --- |
@@ -64,6 +65,7 @@ DESCRIPTIONS = {
     "pointcloud": "`decoded`: a list column for each field of a point cloud (x, y, z, intensity, ...); "
     "`recorded`, with the points in a blob, by default",
     "parquet": "Encodings: `compatible`, the default, or `compact`: smaller, not for Spark before 4.3",
+    "transforms": 'Topics whose rows go through code that your image adds: `{"/camera/*": "brightness"}`',
 }
 
 
@@ -86,19 +88,12 @@ with DAG(
         for key in CONF_KEYS
     },
 ) as dag:
-    submit = RosToParquetBatchOperator(
-        task_id="submit",
+    ros_to_parquet(
+        prefix_group_id=False,
         output_uri=variable("output", ""),
         stack_name=variable("stack", ""),
         job_queue=variable("job_queue", ""),
         job_definition=variable("job_definition", ""),
         aws_conn_id=variable("aws_conn_id", "aws_default"),
-        retries=2,
-    )
-    wait = RosToParquetBatchSensor(
-        task_id="wait",
-        jobs=submit.output,
-        terminate_on_kill=True,
-        aws_conn_id=variable("aws_conn_id", "aws_default"),
-        retries=2,
+        default_args={"retries": 2},
     )

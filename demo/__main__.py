@@ -19,7 +19,7 @@ from rich.padding import Padding
 from airflow_batch_ros.jobs import count_states, describe
 from airflow_batch_ros.local import JOB_QUEUE, EmbeddedAws, LocalAwsError
 from demo import pipeline, report, store
-from demo.bags import DriveFile, DriveFiles, NoBagsError, group
+from demo.bags import DriveFiles, NoBagsError, group, whole_folder
 from demo.drive import make_drives
 from demo.steps import Step, Steps
 
@@ -127,7 +127,7 @@ def take_drives(options: Options, console: Console, steps: Steps) -> list[DriveF
                 step.now(f"{name}, {size / 1e6:.1f} MB")
 
             folders = make_drives(options.folder / "drives", on_file=on_file)
-            drives = [_whole_folder(folder) for folder in folders]
+            drives = [whole_folder(folder) for folder in folders]
             notes: tuple[str, ...] = ()
             how = "generated" if made else "generated before"
         else:
@@ -142,12 +142,6 @@ def take_drives(options: Options, console: Console, steps: Steps) -> list[DriveF
     for note in notes:
         console.print(Padding(f"[yellow]·[/] {escape(note)}", (0, 0, 0, 4)))
     return drives
-
-
-def _whole_folder(folder: Path) -> DriveFiles:
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    files = tuple(DriveFile(path, path.relative_to(folder).as_posix()) for path in paths)
-    return DriveFiles(folder.name, files)
 
 
 def run_pipeline(
@@ -169,7 +163,7 @@ def run_pipeline(
     if aws.owned:
         # Leases of runs that were killed: no job of theirs can be alive, for jobs end with the servers.
         store.remove(s3, LAKE_BUCKET, "_leases/")
-    conf = make_conf(s3, drives)
+    conf = store.conf_of(s3, drives, bucket=BAGS_BUCKET, lake=OUTPUT)
     print_conf(console, conf, shown_path(airflow.home))
     with steps.step(f"DAG {pipeline.DAG_ID}") as step:
         outcome = follow_run(airflow, conf, aws.client("batch"), step)
@@ -189,20 +183,6 @@ def run_pipeline(
     tables = report.print_summary(console, outcome.summary, every=options.every)
     _print_state(console, outcome, written)
     print_lake(console, lake, outcome.summary, tables, aws.server.s3_endpoint_url)
-
-
-def make_conf(s3: S3Client, drives: Sequence[DriveFiles]) -> dict[str, Any]:
-    """The conf of the run. A drive that the lake has is done again: so there is something to see."""
-    sources = {
-        drive.drive_id: {"bucket": BAGS_BUCKET, "prefix": store.drive_prefix(drive.drive_id)}
-        for drive in drives
-    }
-    conf: dict[str, Any] = {"drives_to_process": sources}
-    if any(drive.recursive for drive in drives):
-        conf["recursive"] = True
-    if any(store.stored_bytes(s3, LAKE_BUCKET, f"_manifests/drive_id={drive.drive_id}/") for drive in drives):
-        conf["overwrite"] = True
-    return conf
 
 
 def print_conf(console: Console, conf: dict[str, Any], airflow_home: str) -> None:

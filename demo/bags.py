@@ -107,6 +107,13 @@ def group(folder: Path) -> Grouping:
     return Grouping(tuple(drives), tuple(notes), tuple(not_bags))
 
 
+def whole_folder(folder: Path) -> DriveFiles:
+    """All files of ``folder`` as one drive that is named after it."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = tuple(DriveFile(path, path.relative_to(folder).as_posix()) for path in paths)
+    return DriveFiles(folder.name, files)
+
+
 def _seen(not_bags: Sequence[str]) -> str:
     if not not_bags:
         return "nothing"

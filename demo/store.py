@@ -32,6 +32,23 @@ def drive_prefix(drive_id: str) -> str:
     return f"drives/{drive_id}/"
 
 
+def conf_of(s3: S3Client, drives: Sequence[DriveFiles], *, bucket: str, lake: str) -> dict[str, Any]:
+    """The conf of a run over uploaded drives. One that the lake has is done again: there is something to see.
+
+    Args:
+        lake: its URI, ``s3://bucket`` or ``s3://bucket/prefix``.
+    """
+    sources = {drive.drive_id: {"bucket": bucket, "prefix": drive_prefix(drive.drive_id)} for drive in drives}
+    conf: dict[str, Any] = {"drives_to_process": sources}
+    if any(drive.recursive for drive in drives):
+        conf["recursive"] = True
+    lake_bucket, _, below = lake.removeprefix("s3://").partition("/")
+    manifests = f"{below}/_manifests" if below else "_manifests"
+    if any(stored_bytes(s3, lake_bucket, f"{manifests}/drive_id={drive.drive_id}/") for drive in drives):
+        conf["overwrite"] = True
+    return conf
+
+
 def upload(s3: S3Client, bucket: str, drives: Sequence[DriveFiles], *, progress: Progress) -> Transfer:
     """Make each drive's prefix in ``bucket`` hold exactly its files.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from airflow_batch_ros.commands import settings as settings_of
@@ -50,6 +51,9 @@ def _cancel(arguments: argparse.Namespace) -> int:
 
     say = teller(arguments)
     run = find_run(arguments)
+    if planner := _end_planning(arguments, run, say):  # first: it would go on submitting
+        say(f"planning job {planner} did not end yet; try again")
+        return Exit.RETRY
     live = {drive.drive_id: _live_jobs(run, drive) for drive in run.drives}
     problems: list[str] = []
     for drive_id, jobs in live.items():
@@ -72,6 +76,22 @@ def _cancel(arguments: argparse.Namespace) -> int:
     for problem in problems:
         say(f"could not end {problem}")
     return Exit.RETRY if problems or still else Exit.OK
+
+
+def _end_planning(arguments: argparse.Namespace, run: FoundRun, say: Callable[[str], None]) -> str | None:
+    """Ends the Batch job that plans the run, where one does; its id if it is live even so."""
+    from airflow_batch_ros import planning
+    from airflow_batch_ros.jobs import terminate
+
+    found = planning.find(run.clients.batch, run.lake, run.records[-1].run)
+    if found is None or not found.live:
+        return None
+    say(f"ending {found.said}")
+    problems = terminate(run.clients.batch, [found.record.job_id], arguments.reason or DEFAULT_REASON)
+    for problem in problems:
+        say(f"could not end {problem}")
+    still = _wait_for_end([found.record.job_id], run, arguments.patience_seconds)
+    return next(iter(still), None)
 
 
 def _live_jobs(run: FoundRun, drive: RunDrive) -> dict[str, str]:

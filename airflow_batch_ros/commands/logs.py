@@ -50,15 +50,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """A log stream of a shard.
+    """A log stream of a shard, or of the job that plans the run.
 
     Attributes:
+        shard: None of the job that plans.
         attempt: 0 where the job had but one, or which it was is not known.
         grows: the shard has not ended.
     """
 
     drive_id: str
-    shard: int
+    shard: int | None
     group: str
     name: str
     attempt: int
@@ -66,7 +67,12 @@ class Stream:
 
     @property
     def label(self) -> str:
-        return f"{self.drive_id}/{self.shard}" + (f"#{self.attempt}" if self.attempt else "")
+        whose = "planning" if self.shard is None else f"{self.drive_id}/{self.shard}"
+        return whose + (f"#{self.attempt}" if self.attempt else "")
+
+    @property
+    def what(self) -> str:
+        return "planning" if self.shard is None else f"drive {self.drive_id}, shard {self.shard}"
 
 
 @dataclass(slots=True)
@@ -96,7 +102,10 @@ def _logs(arguments: argparse.Namespace) -> int:
     reading = Reading()
     rounds = LATE_LOOKS if arguments.follow else 1
     while rounds:
-        live = False
+        live, planner = _planning_streams(arguments, run)
+        for stream in planner:
+            for text in _new_lines(run, stream, reading):
+                print(f"{stream.label} | {text}", flush=True)
         for drive in run.drives:
             # Before the lines: those of a shard that ends meanwhile are read in full then.
             drive_live, streams = _find_streams(arguments, run, drive, reading)
@@ -142,7 +151,7 @@ def _new_lines(run: FoundRun, stream: Stream, reading: Reading) -> Iterator[str]
                 raise
             if not stream.grows:
                 reading.tell(
-                    f"drive {stream.drive_id}, shard {stream.shard}: CloudWatch has no stream {stream.name} "
+                    f"{stream.what}: CloudWatch has no stream {stream.name} "
                     f"in {stream.group}: nothing was written, or it is past the group's retention"
                 )
             return
@@ -151,6 +160,23 @@ def _new_lines(run: FoundRun, stream: Stream, reading: Reading) -> Iterator[str]
         reading.tokens[stream.name] = page["nextForwardToken"]
         if page["nextForwardToken"] == token:
             return
+
+
+def _planning_streams(arguments: argparse.Namespace, run: FoundRun) -> tuple[bool, list[Stream]]:
+    """Whether a Batch job plans the run now, and its streams: where it has failed, or all are asked for."""
+    from airflow_batch_ros import planning
+    from airflow_batch_ros.jobs import log_group
+
+    found = planning.find(run.clients.batch, run.lake, run.records[-1].run)
+    if found is None:
+        return False, []
+    wanted = found.failed or arguments.all or (arguments.follow and found.live)
+    names = _stream_names(found.detail) if wanted and not arguments.shard else []
+    group = log_group(found.detail) or DEFAULT_LOG_GROUP
+    return found.live, [
+        Stream("", None, group, name, attempt if len(names) > 1 else 0, found.live)
+        for attempt, name in enumerate(names, 1)
+    ]
 
 
 def _find_streams(

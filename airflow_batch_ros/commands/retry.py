@@ -34,8 +34,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _retry(arguments: argparse.Namespace) -> int:
+    from airflow_batch_ros import planning
+
     say = teller(arguments)
     run = find_run(arguments)
+    planning.save_own(run.lake, run.records[-1].run)
     jobs = _submit_missing(arguments, run, say)
     return report(arguments, run.clients, jobs, run=run.name, output=run.lake.output, say=say)
 

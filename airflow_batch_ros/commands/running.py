@@ -7,14 +7,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow_batch_ros.commands.terminal import Exit, megabytes, print_json, table_lines, words
+from airflow_batch_ros.commands.terminal import CommandError, Exit, megabytes, print_json, table_lines, words
 
 if TYPE_CHECKING:
     from mypy_boto3_batch import BatchClient
 
     from airflow_batch_ros.clients import Clients
-    from airflow_batch_ros.jobs import DriveJob
+    from airflow_batch_ros.jobs import DriveJob, SubmitOptions
+    from airflow_batch_ros.lake import Lake
     from airflow_batch_ros.summary import DriveSummary
+    from ros_to_parquet.contract import Run
 
 DEFAULT_POLL_S = 30.0
 MIN_POLL_S = 0.5
@@ -61,6 +63,58 @@ def report(
         say(f"waits no longer; the jobs go on: airflow-batch-ros status|cancel {run} --output {output}")
         raise
     return _finish(arguments, clients, jobs, head=head, say=say)
+
+
+def submit_planning(
+    arguments: argparse.Namespace,
+    clients: Clients,
+    lake: Lake,
+    run: Run,
+    options: SubmitOptions,
+    *,
+    definition: str,
+    say: Callable[[str], None],
+) -> int:
+    """Has a Batch job plan and submit a run that is recorded; returns the exit code.
+
+    With ``--wait`` it stays until the drives have ended.
+    """
+    from airflow_batch_ros import planning, runs
+    from airflow_batch_ros.jobs import SubmitError
+    from airflow_batch_ros.status import read_standings
+
+    try:
+        record, new = planning.submit(
+            clients.batch,
+            clients.submitter,
+            lake,
+            run,
+            job_queue=options.job_queue,
+            job_definition=definition,
+            tags=options.tags,
+        )
+    except SubmitError as error:
+        raise CommandError(str(error), Exit.REFUSED) from error
+    say(f"{'submitted' if new else 'adopted'} job {record.job_id}, which plans")
+    if not arguments.wait:
+        if arguments.json:
+            planned_by = {"job_id": record.job_id, "job_queue": record.job_queue}
+            print_json({"run": run.run_id, "output": lake.output, "planned_by": planned_by, "drives": []})
+        say(f"to look after it: airflow-batch-ros status {run.run_id} --output {lake.output}")
+        return Exit.OK
+    told = ""
+    started = time.monotonic()
+    while (found := planning.find(clients.batch, lake, run)) is not None and found.live:
+        if found.said != told:
+            say(told := found.said)
+        time.sleep(min(arguments.poll_seconds, max(MIN_POLL_S, (time.monotonic() - started) / 5)))
+    if found is None or found.state != "SUCCEEDED":
+        look = f"airflow-batch-ros logs {run.run_id} --output {lake.output}"
+        text = f"{found.said if found else 'the run is gone'}; its lines: {look}"
+        raise CommandError(text, Exit.RETRY if found and found.exit_code == Exit.RETRY else Exit.REFUSED)
+    standings = read_standings(clients.batch, lake, runs.drives_of(runs.find(lake, run.run_id)))
+    jobs = [standing.job for standing in standings if standing.job is not None]
+    return report(arguments, clients, jobs, run=run.run_id, output=lake.output, say=say)
 
 
 def wait(batch: BatchClient, jobs: Sequence[DriveJob], *, say: Callable[[str], None], poll_s: float) -> None:

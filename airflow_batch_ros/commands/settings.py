@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,6 +26,7 @@ NAMES = (
     "output",
     "job_queue",
     "job_definition",
+    "planner_definition",
     "vcpus",
     "memory_mib",
     "requester_pays",
@@ -38,7 +39,11 @@ NAMES = (
 FLAGS = ("requester_pays",)
 """Those that are true or false."""
 
-DEFAULTS = {"job_queue": "ros-to-parquet", "job_definition": "ros-to-parquet"}
+DEFAULTS = {
+    "job_queue": "ros-to-parquet",
+    "job_definition": "ros-to-parquet",
+    "planner_definition": "ros-to-parquet-plan",
+}
 
 
 class SettingsError(ValueError):
@@ -195,7 +200,7 @@ def read_flags(arguments: argparse.Namespace) -> Settings:
     return Settings(given, dict(_tag(text, "--tag") for text in getattr(arguments, "tag", [])))
 
 
-def with_stack(settings: Settings, clients: Clients, *, needed: tuple[str, ...]) -> Settings:
+def with_stack(settings: Settings, clients: Clients, *, needed: Sequence[str]) -> Settings:
     """Adds of ``needed`` what is not said and a stack's outputs say: those of `StackOutputs`.
 
     AWS is only asked where something is missing and a stack is said.
@@ -218,8 +223,14 @@ def with_stack(settings: Settings, clients: Clients, *, needed: tuple[str, ...])
         "output": found.output_uri,
         "job_queue": found.job_queue,
         "job_definition": found.job_definition,
+        "planner_definition": found.planner_definition,
         "requester_pays": str(found.requester_pays),
     }
+    if empty := [name for name in missing if not values[name]]:
+        raise SettingsError(
+            f"stack {stack}: it was made by an earlier version and has no {_words(empty[0])}; make it newer: "
+            f"airflow-batch-ros stack update {stack.value}"
+        )
     origin = f"stack {stack.value}"
     return replace(
         settings,

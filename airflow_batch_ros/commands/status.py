@@ -181,7 +181,8 @@ def _causes(run: FoundRun, drive: DriveStanding) -> list[str]:
     if more > 0:
         lines.append(f"    and {more} more")
     unsubmitted = drive.state in (Underway.NOT_PLANNED, Underway.NOT_SUBMITTED)
-    lacking = drive.state is DriveState.PARTIAL or drive.shards.get(ShardState.FAILED)
+    unplanned = drive.state is DriveState.FAILED and drive.result is None
+    lacking = drive.state is DriveState.PARTIAL or drive.shards.get(ShardState.FAILED) or unplanned
     if unsubmitted or (drive.ended and lacking):
         command = f"airflow-batch-ros retry {run.name} --output {run.lake.output}"
         lines.append(f"    to submit what is missing, if nobody is about to: {command}")

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow_batch_ros.commands import settings as settings_of
-from airflow_batch_ros.commands.running import add_wait, report
+from airflow_batch_ros.commands.running import add_wait, report, submit_planning
 from airflow_batch_ros.commands.settings import SettingsError
 from airflow_batch_ros.commands.terminal import EXIT_HELP, Exit, guarded, teller
 from airflow_batch_ros.plan import DEFAULT_SHARD_BYTES
+
+if TYPE_CHECKING:
+    from airflow_batch_ros.clients import Clients
+
+CONF_VARIABLE = f"{settings_of.PREFIX}CONF"
+BELOW_VARIABLE = f"{settings_of.PREFIX}BELOW"
 
 _RUN_ID = r"[A-Za-z0-9][A-Za-z0-9_.~:+-]{0,199}"
 
@@ -29,9 +36,20 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument(
         "--conf",
-        required=True,
         metavar="FILE",
-        help="JSON as the DAG takes it: a file, - for stdin, or the JSON itself",
+        help="JSON as the DAG takes it: a file, s3://bucket/key, - for stdin, or the JSON itself "
+        f"(default: {CONF_VARIABLE} in the environment)",
+    )
+    parser.add_argument(
+        "--marker",
+        metavar="URI",
+        help="an object s3://bucket/key whose folder is the drive; the conf, if any, then says all else",
+    )
+    parser.add_argument(
+        "--below",
+        metavar="URI",
+        help=f"of a marker: the drive's id is its path below this one (default: {BELOW_VARIABLE} in the "
+        "environment)",
     )
     parser.add_argument(
         "--run-id", type=_run_id, metavar="ID", help="default: one of the time and chance, which is printed"
@@ -43,6 +61,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="N",
         help="stored bytes of bags that one container reads; larger bags are split (default: %(default)s)",
     )
+    parser.add_argument(
+        "--remote",
+        action="store_true",
+        help="plan in a Batch job too: nothing but its submission happens here",
+    )
+    parser.add_argument(
+        "--planner-definition",
+        metavar="NAME_OR_ARN",
+        help=f"job definition for --remote (default: {settings_of.DEFAULTS['planner_definition']})",
+    )
     add_wait(parser)
     settings_of.add_job_options(parser, default=settings_of.DEFAULTS["job_queue"])
     settings_of.add_connection(parser)
@@ -50,17 +78,20 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _submit(arguments: argparse.Namespace) -> int:
+    from airflow_batch_ros import planning, runs
     from airflow_batch_ros.conf import parse_conf
     from airflow_batch_ros.fanout import Fanout, FanoutError
     from airflow_batch_ros.jobs import SubmitOptions
+    from airflow_batch_ros.lake import Lake
     from ros_to_parquet.contract import Run
 
     say = teller(arguments)
     settings = settings_of.read_settings(arguments)
-    conf = parse_conf(_read_conf(arguments.conf))
     clients = settings.clients()
+    conf = parse_conf(_raw_conf(arguments, clients))
     in_conf = conf.output if arguments.output is None else None
-    needed = ("job_queue", "job_definition", "requester_pays", *(() if in_conf else ("output",)))
+    needed = ["job_queue", "job_definition", "requester_pays"]
+    needed += ["planner_definition"] * arguments.remote + ["output"] * (in_conf is None)
     settings = settings_of.with_defaults(settings_of.with_stack(settings, clients, needed=needed))
     output = in_conf or settings.output()
     options = SubmitOptions(
@@ -74,6 +105,14 @@ def _submit(arguments: argparse.Namespace) -> int:
     run = Run("", arguments.run_id or make_run_id())
     # Before all else: with its id a run that is cut short can be taken up again.
     say(f"run {run.run_id}, output {output}")
+    lake = Lake(clients.s3, output)
+    if arguments.remote or planning.is_planning_job():
+        # What plans fails out of sight: the run stays, and says why.
+        runs.save(lake, run, conf, options=options, shard_bytes=arguments.shard_bytes)
+    if arguments.remote:
+        definition = settings.given["planner_definition"].value
+        return submit_planning(arguments, clients, lake, run, options, definition=definition, say=say)
+    planning.save_own(lake, run)
     try:
         jobs = Fanout(
             s3=clients.s3,
@@ -107,10 +146,39 @@ def make_run_id() -> str:
     return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
 
 
-def _read_conf(given: str) -> Any:
-    """The conf from a file, stdin, or what is given itself."""
+def _raw_conf(arguments: argparse.Namespace, clients: Clients) -> Any:
+    """What is said of the conf, with the drive of a marker."""
+    conf = arguments.conf or os.environ.get(CONF_VARIABLE)
+    if arguments.marker is None:
+        if arguments.below is not None:
+            raise SettingsError("--below is of a --marker, which is not said")
+        if not conf:
+            raise SettingsError(f"no conf is said: say --conf, or {CONF_VARIABLE} in the environment")
+        return _read_conf(conf, clients)
+    from airflow_batch_ros.marker import drive_of
+
+    below = arguments.below or os.environ.get(BELOW_VARIABLE)
+    if not below:
+        raise SettingsError(f"a --marker needs --below, or {BELOW_VARIABLE} in the environment")
+    rest = _read_conf(conf, clients) if conf else {}
+    if not isinstance(rest, dict) or "drives_to_process" in rest:
+        raise SettingsError("beside a --marker the conf is an object without drives_to_process")
+    return {**rest, "drives_to_process": drive_of(arguments.marker, below=below)}
+
+
+def _read_conf(given: str, clients: Clients) -> Any:
+    """The conf from a file, S3, stdin, or what is given itself."""
     if given.lstrip().startswith("{"):
         text, shown = given, "--conf"
+    elif given.startswith("s3://"):
+        from airflow_batch_ros.lake import Lake
+
+        folder, _, name = given.rpartition("/")
+        shown = f"--conf {given}"
+        found = Lake(clients.s3, folder).read(name)
+        if found is None:
+            raise SettingsError(f"{shown} cannot be read: there is no such object")
+        text = found.decode(errors="replace")
     elif given == "-":
         text, shown = sys.stdin.read(), "--conf -"
     else:

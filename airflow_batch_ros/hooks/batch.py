@@ -40,18 +40,23 @@ class RosToParquetBatchHook(AwsBaseHook):
     @cached_property
     def s3(self) -> S3Client:
         """For plans and manifests."""
-        hook = AwsBaseHook(aws_conn_id=self.aws_conn_id, region_name=self._region_name, client_type="s3")
-        client: S3Client = _client(hook, PERSISTENT)
+        client: S3Client = self._other("s3")
         return client
 
     @cached_property
     def cloudformation(self) -> CloudFormationClient:
         """For the outputs of a stack."""
-        hook = AwsBaseHook(
-            aws_conn_id=self.aws_conn_id, region_name=self._region_name, client_type="cloudformation"
-        )
-        client: CloudFormationClient = _client(hook, PERSISTENT)
+        client: CloudFormationClient = self._other("cloudformation")
         return client
+
+    @cached_property
+    def sqs(self) -> Any:
+        """For the messages of drives that arrive."""
+        return self._other("sqs")
+
+    def _other(self, service: str) -> Any:
+        hook = AwsBaseHook(aws_conn_id=self.aws_conn_id, region_name=self._region_name, client_type=service)
+        return _client(hook, PERSISTENT)
 
 
 def _client(hook: AwsBaseHook, retries: Any, *, override: bool = False) -> Any:

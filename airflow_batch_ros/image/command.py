@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from airflow_batch_ros.commands.terminal import CommandError, Exit, guarded
-from airflow_batch_ros.image.context import build_context, engine_version
+from airflow_batch_ros.image.context import build_context, engine_version, whole_context
 from airflow_batch_ros.image.engine import (
     ENGINES,
     Engine,
@@ -175,7 +175,9 @@ def _build(arguments: argparse.Namespace) -> int:
         words.append("--pull")
     # An image with attestations is an index of several, of which a registry's list shows each.
     environment = {"BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
-    if not engine.run(*words, str(context), environment=environment):
+    with whole_context() as folder:
+        built = engine.run(*words, str(folder), environment=environment)
+    if not built:
         raise ImageError(
             f"{tag} could not be built, as {engine.name} says above"
             + (

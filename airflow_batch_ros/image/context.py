@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from airflow_batch_ros.image.engine import ImageError
+from airflow_batch_ros.stack.planner import add_to_context
 
 _PACKAGE = Path(__file__).parents[1]
 
@@ -26,6 +31,16 @@ def build_context() -> Path:
         f"the image's build context is neither in {PLACES[0]} nor in {PLACES[1]}: "
         "install airflow-batch-ros from its wheel, or run this in a checkout"
     )
+
+
+@contextmanager
+def whole_context() -> Iterator[Path]:
+    """A copy of the build context with this package in it, so that the image can plan; gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="airflow-batch-ros-") as temporary:
+        folder = Path(temporary, "context")
+        shutil.copytree(build_context(), folder, ignore=shutil.ignore_patterns("__pycache__"))
+        add_to_context(folder)
+        yield folder
 
 
 def engine_version(context: Path) -> str:

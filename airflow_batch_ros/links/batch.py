@@ -21,10 +21,10 @@ DEFAULT_LOG_GROUP = "/aws/batch/job"
 
 
 class _StoredLink(BaseOperatorLink):
-    """A link whose URL the operator has stored when it submitted."""
+    """A link whose URL the task has stored: the operator when it submitted, the sensor when it began."""
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002
-        """The URL; empty until the operator has submitted."""
+        """The URL; empty until it was stored."""
         urls = XCom.get_value(key=LINKS_KEY, ti_key=ti_key)
         return str(urls.get(self.name, "")) if isinstance(urls, dict) else ""
 
@@ -59,6 +59,11 @@ def default_console_base(region: str) -> str:
 def job_url(base: str, region: str, job_id: str) -> str:
     """The console's page of a Batch job."""
     return f"{base}/batch/home?region={region}#jobs/detail/{quote(job_id, safe='')}"
+
+
+def base_of(url: str) -> str:
+    """The console that a job's page is of."""
+    return url.partition("/batch/home")[0]
 
 
 def urls(base: str, region: str, jobs: Sequence[DriveJob], log_group: str | None) -> dict[str, Any]:

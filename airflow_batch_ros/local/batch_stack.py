@@ -8,6 +8,7 @@ from typing import Any
 
 JOB_QUEUE = "ros-to-parquet"
 JOB_DEFINITION = "ros-to-parquet"
+PLANNER_DEFINITION = "ros-to-parquet-plan"
 COMPUTE_ENVIRONMENT = "ros-to-parquet"
 IMAGE = "ros-to-parquet"
 ALLOW_VARIABLE = "ROS_TO_PARQUET_ALLOW"
@@ -25,7 +26,10 @@ JOB_TIMEOUT_S = 6 * 3600
 
 
 def make_queue(client: Callable[[str], Any]) -> None:
-    """Make compute environment and job queue. ``client`` makes a boto3 client of a service."""
+    """Make compute environment, job queue and the definition of jobs that plan.
+
+    ``client`` makes a boto3 client of a service.
+    """
     batch, ec2 = client("batch"), client("ec2")
     trust = {
         "Version": "2012-10-17",
@@ -53,6 +57,18 @@ def make_queue(client: Callable[[str], Any]) -> None:
         state="ENABLED",
         priority=1,
         computeEnvironmentOrder=[{"order": 1, "computeEnvironment": environment["computeEnvironmentArn"]}],
+    )
+    batch.register_job_definition(
+        jobDefinitionName=PLANNER_DEFINITION,
+        type="container",
+        platformCapabilities=["FARGATE"],
+        containerProperties={
+            "image": "ros-to-parquet",
+            "command": ["--help"],
+            "resourceRequirements": [{"type": "VCPU", "value": "0.5"}, {"type": "MEMORY", "value": "1024"}],
+        },
+        retryStrategy=RETRY_STRATEGY,
+        timeout={"attemptDurationSeconds": JOB_TIMEOUT_S},
     )
 
 

@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+from airflow_batch_ros.local.airflow import DEFAULT_HOME, PASSWORD, USER, AirflowOptions, LocalAirflow
 from airflow_batch_ros.local.batch_stack import IMAGE, JOB_DEFINITION, JOB_QUEUE
+from airflow_batch_ros.local.console import BASE_PATH as CONSOLE_PATH
 from airflow_batch_ros.local.stack import DEFAULT_STATE_DIR, EmbeddedAws, stop_running
 from airflow_batch_ros.local.state import (
     ContainerOptions,
@@ -21,6 +23,8 @@ from airflow_batch_ros.local.state import (
 )
 
 EXIT_NOT_RUNNING = 3
+AIRFLOW_BUCKETS = ("drives", "lake")
+AIRFLOW_OUTPUT = "s3://lake/drives"
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -50,29 +54,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="let jobs use what is below s3://bucket/prefix/; repeatable",
     )
     up.add_argument(
-        "--port", type=int, default=0, help="of all but S3 (default: the last one, or a free one)"
-    )
-    up.add_argument("--s3-port", type=int, default=0, help="of S3 (default: likewise)")
-    up.add_argument("--slots", type=int, default=0, help="jobs that run at a time (default: one a CPU)")
-    up.add_argument(
-        "--containers",
-        action="store_true",
-        help="run jobs as containers of their job definition's image, with its limits, on this machine's "
-        "Docker; they reach these servers alone",
-    )
-    up.add_argument(
-        "--image",
-        default=IMAGE,
-        help="with --containers: of the job definition that is there from the start (default: %(default)s)",
-    )
-    up.add_argument(
-        "--network",
-        default="",
-        help="with --containers: a Docker network that these servers are on (default: one of their own, on "
-        "whose address of this machine they then listen instead of on loopback)",
-    )
-    up.add_argument("--network-host", default="", metavar="NAME", help="their name on that --network")
-    up.add_argument(
         "--all-interfaces",
         action="store_true",
         help="listen on all network interfaces, as in a container, not on loopback alone: anyone who reaches "
@@ -84,7 +65,32 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="KEY:SECRET",
         help="of S3 (default: the last ones, or new ones)",
     )
+    _add_server_options(up)
     up.set_defaults(run=_up)
+
+    airflow = actions.add_parser(
+        "airflow",
+        help="start it with an Airflow before it, until Ctrl-C",
+        description=f"`airflow standalone` with user and password {USER!r} over an embedded AWS with the "
+        f"buckets {' and '.join(AIRFLOW_BUCKETS)}; all on this machine alone. AIRFLOW_VAR_* and "
+        "AIRFLOW_CONN_* of the environment are kept.",
+    )
+    _add_state_dir(airflow)
+    airflow.add_argument(
+        "--dags", type=Path, default=Path("dags"), help="folder of the DAGs (default: %(default)s)"
+    )
+    airflow.add_argument(
+        "--airflow-home",
+        type=Path,
+        default=DEFAULT_HOME,
+        metavar="DIR",
+        help="Airflow's database, logs and login (default: %(default)s)",
+    )
+    airflow.add_argument(
+        "--airflow-port", type=int, default=0, help="of Airflow (default: 8080, or a free one)"
+    )
+    _add_server_options(airflow)
+    airflow.set_defaults(run=_airflow, all_interfaces=False, credentials=None)
 
     for name, run, text in (
         ("down", _down, "end the one that runs, with its jobs; S3's data stays"),
@@ -94,6 +100,32 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action = actions.add_parser(name, help=text, description=text)
         _add_state_dir(action)
         action.set_defaults(run=run)
+
+
+def _add_server_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--port", type=int, default=0, help="of all but S3 (default: the last one, or a free one)"
+    )
+    parser.add_argument("--s3-port", type=int, default=0, help="of S3 (default: likewise)")
+    parser.add_argument("--slots", type=int, default=0, help="jobs that run at a time (default: one a CPU)")
+    parser.add_argument(
+        "--containers",
+        action="store_true",
+        help="run jobs as containers of their job definition's image, with its limits, on this machine's "
+        "Docker; they reach these servers alone",
+    )
+    parser.add_argument(
+        "--image",
+        default=IMAGE,
+        help="with --containers: of the job definition that is there from the start (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--network",
+        default="",
+        help="with --containers: a Docker network that these servers are on (default: one of their own, on "
+        "whose address of this machine they then listen instead of on loopback)",
+    )
+    parser.add_argument("--network-host", default="", metavar="NAME", help="their name on that --network")
 
 
 def _add_state_dir(parser: argparse.ArgumentParser) -> None:
@@ -113,29 +145,63 @@ def _parse_credentials(text: str) -> Credentials:
     return Credentials(access_key, secret_key)
 
 
-def _containers(arguments: argparse.Namespace) -> ContainerOptions | None:
-    if not arguments.containers:
-        return None
-    return ContainerOptions(image=arguments.image, network=arguments.network, host=arguments.network_host)
+def _server_options(arguments: argparse.Namespace) -> ServerOptions:
+    if bool(arguments.network) != bool(arguments.network_host):
+        raise LocalAwsError("--network and --network-host go together")
+    containers = None
+    if arguments.containers:
+        containers = ContainerOptions(
+            image=arguments.image, network=arguments.network, host=arguments.network_host
+        )
+    return ServerOptions(
+        port=arguments.port,
+        s3_port=arguments.s3_port,
+        slots=arguments.slots,
+        all_interfaces=arguments.all_interfaces,
+        credentials=arguments.credentials,
+        containers=containers,
+    )
+
+
+def _airflow(arguments: argparse.Namespace) -> int:
+    signal.signal(signal.SIGTERM, _interrupt)
+    dags = arguments.dags.absolute()
+    try:
+        if not dags.is_dir():
+            raise LocalAwsError(f"there is no folder {dags}: --dags names the folder of the DAGs")
+        aws = EmbeddedAws(
+            arguments.state_dir, buckets=AIRFLOW_BUCKETS, allow=["s3://"], options=_server_options(arguments)
+        )
+        with aws:
+            options = AirflowOptions(
+                home=arguments.airflow_home.absolute(),
+                dags=dags,
+                port=arguments.airflow_port,
+                environment={**aws.environment(), "AIRFLOW_VAR_ROS_TO_PARQUET_OUTPUT": AIRFLOW_OUTPUT},
+            )
+            print("starting Airflow: half a minute, more the first time", flush=True)
+            with LocalAirflow(options) as airflow:
+                _print_server(aws, arguments.state_dir)
+                print(f"  bags, lake  s3://{AIRFLOW_BUCKETS[0]}/, {AIRFLOW_OUTPUT}/")
+                print(f"  DAGs        {dags}")
+                print(f"  logs        {airflow.log}")
+                print(f"Airflow: {airflow.url}  user {USER}, password {PASSWORD}. Ctrl-C ends it", flush=True)
+                airflow.wait()
+    except KeyboardInterrupt:
+        print("ended")
+    except LocalAwsError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
 
 
 def _up(arguments: argparse.Namespace) -> int:
-    if bool(arguments.network) != bool(arguments.network_host):
-        print("--network and --network-host go together", file=sys.stderr)
+    try:
+        options = _server_options(arguments)
+    except LocalAwsError as error:
+        print(error, file=sys.stderr)
         return 2
-    aws = EmbeddedAws(
-        arguments.state_dir,
-        buckets=arguments.bucket,
-        allow=arguments.allow,
-        options=ServerOptions(
-            port=arguments.port,
-            s3_port=arguments.s3_port,
-            slots=arguments.slots,
-            all_interfaces=arguments.all_interfaces,
-            credentials=arguments.credentials,
-            containers=_containers(arguments),
-        ),
-    )
+    aws = EmbeddedAws(arguments.state_dir, buckets=arguments.bucket, allow=arguments.allow, options=options)
     there_before = find_running(aws.state) is not None
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -195,6 +261,7 @@ def _print_server(aws: EmbeddedAws, state_dir: Path) -> None:
     print(f"  Batch, logs {server.endpoint_url} ({server.region})")
     print(f"  jobs        queue {JOB_QUEUE}, definition {JOB_DEFINITION}")
     print(f"              {server.jobs}, {server.slots} at a time")
+    print(f"  console     {server.endpoint_url}{CONSOLE_PATH}/batch/home")
     print(f"  process     {server.pid}, since {server.started_at}")
     print(f"  folder      {aws.state.path}")
     option = "" if state_dir == DEFAULT_STATE_DIR else f" --state-dir {shlex.quote(str(state_dir))}"

@@ -12,6 +12,7 @@ from moto.batch.models import (
     batch_backends,
 )
 from moto.batch.utils import lowercase_first_key
+from moto.cloudformation.models import Stack
 from moto.cloudformation.parsing import ResourceMap, parse_and_update_resource
 from moto.ec2.models import ec2_backends
 from moto.ec2.models.route_tables import RouteTable
@@ -31,6 +32,7 @@ def install() -> None:
     setattr(Repository, "create_from_cloudformation_json", create_repository)  # noqa: B010
     setattr(RouteTable, "delete_from_cloudformation_json", staticmethod(_delete_route_table))  # noqa: B010
     setattr(ManagedPolicy, "delete_from_cloudformation_json", staticmethod(_delete_policy))  # noqa: B010
+    setattr(Stack, "parameter_list", property(_parameter_list))  # noqa: B010
     setattr(ResourceMap, "update", _update_stack)  # noqa: B010
     setattr(ResourceMap, "delete", _delete_stack)  # noqa: B010
     for model, create, update, delete in (
@@ -60,6 +62,14 @@ def _delete_route_table(resource_name: str, _json: Any, account_id: str, region_
 
 def _delete_policy(resource_name: str, _json: Any, account_id: str, region_name: str) -> None:
     iam_backends[account_id][get_partition(region_name)].delete_policy(resource_name)
+
+
+def _parameter_list(stack: Stack) -> list[dict[str, Any]]:
+    """A stack's parameters as texts, as they were given; moto shows a list as Python does."""
+    return [
+        {"ParameterKey": name, "ParameterValue": ",".join(value) if isinstance(value, list) else value}
+        for name, value in stack.resource_map.resolved_parameters.items()
+    ]
 
 
 def _update_stack(

@@ -8,12 +8,13 @@ import os
 import threading
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import parse_qs
 
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import make_server
 from werkzeug.wrappers import Response
 
-from airflow_batch_ros.local import moto_batch, moto_cloudformation
+from airflow_batch_ros.local import console, moto_batch, moto_cloudformation
 from airflow_batch_ros.local.batch_jobs import BatchEngine
 from airflow_batch_ros.local.runners import Runner
 from airflow_batch_ros.local.state import ServerOptions
@@ -39,6 +40,7 @@ class MotoServer:
         client_environment: Mapping[str, str],
     ) -> None:
         self._region = options.region
+        self._console_client: console.Client | None = None
         self._moto = DomainDispatcherApplication(create_backend_app)
         logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it logs every request otherwise
         self._server = make_server(
@@ -65,7 +67,27 @@ class MotoServer:
         path = environ.get("PATH_INFO", "")
         if path.startswith(f"{_METADATA_PATH}/"):
             return self._container_metadata(path.rpartition("/")[2])(environ, start_response)
+        if path == console.VIEW_PATH:
+            return self._console_view(environ)(environ, start_response)
+        if path.startswith(f"{console.BASE_PATH}/"):
+            return Response(console.PAGE, mimetype="text/html")(environ, start_response)
         return self._moto(environ, start_response)
+
+    def open_console(self, client: console.Client) -> None:
+        """Answer the console's pages, with what ``client`` finds."""
+        self._console_client = console.cached(client)
+
+    def _console_view(self, environ: dict[str, Any]) -> Response:
+        if self._console_client is None:
+            return Response("<h1>Starting</h1>", mimetype="text/html", status=503)
+        asked = {key: values[0] for key, values in parse_qs(environ.get("QUERY_STRING", "")).items()}
+        view = console.render(
+            self._console_client,
+            path=asked.get("path", ""),
+            query=asked.get("query", ""),
+            fragment=asked.get("fragment", ""),
+        )
+        return Response(view, mimetype="text/html")
 
     def _container_metadata(self, attempt_id: str) -> Response:
         """What the ECS agent tells a container about itself (task metadata endpoint, version 4), in part."""

@@ -141,6 +141,7 @@ def _serve(state: StateFolder, options: ServerOptions, end: queue.SimpleQueue[st
             access_key=credentials.access_key,
             secret_key=credentials.secret_key,
         )
+        aws.open_console(server.client)
         batch_stack.make_queue(server.client)
         seaweed.wait_until_ready(store)
         seaweed.reclaim_space(store)

@@ -16,6 +16,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 from airflow_batch_ros.local import batch_stack
+from airflow_batch_ros.local.console import BASE_PATH as CONSOLE_PATH
 from airflow_batch_ros.local.processes import end_process
 from airflow_batch_ros.local.state import (
     EXIT_ALREADY_RUNNING,
@@ -170,6 +171,7 @@ class EmbeddedAws:
             "AWS_ENDPOINT_URL": server.endpoint_url,
             "AWS_ENDPOINT_URL_S3": server.s3_endpoint_url,
             "AIRFLOW_CONN_AWS_DEFAULT": json.dumps(connection),
+            "AIRFLOW__ROS_TO_PARQUET__CONSOLE_BASE_URL": f"{server.endpoint_url}{CONSOLE_PATH}",
             "NO_PROXY": ",".join(filter(None, without_proxy)),
         }
 

@@ -42,6 +42,7 @@ class RosToParquetBatchOperator(BaseOperator):
     :param job_queue: Batch job queue; by default the stack's, else ``ros-to-parquet``.
     :param job_definition: Batch job definition, whose image's entry point is ``ros-to-parquet``; by default
         the stack's, else ``ros-to-parquet``.
+    :param fail_on: states of a drive that fail the run, where the conf has no ``fail_on``.
     :param shard_bytes: stored bytes of bags that one container reads; larger bags are split.
     :param vcpus: vCPUs of each container; by default the job definition's.
     :param memory_mib: memory of each container; by default the job definition's.
@@ -62,6 +63,7 @@ class RosToParquetBatchOperator(BaseOperator):
         "stack_name",
         "job_queue",
         "job_definition",
+        "fail_on",
         "vcpus",
         "memory_mib",
         "tags",
@@ -82,6 +84,7 @@ class RosToParquetBatchOperator(BaseOperator):
         stack_name: str | None = None,
         job_queue: str | None = None,
         job_definition: str | None = None,
+        fail_on: Sequence[str] | None = None,
         shard_bytes: int = DEFAULT_SHARD_BYTES,
         vcpus: float | str | None = None,
         memory_mib: int | str | None = None,
@@ -99,6 +102,7 @@ class RosToParquetBatchOperator(BaseOperator):
         self.stack_name = stack_name
         self.job_queue = job_queue
         self.job_definition = job_definition
+        self.fail_on = fail_on
         self.shard_bytes = shard_bytes
         self.vcpus = vcpus
         self.memory_mib = memory_mib
@@ -138,7 +142,8 @@ class RosToParquetBatchOperator(BaseOperator):
         from airflow_batch_ros.hooks.batch import RosToParquetBatchHook
         from ros_to_parquet.contract import Run
 
-        conf = parse_conf(raw_conf(context) if self.conf is None else self.conf)
+        defaults = {} if self.fail_on is None else {"fail_on": self.fail_on}
+        conf = parse_conf(raw_conf(context) if self.conf is None else self.conf, defaults=defaults)
         hook = RosToParquetBatchHook(aws_conn_id=self.aws_conn_id, region_name=self.region_name or None)
         stack = self._stack(hook, conf)
         output = self._output(conf, stack)

@@ -14,6 +14,7 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_batch_ros.jobs import DriveJob
+from airflow_batch_ros.links.batch import BatchJobLink, BatchLogsLink, LakeLink
 from airflow_batch_ros.waiting import DEFAULT_UNKNOWN_AFTER_S, Waiting
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class RosToParquetBatchSensor(BaseSensorOperator):
 
     template_fields: Sequence[str] = ("jobs", "aws_conn_id", "region_name")
     template_fields_renderers = {"jobs": "json"}  # noqa: RUF012
+    operator_extra_links = (BatchJobLink(), BatchLogsLink(), LakeLink())
     ui_color = "#dcebf7"
 
     def __init__(
@@ -67,6 +69,7 @@ class RosToParquetBatchSensor(BaseSensorOperator):
         self._waiting: Waiting | None = None
 
     def execute(self, context: Context) -> Any:
+        self._store_links(context)
         if self.deferrable and self._poll(context):
             from airflow_batch_ros.triggers.batch import RosToParquetBatchTrigger
 
@@ -119,6 +122,24 @@ class RosToParquetBatchSensor(BaseSensorOperator):
         ):
             self.log.info(news)
         return bool(self._waiting.open)
+
+    def _store_links(self, context: Context) -> None:
+        """The operator's links, for this task too: to the console that the operator named."""
+        from airflow_batch_ros.jobs import describe, log_group
+        from airflow_batch_ros.links import batch as links
+
+        # Airflow asks for the links of a task that failed too, and logs an error for each it cannot find.
+        context["ti"].xcom_push(key=links.LINKS_KEY, value={})
+        jobs = self._drive_jobs()
+        consoles = [job.console_url for job in jobs if job.console_url]
+        if consoles:
+            batch = self._hook().batch
+            first = self._job_ids()[0]
+            group = log_group(describe(batch, [first]).get(first))
+            base = links.base_of(consoles[0])
+            context["ti"].xcom_push(
+                key=links.LINKS_KEY, value=links.urls(base, batch.meta.region_name, jobs, group)
+            )
 
     def _waited_s(self, context: Context) -> float:
         """How long earlier pokes have waited: in mode ``reschedule`` each is a process of its own."""

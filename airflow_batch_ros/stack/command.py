@@ -219,9 +219,24 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--security-group-id", dest="security_group_ids", action="append", metavar="ID", help="repeatable"
     )
     network.add_argument("--assign-public-ip", choices=("ENABLED", "DISABLED"), help="default: DISABLED")
+    start = parser.add_argument_group(
+        "what starts runs by itself",
+        "An empty text ends it: --schedule ''. Of objects, S3 has to tell EventBridge.",
+    )
+    start.add_argument("--schedule", metavar="EXPRESSION", help="such as 'rate(1 day)'")
+    start.add_argument("--schedule-conf", metavar="URI", help="its conf: s3://bucket/key")
+    start.add_argument(
+        "--marker",
+        metavar="URI",
+        help="s3://bucket/prefix/NAME: a NAME in a folder below the prefix starts a run of that folder",
+    )
+    start.add_argument("--marker-conf", metavar="URI", help="s3://bucket/key: all of its conf but the drives")
     rest = parser.add_argument_group("logs, notices, removal")
     rest.add_argument("--log-retention-days", type=int, metavar="N", help="default: 30")
     rest.add_argument("--notification-topic-arn", metavar="ARN", help="SNS topic that is told of failed jobs")
+    rest.add_argument(
+        "--notification-email", metavar="ADDRESS", help="without a topic: have one made that writes there"
+    )
     rest.add_argument(
         "--removal-policy",
         choices=REMOVAL_POLICIES,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -47,8 +48,12 @@ class Deployment:
 
 
 def template_text(removal_policy: str = "RETAIN") -> str:
-    """The template; with DESTROY, deleting the stack deletes images, logs and a bucket that is empty."""
+    """The template as it is sent; with DESTROY, deleting the stack deletes images, logs and an empty bucket.
+
+    Comments and empty lines are left out: there is a limit to its size.
+    """
     text = files("airflow_batch_ros.stack").joinpath("template.yaml").read_text("utf-8")
+    text = re.sub(r"^ *# .*\n|  # .*$|^\n", "", text, flags=re.MULTILINE)
     if removal_policy == "DESTROY":
         text = text.replace("DeletionPolicy: Retain", "DeletionPolicy: Delete")
         text = text.replace("UpdateReplacePolicy: Retain", "UpdateReplacePolicy: Delete")

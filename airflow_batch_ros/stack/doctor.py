@@ -58,6 +58,7 @@ def examine(session: boto3.Session, name: str) -> list[Finding]:
         lambda: _definition(session, outputs),
         lambda: _buckets(session, outputs),
         lambda: _rights(session, outputs),
+        lambda: _markers(session, outputs),
         *(
             lambda key=key: _queue(session, outputs[key])
             for key in ("FargateQueueArn", "FargateSpotQueueArn", "Ec2QueueArn", "SpotQueueArn")
@@ -264,6 +265,21 @@ def _buckets(session: boto3.Session, outputs: dict[str, str]) -> Iterator[Findin
             )
         else:
             yield Finding("ok", f"bucket {bucket} is there")
+
+
+def _markers(session: boto3.Session, outputs: dict[str, str]) -> Iterator[Finding]:
+    """Whether S3 tells EventBridge of markers."""
+    if "MarkersBelow" not in outputs:
+        return
+    bucket, _ = split_uri(outputs["MarkersBelow"])
+    told: Any = session.client("s3").get_bucket_notification_configuration(Bucket=bucket)
+    if "EventBridgeConfiguration" in told:
+        yield Finding("ok", f"bucket {bucket} tells EventBridge of markers")
+    else:
+        advice = (
+            "turn Amazon EventBridge on in the bucket's properties (docs/aws.md), or no marker starts a run"
+        )
+        yield Finding("problem", f"bucket {bucket} does not tell EventBridge of objects", advice)
 
 
 def _rights(session: boto3.Session, outputs: dict[str, str]) -> Iterator[Finding]:

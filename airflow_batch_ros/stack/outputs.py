@@ -25,6 +25,7 @@ class StackOutputs:
 
     job_queue: str
     job_definition: str
+    planner_definition: str
     output_uri: str
     requester_pays: bool
 
@@ -80,6 +81,8 @@ def resolve(cloudformation: CloudFormationClient, name: str) -> StackOutputs:
     return StackOutputs(
         job_queue=outputs["JobQueueArn"],
         job_definition=outputs["JobDefinitionArn"],
+        # A stack of an earlier version has none.
+        planner_definition=outputs.get("PlannerJobDefinitionArn", ""),
         output_uri=outputs["OutputUri"],
         requester_pays=outputs.get("RequesterPays") == "true",
     )

@@ -35,6 +35,7 @@ MAX_RETRIES = 9
 
 PARTITION_OF_REGION = {"cn": "aws-cn", "us-gov": "aws-us-gov"}
 
+_CONF_URI = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/[^*?]+")
 _URI = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<key>.*))?")
 
 
@@ -51,6 +52,10 @@ class StackOptions:
         output: S3 URI of the lake.
         platforms: the first is the default one; each gets a compute environment and a queue.
         retries: times a job is started again; the template's ``Attempts`` less one.
+        schedule: when a run of the conf at the S3 URI ``schedule_conf`` starts, ``rate(...)`` or
+            ``cron(...)``; empty for no more.
+        marker: ``s3://bucket/prefix/NAME``: an object of that name, in a folder below the prefix, starts a
+            run of the folder's drive, by ``marker_conf`` (an S3 URI), if any; empty for no more.
     """
 
     sources: tuple[str, ...] | None = None
@@ -89,9 +94,17 @@ class StackOptions:
     assign_public_ip: str | None = None
     log_retention_days: int | None = None
     notification_topic_arn: str | None = None
+    notification_email: str | None = None
+    schedule: str | None = None
+    schedule_conf: str | None = None
+    marker: str | None = None
+    marker_conf: str | None = None
 
 
-_DERIVED = {"sources", "output", "platforms", "retries", "vpc_cidr"}
+_DERIVED = {
+    *("sources", "output", "platforms", "retries", "vpc_cidr"),
+    *("schedule_conf", "marker", "marker_conf"),
+}
 
 
 def template_parameters(options: StackOptions, *, region: str) -> dict[str, str]:
@@ -114,6 +127,13 @@ def template_parameters(options: StackOptions, *, region: str) -> dict[str, str]
         found.update(_network(options.vpc_cidr, problems))
     if options.platforms is not None:
         found.update(_platforms(options.platforms, problems))
+    if options.marker is not None:
+        found.update(_marker(options.marker, problems))
+    for name, uri in (("ScheduleConfUri", options.schedule_conf), ("MarkerConfUri", options.marker_conf)):
+        if uri is not None:
+            found[name] = uri
+            if uri and not _CONF_URI.fullmatch(uri):
+                problems.append(f"conf {uri!r} is no object in S3 (s3://bucket/key)")
     if options.retries is not None:
         if not 0 <= options.retries <= MAX_RETRIES:
             problems.append(f"retries {options.retries}: 0 to {MAX_RETRIES} can be")
@@ -154,6 +174,13 @@ def check_parameters(parameters: Mapping[str, str]) -> None:
                 f"memory-mib {memory_mib}: Fargate has {sizes[0]} to {sizes[-1]} for {vcpus} vCPUs, in "
                 f"steps; the nearest is {nearest}"
             )
+    if parameters.get("Schedule") and not parameters.get("ScheduleConfUri"):
+        problems.append(
+            "a schedule needs a conf: put one in S3 and name it (--schedule-conf s3://bucket/key)"
+        )
+    below = parameters.get("MarkersBelow", "")
+    if below and not any(below.startswith(source) for source in parameters["SourceUris"].split(",")):
+        problems.append(f"markers below {below}: jobs may not read there; name it as --source too")
     if problems:
         raise StackError("; ".join(problems))
 
@@ -226,6 +253,27 @@ def _output(uri: str, problems: list[str]) -> dict[str, str]:
         problems.append(f"output {error}")
         return {}
     return {"OutputBucket": bucket, "OutputPrefix": key}
+
+
+def _marker(uri: str, problems: list[str]) -> dict[str, str]:
+    """Which objects are markers, as a rule's pattern takes it, and the URI that drives' ids begin after."""
+    if not uri:
+        return {"MarkerBucket": "", "MarkerKeys": "-", "MarkersBelow": ""}
+    try:
+        bucket, key = split_uri(uri)
+    except StackError as error:
+        problems.append(f"marker {error}")
+        return {}
+    folder, slash, name = key.rpartition("/")
+    if not name or uri.endswith("/"):
+        problems.append(f"marker {uri!r}: it ends in the name of an object, such as s3://bucket/prefix/_DONE")
+        return {}
+    prefix = folder + slash
+    return {
+        "MarkerBucket": bucket,
+        "MarkerKeys": f"{prefix}*/{name}",
+        "MarkersBelow": f"s3://{bucket}/{prefix}",
+    }
 
 
 def _network(cidr: str, problems: list[str]) -> dict[str, str]:

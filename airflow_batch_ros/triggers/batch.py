@@ -93,7 +93,7 @@ class RosToParquetBatchTrigger(BaseTrigger):
         if not self.terminate_on_kill:
             return
         self.log.info("killed: terminating Batch jobs %s", ", ".join(self.job_ids))
-        for problem in await _in_thread(lambda: terminate(self._hook().batch, self.job_ids, KILLED)):
+        for problem in await in_thread(lambda: terminate(self._hook().batch, self.job_ids, KILLED)):
             self.log.error("could not terminate %s", problem)
 
     async def _end_jobs_unless_deferred(self) -> None:
@@ -105,13 +105,13 @@ class RosToParquetBatchTrigger(BaseTrigger):
             self.log.exception("was the task killed? Airflow does not say, so its jobs are left as they are")
 
     async def _wait(self) -> dict[str, Any]:
-        batch = await _in_thread(lambda: self._hook().batch)
+        batch = await in_thread(lambda: self._hook().batch)
         waiting = Waiting(self.job_ids, unknown_after_s=self.unknown_after_s)
         started = time.monotonic()
         failures = 0
         while True:
             try:
-                details = await _in_thread(lambda: describe(batch, waiting.open))
+                details = await in_thread(lambda: describe(batch, waiting.open))
             except (ClientError, BotoCoreError) as error:
                 failures += 1
                 self.log.warning("asking Batch failed (%d of %d): %s", failures, MAX_FAILURES, error)
@@ -136,11 +136,11 @@ class RosToParquetBatchTrigger(BaseTrigger):
         instance = self.task_instance
         if instance is None:
             return True
-        state = await _in_thread(lambda: _task_state(instance))
+        state = await in_thread(lambda: _task_state(instance))
         return state == "deferred"
 
 
-async def _in_thread(call: Callable[[], T]) -> T:
+async def in_thread(call: Callable[[], T]) -> T:
     """``call`` in a thread, so that a cancellation is raised here at once and with its message.
 
     In asgiref's threads, since from those alone older triggerers find their way back to Airflow's API. They

@@ -36,6 +36,11 @@ ALLOW_VARIABLE = "ROS_TO_PARQUET_ALLOW"
 
 OPEN_FILES = 10_000
 
+PLANNING_COMMANDS = ("submit", "retry")
+PLANNING_GROUP = "ros_to_parquet.commands"
+"""Entry points by which airflow-batch-ros does them, where it is installed beside the engine: then an image
+can plan too, whose only entry point this is."""
+
 
 class UsageError(ValueError):
     """Arguments that each parse but do not go together."""
@@ -97,6 +102,14 @@ def build_parser() -> argparse.ArgumentParser:
         default=str(contract.ParquetStyle.COMPATIBLE),
         help="encodings: compatible (default), or compact: smaller, but not for Spark before 4.3",
     )
+    extract.add_argument(
+        "--transform",
+        action="append",
+        default=[],
+        metavar="GLOB=NAME",
+        help="have rows of these topics go through a transform that is installed (see the command "
+        "transforms) before they are written; may be given several times",
+    )
     extract.add_argument("--overwrite", action="store_true", help="replace what the lake has of this drive")
     extract.add_argument(
         "--strict", action="store_true", help=f"exit {int(ExitCode.STRICT)} on rejects or damage"
@@ -126,6 +139,14 @@ def build_parser() -> argparse.ArgumentParser:
     info.add_argument("bag", metavar="BAG", help="bag file; path or URI")
     info.add_argument("--json", action="store_true", help="as JSON")
     info.set_defaults(call=command_info)
+
+    installed = commands.add_parser(
+        "transforms",
+        help="transforms that are installed",
+        description="Code for --transform and the conf's transforms, by name: entry points of installed "
+        "packages.",
+    )
+    installed.set_defaults(call=command_transforms)
 
     run = commands.add_parser(
         "run",
@@ -184,8 +205,11 @@ def read_budget(arguments: argparse.Namespace) -> MemoryBudget:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code. Every error a user can cause is one line, no traceback."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words and words[0] in PLANNING_COMMANDS:
+        return plan_and_submit(words)
     termination.listen()
-    arguments = build_parser().parse_args(argv)
+    arguments = build_parser().parse_args(words)
     _allow_open_files()
     try:
         code = int(arguments.call(arguments))
@@ -203,6 +227,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     if termination.asked():
         termination.leave(code)
     return code
+
+
+def plan_and_submit(words: Sequence[str]) -> int:
+    """A command of airflow-batch-ros: the first word is its name."""
+    import signal
+    from importlib.metadata import entry_points
+
+    # Planning may stop anywhere and begin again; but a container's first process has to listen.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(int(ExitCode.RETRY)))
+    for command in entry_points(group=PLANNING_GROUP, name=words[0]):
+        code: int = command.load()(words)
+        return code
+    reason = f"{words[0]} is a command of airflow-batch-ros, which this image or environment has not"
+    return _fail(ExitCode.USAGE, reason)
 
 
 def _allow_open_files() -> None:
@@ -226,6 +264,8 @@ def explain(error: Exception | TerminatedError) -> tuple[ExitCode, str]:
 
     match error:
         case ShardError():
+            if error.exit_code is ExitCode.TRANSFORM_FAILED and error.__cause__ and error.__cause__.__cause__:
+                traceback.print_exception(error.__cause__.__cause__)  # who wrote it wants to see where
             return error.exit_code, str(error)
         case BagError():
             return ExitCode.BAG_UNREADABLE, str(error)
@@ -365,8 +405,11 @@ def command_extract(arguments: argparse.Namespace) -> int:
         msg_paths=tuple(normalize(folder) for folder in arguments.msg_path),
         pointcloud=contract.PointClouds(arguments.pointcloud),
         parquet=contract.ParquetStyle(arguments.parquet),
+        transforms=parse_transforms(arguments.transform),
     )
-    run.read_types(options)  # a folder that cannot be used is said before anything is written
+    # What cannot be used is said before anything is written.
+    run.read_types(options)
+    run.read_transforms(options)
     made = make_plan(
         arguments.bags,
         output=arguments.output,
@@ -394,6 +437,25 @@ def command_extract(arguments: argparse.Namespace) -> int:
     return int(run.exit_code(manifest))
 
 
+def parse_transforms(given: Sequence[str]) -> tuple[contract.TransformRule, ...]:
+    """What ``GLOB=NAME`` arguments say.
+
+    >>> parse_transforms(["/a=b=downsample"])
+    (TransformRule(topics='/a=b', name='downsample'),)
+
+    Raises:
+        UsageError: one is not of that form, or a glob has two names.
+    """
+    names: dict[str, str] = {}
+    for text in given:
+        glob, _, name = text.rpartition("=")
+        if not glob or not re.fullmatch(contract.TRANSFORM_NAME, name):
+            raise UsageError(f"--transform {text}: expected GLOB=NAME, as '/camera/*=brightness'")
+        if names.setdefault(glob, name) != name:
+            raise UsageError(f"--transform: {glob} has both {names[glob]} and {name}; a topic has one")
+    return contract.transform_rules(names)
+
+
 def print_extracted(plan: Plan, manifest: Manifest) -> None:
     """Prints what became of each bag and topic."""
     rows = [
@@ -402,9 +464,12 @@ def print_extracted(plan: Plan, manifest: Manifest) -> None:
     ]
     if rows:
         print_table(("topic", "type", "rows", "rejected"), rows)
+    for topic in manifest.topics:
+        if topic.transform:
+            print(f"  {topic.topic}: {topic.transform}")
     for problem in contract.fold(plan, [manifest]).problems:
         print(f"! {problem}")
-    count = sum(topic.rows for topic in manifest.topics)
+    count = sum(topic.transform.rows_out if topic.transform else topic.rows for topic in manifest.topics)
     size = manifest.bytes_read / 1e6
     speed = f", {size / manifest.seconds:.0f} MB/s" if manifest.seconds > 0.01 else ""
     bags = "1 bag" if len(manifest.bags) == 1 else f"{len(manifest.bags)} bags"
@@ -481,9 +546,7 @@ def print_rebuilt(rebuilt: Rebuilt, output: str, *, seconds: float) -> None:
         if topic.rejected:
             print(f"! {topic.topic}: {topic.rejected:,} messages were rejected when the drive was extracted")
         if topic.unwritten:
-            print(
-                f"! {topic.topic}: {topic.unwritten:,} messages are {topic.unwritten_encoding}: not written"
-            )
+            print(f"! {topic.topic}: {topic.unwritten:,} messages are {topic.unwritten_as}: not written")
         if topic.repaired_strings:
             print(f"! {topic.topic}: {topic.repaired_strings:,} strings were not UTF-8 and stay escaped")
     if rebuilt.not_extracted:
@@ -498,6 +561,21 @@ def print_rebuilt(rebuilt: Rebuilt, output: str, *, seconds: float) -> None:
     print(output)
 
 
+# --- transforms -------------------------------------------------------------------------------------
+
+
+def command_transforms(_: argparse.Namespace) -> int:
+    from ros_to_parquet.transforms import GROUP, find_transforms, package_of
+
+    points = [point for several in find_transforms().values() for point in several]
+    if not points:
+        print(f"None: no package that is installed has an entry point of the group {GROUP}.")
+        return int(ExitCode.OK)
+    rows = [(point.name, *package_of(point), point.value) for point in points]
+    print_table(("transform", "package", "version", "code"), rows)
+    return int(ExitCode.OK)
+
+
 # --- info -------------------------------------------------------------------------------------------
 
 
@@ -510,7 +588,3 @@ def command_info(arguments: argparse.Namespace) -> int:
     else:
         info.print()
     return int(ExitCode.OK)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

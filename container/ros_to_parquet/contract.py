@@ -7,6 +7,7 @@ Object layout below an output URI (``{output}``)::
 
     {table}/schema={hash8}/drive_id={drive}/{shard name}.parquet
     _plans/runs/{run hash}/{hash}.json                     what a run was asked for, to find its drives by
+    _plans/planning/{run hash}/{job id}.json               a Batch job that plans a run
     _plans/drive_id={drive}/{plan id}/plan.json            the plan, immutable
     _plans/drive_id={drive}/{plan id}/generation-{g}.json  shards of a generation, immutable
     _plans/drive_id={drive}/{plan id}/job-{g}.json         the Batch job of a generation
@@ -30,6 +31,7 @@ import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
+from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -76,6 +78,7 @@ class ExitCode(IntEnum):
     ENGINE_ERROR = 1
     USAGE = 2
     STRICT = 3
+    TRANSFORM_FAILED = 4
     BAG_UNREADABLE = 65
     INPUT_MISSING = 66
     OUTPUT_FAILED = 73
@@ -91,6 +94,7 @@ EXIT_CODE_HELP: Mapping[ExitCode, str] = {
     ExitCode.ENGINE_ERROR: "an error of the engine itself: please report it",
     ExitCode.USAGE: "wrong command line",
     ExitCode.STRICT: "done, but with rejects or damage, and --strict was given",
+    ExitCode.TRANSFORM_FAILED: "a transform failed, or gave what no table can be: the log has its traceback",
     ExitCode.BAG_UNREADABLE: "nothing could be read from any of the bags",
     ExitCode.INPUT_MISSING: "a bag is not there, or is not the one that was planned (size or ETag changed)",
     ExitCode.OUTPUT_FAILED: "the output could not be written",
@@ -143,6 +147,22 @@ class ParquetStyle(StrEnum):
 
 # --- the plan ---------------------------------------------------------------------------------------
 
+TRANSFORM_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
+"""What an entry point of a transform may be called."""
+
+
+@dataclass(frozen=True, slots=True)
+class TransformRule:
+    """Topics (a shell glob, as those of `ExtractOptions`) whose rows go through the transform ``name``."""
+
+    topics: str
+    name: str
+
+
+def transform_rules(names: Mapping[str, str]) -> tuple[TransformRule, ...]:
+    """The rules that a mapping from globs to names says; equal whatever order it was written in."""
+    return tuple(TransformRule(topics, names[topics]) for topics in sorted(names))
+
 
 @dataclass(frozen=True, slots=True)
 class ExtractOptions:
@@ -158,6 +178,7 @@ class ExtractOptions:
             that a bag does not define; of a type that several of them have, the first one's is taken.
         pointcloud: what becomes of point clouds.
         parquet: how files are encoded.
+        transforms: which topics' rows go through which transforms (`transform_rules`).
     """
 
     include_topics: tuple[str, ...] = ("*",)
@@ -167,6 +188,7 @@ class ExtractOptions:
     msg_paths: tuple[str, ...] = ()
     pointcloud: PointClouds = PointClouds.RECORDED
     parquet: ParquetStyle = ParquetStyle.COMPATIBLE
+    transforms: tuple[TransformRule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -383,6 +405,31 @@ class OutputFile:
 
 
 @dataclass(frozen=True, slots=True)
+class Transformed:
+    """What a transform made of a topic's rows.
+
+    Attributes:
+        name: of its entry point.
+        distribution: the package that it is of.
+        version: of that package.
+        rows_in: given to it: all of the topic's rows.
+        rows_out: taken from it: those in the table.
+    """
+
+    name: str
+    distribution: str
+    version: str
+    rows_in: int
+    rows_out: int
+
+    def __str__(self) -> str:
+        return (
+            f"transform {self.name} ({self.distribution} {self.version}) "
+            f"made {self.rows_out:,} rows of {self.rows_in:,}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class TopicResult:
     """What a shard made of one topic and definition. ``messages == rows + rejected``, always."""
 
@@ -403,6 +450,8 @@ class TopicResult:
     """The first `MAX_REASONS` of them."""
     remark: str = ""
     """What a reader of the table should know, e.g. that the bag's own definition did not fit."""
+    transform: Transformed | None = None
+    """Where the rows went through one: ``files`` have the rows that came out of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -518,6 +567,8 @@ class TableTotal:
     rows: int
     rejected: int
     bytes_written: int
+    transforms: tuple[Transformed, ...] = ()
+    """One for each transform, and version of it, that rows of the table went through."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -568,6 +619,7 @@ def fold(plan: Plan, manifests: Iterable[Manifest]) -> DriveManifest:
     statuses: dict[str, BagStatus] = {}
     unverified: set[str] = set()
     problems: list[str] = []
+    idle = list(plan.options.transforms)
     severity = list(BagStatus)
     for manifest in by_shard:
         shards += 1
@@ -593,7 +645,9 @@ def fold(plan: Plan, manifests: Iterable[Manifest]) -> DriveManifest:
                 rows=total.rows + topic.rows,
                 rejected=total.rejected + topic.rejected,
                 bytes_written=total.bytes_written + sum(file.size_bytes for file in topic.files),
+                transforms=add_transforms(total.transforms, (topic.transform,) if topic.transform else ()),
             )
+            idle = [rule for rule in idle if not topic_matches(topic.topic, [rule.topics])]
             if topic.rejected:
                 first = topic.rejects[0]
                 problems.append(
@@ -603,6 +657,9 @@ def fold(plan: Plan, manifests: Iterable[Manifest]) -> DriveManifest:
             if topic.remark:
                 problems.append(f"topic {topic.topic}: {topic.remark}")
         del problems[MAX_REASONS:]
+    if tables and shards == len(plan.shards):
+        unused = [f"transform {rule.name}: no topic matches {rule.topics!r}" for rule in idle]
+        problems = [*unused, *problems][:MAX_REASONS]
     rejected = sum(table.rejected for table in tables.values())
     unreadable = sum(status is BagStatus.UNREADABLE for status in statuses.values())
     damaged = sum(status is BagStatus.DAMAGED for status in statuses.values())
@@ -679,6 +736,21 @@ def covered_bags(standing: Iterable[Manifest], options: ExtractOptions) -> set[t
     }
 
 
+def add_transforms(first: Iterable[Transformed], second: Iterable[Transformed]) -> tuple[Transformed, ...]:
+    """Both together: those of one name, distribution and version are one."""
+    added: dict[tuple[str, str, str], Transformed] = {}
+    for each in (*first, *second):
+        known = added.get((each.name, each.distribution, each.version))
+        added[each.name, each.distribution, each.version] = (
+            each
+            if known is None
+            else dataclasses.replace(
+                each, rows_in=known.rows_in + each.rows_in, rows_out=known.rows_out + each.rows_out
+            )
+        )
+    return tuple(added.values())
+
+
 def _with(values: tuple[str, ...], value: str) -> tuple[str, ...]:
     return values if value in values else (*values, value)
 
@@ -710,6 +782,11 @@ def run_folder(run_id: str) -> str:
 
 def run_key(run_id: str, digest: str) -> str:
     return f"{run_folder(run_id)}/{digest}.json"
+
+
+def planning_folder(run_id: str) -> str:
+    """Where the records of the Batch jobs are that plan runs of that id."""
+    return f"_plans/planning/{sha256(run_id.encode())[:16]}"
 
 
 def plan_folder(drive_id: str, plan_id: str) -> str:
@@ -764,6 +841,18 @@ def shard_name(plan_id: str, shard: int) -> str:
 def topic_key(topic: str) -> str:
     """``topic`` as ROS resolves it, with its leading slash."""
     return topic if topic.startswith("/") else f"/{topic}"
+
+
+def topic_matches(topic: str, globs: Iterable[str]) -> bool:
+    """Whether one of the shell globs is ``topic``'s: over the whole name, ``*`` crosses ``/``.
+
+    A relative topic matches as ROS would resolve it too.
+
+    >>> topic_matches("foo", ["/f*"]), topic_matches("/foo", ["foo"])
+    (True, False)
+    """
+    names = {topic, topic_key(topic)}
+    return any(fnmatchcase(name, glob) for name in names for glob in globs)
 
 
 def table_name(topic: str) -> str:

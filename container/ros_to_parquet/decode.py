@@ -415,6 +415,13 @@ _QUIET: Final = {
         "skip_beyond",
     )
 }
+_SIZES: Final = {
+    "stack_size": 256,
+    "recursion_depth": 256,
+    "string_buffer_size": 64,
+    "output_initial_size": 64,
+}
+"""Of a new machine, in items: enough for `MAX_DEPTH`. The usual 1,024 of each are 40 KiB a topic."""
 _NO_BYTES: Final = np.zeros(0, np.uint8)
 _NO_INDICES: Final = np.zeros(0, np.int64)
 
@@ -432,7 +439,7 @@ class _Machine:
     """A Forth machine that is paused at the top of its loop, waiting for messages."""
 
     def __init__(self, source: str) -> None:
-        self._machine = ForthMachine64(source, output_resize_factor=2.0)
+        self._machine = ForthMachine64(source, output_resize_factor=2.0, **_SIZES)
         self.reset()
 
     def reset(self) -> None:

@@ -31,6 +31,9 @@ from ros_to_parquet.storage.local import local_errors
 _LEAST_OF_A_ROW_GROUP: Final = 4
 """A row group is written early if a table has this part of one; rows of tables with less are put aside."""
 
+_COLUMN_BYTES: Final = 640
+"""What a column of a batch takes beside its values: more than they do where bags have a message a topic."""
+
 _WRITE_BYTES: Final = 16 << 10
 """Smaller writes are put together: the Parquet writer makes several a column and row group."""
 
@@ -81,11 +84,11 @@ def time_column(times_ns: Int64Array) -> pa.Array:
     return pa.Array.from_buffers(LOG_TIME, len(values), [None, pa.py_buffer(values)])
 
 
-def bag_column(rows: int, bag: int, names: pa.Array) -> pa.Array:
-    """``rows`` times entry ``bag`` of ``names``."""
-    indices = np.full(rows, bag, dtype=np.int32)
+def bag_column(rows: int, name: pa.Array) -> pa.Array:
+    """``rows`` times the one entry of ``name``: with other bags' too, a batch would be as large as all."""
+    indices = np.zeros(rows, dtype=np.int32)
     return pa.DictionaryArray.from_arrays(
-        pa.Array.from_buffers(pa.int32(), rows, [None, pa.py_buffer(indices)]), names
+        pa.Array.from_buffers(pa.int32(), rows, [None, pa.py_buffer(indices)]), name
     )
 
 
@@ -111,27 +114,30 @@ class _Sink(io.RawIOBase):
 
 
 class _LargeScratch:
-    """A file on scratch disk that Arrow itself writes to: through a file of Python's it would copy a page."""
+    """A file on scratch disk that Arrow itself writes to: through a file of Python's it would copy a page.
+
+    It has no name, so that it goes when the process does.
+    """
 
     _PIECE_BYTES = 1 << 20
 
     def __init__(self) -> None:
         with local_errors(tempfile.gettempdir()):
-            handle, self._path = tempfile.mkstemp(prefix="ros-to-parquet-")
-            os.close(handle)
-            self.file = pa.OSFile(self._path, "wb")
+            handle, path = tempfile.mkstemp(prefix="ros-to-parquet-")
+            self._written = os.fdopen(handle, "rb")
+            self.file = pa.OSFile(path, "wb")
+            Path(path).unlink()
 
     def hand_on(self, sink: _Sink) -> None:
         """Writes all of it to ``sink``, and removes it."""
         self.file.close()
-        with local_errors(tempfile.gettempdir()), Path(self._path).open("rb") as file:
-            while piece := file.read(self._PIECE_BYTES):
+        with local_errors(tempfile.gettempdir()):
+            while piece := self._written.read(self._PIECE_BYTES):
                 sink.write(piece)
         self.close()
 
     def close(self) -> None:
-        with local_errors(tempfile.gettempdir()):
-            Path(self._path).unlink(missing_ok=True)
+        self._written.close()
 
 
 @dataclass(slots=True)
@@ -180,7 +186,7 @@ class TableFile:
             batches = [pa.RecordBatch.from_pylist([], schema=self.schema)]
         if batches:
             writer = self._begun(batches)
-            table = _in_order(pa.Table.from_batches(batches, self.schema))
+            table = _in_order(pa.Table.from_batches(batches, self.schema).unify_dictionaries())
             writer.write_table(table, row_group_size=max(1, table.num_rows))
         if last and self.writer is not None:
             self.writer.close()
@@ -307,7 +313,7 @@ class TableWriters:
     def append(self, path: str, rows: pa.RecordBatch) -> None:
         """Adds rows to the file at ``path``; may block while row groups are being encoded."""
         file = self._files[path]
-        size = rows.get_total_buffer_size()
+        size = rows.get_total_buffer_size() + _COLUMN_BYTES * rows.num_columns
         file.waiting.append(rows)
         file.waiting_bytes += size
         file.rows += rows.num_rows

@@ -60,7 +60,7 @@ def writer_options(
             encodings[path] = "BYTE_STREAM_SPLIT"
         elif pa.types.is_integer(kind) or pa.types.is_timestamp(kind):
             encodings[path] = "DELTA_BINARY_PACKED"
-        if not is_blob(kind) and ".list." not in path:
+        if not is_blob(kind) and ".list." not in path and ".key_value." not in path:
             statistics.append(path)
     return {
         "compression": codecs,
@@ -97,6 +97,9 @@ def _leaves(path: str, kind: pa.DataType) -> Iterator[tuple[str, pa.DataType]]:
             yield from _leaves(f"{path}.{child.name}", child.type)
     elif pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         yield from _leaves(f"{path}.list.element", kind.value_type)
+    elif pa.types.is_map(kind):  # none that the engine makes, but a transform may
+        yield from _leaves(f"{path}.key_value.key", kind.key_type)
+        yield from _leaves(f"{path}.key_value.value", kind.item_type)
     else:
         yield path, kind
 

@@ -85,8 +85,8 @@ class RebuiltTopic:
         rejected: messages that did not decode when the drive was extracted, so that the lake lacks them; at
             any time, for the manifests do not tell when all of them were recorded.
         repaired_strings: likewise, strings that were not UTF-8 and are written as the lake has them.
-        unwritten: messages in the lake that are not written, as their encoding cannot be.
-        unwritten_encoding: which one that is (``json``, ``protobuf``).
+        unwritten: messages in the lake that are not written, as they cannot be.
+        unwritten_as: their encoding (``json``, ``protobuf``), or that a transform has changed their rows.
     """
 
     topic: str
@@ -95,7 +95,7 @@ class RebuiltTopic:
     rejected: int = 0
     repaired_strings: int = 0
     unwritten: int = 0
-    unwritten_encoding: str = ""
+    unwritten_as: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +152,10 @@ def rebuild(
     results = _wanted_results(drive_id, standing, topics)
     tallies = _tallies(results)
     source = _open_tables(lake, results, tallies)
-    if not source.channels and (unwritten := {tally.unwritten_encoding for tally in tallies.values()} - {""}):
+    if not source.channels and (unwritten := {tally.unwritten_as for tally in tallies.values()} - {""}):
         raise RebuildError(
             f"drive {drive_id}: there is nothing to rebuild: messages are {', '.join(sorted(unwritten))}; "
-            f"{' and '.join(ENCODINGS)} can be written"
+            f"{' and '.join(ENCODINGS)} can be written, as recorded"
         )
     if len(source.channels) > MAX_CHANNELS:
         raise RebuildError(
@@ -258,6 +258,9 @@ def _tallies(results: Sequence[TopicResult]) -> dict[tuple[str, str], RebuiltTop
         )
         tally.rejected += result.rejected
         tally.repaired_strings += result.repaired_strings
+        if result.transform:
+            tally.unwritten += result.rows
+            tally.unwritten_as = f"changed by the transform {result.transform.name}"
     return tallies
 
 
@@ -305,7 +308,8 @@ def _open_tables(
 ) -> _Source:
     """Reads the footers of all files, in the order of their paths; counts those that cannot be written."""
     filesystem, root = arrow_filesystem(lake.uri)
-    paths = sorted({f"{root}/{file.path}" for topic in results for file in topic.files if file.rows})
+    recorded = [topic for topic in results if not topic.transform]  # `_tallies` has counted the others
+    paths = sorted({f"{root}/{file.path}" for topic in recorded for file in topic.files if file.rows})
     tables: dict[bytes, _Table] = {}
     channel_ids: dict[McapChannel, int] = {}
     groups: list[_RowGroup] = []
@@ -323,7 +327,7 @@ def _open_tables(
                 if (encoding := said.get("ros.encoding", "")) not in ENCODINGS:
                     tally = tallies[said["ros.topic"], said["ros.type"]]
                     tally.unwritten += metadata.num_rows
-                    tally.unwritten_encoding = encoding
+                    tally.unwritten_as = encoding
                     continue
                 key = schema.serialize().to_pybytes()
                 if key not in tables:

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 from functools import partial
 from itertools import count, pairwise
 from types import MappingProxyType
@@ -61,6 +60,15 @@ from ros_to_parquet.storage import (
     TransientError,
     join,
     open_storage,
+)
+from ros_to_parquet.transforms import (
+    METADATA_KEY,
+    RunningTransform,
+    TopicInfo,
+    Transform,
+    TransformChoiceError,
+    TransformError,
+    Transforms,
 )
 
 MESSAGE_OVERHEAD_BYTES = 64
@@ -112,15 +120,8 @@ def _own_log_stream() -> str:
 
 
 def topic_filter(options: ExtractOptions) -> Callable[[str], bool]:
-    """Whether a topic is wanted: shell globs over the whole name, exclusion wins.
-
-    A relative topic matches as ROS would resolve it too: ``/foo`` takes ``foo``.
-    """
-
-    def matches(topic: str, patterns: tuple[str, ...]) -> bool:
-        names = {topic, contract.topic_key(topic)}
-        return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
-
+    """Whether a topic is wanted: by its name (`contract.topic_matches`), exclusion wins."""
+    matches = contract.topic_matches
     return lambda topic: matches(topic, options.include_topics) and not matches(topic, options.exclude_topics)
 
 
@@ -170,6 +171,8 @@ class _Tally:
     remark: str = ""
     clouds_as_recorded: int = 0
     cloud_problem: str = ""
+    transform: Transform | None = None
+    rows_out: int = 0
 
     def keep_clouds(self, count: int, problem: str) -> None:
         """Notes clouds that were to be decoded and are kept as recorded; the first reason is told."""
@@ -196,6 +199,9 @@ class _Tally:
             raise AssertionError(
                 f"{self.topic}: {self.messages} messages, {self.rows} rows, {self.rejected} rejects"
             )
+        written = sum(files[path].rows for path in self.paths)
+        if written != (self.rows if self.transform is None else self.rows_out):
+            raise AssertionError(f"{self.topic}: {self.rows} rows, {self.rows_out} out, {written} written")
         return contract.TopicResult(
             topic=self.topic,
             table=contract.table_name(self.topic),
@@ -214,6 +220,12 @@ class _Tally:
             ),
             rejects=tuple(self.rejects),
             remark="; ".join(filter(None, (self.remark, self._cloud_remark()))),
+            transform=None if self.transform is None else self._transformed(self.transform),
+        )
+
+    def _transformed(self, made_by: Transform) -> contract.Transformed:
+        return contract.Transformed(
+            made_by.name, made_by.distribution, made_by.version, self.rows, self.rows_out
         )
 
     def _cloud_remark(self) -> str:
@@ -224,6 +236,25 @@ class _Tally:
         return f"{which} kept as recorded, in the column data: {self.cloud_problem}"
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Sink:
+    """What takes rows of one topic, definition and set of columns.
+
+    Attributes:
+        digits: of the columns' schema.
+        metadata: what a file of such rows says of itself beside what all do.
+        path: the file; empty where the rows are to go through ``transform`` first.
+    """
+
+    tally: _Tally
+    connection: Connection
+    digits: str
+    schema: pa.Schema
+    metadata: Mapping[str, str]
+    path: str = ""
+    transform: Transform | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class _Table:
     """Where a connection's rows go, and how they are made.
@@ -232,15 +263,15 @@ class _Table:
         connection: with the definition that the decoder goes by.
         schema_hash: of that definition.
         own: the engine's own columns.
-        path: the file; empty where `clouds` says only later which.
-        clouds: where point clouds are to become columns: their fields choose the file.
+        sink: None where `clouds` says only later which.
+        clouds: where point clouds are to become columns: their fields choose the sink.
     """
 
     connection: Connection
     schema_hash: str
     own: parquet.TableColumns
     decoder: Decoder | RecordDecoder
-    path: str
+    sink: _Sink | None
     clouds: CloudDecoder | None = None
 
     @property
@@ -251,12 +282,16 @@ class _Table:
 
 @dataclass(slots=True)
 class _Target:
-    """What becomes of a connection's messages; resolved at its first block, looked up once a block."""
+    """What becomes of a connection's messages; resolved at its first block, looked up once a block.
+
+    ``running`` are the transforms at work on the connection's rows, where there are any.
+    """
 
     tally: _Tally
     table: _Table | None
     refusal: str = ""
     work: _Work | None = None
+    running: dict[_Sink, RunningTransform] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)
@@ -281,19 +316,20 @@ class _Extraction:
         shard: int,
         tables: parquet.TableWriters,
         types: TypeSource,
+        transforms: Transforms,
         budget: MemoryBudget = DEFAULT_BUDGET,
     ) -> None:
         self._plan = plan
         self._shard = shard
         self._types = types
+        self._transforms = transforms
         self._tables = tables
         self._budget = budget
         self._tallies: dict[tuple[str, str, str], _Tally] = {}
-        self._paths: dict[tuple[str, str, str, pa.Schema], str] = {}
+        self._sinks: dict[tuple[str, str, str, pa.Schema], _Sink] = {}
         self._taken: set[str] = set()
-        self._bag_names = pa.array([plan.bags[part.bag].name for part in plan.shards[shard]], pa.string())
         self._bag = ""
-        self._place = 0
+        self._bag_name = pa.array([""])
         self._member = ""
         self._targets: dict[int, _Target] = {}
         self._oversize: dict[int, list[MessageBlock]] = {}
@@ -310,11 +346,11 @@ class _Extraction:
 
     def begin_bag(self, place: int) -> None:
         """Blocks that follow are of the shard's bag number ``place``."""
-        self._begin(place, self._bag_names[place].as_py())
+        self._begin(self._plan.bags[self._plan.shards[self._shard][place].bag].name)
 
-    def _begin(self, place: int, bag: str, member: str = "") -> None:
-        self._place = place
+    def _begin(self, bag: str, member: str = "") -> None:
         self._bag = bag
+        self._bag_name = pa.array([bag])
         self._member = member
         self._targets = {}
         self._work = {}
@@ -324,9 +360,7 @@ class _Extraction:
         """The current bag is an archive; blocks that follow are of this bag in it, whose name rows have."""
         self.end_bag()
         archive = self._bag.removesuffix(f"/{self._member}") if self._member else self._bag
-        name = f"{archive}/{member}"
-        self._bag_names = pa.concat_arrays([self._bag_names, pa.array([name], pa.string())])
-        self._begin(len(self._bag_names) - 1, name, member)
+        self._begin(f"{archive}/{member}", member)
 
     def end_bag(self) -> None:
         """Hands on what has been decoded and not yet become rows."""
@@ -339,6 +373,10 @@ class _Extraction:
         self._oversize = {}
         for work in self._work.values():
             self._take(work)
+        for target in self._targets.values():
+            for sink, running in target.running.items():
+                for rows in running.finish():
+                    self._append_made(sink, running, rows)
 
     def add(self, block: MessageBlock) -> None:
         """Counts and decodes a block of the current bag."""
@@ -463,13 +501,14 @@ class _Extraction:
         target.tally.remark = decoded.remark or target.tally.remark
         target.tally.rows += len(decoded.rows)
         if target.table.clouds is None:
-            self._append(target.tally, target.table.path, about, decoded, large=large)
+            assert target.table.sink is not None
+            self._append(target, target.table.sink, about, decoded, large=large)
             return
         for part in target.table.clouds.split(decoded):
             if part.table is None:
                 target.tally.keep_clouds(len(part.decoded.rows), part.problem)
-            path = self._cloud_path(target.tally, target.table, part.table)
-            self._append(target.tally, path, about, part.decoded, large=large)
+            sink = self._cloud_sink(target.tally, target.table, part.table)
+            self._append(target, sink, about, part.decoded, large=large)
 
     def _share_out(
         self,
@@ -490,7 +529,8 @@ class _Extraction:
             return
         table = pending[0][0].table
         assert table is not None
-        rows = self._rows(table.path, about, decoded)
+        assert table.sink is not None
+        rows = self._rows(table.sink, about, decoded)
         bounds = np.searchsorted(decoded.rows, starts).tolist()
         pieces: dict[int, tuple[_Target, list[pa.RecordBatch]]] = {}
         for (target, _), (first, last) in zip(pending, pairwise(bounds), strict=True):
@@ -498,41 +538,89 @@ class _Extraction:
                 pieces.setdefault(id(target), (target, []))[1].append(rows.slice(first, last - first))
         for target, slices in pieces.values():
             assert target.table is not None
+            assert target.table.sink is not None
             own = pa.concat_batches(slices)  # a copy: a slice would keep the whole in memory
             target.tally.rows += own.num_rows
-            self._tables.append(target.table.path, own)
+            if target.table.sink.transform is not None:
+                self._apply(target.table.sink.transform, target, target.table.sink, own)
+            else:
+                self._tables.append(target.table.sink.path, own)
 
-    def _append(self, tally: _Tally, path: str, about: _Messages, decoded: Decoded, *, large: bool) -> None:
+    def _append(
+        self, target: _Target, sink: _Sink, about: _Messages, decoded: Decoded, *, large: bool
+    ) -> None:
         if not len(decoded.rows):
             return
-        rows = self._rows(path, about, decoded)
-        if not large:
-            self._tables.append(path, rows)
+        rows, tally = self._rows(sink, about, decoded), target.tally
+        if sink.transform is not None:
+            self._apply(sink.transform, target, sink, rows)
             return
-        needed = encoding_bytes(rows.columns) + sum(column.nbytes for column in rows.columns)
-        if needed > self._budget.alone:
-            reason = (
-                f"{int(about.lengths[0]):,} bytes long, and about {needed:,} to write as columns, more than "
-                f"{self._budget.alone:,} of the memory limit: raise --memory-limit to "
-                f"{readable(needed * self._budget.limit // self._budget.alone)}"
-            )
+        if not large:
+            self._tables.append(sink.path, rows)
+            return
+        if reason := self._too_large_to_write(rows, int(about.lengths[0])):
             tally.rows -= len(decoded.rows)
             tally.reject(self._bag, about, [(row, reason) for row in decoded.rows.tolist()])
             return
-        self._tables.append_large(self._large_path(tally, path), rows)
+        self._tables.append_large(self._large_path(sink), rows)
 
-    def _rows(self, path: str, about: _Messages, decoded: Decoded) -> pa.RecordBatch:
-        """Rows of the file at ``path``, or of another one with the same columns."""
-        return pa.RecordBatch.from_arrays(self._columns(about, decoded), schema=self._tables.schema_of(path))
+    def _too_large_to_write(self, rows: pa.RecordBatch, size_bytes: int) -> str:
+        """Why a large row cannot be written, and what to do; empty where it can."""
+        needed = encoding_bytes(rows.columns) + sum(column.nbytes for column in rows.columns)
+        if needed <= self._budget.alone:
+            return ""
+        return (
+            f"{size_bytes:,} bytes long, and about {needed:,} to write as columns, more than "
+            f"{self._budget.alone:,} of the memory limit: raise --memory-limit to "
+            f"{readable(needed * self._budget.limit // self._budget.alone)}"
+        )
 
-    def _large_path(self, tally: _Tally, path: str) -> str:
-        """The file beside the one at ``path`` that takes large rows of the same table."""
-        large = f"{path.removesuffix('.parquet')}-large.parquet"
+    def _apply(self, transform: Transform, target: _Target, sink: _Sink, rows: pa.RecordBatch) -> None:
+        """Rows go through their transform, and what comes out to its file."""
+        running = target.running.get(sink)
+        if running is None:
+            connection = sink.connection
+            topic = TopicInfo(
+                drive_id=self._plan.drive_id,
+                bag=self._bag,
+                topic=connection.topic,
+                type_name=connection.type_name,
+                definition=connection.definition,
+                encoding=connection.encoding,
+                schema=sink.schema,
+            )
+            running = target.running[sink] = RunningTransform(transform, topic)
+        for made in running.apply(rows.replace_schema_metadata(None)):  # which may be another topic's
+            self._append_made(sink, running, made)
+
+    def _append_made(self, sink: _Sink, running: RunningTransform, rows: pa.RecordBatch) -> None:
+        """Takes rows that a transform has made, however many and large."""
+        assert sink.transform is not None
+        file = self._made_sink(sink, sink.transform, rows.schema)
+        sink.tally.rows_out += rows.num_rows
+        for part in _pieces(rows, self._budget.row_group):
+            piece = pa.RecordBatch.from_arrays(part.columns, schema=file.schema)
+            if piece.num_rows == 1 and piece.nbytes > self._budget.large:
+                if reason := self._too_large_to_write(piece, piece.nbytes):
+                    raise running.too_large(reason)
+                self._tables.settle()
+                self._tables.append_large(self._large_path(file), piece)
+                continue
+            if piece.get_total_buffer_size() > 2 * piece.nbytes:
+                piece = pa.concat_batches([piece])  # a copy: a slice would keep the whole in memory
+            self._tables.append(file.path, piece)
+
+    def _rows(self, sink: _Sink, about: _Messages, decoded: Decoded) -> pa.RecordBatch:
+        """Rows of the sink, or of another one with the same columns."""
+        return pa.RecordBatch.from_arrays(self._columns(about, decoded), schema=sink.schema)
+
+    def _large_path(self, sink: _Sink) -> str:
+        """The file beside the sink's that takes large rows of the same table."""
+        large = f"{sink.path.removesuffix('.parquet')}-large.parquet"
         if large not in self._taken:
             self._taken.add(large)
-            self._tables.open_large(large, path)
-        if large not in tally.paths:
-            tally.paths.append(large)
+            self._tables.open_large(large, sink.path)
+            sink.tally.paths.append(large)
         return large
 
     def results(self, files: Mapping[str, parquet.TableFile]) -> tuple[contract.TopicResult, ...]:
@@ -551,7 +639,7 @@ class _Extraction:
             columns.append(parquet.int64_column(about.publish_times_ns[rows]))
         if about.sequences is not None:
             columns.append(parquet.int64_column(about.sequences[rows]))
-        columns.append(parquet.bag_column(len(rows), self._place, self._bag_names))
+        columns.append(parquet.bag_column(len(rows), self._bag_name))
         return columns + decoded.columns
 
     def _resolve(self, block: MessageBlock) -> _Target:
@@ -573,51 +661,67 @@ class _Extraction:
                 clouds = CloudDecoder(made.decoder.layout)
             elif made.decoder.layout.root.type_name == POINT_CLOUD:
                 tally.keep_clouds(0, "its definition is not the one that ROS has")
-        table = _Table(made.connection, made.schema_hash, columns, made.decoder, "", clouds)
+        tally.transform = self._transforms.of(made.connection.topic)
+        table = _Table(made.connection, made.schema_hash, columns, made.decoder, None, clouds)
         if clouds is None:
-            table = replace(table, path=self._path(tally, table, made.schema_hash, made.decoder.schema))
+            table = replace(table, sink=self._sink(tally, table, made.schema_hash, made.decoder.schema))
         return _Target(tally, table)
 
-    def _cloud_path(self, tally: _Tally, table: _Table, clouds: CloudTable | None) -> str:
-        """The file of decoded clouds with these fields, or of clouds that are kept as recorded."""
+    def _cloud_sink(self, tally: _Tally, table: _Table, clouds: CloudTable | None) -> _Sink:
+        """What takes decoded clouds with these fields, or clouds that are kept as recorded."""
         if clouds is None:
-            return self._path(tally, table, table.schema_hash, table.decoder.schema)
+            return self._sink(tally, table, table.schema_hash, table.decoder.schema)
         digits = clouds.schema_hash(table.schema_hash)
-        return self._path(tally, table, digits, clouds.schema, clouds.metadata)
+        return self._sink(tally, table, digits, clouds.schema, clouds.metadata)
 
     def _tally(self, connection: Connection, digits: str) -> _Tally:
         key = (connection.topic, connection.type_name, digits)
         return self._tallies.setdefault(key, _Tally(*key))
 
-    def _path(
+    def _sink(
         self,
         tally: _Tally,
         table: _Table,
         digits: str,
         message: pa.Schema,
         metadata: Mapping[str, str] = MappingProxyType({}),
-    ) -> str:
-        """The file that takes rows of ``message`` with the engine's own columns; begun where there is none.
+    ) -> _Sink:
+        """What takes rows of ``message`` with the engine's own columns: their file or transform."""
+        schema = pa.schema(table.own.fields() + list(message))
+        key = (table.connection.topic, table.connection.type_name, digits, schema)
+        if key not in self._sinks:
+            new = _Sink(tally, table.connection, digits, schema, metadata, transform=tally.transform)
+            self._sinks[key] = new if new.transform is not None else self._open(new)
+        return self._sinks[key]
+
+    def _made_sink(self, sink: _Sink, transform: Transform, schema: pa.Schema) -> _Sink:
+        """The file that takes rows of ``schema``, which the transform has made of the sink's."""
+        connection = sink.connection
+        digits = transform.schema_hash(sink.digits, schema)
+        key = (connection.topic, connection.type_name, digits, schema)
+        if key not in self._sinks:
+            metadata = {**sink.metadata, METADATA_KEY: transform.metadata}
+            self._sinks[key] = self._open(_Sink(sink.tally, connection, digits, schema, metadata))
+        return self._sinks[key]
+
+    def _open(self, sink: _Sink) -> _Sink:
+        """The sink with its file, which is begun.
 
         One topic and definition has one file a shard. A relative topic, a type of another name or a bag
         with other columns (sequence, publish time) in the same table gets a file of its own.
         """
-        connection = table.connection
-        schema = pa.schema(table.own.fields() + list(message))
-        key = (connection.topic, connection.type_name, digits, schema)
-        if key not in self._paths:
-            folder = f"{contract.table_name(connection.topic)}/schema={digits}/drive_id={self._plan.drive_id}"
-            name = contract.shard_name(self._plan.plan_id, self._shard)
-            candidates = (
-                f"{folder}/{name}{f'-{number}' if number > 1 else ''}.parquet" for number in count(1)
-            )
-            path = next(candidate for candidate in candidates if candidate not in self._taken)
-            self._taken.add(path)
-            self._tables.open(path, schema, {**_table_metadata(connection, digits), **metadata})
-            self._paths[key] = path
-        if self._paths[key] not in tally.paths:
-            tally.paths.append(self._paths[key])
-        return self._paths[key]
+        topic = sink.connection.topic
+        folder = f"{contract.table_name(topic)}/schema={sink.digits}/drive_id={self._plan.drive_id}"
+        candidates = (
+            f"{folder}/{self.name}{f'-{number}' if number > 1 else ''}.parquet" for number in count(1)
+        )
+        path = next(candidate for candidate in candidates if candidate not in self._taken)
+        self._taken.add(path)
+        self._tables.open(
+            path, sink.schema, {**_table_metadata(sink.connection, sink.digits), **sink.metadata}
+        )
+        sink.tally.paths.append(path)
+        return replace(sink, path=path, schema=self._tables.schema_of(path))
 
 
 def _too_large(size_bytes: int, budget: MemoryBudget, expansion: int) -> str:
@@ -645,6 +749,17 @@ def _parts(block: MessageBlock, most_bytes: int) -> Iterator[MessageBlock]:
         middle = len(block) // 2
         yield from _parts(block.part(0, middle), most_bytes)
         yield from _parts(block.part(middle, len(block)), most_bytes)
+
+
+def _pieces(rows: pa.RecordBatch, most_bytes: int) -> Iterator[pa.RecordBatch]:
+    """The rows in pieces of at most ``most_bytes``, or of one row."""
+    if rows.num_rows < 2 or rows.nbytes <= most_bytes:
+        if rows.num_rows:
+            yield rows
+    else:
+        middle = rows.num_rows // 2
+        yield from _pieces(rows.slice(0, middle), most_bytes)
+        yield from _pieces(rows.slice(middle), most_bytes)
 
 
 def _table_metadata(connection: Connection, digits: str) -> dict[str, str]:
@@ -711,10 +826,10 @@ def _run_shard(
 ) -> Manifest:
     storage = open_storage(plan.output)
     manifest_uri = join(plan.output, contract.manifest_key(plan.drive_id, plan.plan_id, shard))
-    try:
-        manifest = contract.from_json(Manifest, storage.read(manifest_uri), where=manifest_uri)
+    manifest = _read_manifest(storage, manifest_uri)
+    if manifest is not None:
         event("shard_already_done", drive_id=plan.drive_id, shard=shard, manifest=manifest_uri)
-    except NotFoundError:
+    else:
         check_lease(storage, plan)
         started_at = now()
         started = contract.StartedRecord(
@@ -731,6 +846,13 @@ def _run_shard(
     if commit is not None:
         event("drive_committed", drive_id=plan.drive_id, state=commit.state, rows=commit.rows)
     return manifest
+
+
+def _read_manifest(storage: Storage, uri: str) -> Manifest | None:
+    try:
+        return contract.from_json(Manifest, storage.read(uri), where=uri)
+    except NotFoundError:
+        return None
 
 
 def exit_code(manifest: Manifest) -> ExitCode:
@@ -773,6 +895,24 @@ def read_types(options: ExtractOptions) -> TypeSource:
         raise ShardError(f"msg path {error}", ExitCode.INPUT_MISSING) from error
 
 
+def read_transforms(options: ExtractOptions) -> Transforms:
+    """The transforms that the options choose, with what is wrong with them as `ShardError`."""
+    try:
+        return Transforms(options.transforms)
+    except TransformChoiceError as error:
+        raise ShardError(str(error), ExitCode.USAGE) from error
+
+
+@contextmanager
+def _transform_errors(plan: Plan) -> Iterator[None]:
+    try:
+        yield
+    except TransformError as error:
+        raise ShardError(f"drive {plan.drive_id}: {error}", ExitCode.TRANSFORM_FAILED) from error
+    except TransformChoiceError as error:
+        raise ShardError(f"drive {plan.drive_id}: {error}", ExitCode.USAGE) from error
+
+
 def _extract(
     plan: Plan,
     shard: int,
@@ -783,10 +923,11 @@ def _extract(
 ) -> Manifest:
     begin = time.monotonic()
     types = read_types(plan.options)
+    transforms = read_transforms(plan.options)
     storage = open_storage(plan.output, upload_memory_bytes=budget.upload)
     bags: list[contract.BagResult] = []
     with parquet.TableWriters(storage, plan.output, style=plan.options.parquet, budget=budget) as tables:
-        extraction = _Extraction(plan, shard, tables, types, budget)
+        extraction = _Extraction(plan, shard, tables, types, transforms, budget)
         read_before = 0
         for place, part in enumerate(plan.shards[shard]):
             result = _read_bag(
@@ -887,12 +1028,13 @@ def _read_bag(
         extracted = 0
         extraction.begin_bag(place)
         blocks = stack.enter_context(closing(_blocks(plan, reader, budget)))
-        for block in blocks:
-            termination.check()
-            extracted += len(block)
-            extraction.add(block)
-            progress(reader.bytes_read)
-        extraction.end_bag()
+        with _transform_errors(plan):
+            for block in blocks:
+                termination.check()
+                extracted += len(block)
+                extraction.add(block)
+                progress(reader.bytes_read)
+            extraction.end_bag()
         extras = keep_extras(
             reader,
             open_storage(plan.output),

@@ -4,106 +4,19 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import socket
-import subprocess
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pyarrow.parquet as pq
 import pytest
 
+from tests.container.conftest import Stack
 from tests.engine.sample_bags import TOPICS, write_bag
 
-ROOT = Path(__file__).parents[2]
-PROJECT = "airflow-batch-ros-test"
-START_PATIENCE_S = 600
 RUN_PATIENCE_S = 240
 ROUNDS = 40
 DAG_RUNS = "/api/v2/dags/ros_image_pipeline/dagRuns"
-
-pytestmark = pytest.mark.skipif(
-    "AIRFLOW_BATCH_ROS_COMPOSE" not in os.environ,
-    reason="starts the whole compose file: scripts/test-container",
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Stack:
-    """The services, on ports of their own beside whatever else runs on this machine."""
-
-    airflow_port: int
-    aws_port: int
-    s3_port: int
-
-    def compose(self, *words: str) -> str:
-        """Output of a ``docker compose`` command, which must succeed."""
-        ports = {
-            "AIRFLOW_PORT": str(self.airflow_port),
-            "AWS_PORT": str(self.aws_port),
-            "S3_PORT": str(self.s3_port),
-        }
-        command = ["docker", "compose", "--project-name", PROJECT, *words]
-        done = subprocess.run(
-            command, cwd=ROOT, env=os.environ | ports, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, f"{' '.join(command)}: {done.stderr[-4_000:]}"
-        return done.stdout
-
-    def request(
-        self, method: str, path: str, body: Any = None, *, token: str | None = None
-    ) -> tuple[int, Any]:
-        """Status and JSON of Airflow's answer."""
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.airflow_port}{path}",
-            method=method,
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"Content-Type": "application/json"},
-        )
-        if token is not None:
-            request.add_header("Authorization", f"Bearer {token}")
-        try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
-                return answer.status, json.load(answer)
-        except urllib.error.HTTPError as error:
-            return error.code, json.load(error)
-
-    def s3(self) -> Any:
-        return boto3.client(
-            "s3",
-            endpoint_url=f"http://127.0.0.1:{self.s3_port}",
-            region_name="us-east-1",
-            aws_access_key_id="local",
-            aws_secret_access_key="local-secret-key",
-        )
-
-
-def free_ports(count: int) -> list[int]:
-    """Different ports of the loopback interface that nothing listens on."""
-    with ExitStack() as probes:
-        sockets = [probes.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [each.getsockname()[1] for each in sockets]
-
-
-@pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
-    services = Stack(*free_ports(3))
-    try:
-        try:
-            services.compose("up", "--build", "--wait", "--wait-timeout", str(START_PATIENCE_S))
-        except AssertionError as error:
-            error.add_note(services.compose("logs", "--tail", "40"))
-            raise
-        yield services
-    finally:
-        services.compose("down", "--volumes")
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +82,11 @@ def test_a_drive_goes_through_and_stays(stack: Stack, token: str, tmp_path: Path
     (drive,) = xcom["value"]["drives"]
     assert drive["state"] == "succeeded"
     assert drive["messages"] == drive["rows"] == 2 * ROUNDS * len(TOPICS)
+    (job,) = stack.batch().describe_jobs(jobs=[drive["job_id"]])["jobs"]
+    assert (job["container"]["image"], job["container"]["exitCode"]) == (
+        "airflow-batch-ros/ros-to-parquet",
+        0,
+    )
 
     # The data is in a volume: it is there after the service was.
     stack.compose("restart", "aws")
@@ -179,3 +97,10 @@ def test_a_drive_goes_through_and_stays(stack: Stack, token: str, tmp_path: Path
         body = s3.get_object(Bucket="lake", Key=entry["Key"])["Body"].read()
         rows += pq.read_metadata(io.BytesIO(body)).num_rows
     assert rows == 2 * ROUNDS
+
+
+def test_the_demo_takes_its_drives_through(stack: Stack) -> None:
+    said = stack.compose("run", "--rm", "demo")
+    assert "2 succeeded" in said
+    assert f"Airflow http://localhost:{stack.airflow_port}  user airflow, password airflow" in said
+    assert f"http://localhost:{stack.airflow_port}" in stack.compose("logs", "--no-log-prefix", "login")

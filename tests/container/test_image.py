@@ -172,6 +172,14 @@ def test_extract(bags: Path, tmp_path: Path, user: str | None) -> None:
     assert rows == 3 * ROUNDS
 
 
+def test_it_plans_too() -> None:
+    """`image build` lays the provider beside the engine; Airflow is not needed for it."""
+    done = run("submit", "--help")
+    assert done.returncode == 0, done.stderr
+    assert "--conf" in done.stdout
+    assert python("import airflow").returncode == 1
+
+
 def test_errors_are_exit_codes(tmp_path: Path) -> None:
     broken = tmp_path / "broken.bag"
     broken.write_bytes(b"not a bag at all")
@@ -302,3 +310,24 @@ def test_an_image_with_messages_of_its_own(own_name: str, tmp_path: Path) -> Non
     (file,) = (tmp_path / "lake").glob("topic/*/*/*.parquet")
     (row,) = pq.read_table(file, partitioning=None).to_pylist()
     assert (row["place"], row["turns_per_second"]) == (place, turns), row
+
+
+def test_an_image_from_it_with_transforms(bags: Path, tmp_path: Path) -> None:
+    example = Path(__file__).parents[2] / "examples" / "transforms"
+    made = f"{IMAGE.partition(':')[0]}-example:test"
+    build = ["docker", "build", "--tag", made, "--build-arg", f"ENGINE={IMAGE}", str(example)]
+    subprocess.run(build, check=True)
+    listed = run("transforms", image=made)
+    assert "one_per_second" in listed.stdout, listed.stderr
+    lake = tmp_path / "lake"
+    lake.mkdir()
+    lake.chmod(0o777)
+    done = run(
+        *("extract", "/bags", "--output", "/lake", "--drive-id", "drive_1"),
+        *("--transform", "/imu/data=one_per_second"),
+        options=(f"--volume={bags}:/bags:ro", f"--volume={lake}:/lake"),
+        image=made,
+    )
+    assert done.returncode == 0, done.stderr
+    written = list(lake.glob("imu.data/*/drive_id=drive_1/*.parquet"))
+    assert sum(pq.read_metadata(path).num_rows for path in written) == 3, "one a bag"

@@ -237,5 +237,11 @@ def test_a_bag_is_covered_when_all_slices_are_there_with_equal_options() -> None
     assert contract.covered_bags([manifest(0, unreadable)], options) == set()
 
 
+def test_globs_match_whole_topics_as_ros_resolves_them() -> None:
+    assert contract.topic_matches("/camera/front/image", ["/imu", "/camera/*"])
+    assert contract.topic_matches("camera", ["/camera"])
+    assert not contract.topic_matches("/camera", ["camera", "/cam"])
+
+
 def test_every_exit_code_is_documented() -> None:
     assert set(contract.EXIT_CODE_HELP) == set(contract.ExitCode)

@@ -7,7 +7,8 @@ import struct
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
@@ -29,6 +30,7 @@ from ros_to_parquet.storage.fsspec_files import FsspecFiles
 from tests.engine.bag.bag_bytes import (
     MCAP_MAGIC,
     T0,
+    mcap_attachment,
     mcap_channel,
     mcap_header,
     mcap_message,
@@ -41,6 +43,7 @@ from tests.engine.bag.bag_bytes import (
     text,
     u32,
 )
+from tests.engine.installed import install
 
 if TYPE_CHECKING:
     from airflow_batch_ros.local import EmbeddedAws
@@ -79,10 +82,11 @@ def peak_bytes(
     output: str,
     environment: Mapping[str, str] = MappingProxyType({}),
     limit_bytes: int = LIMIT_BYTES,
+    options: Sequence[str] = (),
 ) -> int:
     """A child's peak is at least its parent's when it was started: so a small shell of nothing starts it."""
-    command = [sys.executable, "-m", "ros_to_parquet.cli", "extract", str(bag), "--output", str(output)]
-    command += ["--drive-id", "d", "--memory-limit", str(limit_bytes)]
+    command = [sys.executable, "-m", "ros_to_parquet", "extract", str(bag), "--output", str(output)]
+    command += ["--drive-id", "d", "--memory-limit", str(limit_bytes), *options]
     small = (
         "import os, sys; child = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ); "
         "_, status, usage = os.wait4(child, 0); "
@@ -251,6 +255,55 @@ def test_two_thousand_topics(tmp_path: Path, extract: Extract) -> None:
     payload = CDR + struct.pack("<dd", 1.5, 2.5) + u32(3000) + bytes(3000)
     done = extract(many_topics(tmp_path / "a.mcap", 2000, payload, 20, definition))
     assert done.counts == (40_000, 0) and done.above_bytes < LIMIT_BYTES, done.above_bytes >> 20
+
+
+def test_what_comes_out_of_a_transform(tmp_path: Path, nothing_bytes: int) -> None:
+    sizes = [20_000] * 8000 + [30_000_000] * 3
+    bag = write_mcap(tmp_path / "a.mcap", {"/a": BLOB}, ((0, blob(size)) for size in sizes))
+    # Of the small ones a slice, which would keep its whole batch in memory; large ones twice.
+    code = """
+    def some(rows, topic):
+        large = rows["data"].nbytes > 16 << 20
+        return [rows, rows] if large else rows.slice(0, max(1, rows.num_rows // 8))
+    """
+    install(tmp_path / "site", code, {"some": "some"})
+    environment = {"PYTHONPATH": os.pathsep.join([str(tmp_path / "site"), *sys.path])}
+    output = str(tmp_path / "lake")
+    peak = peak_bytes(bag, output, environment, options=("--transform", "*=some"))
+    (topic,) = Lake(output).drive("d").manifests[0].topics
+    assert topic.transform is not None
+    assert (topic.rows, topic.rejected) == (8003, 0)
+    small, large = topic.files
+    assert (large.rows, small.rows + large.rows) == (6, topic.transform.rows_out)
+    assert 600 < small.rows < 1600
+    assert pq.read_metadata(tmp_path / "lake" / small.path).num_row_groups < 8
+    assert peak - nothing_bytes < LIMIT_BYTES
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_many_bags(tmp_path: Path, extract: Extract, packed: bool) -> None:
+    """Of a message a topic, and with attachments: more in all than the limit."""
+    folder = tmp_path / "bags"
+    folder.mkdir()
+    for number in range(300):
+        messages = [mcap_message(topic, 0, T0 + number * 10 + topic, CDR + b"\1") for topic in range(10)]
+        channels = [mcap_channel(topic, 1, f"/topic_{topic}") for topic in range(10)]
+        attachment = mcap_attachment("calibration.yaml", bytes([number % 250]) * 900_000)
+        (folder / f"recording_of_a_drive_{number:03}.mcap").write_bytes(
+            b"".join([MCAP_MAGIC, mcap_header(), mcap_schema(1, "test/T", "ros2msg", "bool b\n"), *channels])
+            + b"".join([*messages, attachment, MCAP_END])
+        )
+    if packed:
+        with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            for bag in sorted(folder.iterdir()):
+                archive.write(bag, bag.name)
+    done = extract(tmp_path / "a.zip" if packed else folder)
+    assert done.counts == (3000, 0) and done.above_bytes < LIMIT_BYTES, done.above_bytes >> 20
+    kept = [attachment for bag in done.manifest.bags for attachment in bag.attachments]
+    assert len(kept) == 300
+    last = kept[-1]
+    content = (tmp_path / "lake" / last.path).read_bytes()
+    assert content == bytes([299 % 250]) * 900_000
 
 
 def test_few_files_are_open_at_a_time(tmp_path: Path) -> None:

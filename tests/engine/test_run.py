@@ -68,7 +68,7 @@ def extract(*bags: Path, output: Path, budget: MemoryBudget = DEFAULT_BUDGET, **
 def cli(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """``ros-to-parquet`` as a process."""
     return subprocess.run(
-        [sys.executable, "-m", "ros_to_parquet.cli", *map(str, arguments)],
+        [sys.executable, "-m", "ros_to_parquet", *map(str, arguments)],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
@@ -659,7 +659,7 @@ def test_sigterm_is_heeded_in_the_middle_of_a_request(tmp_path: Path) -> None:
         host, port = server.getsockname()
         endpoint = {"AWS_ENDPOINT_URL_S3": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "k"}
         child = subprocess.Popen(
-            [sys.executable, "-m", "ros_to_parquet.cli", "info", "s3://bucket/a.bag"],
+            [sys.executable, "-m", "ros_to_parquet", "info", "s3://bucket/a.bag"],
             env={**os.environ, **endpoint, "AWS_SECRET_ACCESS_KEY": "s"},
             stderr=subprocess.PIPE,
             text=True,
@@ -685,7 +685,7 @@ def test_a_killed_shard_leaves_nothing_visible_and_can_be_run_again(
     plan, path, digest = saved_plan(tmp_path, bag)
     started = tmp_path / "lake" / contract.started_key("drive_1", plan.plan_id, 0)
     child = subprocess.Popen(
-        [sys.executable, "-m", "ros_to_parquet.cli", "run", "--plan", str(path), "--plan-sha256", digest],
+        [sys.executable, "-m", "ros_to_parquet", "run", "--plan", str(path), "--plan-sha256", digest],
         stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 60
@@ -785,7 +785,7 @@ def test_names_that_are_not_ascii_or_not_text(tmp_path: Path) -> None:
 
 def test_more_topics_than_open_files_are_usual(tmp_path: Path) -> None:
     write_many_topics(tmp_path / "a.bag", 200, type_name="std_msgs/msg/Bool", payload=b"\1", rounds=2)
-    command = f"{sys.executable} -m ros_to_parquet.cli extract {tmp_path}/a.bag --output {tmp_path}/lake"
+    command = f"{sys.executable} -m ros_to_parquet extract {tmp_path}/a.bag --output {tmp_path}/lake"
     done = subprocess.run(
         ["bash", "-c", f"ulimit -Sn 100; {command}"], capture_output=True, text=True, check=False
     )
@@ -831,7 +831,7 @@ def test_info_prints_topics_types_counts_times_and_compression(tmp_path: Path) -
 
 def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
     write_many_topics(tmp_path / "a.bag", 2000, type_name="std_msgs/msg/Empty", payload=b"", rounds=1)
-    shell = f"{sys.executable} -m ros_to_parquet.cli info {tmp_path}/a.bag | head -1; exit ${{PIPESTATUS[0]}}"
+    shell = f"{sys.executable} -m ros_to_parquet info {tmp_path}/a.bag | head -1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{tmp_path}/a.bag\n", "")
 
@@ -852,7 +852,7 @@ def test_progress_is_shown_on_a_terminal(tmp_path: Path) -> None:
             [
                 "script",
                 "-qec",
-                f"stty rows 30 cols 100; {sys.executable} -m ros_to_parquet.cli {arguments}",
+                f"stty rows 30 cols 100; {sys.executable} -m ros_to_parquet {arguments}",
                 "/dev/null",
             ],
             capture_output=True,

@@ -267,7 +267,7 @@ def test_a_store_that_does_not_answer_is_not_waited_for(
     monkeypatch.setattr("ros_to_parquet.storage.s3._client", None)
     plan = planned("s3://bucket/a.mcap", str(tmp_path / "lake"))
     child = subprocess.Popen(
-        [sys.executable, "-m", "ros_to_parquet.cli", *run_command(plan)], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "ros_to_parquet", *run_command(plan)], stderr=subprocess.PIPE, text=True
     )
     try:
         assert Stalled.asked_for_more.wait(60)

@@ -38,7 +38,7 @@ def extract(bag: Path, folder: Path) -> Extracted:
     output = folder / "lake"
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "ros_to_parquet.cli", "extract", str(bag)),
+            *(sys.executable, "-m", "ros_to_parquet", "extract", str(bag)),
             *("--output", str(output), "--drive-id", "d"),
         ],
         capture_output=True,

@@ -37,7 +37,8 @@ os.environ |= {
 
 DAGS = Path(_home) / "dags"
 DAGS.mkdir()
-for _folder in (ROOT / "dags", Path(__file__).parent / "dags"):
+EXAMPLES = ROOT / "airflow_batch_ros" / "example_dags"
+for _folder in (ROOT / "dags", Path(__file__).parent / "dags", EXAMPLES):
     for _file in _folder.glob("*.py"):
         shutil.copy(_file, DAGS)
 

@@ -22,7 +22,7 @@ from airflow_batch_ros.commands.terminal import shards_named
 from airflow_batch_ros.conf import parse_conf
 from airflow_batch_ros.fanout import Fanout, FanoutError
 from airflow_batch_ros.jobs import LIVE, SubmitOptions, describe, job_state, recorded_jobs
-from airflow_batch_ros.lake import Lake
+from airflow_batch_ros.lake import Lake, drive_folder
 from ros_to_parquet import contract
 from ros_to_parquet.contract import JobRecord, Lease, Run
 from tests.provider.bags import MESSAGES, UNREADABLE, cut_off, ros1_bag
@@ -166,6 +166,8 @@ def test_submit_without_wait_makes_a_run_id_and_the_drive_commits_itself(shell: 
     assert f"airflow-batch-ros status {done.json['run']} --output {shell.output}" in done.err
     until(lambda: shell.status(done.json["run"])["ended"])
     assert shell.status(done.json["run"])["drives"][0]["state"] == "succeeded"
+    assert drive_folder(shell.lake, "one", drive["plan_id"]).commit, "the shard that completed it"
+    assert lease.holder(shell.lake, "one") is None
     # A later run finds nothing new, and says what the lake has.
     later = shell.run("submit", "--conf", shell.conf("one"), "--wait", "--json").json
     assert [drive["work"] for drive in later["drives"]] == ["nothing"]
@@ -473,6 +475,7 @@ def test_flags_win_over_environment_over_file_over_defaults(tmp_path: Path) -> N
         "job_queue": Setting("from-file", str(tmp_path / "airflow-batch-ros.yaml")),
         "vcpus": Setting("4", str(tmp_path / "airflow-batch-ros.yaml")),
         "job_definition": Setting("ros-to-parquet", "the default"),
+        "planner_definition": Setting("ros-to-parquet-plan", "the default"),
     }
     assert found.tags == {"team": "flag", "cost": "environment", "site": "7"}
     assert read_settings(arguments(), environ=environ, folder=tmp_path).output() == "s3://environment/lake"

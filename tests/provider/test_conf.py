@@ -22,7 +22,7 @@ from airflow_batch_ros.conf import (
     parse_conf,
     parse_output,
 )
-from ros_to_parquet.contract import DriveState, ExtractOptions, ParquetStyle, PointClouds
+from ros_to_parquet.contract import DriveState, ExtractOptions, ParquetStyle, PointClouds, TransformRule
 
 DRIVE = {"bucket": "raw-data", "prefix": "drive_1/"}
 GOOD = {"drives_to_process": {"drive_1": DRIVE}}
@@ -66,6 +66,7 @@ def test_every_optional_key() -> None:
             "msg_path": ["s3://msgs-bucket/ours/", "s3://msgs-bucket/theirs"],
             "pointcloud": "decoded",
             "parquet": "compatible",
+            "transforms": {"/imu/*": "one_per_second", "/gps": "team.smooth-2"},
         }
     )
     assert conf.options == ExtractOptions(
@@ -75,12 +76,22 @@ def test_every_optional_key() -> None:
         msg_paths=("s3://msgs-bucket/ours", "s3://msgs-bucket/theirs"),
         pointcloud=PointClouds.DECODED,
         parquet=ParquetStyle.COMPATIBLE,
+        transforms=(TransformRule("/gps", "team.smooth-2"), TransformRule("/imu/*", "one_per_second")),
     )
     assert conf.bags == NameGlobs(("*",), ("x.orig.bag",))
     assert conf.output == "s3://lake-bucket/some/lake"
     assert conf.recursive
     assert conf.overwrite
     assert conf.fail_on == (DriveState.DAMAGED, DriveState.FAILED)
+
+
+def test_the_order_of_transforms_makes_no_other_conf() -> None:
+    one, other = (
+        {**GOOD, "transforms": dict(pairs)}
+        for pairs in ([("/a", "x"), ("/b", "y")], [("/b", "y"), ("/a", "x")])
+    )
+    assert parse_conf(one) == parse_conf(other)
+    assert parse_conf({**GOOD, "transforms": {}}) == parse_conf(GOOD)
 
 
 def test_json_text_and_nulls_are_taken() -> None:
@@ -179,6 +190,20 @@ BAD: list[tuple[object, str]] = [
         "key 'pointcloud': expected recorded or decoded, not \"columns\"",
     ),
     ({**GOOD, "parquet": 2}, "key 'parquet': expected compatible or compact, not 2"),
+    (
+        {**GOOD, "transforms": ["/imu/*=smooth"]},
+        'key \'transforms\': expected an object of globs and names like {"/camera/*": "brightness"}, not [',
+    ),
+    (
+        {**GOOD, "transforms": {"": "smooth"}},
+        "key 'transforms': '' is no glob of topics; for example \"/camera/*\"",
+    ),
+    (
+        {**GOOD, "transforms": {"/imu/*": ["smooth"]}},
+        "key 'transforms': '/imu/*': expected the name of one transform: letters, digits, '_', '-' and",
+    ),
+    ({**GOOD, "transforms": {"/imu": "pkg:smooth"}}, "key 'transforms': '/imu': expected the name of one"),
+    ({**GOOD, "transforms": {"/imu": ""}}, "key 'transforms': '/imu': expected the name of one transform"),
     ({**GOOD, "fail_on": ["broken"]}, "key 'fail_on': \"broken\" is no drive state; known are succeeded, "),
 ]
 

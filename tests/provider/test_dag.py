@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import os
-import sqlite3
-from contextlib import closing
 from importlib.metadata import version
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from airflow_batch_ros.assets import DRIVES_ALIAS, LakeDrive
 from tests.provider.bags import MESSAGES, UNREADABLE, cut_off, ros1_bag
 from tests.provider.builders import put
 from tests.provider.conftest import DAGS
+from tests.provider.runs import asset_events, run
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 pytestmark = pytest.mark.airflow
+
+NOTHING_SUBMITTED = {"submit": "failed", "wait": "upstream_failed", "announce": "success"}
+ALL_GOOD = {"submit": "success", "wait": "success", "announce": "success"}
 
 
 @pytest.fixture
@@ -37,27 +38,6 @@ def variables(monkeypatch: pytest.MonkeyPatch, bucket: str, definitions: dict[st
     monkeypatch.setenv("AIRFLOW_VAR_ROS_TO_PARQUET_JOB_DEFINITION", definitions["good"])
 
 
-def run(dag: Any, conf: dict[str, Any]) -> tuple[str, dict[str, str], dict[str, Any]]:
-    """The run's state, its tasks' states, and what they returned."""
-    done = dag.test(run_conf=conf)
-    path = os.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].removeprefix("sqlite:///")
-    with closing(sqlite3.connect(path)) as database:
-        states = dict(
-            database.execute("select task_id, state from task_instance where run_id = ?", (done.run_id,))
-        )
-        values = dict(
-            database.execute(
-                "select task_id, value from xcom where key = 'return_value' and run_id = ?", (done.run_id,)
-            )
-        )
-    returned = {task: json.loads(value) for task, value in values.items()}
-    # Airflow 3 keeps JSON in a column of that type: its text is the JSON of a JSON text in some versions.
-    returned = {
-        task: json.loads(value) if isinstance(value, str) else value for task, value in returned.items()
-    }
-    return str(getattr(done.state, "value", done.state)), states, returned
-
-
 def drives(bucket: str, *names: str) -> dict[str, Any]:
     return {name: {"bucket": bucket, "prefix": f"raw/{name}"} for name in names}
 
@@ -67,16 +47,34 @@ def test_a_plain_conf_is_enough(dag: Any, s3: S3Client, bucket: str, variables: 
     put(s3, bucket, "raw/drive_10/b.bag", body=ros1_bag(first=100))
     conf = {"drives_to_process": drives(bucket, "drive_1", "drive_10")}
     state, tasks, returned = run(dag, conf)
-    assert (state, tasks) == ("success", {"submit": "success", "wait": "success"})
+    assert (state, tasks) == ("success", ALL_GOOD)
     assert [entry["work"] for entry in returned["submit"]] == ["submitted", "submitted"]
     totals = returned["wait"]["totals"]
     assert (totals["states"], totals["rows"]) == ({"succeeded": 2}, 2 * MESSAGES)
+    events = asset_events(DRIVES_ALIAS, f"s3://{bucket}/lake")
+    assert [LakeDrive.from_extra(event).as_dict() for event in events] == [
+        {
+            "drive_id": drive["drive_id"],
+            "state": "succeeded",
+            "source": f"s3://{bucket}/raw/{drive['drive_id']}/",
+            "output": f"s3://{bucket}/lake",
+            "plan_id": drive["plan_id"],
+            "manifest": f"s3://{bucket}/lake/_manifests/drive_id={drive['drive_id']}/{drive['plan_id']}/drive.json",
+            "bags": 1,
+            "messages": MESSAGES,
+            "rows": MESSAGES,
+            "rejected": 0,
+            "tables": {"temperature": MESSAGES},
+        }
+        for drive in returned["wait"]["drives"]
+    ]
 
     # The same again: there is nothing to do, and that is no failure.
     state, tasks, returned = run(dag, conf)
-    assert (state, tasks) == ("success", {"submit": "success", "wait": "success"})
+    assert (state, tasks) == ("success", ALL_GOOD)
     assert [entry["work"] for entry in returned["submit"]] == ["nothing", "nothing"]
     assert returned["wait"]["totals"]["rows"] == 2 * MESSAGES
+    assert len(asset_events(DRIVES_ALIAS, f"s3://{bucket}/lake")) == 2, "nothing new, so nothing to announce"
 
 
 def test_every_optional_key(dag: Any, s3: S3Client, bucket: str, variables: None) -> None:
@@ -111,7 +109,7 @@ def test_a_drive_whose_bags_are_broken(dag: Any, s3: S3Client, bucket: str, vari
     put(s3, bucket, "raw/short/a.bag", body=cut_off(ros1_bag(messages=2000)))
     put(s3, bucket, "raw/junk/a.bag", body=UNREADABLE)
     state, tasks, returned = run(dag, {"drives_to_process": drives(bucket, "good", "junk", "short")})
-    assert (state, tasks) == ("failed", {"submit": "success", "wait": "failed"})
+    assert (state, tasks) == ("failed", {**ALL_GOOD, "wait": "failed"})
     summary = returned["wait"]
     assert {drive["drive_id"]: drive["state"] for drive in summary["drives"]} == {
         "good": "succeeded",
@@ -119,6 +117,12 @@ def test_a_drive_whose_bags_are_broken(dag: Any, s3: S3Client, bucket: str, vari
         "short": "damaged",
     }
     assert summary["totals"]["rows"] > MESSAGES, "of the broken ones what could be read is there"
+    # What is in the lake is announced, though the run failed.
+    events = asset_events(DRIVES_ALIAS, f"s3://{bucket}/lake")
+    assert [(event["drive_id"], event["state"]) for event in events] == [
+        ("good", "succeeded"),
+        ("short", "damaged"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -141,7 +145,7 @@ def test_a_bad_conf_is_refused_before_anything_runs(dag: Any, conf: dict[str, An
 def test_what_the_schema_cannot_say_fails_the_first_task(dag: Any, bucket: str, variables: None) -> None:
     twice = {name: {"bucket": bucket, "prefix": "raw/same"} for name in ("a", "b")}
     state, tasks, _ = run(dag, {"drives_to_process": twice, "overwritte": True})
-    assert (state, tasks) == ("failed", {"submit": "failed", "wait": "upstream_failed"})
+    assert (state, tasks) == ("failed", NOTHING_SUBMITTED)
 
 
 def test_a_dag_of_ones_own(
@@ -173,5 +177,5 @@ def test_on_airflow_2_the_trigger_reads_the_tasks_state_from_the_database(
 def test_a_drive_without_bags_submits_nothing(dag: Any, s3: S3Client, bucket: str, variables: None) -> None:
     put(s3, bucket, "raw/good/a.bag", body=ros1_bag())
     state, tasks, _ = run(dag, {"drives_to_process": drives(bucket, "good", "empty")})
-    assert (state, tasks) == ("failed", {"submit": "failed", "wait": "upstream_failed"})
+    assert (state, tasks) == ("failed", NOTHING_SUBMITTED)
     assert not s3.list_objects_v2(Bucket=bucket, Prefix="lake/").get("Contents")

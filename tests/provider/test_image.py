@@ -123,7 +123,8 @@ def test_build_in_a_checkout(docker: Docker, capfd: pytest.CaptureFixture[str]) 
     assert said.out == "ros-to-parquet:0.1.0\n"
     assert "1 MB, linux/amd64" in said.err
     (asked,) = docker.asked("build")
-    context = str(ROOT / "container")
+    context = asked["words"][-1]
+    assert not Path(context).exists()
     assert asked["words"] == [
         "build", "--tag", "ros-to-parquet:0.1.0", "--build-arg", "VERSION=0.1.0", context,
     ]  # fmt: skip

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -29,6 +31,7 @@ from airflow_batch_ros.sensors.batch import RosToParquetBatchSensor
 from airflow_batch_ros.triggers import batch as triggers
 from airflow_batch_ros.triggers.batch import RosToParquetBatchTrigger
 from ros_to_parquet import contract
+from tests.engine.installed import install
 from tests.provider.bags import MESSAGES, UNREADABLE, cut_off, ros1_bag
 from tests.provider.builders import put
 from tests.provider.conftest import make_context
@@ -284,6 +287,45 @@ def test_the_summary_of_a_good_run(pipeline: Pipeline) -> None:
     assert good["rows"] == MESSAGES
     totals = summary["totals"]
     assert (totals["drives"], totals["states"], totals["rows"]) == (2, {"succeeded": 2}, 3 * MESSAGES)
+
+
+def test_transforms_of_the_conf_run_in_the_job_and_are_counted(pipeline: Pipeline, tmp_path: Path) -> None:
+    package = install(
+        tmp_path, "def every_second(rows, topic):\n    return rows[::2]", {"half": "every_second"}
+    )
+    install(tmp_path, "def broken(rows, topic):\n    return rows['no']", {"broken": "broken"})
+    pipeline.batch.register_job_definition(
+        jobDefinitionName="with-transforms",
+        type="container",
+        containerProperties={
+            "image": "ros-to-parquet",
+            "resourceRequirements": [{"type": "VCPU", "value": "1"}, {"type": "MEMORY", "value": "512"}],
+            "environment": [{"name": "PYTHONPATH", "value": os.pathsep.join([str(tmp_path), *sys.path])}],
+        },
+    )
+    pipeline.put("other/a.bag", ros1_bag())
+    pipeline.put("third/a.bag", ros1_bag())
+    runs = [("good", "half"), ("other", "broken"), ("third", "unheard_of")]
+    jobs = [
+        job
+        for drive, name in runs
+        for job in pipeline.submit(
+            conf=pipeline.conf(drive, transforms={"/temp*": name}), job_definition="with-transforms"
+        )
+    ]
+    with pytest.raises(AirflowFailException) as caught:
+        pipeline.wait(jobs)
+    summary = pipeline.context["ti"].pushed["return_value"]
+    ((table,), none, nothing) = (drive["tables"] for drive in summary["drives"])
+    assert (table["messages"], table["rows"], none, nothing) == (MESSAGES, MESSAGES, [], [])
+    made = {"name": "half", "distribution": package, "version": "1.2"}
+    assert table["transforms"] == [{**made, "rows_in": MESSAGES, "rows_out": MESSAGES // 2}]
+    said = str(caught.value)
+    assert (
+        "exit code 4 (a transform failed, or gave what no table can be: the log has its traceback): " in said
+    )
+    assert "topic /temperature, bag a.bag, 20 rows of log times 1970-01-01T00:00:00.000000000Z to " in said
+    assert "transform unheard_of is not installed where the engine runs; installed: broken, half" in said
 
 
 def test_failed_drives_fail_the_task_with_all_causes_in_one_message(pipeline: Pipeline) -> None:

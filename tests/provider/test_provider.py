@@ -56,7 +56,7 @@ def test_the_dag_file_is_parsed_without_clients_and_heavy_libraries() -> None:
         f"print([name for name in {heavy} if name in sys.modules], sorted(dag.task_ids))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[] ['submit', 'wait']"
+    assert done.stdout.splitlines()[-1] == "[] ['announce', 'submit', 'wait']"
 
 
 @pytest.mark.parametrize(

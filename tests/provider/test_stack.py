@@ -105,6 +105,9 @@ def test_every_option_is_a_parameter(template: Mapping[str, Any]) -> None:
         "platforms": PLATFORMS,
         "retries": 1,
         "vpc_cidr": "10.0.0.0/16",
+        "marker": "s3://raw/_DONE",
+        "schedule_conf": "s3://raw/nightly.json",
+        "marker_conf": "s3://raw/topics.json",
     }
     options = {
         field.name: values.get(field.name, "1" if "tuple" not in str(field.type) else ("1",))
@@ -117,16 +120,17 @@ def test_every_option_is_a_parameter(template: Mapping[str, Any]) -> None:
 
 def test_jobs_run_as_nobody_on_a_read_only_root_from_a_digest(template: Mapping[str, Any]) -> None:
     definitions = of_type(template, "AWS::Batch::JobDefinition")
-    assert definitions.keys() == {"FargateJobDefinition", "Ec2JobDefinition"}
+    assert definitions.keys() == {"FargateJobDefinition", "Ec2JobDefinition", "PlannerJobDefinition"}
     assert template["Parameters"]["ImageUri"]["AllowedPattern"].endswith("@sha256:[0-9a-f]{64}$")
-    for definition in definitions.values():
+    for name, definition in definitions.items():
         container = definition["ContainerProperties"]
         assert container["User"] == "10001"
         assert container["ReadonlyRootFilesystem"] is True
         assert not container.get("Privileged")
         assert container["Image"] == {"Ref": "ImageUri"}
         assert container["JobRoleArn"] != container["ExecutionRoleArn"]
-        assert container["Environment"][0]["Name"] == "ROS_TO_PARQUET_ALLOW"
+        if name != "PlannerJobDefinition":
+            assert container["Environment"][0]["Name"] == "ROS_TO_PARQUET_ALLOW"
         assert definition["ResourceRetentionPolicy"]["SkipDeregisterOnUpdate"] is True
         assert definition["Timeout"]["AttemptDurationSeconds"] == {"Ref": "TimeoutSeconds"}
 
@@ -174,6 +178,69 @@ def test_rights_are_the_least(template: Mapping[str, Any]) -> None:
     job = {statement["Sid"]: statement for name, statement in found if name == "JobPolicy"}
     assert job["PlansAreReadOnly"]["Effect"] == "Deny"
     assert job["ReadBags"]["Action"] == "s3:GetObject"
+
+
+def test_jobs_that_plan_have_a_role_of_their_own(template: Mapping[str, Any]) -> None:
+    container = template["Resources"]["PlannerJobDefinition"]["Properties"]["ContainerProperties"]
+    assert container["JobRoleArn"] == {"GetAtt": "PlannerRole.Arn"}
+    role = template["Resources"]["PlannerRole"]["Properties"]
+    assert role["ManagedPolicyArns"][0] == {"Ref": "AirflowPolicy"}
+    found = {statement["Sid"]: (name, statement) for name, statement in statements(template)}
+    assert template["Resources"]["ConfPolicy"]["Properties"]["Roles"] == [{"Ref": "PlannerRole"}]
+    assert found["ReadConfs"][1]["Action"] == "s3:GetObject"
+    name, submit = found["SubmitPlanning"]
+    assert (name, submit["Action"], len(submit["Resource"])) == ("EventsRole", "batch:SubmitJob", 2)
+    assert submit["Resource"][1]["Sub"].endswith(":job-definition/${AWS::StackName}-plan:*")
+
+
+def test_rules_say_what_the_command_line_takes(template: Mapping[str, Any]) -> None:
+    """moto sends no events: what a rule makes of one is put through the command line here."""
+    resources = template["Resources"]
+    command = resources["PlannerJobDefinition"]["Properties"]["ContainerProperties"]["Command"]
+    events: dict[str, dict[str, str]] = {
+        "ScheduleRule": {"time": "2026-11-21T00:00:00Z"},
+        "MarkerRule": {
+            "bucket": "raw",
+            "key": "fleet/car_7/_DONE",
+            "id": "6a7e8feb-b491-4cf7-a9f1-bf3703467718",
+        },
+    }
+    parsed = {}
+    for name, event in events.items():
+        rule = resources[name]["Properties"]
+        (target,) = rule["Targets"]
+        assert target["RoleArn"] == {"GetAtt": "EventsRole.Arn"}
+        assert target["BatchParameters"]["JobDefinition"] == {"Ref": "PlannerJobDefinition"}
+        transformer = target["InputTransformer"]
+        assert transformer["InputPathsMap"].keys() == event.keys()
+        text = transformer["InputTemplate"]
+        text = text["Sub"].replace("${ScheduleConfUri}", "s3://raw/c.json") if "Sub" in text else text
+        for key, value in event.items():
+            text = text.replace(f"<{key}>", value)
+        parameters = json.loads(text)["Parameters"]
+        words = [
+            parameters[word.removeprefix("Ref::")] if word.startswith("Ref::") else word for word in command
+        ]
+        parsed[name] = cli.build_parser().parse_args(words)
+    assert (parsed["ScheduleRule"].conf, parsed["ScheduleRule"].marker) == ("s3://raw/c.json", None)
+    assert parsed["ScheduleRule"].run_id == "scheduled-2026-11-21T00:00:00Z"
+    assert parsed["MarkerRule"].marker == "s3://raw/fleet/car_7/_DONE"
+    assert parsed["MarkerRule"].run_id == "s3-6a7e8feb-b491-4cf7-a9f1-bf3703467718"
+    pattern = resources["MarkerRule"]["Properties"]["EventPattern"]
+    assert pattern["detail"] == {
+        "bucket": {"name": [{"Ref": "MarkerBucket"}]},
+        "object": {"key": [{"wildcard": {"Ref": "MarkerKeys"}}]},
+    }
+
+
+def test_failures_are_told_once_a_job(template: Mapping[str, Any]) -> None:
+    resources = template["Resources"]
+    detail = resources["FailureRule"]["Properties"]["EventPattern"]["detail"]
+    assert detail["status"] == ["FAILED"]
+    assert detail["arrayProperties"] == {"index": [{"exists": False}]}, "not once a child of an array"
+    (statement,) = resources["TopicPolicy"]["Properties"]["PolicyDocument"]["Statement"]
+    assert statement["Principal"] == {"Service": "events.amazonaws.com"}
+    assert statement["Condition"] == {"ArnEquals": {"aws:SourceArn": {"GetAtt": "FailureRule.Arn"}}}
 
 
 def test_what_stays_when_the_stack_goes(template: Mapping[str, Any]) -> None:
@@ -435,12 +502,35 @@ def test_sources_become_rights() -> None:
         (StackOptions(platforms=("EKS",)), "platform EKS: FARGATE, FARGATE_SPOT, EC2, SPOT can be"),
         (StackOptions(retries=10), "retries 10: 0 to 9 can be"),
         (StackOptions(vpc_cidr="10.0.0.0/8"), "vpc-cidr /8: /16 to /24 can be"),
+        (StackOptions(marker="s3://raw/fleet/"), "it ends in the name of an object"),
+        (StackOptions(marker="raw/_DONE"), "marker 'raw/_DONE' is no S3 URI"),
+        (StackOptions(schedule_conf="c.json"), "conf 'c.json' is no object in S3"),
         (StackOptions(vpc_cidr="10.0.0.1/16"), "vpc-cidr 10.0.0.1/16 has host bits set"),
     ],
 )
 def test_options_that_cannot_be(options: StackOptions, said: str) -> None:
     with pytest.raises(StackError, match=said.replace("(", r"\(")):
         template_parameters(options, region=REGION)
+
+
+def test_markers_become_a_pattern() -> None:
+    made = template_parameters(StackOptions(marker="s3://raw/fleet/_DONE"), region=REGION)
+    assert made == {
+        "MarkerBucket": "raw",
+        "MarkerKeys": "fleet/*/_DONE",
+        "MarkersBelow": "s3://raw/fleet/",
+    }
+    assert (
+        template_parameters(StackOptions(marker="s3://raw/_DONE"), region=REGION)["MarkerKeys"] == "*/_DONE"
+    )
+    ended = template_parameters(StackOptions(marker=""), region=REGION)
+    assert (ended["MarkerBucket"], ended["MarkersBelow"]) == ("", "")
+    sources = {"Network": "nat", "SourceUris": "s3://raw/fleet/,s3://other/"}
+    check_parameters({**sources, **made})
+    with pytest.raises(StackError, match="jobs may not read there; name it as --source too"):
+        check_parameters({**sources, "MarkersBelow": "s3://raw/"})
+    with pytest.raises(StackError, match="a schedule needs a conf"):
+        check_parameters({"Network": "nat", "Schedule": "rate(1 day)"})
 
 
 def test_all_problems_are_said_at_once() -> None:
@@ -578,6 +668,41 @@ def test_from_nothing_to_rows_and_back(
     commit = json.loads(s3.get_object(Bucket=bucket, Key=manifests[0])["Body"].read())
     assert (commit["state"], commit["rows"]) == ("succeeded", MESSAGES)
 
+    put(s3, bucket, "drives/drive_2/a.bag", body=ros1_bag())
+    conf = json.dumps({"drives_to_process": {"drive_2": {"bucket": bucket, "prefix": "drives/drive_2/"}}})
+    words = [
+        "submit",
+        "--remote",
+        "--stack",
+        name,
+        "--conf",
+        conf,
+        "--wait",
+        "--poll-seconds",
+        "0.3",
+        "--json",
+    ]
+    capsys.readouterr()
+    assert cli.main([*words, "--region", REGION]) == 0
+    (drive,) = json.loads(capsys.readouterr().out)["drives"]
+    assert (drive["state"], drive["rows"]) == ("succeeded", MESSAGES)
+
+    # By the definition's own command, as a rule of the stack starts it: a drive of a marker's folder.
+    below = f"s3://{bucket}/drives/"
+    assert run("update", name, "--marker", f"{below}_DONE") == 0
+    made = outputs.read_outputs(cloudformation, name)
+    put(s3, bucket, "drives/drive_3/a.bag", body=ros1_bag())
+    started = aws.client("batch").submit_job(
+        jobName="marker",
+        jobQueue=made["JobQueueArn"],
+        jobDefinition=made["PlannerJobDefinitionArn"],
+        parameters={"run": "s3-1", "said": "--marker", "uri": f"{below}drive_3/_DONE"},
+    )["jobId"]
+    wait_for_end(aws.client("batch"), [started])
+    assert s3.list_objects_v2(Bucket=bucket, Prefix="lake/_plans/drive_id=drive_3/")["KeyCount"] > 1
+    findings = examine(boto3.Session(region_name=REGION), name)
+    assert levels(findings, "tell EventBridge") == {"problem"}
+
     assert run("update", name, "--memory-mib", "8192", "--max-vcpus", "32") == 0
     updated = outputs.read_outputs(cloudformation, name)
     assert updated["JobDefinitionArn"] != made["JobDefinitionArn"]  # another revision
@@ -601,7 +726,7 @@ def test_from_nothing_to_rows_and_back(
     assert levels(findings, f"stack {name}") == {"ok"}
     assert levels(findings, "the image is there") == {"ok"}
     assert levels(findings, "job queue") == {"ok"}
-    assert levels(findings, f"bucket {bucket}") == {"ok"}
+    assert levels(findings, f"bucket {bucket} is") == {"ok"}
     aws.client("batch").update_job_queue(jobQueue=made["FargateQueueArn"], state="DISABLED")
     aws.client("ecr").batch_delete_image(
         repositoryName=made["RepositoryUri"].partition("/")[2], imageIds=[{"imageDigest": digest}]
@@ -645,6 +770,14 @@ def test_from_nothing_to_rows_and_back(
         ),
         (["--kms-key-arn", "arn:aws:kms:us-east-1:123456789012:key/k"], {"JobKeyPolicy", "AirflowKeyPolicy"}),
         (["--notification-topic-arn", "arn:aws:sns:us-east-1:123456789012:t"], {"FailureRule"}),
+        (["--notification-email", "fleet@example.org"], {"FailureRule", "Topic"}),
+        (
+            [
+                *("--schedule", "rate(1 day)", "--schedule-conf", "s3://{bucket}/nightly.json"),
+                *("--marker", "s3://{bucket}/fleet/_DONE", "--marker-conf", "s3://{bucket}/rest.json"),
+            ],
+            {"ScheduleRule", "MarkerRule", "EventsRole", "ConfPolicy"},
+        ),
         (["--requester-pays", "--ephemeral-storage-gib", "50"], set()),
         (["--efs-file-system-id", "fs-1", "--subnet-id", "SUBNET"], {"JobEfsPolicy", "JobSecurityGroup"}),
         (["--full-access-policy-arn", "arn:aws:iam::123456789012:policy/mine"], set()),
@@ -665,6 +798,7 @@ def test_options_of_the_template(
     network = [] if {"--network", "--subnet-id"} & set(extra) else ["--network", "nat"]
     image = f"r.example/x@sha256:{'0' * 64}"
     options = ["--source", f"s3://{bucket}/", "--output", f"s3://{bucket}/lake", "--image", image]
+    extra = [word.replace("{bucket}", bucket) for word in extra]
     assert run("create", name, *options, *network, *extra) == 0
     cloudformation = aws.client("cloudformation")
     there = {

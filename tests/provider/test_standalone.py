@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.provider.bags import ros1_bag
+from airflow_batch_ros.local.airflow import session_members
+from tests.provider.bags import MESSAGES, ros1_bag
 from tests.provider.builders import put
-from tests.provider.conftest import ROOT
+from tests.provider.conftest import EXAMPLES, ROOT
 from tests.provider.test_fanout import wait_for_end
 
 if TYPE_CHECKING:
@@ -37,6 +39,9 @@ pytestmark = [
 ]
 
 DAG = "ros_image_pipeline"
+EXAMPLE_DAGS = ("example_new_drives_sqs", "example_drives_in_lake")
+BUCKET = "standalone"
+LAKE = f"s3://{BUCKET}/lake"
 PATIENCE_S = 150.0
 
 
@@ -56,6 +61,13 @@ class Standalone:
         )
         with urllib.request.urlopen(request, timeout=30) as answer:
             return json.load(answer)
+
+    def xcom(self, dag_id: str, run_id: str, task: str) -> Any:
+        """What a task returned; a mapped one's index follows its name in ``task``, as ``name/0``."""
+        task_id, _, index = task.partition("/")
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/return_value"
+        value = self.call("GET", f"{path}?map_index={index or -1}")["value"]
+        return json.loads(value) if isinstance(value, str) else value
 
     def trigger(self, conf: dict[str, Any]) -> str:
         run = self.call("POST", f"/api/v2/dags/{DAG}/dagRuns", {"logical_date": None, "conf": conf})
@@ -78,86 +90,82 @@ def until(condition: Callable[[], bool], what: str, *, tolerate: tuple[type[Exce
         time.sleep(0.3)
 
 
-def processes_of_session(session: int) -> list[int]:
-    """All processes that a session leader has started, however deep, also those it left behind."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if int(fields[3]) == session:
-                found.append(int(entry.name))
-    return found
+@pytest.fixture(scope="module")
+def queue_url(aws: EmbeddedAws) -> str:
+    """Of an SQS queue that is told of new objects."""
+    return str(aws.client("sqs").create_queue(QueueName="new-drives")["QueueUrl"])
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def airflow(
-    aws: EmbeddedAws, tmp_path: Path, bucket: str, definitions: dict[str, str]
+    aws: EmbeddedAws,
+    tmp_path_factory: pytest.TempPathFactory,
+    definitions: dict[str, str],
+    queue_url: str,
 ) -> Iterator[Standalone]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    """``airflow-batch-ros local airflow`` over the embedded AWS that runs already; Ctrl-C ends all of it."""
+    aws.ensure_buckets(BUCKET)
+    tmp_path = tmp_path_factory.mktemp("standalone")
+    home = tmp_path / "airflow"
+    dags = shutil.copytree(ROOT / "dags", tmp_path / "dags")
+    for name in EXAMPLE_DAGS:
+        shutil.copy(EXAMPLES / f"{name}.py", dags)
     environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "AWS_"))},
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "AIRFLOW_HOME": str(tmp_path),
-        "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__CORE__PARALLELISM": "2",
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
-        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
-        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
-        "AIRFLOW__API__PORT": str(port),
-        "AIRFLOW__API__BASE_URL": f"http://127.0.0.1:{port}",
-        "AIRFLOW__API__WORKERS": "1",
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{tmp_path / 'airflow.db'}",
-        "AIRFLOW_VAR_ROS_TO_PARQUET_OUTPUT": f"s3://{bucket}/lake",
+        **os.environ,
+        "AIRFLOW_VAR_ROS_TO_PARQUET_OUTPUT": LAKE,
         "AIRFLOW_VAR_ROS_TO_PARQUET_JOB_DEFINITION": definitions["hang"],
-        "NO_PROXY": "127.0.0.1",
+        # In the database, not the environment: the triggerer has to ask for it.
+        "AIRFLOW_VAR_ROS_TO_PARQUET_AWS_CONN_ID": "aws_in_database",
+        "ROS_TO_PARQUET_QUEUE_URL": queue_url,
+        **({"ROS_TO_PARQUET_LAKE": LAKE} if version("apache-airflow").startswith("3.0") else {}),
     }
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "airflow", "standalone"],
+            [
+                *(Path(sys.executable).with_name("airflow-batch-ros"), "local", "airflow"),
+                *("--state-dir", aws.state.path, "--airflow-home", home, "--dags", dags),
+            ],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            start_new_session=True,
         )
-    running = Standalone(f"http://127.0.0.1:{port}")
+    running = Standalone("")
 
     def is_up() -> bool:
-        assert process.poll() is None, (tmp_path / "log").read_text()[-3000:]
-        running.token = running.call("GET", "/auth/token")["access_token"]
-        parts = running.call("GET", "/api/v2/monitor/health")
-        running.call("GET", f"/api/v2/dags/{DAG}")
-        return all(parts[part]["status"] == "healthy" for part in ("scheduler", "triggerer", "dag_processor"))
+        said = (tmp_path / "log").read_text()
+        assert process.poll() is None, said[-3000:]
+        if found := re.search(r"^Airflow: (\S+)  user (\S+), password (\S+)\. ", said, re.MULTILINE):
+            running.url, login = found[1], {"username": found[2], "password": found[3]}
+            running.token = running.call("POST", "/auth/token", login)["access_token"]
+        return found is not None
 
+    def knows_the_dag() -> bool:
+        running.call("GET", f"/api/v2/dags/{DAG}")
+        return True
+
+    session = 0
     try:
-        until(is_up, "airflow standalone", tolerate=(urllib.error.URLError, KeyError, OSError))
-        # In the database, not the environment: the triggerer has to ask for it.
+        until(is_up, "airflow standalone")
+        until(knows_the_dag, "the DAG", tolerate=(urllib.error.HTTPError,))
+        session = json.loads((home / "session.json").read_text())["pid"]
+        assert len(session_members(session)) > 4
         connection = json.loads(aws.environment()["AIRFLOW_CONN_AWS_DEFAULT"])
-        connection |= {"connection_id": "aws_default", "extra": json.dumps(connection["extra"])}
-        try:
-            running.call("DELETE", "/api/v2/connections/aws_default")
-        except ValueError:  # answered with nothing
-            pass
-        except urllib.error.HTTPError as error:
-            assert error.code == 404
+        connection |= {"connection_id": "aws_in_database", "extra": json.dumps(connection["extra"])}
         running.call("POST", "/api/v2/connections", connection)
         yield running
     finally:
-        # The leader leaves its children behind when it is ended: end the whole session.
-        for pid in processes_of_session(process.pid):
-            os.kill(pid, signal.SIGKILL)
-        process.wait()
+        process.send_signal(signal.SIGINT)
+        exit_code = process.wait()
+    assert exit_code == 0, (tmp_path / "log").read_text()[-3000:]
+    assert session_members(session) == []
+    aws.client("s3").list_buckets()  # it was there before, and is left
 
 
 def test_bad_confs_are_refused_and_a_kill_reaches_the_jobs(
-    airflow: Standalone, s3: S3Client, batch: BatchClient, bucket: str
+    airflow: Standalone, aws: EmbeddedAws, s3: S3Client, batch: BatchClient
 ) -> None:
+    bucket = BUCKET
     put(s3, bucket, "drive_1/a.bag", body=ros1_bag())
     for bad in ({}, {"drives_to_process": {"a/b": {"bucket": bucket, "prefix": "drive_1/"}}}):
         with pytest.raises(urllib.error.HTTPError) as caught:
@@ -167,13 +175,12 @@ def test_bad_confs_are_refused_and_a_kill_reaches_the_jobs(
 
     run_id = airflow.trigger({"drives_to_process": {"drive_1": {"bucket": bucket, "prefix": "drive_1/"}}})
     until(lambda: airflow.task(run_id, "wait") == "deferred", "the sensor defers")
-    entry = airflow.call(
-        "GET", f"/api/v2/dags/{DAG}/dagRuns/{run_id}/taskInstances/submit/xcomEntries/return_value"
-    )
-    value = entry["value"]
-    (job,) = json.loads(value) if isinstance(value, str) else value
+    (job,) = airflow.xcom(DAG, run_id, "submit")
     links = airflow.call("GET", f"/api/v2/dags/{DAG}/dagRuns/{run_id}/taskInstances/submit/links")
-    assert links["extra_links"]["Batch job"].endswith(f"#jobs/detail/{job['job_id']}")
+    console = f"{aws.server.endpoint_url}/console/batch/home?region=us-east-1"
+    assert links["extra_links"]["Batch job"] == f"{console}#jobs/detail/{job['job_id']}"
+    of_the_sensor = airflow.call("GET", f"/api/v2/dags/{DAG}/dagRuns/{run_id}/taskInstances/wait/links")
+    assert of_the_sensor == links
     time.sleep(3.0)  # the triggerer picks the trigger up
     (detail,) = batch.describe_jobs(jobs=[job["job_id"]])["jobs"]
     assert detail["status"] in ("STARTING", "RUNNING")
@@ -185,3 +192,29 @@ def test_bad_confs_are_refused_and_a_kill_reaches_the_jobs(
         "FAILED",
         "the Airflow task that waits for it was killed",
     )
+
+
+def test_a_message_starts_a_drive_and_the_drive_what_goes_on_from_it(
+    airflow: Standalone, aws: EmbeddedAws, s3: S3Client, queue_url: str
+) -> None:
+    put(s3, BUCKET, "fleet/car_7/a.bag", body=ros1_bag())
+    put(s3, BUCKET, "fleet/car_7/_COMPLETE")
+    record = {"bucket": {"name": BUCKET}, "object": {"key": "fleet/car_7/_COMPLETE"}}
+    body = json.dumps({"Records": [{"eventName": "ObjectCreated:Put", "s3": record}]})
+    aws.client("sqs").send_message(QueueUrl=queue_url, MessageBody=body)
+
+    def finished(dag_id: str) -> list[str]:
+        runs = airflow.call("GET", f"/api/v2/dags/{dag_id}/dagRuns")["dag_runs"]
+        assert not [run for run in runs if run["state"] == "failed"], runs
+        return [str(run["dag_run_id"]) for run in runs if run["state"] == "success"]
+
+    # The second may be done before Airflow says that the first is.
+    until(lambda: all(map(finished, EXAMPLE_DAGS)), "both DAGs", tolerate=(urllib.error.HTTPError,))
+    (arrived,), (gone_on,) = map(finished, EXAMPLE_DAGS)
+    found = airflow.xcom("example_new_drives_sqs", arrived, "find_drives")
+    assert found == {"fleet.car_7": {"bucket": BUCKET, "prefix": "fleet/car_7/"}}
+    (drive,) = airflow.xcom("example_drives_in_lake", gone_on, "drives")
+    assert (drive["drive_id"], drive["state"]) == ("fleet.car_7", "succeeded")
+    assert drive["tables"] == {"temperature": MESSAGES}
+    columns = airflow.xcom("example_drives_in_lake", gone_on, "look_at/0")["temperature"]
+    assert {"log_time", "temperature", "drive_id"} <= set(columns)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import posixpath
 import struct
 import tarfile
+import tempfile
+import weakref
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 from ros_to_parquet.bag.extras import Attachment, Extras, HasExtras
 from ros_to_parquet.bag.model import (
@@ -323,6 +325,29 @@ class _SparseFile:
         return b"".join(pieces)
 
 
+class _Aside:
+    """Contents of attachments, in a file on scratch disk that has no name: it goes when the process does."""
+
+    def __init__(self) -> None:
+        self._file: BinaryIO | None = None
+        self._places: dict[Attachment, int] = {}
+
+    def __contains__(self, attachment: Attachment) -> bool:
+        return attachment in self._places
+
+    def write(self, attachment: Attachment, content: bytes) -> None:
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(prefix="ros-to-parquet-")  # noqa: SIM115 (lives on)
+            weakref.finalize(self, self._file.close)
+        self._places[attachment] = self._file.tell()
+        self._file.write(content)
+
+    def read(self, attachment: Attachment) -> bytes:
+        assert self._file is not None
+        self._file.seek(self._places[attachment])
+        return self._file.read(attachment.size_bytes)
+
+
 # --- the reader -------------------------------------------------------------------------------------
 
 
@@ -363,6 +388,7 @@ class ArchiveReader:
         self._staged: Staged | None = None
         self.extras = Extras()
         self._owners: dict[Attachment, HasExtras] = {}
+        self._aside = _Aside()
         self._packed = self._contents.bags(source) if slice_index == 0 else iter(())
         self._next = self._open_next()
         if self._next is None and self.damage:
@@ -415,9 +441,13 @@ class ArchiveReader:
                 self._contents.harm("", -1, f"an index in it promises other counts: {differing}")
 
     def attachment_pieces(self, attachment: Attachment) -> Iterator[bytes]:
+        if attachment in self._aside:
+            return iter((self._aside.read(attachment),))
         return self._owners[attachment].attachment_pieces(attachment)
 
     def attachment_crc32(self, attachment: Attachment) -> int:
+        if attachment in self._aside:
+            return attachment.crc32
         return self._owners[attachment].attachment_crc32(attachment)
 
     def _open_next(self) -> tuple[Packed, BagReader] | None:
@@ -464,9 +494,13 @@ class ArchiveReader:
         if isinstance(reader, HasExtras):
             self.extras.left_out += reader.extras.left_out
             for attachment in reader.extras.attachments:
-                adopted = replace(attachment, member=packed.name)
-                self._owners[adopted] = reader
+                adopted = replace(attachment, member=packed.name, content=None)
+                if attachment.content is None:
+                    self._owners[adopted] = reader
+                else:
+                    self._aside.write(adopted, attachment.content)
                 self.extras.add_attachment(adopted)
+            reader.extras.attachments.clear()  # of any number of bags they would be held
             for record in reader.extras.metadata:
                 self.extras.add_metadata(replace(record, member=packed.name))
         for damage in reader.damage:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pyarrow as pa
 import pytest
 from rosbags.typesys import get_types_from_idl
 
@@ -331,6 +332,12 @@ def chain(levels: int, field: str = "{next} x") -> str:
 def test_deep_definitions() -> None:
     decoder = Decoder(resolve_layout(connection("pkg/Type", chain(60, "{next}[] x"))), "cdr")
     assert decoder.decode(block([b"\0\1\0\0\0\0\0\0"])).rejected == []
+    deepest = Decoder(resolve_layout(connection("pkg/Type", chain(63, "{next}[] x"))), "cdr")
+    decoded = deepest.decode(block([b"\0\1\0\0" + b"\1\0\0\0" * 63 + b"\7"]))
+    (column,) = decoded.columns
+    while not isinstance(column, pa.UInt8Array):
+        column = column.field(0) if isinstance(column, pa.StructArray) else column.values
+    assert (decoded.rejected, column.to_pylist()) == ([], [7])
     for text in (chain(1_000), chain(100, "{next}[] x")):
         with pytest.raises(DefinitionError, match="nested deeper than 64 messages"):
             fields(text)

@@ -1,0 +1,159 @@
+"""The web pages in a real browser: the trigger form, what it refuses, and where a run's links lead.
+
+Needs chromium and playwright. ``SCREENSHOTS=folder`` keeps what was seen: ``scripts/screenshots``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import pytest
+
+from tests.container.conftest import Stack
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator, Page
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or ""
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+PATIENCE_MS = 120_000
+DAG = "ros_image_pipeline"
+GOOD = {"drive_1": {"bucket": "drives", "prefix": "drives/drive_1/"}}
+
+if not CHROMIUM:
+    pytest.skip("there is no chromium on this machine", allow_module_level=True)
+sync_api = pytest.importorskip("playwright.sync_api")
+
+
+@pytest.fixture(scope="module")
+def page(stack: Stack) -> Iterator[Page]:
+    """A page of a browser that is logged in."""
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.set_default_timeout(PATIENCE_MS)
+        page.goto(f"{stack.url}/")
+        page.wait_for_url(re.compile("/login"))
+        page.fill("input[name=username]", "airflow")
+        page.fill("input[name=password]", "airflow")
+        page.click("button[type=submit]")
+        page.wait_for_url(re.compile(rf"^{re.escape(stack.url)}/(?!auth)"))
+        yield page
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def run_id(stack: Stack) -> str:
+    """A run over the demo's drives that has ended well."""
+    said = stack.compose("run", "--rm", "demo")
+    assert "2 succeeded" in said
+    found = re.search(r"/runs/(manual__\S+)", said)
+    assert found is not None, said
+    return found[1]
+
+
+def keep(page: Page, name: str) -> None:
+    if folder := os.environ.get("SCREENSHOTS"):
+        page.screenshot(path=Path(folder) / f"{name}.png")
+
+
+def open_form(stack: Stack, page: Page) -> Locator:
+    page.goto(f"{stack.url}/dags/{DAG}")
+    page.get_by_role("button", name="Trigger").first.click()
+    form = page.locator("[role=dialog][data-state=open]")
+    form.locator("#element_drives_to_process .view-lines").wait_for()
+    return form
+
+
+def fill(page: Page, form: Locator, value: Any) -> None:
+    form.locator("#element_drives_to_process .view-lines").click()
+    page.keyboard.press("Control+A")
+    page.keyboard.insert_text(value if isinstance(value, str) else json.dumps(value))
+    page.keyboard.press("Shift+Control+End")  # the editor adds what it thinks is missing
+    page.keyboard.press("Delete")
+
+
+def submit(form: Locator) -> Locator:
+    return form.get_by_role("button", name="Trigger", exact=True)
+
+
+def runs(stack: Stack, page: Page) -> list[str]:
+    answer = page.request.get(f"{stack.url}/api/v2/dags/{DAG}/dagRuns").json()
+    return [run["dag_run_id"] for run in answer["dag_runs"]]
+
+
+def test_the_form_shows_the_drives_with_their_help(stack: Stack, page: Page) -> None:
+    form = open_form(stack, page)
+    said = form.inner_text()
+    for text in (
+        'Drive ids, each with bucket and prefix: {"drive_1": {"bucket": "raw-data", "prefix": "drive_1/"}}',
+        "This field is required",
+        "S3 URI of the lake",
+    ):
+        assert text in said
+    assert submit(form).is_disabled(), "without drives there is nothing to trigger"
+
+
+def test_the_form_refuses_a_bad_conf(stack: Stack, page: Page) -> None:
+    form, before = open_form(stack, page), runs(stack, page)
+    fill(page, form, '{"drive_1": ')
+    form.get_by_text("SyntaxError").wait_for()
+    assert submit(form).is_disabled()
+
+    fill(page, form, {"drive_1": {"bucket": "drives"}})
+    sync_api.expect(submit(form)).to_be_enabled(timeout=PATIENCE_MS)
+    with page.expect_response(re.compile(rf"/dags/{DAG}/dagRuns$")) as answer:
+        submit(form).click()
+    assert answer.value.status == 400
+    assert "'prefix' is a required property" in answer.value.json()["detail"]
+    page.get_by_text("Failed to Trigger Dag").first.wait_for()
+    assert form.is_visible()
+    assert runs(stack, page) == before
+
+
+def test_the_form_starts_a_run(stack: Stack, page: Page, run_id: str) -> None:
+    form, before = open_form(stack, page), runs(stack, page)
+    fill(page, form, GOOD)
+    sync_api.expect(submit(form)).to_be_enabled(timeout=PATIENCE_MS)
+    keep(page, "trigger-form")
+    with page.expect_response(re.compile(rf"/dags/{DAG}/dagRuns$")) as answer:
+        submit(form).click()
+    assert answer.value.status == 200
+    assert len(runs(stack, page)) == len(before) + 1
+
+
+@pytest.mark.parametrize("task", ["submit", "wait"])
+def test_the_links_of_a_run_open(stack: Stack, page: Page, run_id: str, task: str) -> None:
+    page.goto(f"{stack.url}/dags/{DAG}/runs/{quote(run_id)}/tasks/{task}/details")
+    page.get_by_role("link", name="Parquet lake").wait_for()
+    keep(page, f"run-{task}")
+    links = {
+        name: page.get_by_role("link", name=name).get_attribute("href")
+        for name in ("Batch job", "Batch logs", "Parquet lake")
+    }
+    shown = {}
+    for name, link in links.items():
+        assert link is not None
+        page.goto(link)
+        page.locator("main h1").wait_for()
+        shown[name] = page.locator("main").inner_text()
+        if name == "Batch job":
+            page.get_by_role("link", name=re.compile("^drive_1-")).first.click()
+            page.get_by_role("heading", name="Attempts").wait_for()
+            shown["job"] = page.locator("main").inner_text()
+            keep(page, "batch-job")
+    assert "drive_1-" in shown["Batch job"]
+    assert "SUCCEEDED" in shown["job"]
+    assert "shard" in shown["job"], "its log"
+    assert "ros-to-parquet/default/" in shown["Batch logs"]
+    assert "imu.data/" in shown["Parquet lake"]
