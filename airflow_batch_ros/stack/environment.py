@@ -9,7 +9,14 @@ from typing import Any
 
 from airflow_batch_ros.stack.parameters import REMOVAL_POLICIES, StackError, StackOptions
 
-BESIDE = ("PACKAGES", "SOLUTION_ID", "SOLUTION_NAME", "SOLUTION_VERSION")
+BESIDE = (
+    "PACKAGES",
+    "EXTRA_PACKAGES",
+    "PIP_PACKAGES",
+    "SOLUTION_ID",
+    "SOLUTION_NAME",
+    "SOLUTION_VERSION",
+)
 """Parameters of a module that say nothing of its stack."""
 
 _TRUTHS = {"true": True, "false": False}

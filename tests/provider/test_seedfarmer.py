@@ -49,22 +49,29 @@ DOCKER = """
 import hashlib, json, os, pathlib, sys
 import boto3
 arguments = sys.argv[1:]
-with open(os.environ["DOCKER_CALLS"], "a") as calls:
-    print(*arguments, file=calls)
+calls, pushed = pathlib.Path(os.environ["DOCKER_CALLS"]), pathlib.Path(os.environ["DOCKER_CALLS"] + "-pushed")
+with calls.open("a") as file:
+    print(*arguments, file=file)
 if arguments[0] == "login":
     assert sys.stdin.read().strip(), "no password"
 if arguments[0] == "build":
     assert pathlib.Path(arguments[-1], "Dockerfile").exists(), arguments
+if arguments[:2] == ["image", "inspect"]:
+    digests = pushed.read_text().splitlines() if pushed.exists() else []
+    print(json.dumps([{"Architecture": "amd64", "Size": 1, "RepoDigests": digests}]))
 if arguments[0] == "push":
-    name = arguments[1].partition("/")[2].partition(":")[0]
+    repository = arguments[1].rpartition(":")[0]
+    name, tag = repository.partition("/")[2], arguments[1].rpartition(":")[2]
     config = {"size": 1, "digest": "sha256:" + hashlib.sha256(b"image").hexdigest()}
     kind = "application/vnd.docker.distribution.manifest.v2+json"
-    manifest = {"schemaVersion": 2, "mediaType": kind, "config": config, "layers": []}
+    manifest = json.dumps({"schemaVersion": 2, "mediaType": kind, "config": config, "layers": []})
     ecr = boto3.client("ecr")
     try:
-        ecr.put_image(repositoryName=name, imageTag="latest", imageManifest=json.dumps(manifest))
+        ecr.put_image(repositoryName=name, imageTag=tag, imageManifest=manifest)
     except ecr.exceptions.ImageAlreadyExistsException:
         pass  # as a registry takes the same image twice
+    (image,) = ecr.describe_images(repositoryName=name)["imageDetails"]
+    pushed.write_text(repository + "@" + image["imageDigest"])
 """
 """Docker, as far as the module's commands go: the image it pushes is in ECR afterwards."""
 
@@ -76,11 +83,10 @@ def module(tmp_path: Path) -> Path:
     shutil.copytree(MODULE, folder)
     commands = tmp_path / "bin"
     commands.mkdir()
-    programs = {"seedfarmer": SEEDFARMER, "docker": DOCKER, "aws": "print('password')"}
+    programs = {"seedfarmer": SEEDFARMER, "docker": DOCKER}
     for name, text in programs.items():
         (commands / name).write_text(f"#!{sys.executable}\n{text}")
         (commands / name).chmod(0o755)
-    (commands / "python").symlink_to(sys.executable)
     program = commands / "airflow-batch-ros"
     program.write_text(
         f"#!{sys.executable}\nimport sys\nfrom airflow_batch_ros.cli import main\nsys.exit(main())\n"
@@ -153,6 +159,7 @@ def test_deployed_and_destroyed(aws: EmbeddedAws, s3: S3Client, bucket: str, mod
         "OUTPUT": bucket,
         "SUBNET_IDS": json.dumps(subnets[:2]),
         "TIMEOUT_SECONDS": "1800",
+        "PIP_PACKAGES": "fleet-messages",
     }
     done = run_phases(module, "deploy", skip="install", **parameters)
     assert done.returncode == 0, done.stderr
@@ -172,10 +179,12 @@ def test_deployed_and_destroyed(aws: EmbeddedAws, s3: S3Client, bucket: str, mod
     assert sizes == {"VCPU": "4", "MEMORY": "16384"}
     assert metadata["JobQueueArn"] == metadata["FargateQueueArn"]
     assert metadata["OutputUri"] == f"s3://{bucket}"
-    login, build, push = (module.parents[1] / "docker-calls").read_text().splitlines()
-    assert login.endswith(metadata["RepositoryUri"].partition("/")[0])
+    calls = (module.parents[1] / "docker-calls").read_text().splitlines()
+    build, login, push = (each for each in calls if each.partition(" ")[0] in ("build", "login", "push"))
     assert "--platform linux/amd64" in build
-    assert push == f"push {metadata['RepositoryUri']}:latest"
+    assert "PIP_PACKAGES=fleet-messages" in build
+    assert login.endswith(metadata["RepositoryUri"].partition("/")[0])
+    assert push.startswith(f"push {metadata['RepositoryUri']}:")
 
     parameters |= {"MEMORY_MIB": "30720", "RETRIES": "2"}  # what is said no more has its default again
     del parameters["TIMEOUT_SECONDS"]
