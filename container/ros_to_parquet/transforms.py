@@ -168,7 +168,7 @@ def _load(name: str, installed: Mapping[str, Sequence[EntryPoint]]) -> Transform
     where = f"transform {name} ({package} {version}), {point.value}"
     try:
         code = point.load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise TransformChoiceError(f"{where}: cannot be imported: {type(error).__name__}: {error}") from error
     method = getattr(code, "transform", None) if isinstance(code, type) else code
     if not callable(method):
@@ -219,7 +219,7 @@ class RunningTransform:
             raise
         except _OutputError as error:
             raise TransformError(f"{self._where}{times()}: {error}") from None
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # with 0, the shard would seem to be done
             last = extract_tb(error.__traceback__)[-1]
             reason = f"{type(error).__name__}: {error} ({last.filename}, line {last.lineno})"
             raise TransformError(f"{self._where}{times()}: {reason}") from error

@@ -18,6 +18,8 @@ from mcap.writer import CompressionType, Writer
 import ros_to_parquet
 from ros_to_parquet import attachments, contract
 from ros_to_parquet.bag import LocalFile, extras, open_bag
+from ros_to_parquet.bag.archive import _Aside
+from ros_to_parquet.bag.extras import Attachment
 from ros_to_parquet.bag.mcap import McapReader
 from ros_to_parquet.contract import BagStatus, ExtractOptions, Manifest
 from ros_to_parquet.info import read_info
@@ -161,6 +163,26 @@ def test_as_many_as_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert [each.name for each in bag.attachments] == ["0", "1"]
     assert [each.values for each in bag.metadata] == [(("key", "12345"),)]
     assert bag.extras_left_out == 3 + 2
+
+
+def test_of_many_bags_in_an_archive_as_many_are_put_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extras, "MAX_RECORDS", 2)
+    written: list[bytes] = []
+    write = _Aside.write
+
+    def noted(self: _Aside, attachment: Attachment, content: bytes) -> None:
+        written.append(content)
+        write(self, attachment, content)
+
+    monkeypatch.setattr(_Aside, "write", noted)
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for number in range(4):
+            archive.writestr(f"{number}.mcap", mcap_file(mcap_attachment("a", b"%d" % number)))
+    (bag,) = extract(tmp_path / "x.zip", output=tmp_path / "lake").bags
+    assert written == [b"0", b"1"]
+    assert ([each.member for each in bag.attachments], bag.extras_left_out) == (["0.mcap", "1.mcap"], 2)
 
 
 @pytest.mark.parametrize(

@@ -466,6 +466,15 @@ def test_a_transform_that_fails_fails_the_shard_and_says_where(
     assert not list((tmp_path / "lake").rglob("*.parquet")), "nothing of the shard is visible"
 
 
+def test_a_transform_that_ends_the_process_fails_the_shard(
+    tmp_path: Path, bag: Path, installed: Installer
+) -> None:
+    installed("import sys\ndef it(rows, topic):\n    sys.exit(0)")
+    with pytest.raises(ShardError, match="SystemExit: 0 ") as caught:
+        extract(bag, output=tmp_path / "lake", options=options(IMU))
+    assert caught.value.exit_code is ExitCode.TRANSFORM_FAILED
+
+
 def test_a_failure_in_a_process_has_its_traceback_in_the_log_and_its_exit_code(
     tmp_path: Path, bag: Path
 ) -> None:
@@ -611,6 +620,7 @@ def test_an_unknown_name_is_said_with_the_known_ones_before_anything_is_written(
             "import no_such_module",
             ": cannot be imported: ModuleNotFoundError: No module named 'no_such_module'",
         ),
+        ("import sys\nsys.exit(0)", ": cannot be imported: SystemExit: 0"),
         ("that = 1", ": cannot be imported: AttributeError: "),
         ("it = 7", ": cannot be called; it is to be a function (rows, topic) or such a class"),
         ("class it:\n    pass", ": is a class without a method transform(rows); it is to be a function"),

@@ -501,11 +501,12 @@ class ArchiveReader:
             self.extras.left_out += reader.extras.left_out
             for attachment in reader.extras.attachments:
                 adopted = replace(attachment, member=packed.name, content=None)
+                if not self.extras.add_attachment(adopted):
+                    continue
                 if attachment.content is None:
                     self._owners[adopted] = reader
                 else:
                     self._aside.write(adopted, attachment.content)
-                self.extras.add_attachment(adopted)
             reader.extras.attachments.clear()  # of any number of bags they would be held
             for record in reader.extras.metadata:
                 self.extras.add_metadata(replace(record, member=packed.name))

@@ -71,12 +71,14 @@ class Extras:
         self._metadata_bytes += size
         self.metadata.append(record)
 
-    def add_attachment(self, attachment: Attachment) -> None:
+    def add_attachment(self, attachment: Attachment) -> bool:
+        """Whether it is kept."""
         if len(self.attachments) >= MAX_RECORDS:
             self.left_out += 1
-            return
+            return False
         self.attachments.append(attachment)
         self._held_bytes += len(attachment.content or b"")
+        return True
 
     def may_hold(self, size_bytes: int) -> bool:
         """Whether there is room for an attachment's bytes."""
