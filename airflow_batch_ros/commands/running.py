@@ -80,8 +80,9 @@ def submit_planning(
     With ``--wait`` it stays until the drives have ended.
     """
     from airflow_batch_ros import planning, runs
-    from airflow_batch_ros.jobs import SubmitError
+    from airflow_batch_ros.jobs import SubmitError, describe, job_state
     from airflow_batch_ros.status import read_standings
+    from airflow_batch_ros.waiting import Waiting
 
     try:
         record, new = planning.submit(
@@ -104,14 +105,23 @@ def submit_planning(
         return Exit.OK
     told = ""
     started = time.monotonic()
-    while (found := planning.find(clients.batch, lake, run)) is not None and found.live:
+    waiting = Waiting([record.job_id])  # Batch may not know of a job at once
+    while True:
+        details = describe(clients.batch, waiting.open)
+        waiting.update(details)
+        detail = details.get(record.job_id)
+        found = planning.Planning(record, job_state(detail), detail)
+        if not waiting.open:
+            break
         if found.said != told:
             say(told := found.said)
         time.sleep(min(arguments.poll_seconds, max(MIN_POLL_S, (time.monotonic() - started) / 5)))
-    if found is None or found.state != "SUCCEEDED":
+    if found.state != "SUCCEEDED":
         look = f"airflow-batch-ros logs {run.run_id} --output {lake.output}"
-        text = f"{found.said if found else 'the run is gone'}; its lines: {look}"
-        raise CommandError(text, Exit.RETRY if found and found.exit_code == Exit.RETRY else Exit.REFUSED)
+        raise CommandError(
+            f"{found.said}; its lines: {look}",
+            Exit.RETRY if found.exit_code == Exit.RETRY else Exit.REFUSED,
+        )
     standings = read_standings(clients.batch, lake, runs.drives_of(runs.find(lake, run.run_id)))
     jobs = [standing.job for standing in standings if standing.job is not None]
     return report(arguments, clients, jobs, run=run.run_id, output=lake.output, say=say)

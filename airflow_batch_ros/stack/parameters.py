@@ -178,6 +178,13 @@ def check_parameters(parameters: Mapping[str, str]) -> None:
         problems.append(
             "a schedule needs a conf: put one in S3 and name it (--schedule-conf s3://bucket/key)"
         )
+    if parameters.get("FairShare") == "true" and (
+        parameters.get("Schedule") or parameters.get("MarkerBucket")
+    ):
+        problems.append(
+            "fair-share: its queues take no job without a shareIdentifier, and rules (--schedule, --marker) "
+            "give none; have another stack for them"
+        )
     below = parameters.get("MarkersBelow", "")
     if below and not any(below.startswith(source) for source in parameters["SourceUris"].split(",")):
         problems.append(f"markers below {below}: jobs may not read there; name it as --source too")

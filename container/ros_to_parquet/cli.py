@@ -213,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _allow_open_files()
     try:
         code = int(arguments.call(arguments))
-        sys.stdout.flush()
+        print(end="", flush=True)  # standard output may be closed
     except BrokenPipeError:  # who reads has seen enough (`| head`): no error, and nobody to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = int(ExitCode.OK)

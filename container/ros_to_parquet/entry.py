@@ -20,6 +20,8 @@ ENVIRONMENT = {
 }
 """What a process that extracts is to be started with; the image says it too."""
 
+_BEGUN_AGAIN = "ROS_TO_PARQUET_BEGUN_AGAIN"
+
 _GC_THRESHOLD = 100_000
 """Allocations between two collections. Importing makes as many objects, of which none is garbage."""
 
@@ -36,18 +38,20 @@ def tune() -> None:
     """Sets this process up for large buffers.
 
     glibc reads its settings once, before a program runs. Where they are not set, the program begins again in
-    the same process, with the same words.
+    the same process, with the same words; once, for a loader takes the settings away from an interpreter that
+    has capabilities of its own.
     """
     gc.set_threshold(_GC_THRESHOLD)
-    if "GLIBC_TUNABLES" not in os.environ and _has_glibc():
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], ENVIRONMENT | os.environ)
+    if not {"GLIBC_TUNABLES", _BEGUN_AGAIN} & os.environ.keys() and _has_glibc():
+        environment = ENVIRONMENT | {_BEGUN_AGAIN: "1"} | os.environ
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", ENVIRONMENT["OPENBLAS_NUM_THREADS"])
 
 
 def leave(code: int) -> NoReturn:
     """Ends the process. All files are closed and threads done: taking modules apart would change nothing."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    print(end="", flush=True)  # which minds no stream that is closed
+    print(end="", file=sys.stderr, flush=True)
     os._exit(code)
 
 

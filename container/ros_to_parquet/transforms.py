@@ -320,7 +320,9 @@ def _check_names(names: Sequence[str]) -> None:
 def _own(name: str, column: pa.Array) -> pa.Array:
     """The column, of the engine's own type if it is one of the engine's own."""
     field = _OWN.get(name)
-    if field is None or column.type == field.type:
+    if field is None:
+        return _joinable(column)
+    if column.type == field.type:
         return column
     try:
         if pa.types.is_dictionary(field.type):
@@ -332,8 +334,30 @@ def _own(name: str, column: pa.Array) -> pa.Array:
         ) from error
 
 
+def _joinable(column: pa.Array) -> pa.Array:
+    """The column of a type whose batches can be put together and sorted, whatever their values.
+
+    Dictionaries outgrow narrow indices together, and are not joined where they hold nulls; Arrow does not
+    sort views.
+    """
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        if column.dictionary.null_count:
+            return column.dictionary_decode().dictionary_encode()
+        return column.cast(pa.dictionary(pa.int32(), kind.value_type))
+    if pa.types.is_string_view(kind):
+        return column.cast(pa.string())
+    if pa.types.is_binary_view(kind):
+        return column.cast(pa.binary())
+    return column
+
+
 def _check_types(schema: pa.Schema) -> None:
     for path, kind in leaves(schema):
+        if pa.types.is_string_view(kind) or pa.types.is_binary_view(kind):
+            raise _OutputError(
+                f"column {path} is {kind}, which cannot be sorted: cast it to string or binary"
+            )
         if pa.types.is_null(kind):
             raise _OutputError(
                 f"column {path} has no type: give one, so that batches with values have the same"

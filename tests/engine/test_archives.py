@@ -16,10 +16,12 @@ import zstandard
 
 import ros_to_parquet
 from ros_to_parquet import run
+from ros_to_parquet.bag.archive import ArchiveReader
 from ros_to_parquet.contract import BagStatus, DriveState, ExitCode, Manifest
 from ros_to_parquet.info import read_info
 from ros_to_parquet.lake import Lake
 from ros_to_parquet.rebuild import rebuild
+from ros_to_parquet.storage import TransientError
 from ros_to_parquet.storage.ranges import RangeSource
 from tests.engine.sample_bags import START_NS, TOPICS, write_bag
 from tests.engine.test_run import JOB, cli, extract, plan_for
@@ -225,6 +227,26 @@ def test_info_of_an_archive(
     done = cli("info", "--json", path)
     assert done.returncode == 0
     assert json.loads(done.stdout) == json.loads(json.dumps(info.as_dict()))
+
+
+def test_scratch_is_given_back_where_reading_fails(
+    tmp_path: Path, bags: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once: the process may end without taking its objects apart."""
+    path = save(tmp_path / "c.db3.zstd", zstandard.compress(bags["c.db3"]))
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+
+    def fail(*_: object) -> None:
+        assert list(scratch.glob("*/staged"))
+        raise TransientError("connection reset")
+
+    monkeypatch.setattr(ArchiveReader, "_adopt", fail)
+    with pytest.raises(TransientError) as held:  # with all the frames that it came through
+        extract(path, output=tmp_path / "lake")
+    assert list(scratch.iterdir()) == []
+    assert "reset" in str(held.value)
 
 
 def test_from_s3_as_a_stream_without_scratch(

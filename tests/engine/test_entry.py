@@ -40,6 +40,22 @@ def test_the_program_begins_again_with_settings_that_are_read_once() -> None:
     assert last.split(maxsplit=2) == [*(entry.ENVIRONMENT[name] for name in entry.ENVIRONMENT), "two words"]
 
 
+@pytest.mark.skipif(not entry._has_glibc(), reason="glibc's settings")
+def test_it_begins_again_once_where_a_loader_takes_the_settings_away() -> None:
+    inherited = {name: value for name, value in os.environ.items() if name not in entry.ENVIRONMENT}
+    lost = f"import os\nos.environ.pop('GLIBC_TUNABLES', None)\n{SHOW}"
+    done = subprocess.run(
+        [sys.executable, "-c", lost], env=inherited, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.count("begun") == 2
+
+
+def test_a_closed_standard_output_is_no_fault() -> None:
+    command = f"'{sys.executable}' -m ros_to_parquet transforms >&-"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_settings_of_the_user_are_left() -> None:
     begun, last = show(GLIBC_TUNABLES="glibc.malloc.check=0", OPENBLAS_NUM_THREADS="3")
     assert begun.startswith("begun")

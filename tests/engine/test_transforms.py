@@ -339,6 +339,34 @@ def test_rejected_messages_do_not_come_to_it(tmp_path: Path, installed: Installe
     assert topic.transform.rows_out == 5
 
 
+def test_dictionaries_and_views_of_many_batches_are_one_column(tmp_path: Path, installed: Installer) -> None:
+    """More values than a batch's indices reach, nulls among them, and rows that are yet to be sorted."""
+    installed("""
+    def it(rows, topic):
+        for start in (200, 100, 0):
+            part = rows.slice(start, 100)
+            numbers = part.column("n").to_pylist()
+            names = pa.array([f"n{n}" if n % 2 else None for n in numbers])
+            indices = pa.array(range(100), pa.int8())
+            yield (
+                part.append_column("label", pa.DictionaryArray.from_arrays(indices, names))
+                .append_column("name", pa.array([f"n{n}" for n in numbers]).dictionary_encode()
+                    .cast(pa.dictionary(pa.int8(), pa.string())))
+                .append_column("text", pa.array([f"n{n}" for n in numbers], pa.string_view()))
+                .append_column("raw", pa.array([b"%d" % n for n in numbers], pa.binary_view()))
+            )
+    """)
+    payloads = [b"\0\1\0\0" + number.to_bytes(4, "little") for number in range(300)]
+    bag = write_mcap(tmp_path / "a.mcap", "x/Number", payloads, schema="uint32 n", schema_encoding="ros2msg")
+    of(extract(bag, output=tmp_path / "lake", options=options({"*": "it"})), "/topic")
+    table = rows(tmp_path / "lake", "topic")
+    names = [f"n{number}" for number in range(300)]
+    assert table.column("n").to_pylist() == list(range(300))
+    assert table.column("name").to_pylist() == table.column("text").to_pylist() == names
+    assert table.column("raw").to_pylist() == [b"%d" % number for number in range(300)]
+    assert table.column("label").to_pylist() == [None if n % 2 == 0 else names[n] for n in range(300)]
+
+
 def test_decoded_clouds_come_to_it_as_columns(tmp_path: Path, installed: Installer) -> None:
     installed("""
     def it(rows, topic):

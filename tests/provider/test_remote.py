@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_batch_ros import lease, planning, runs
+from airflow_batch_ros import jobs, lease, planning, runs
 from airflow_batch_ros.conf import DRIVES_TO_PROCESS_SCHEMA, ConfError, parse_conf
-from airflow_batch_ros.jobs import LIVE, SubmitOptions
+from airflow_batch_ros.jobs import LIVE, SubmitOptions, describe
 from airflow_batch_ros.marker import drive_of
 from ros_to_parquet.contract import Run
 from tests.provider.bags import MESSAGES, ros1_bag
@@ -86,6 +87,21 @@ def test_nothing_but_the_submission_of_the_planning_happens_here(remote: Shell) 
     assert again.code == 0
     assert again.json["totals"]["rows"] == 3 * MESSAGES
     assert len(remote.job_ids("r", "one")) == 1
+
+
+def test_a_planning_job_that_batch_does_not_know_yet_is_waited_for(
+    remote: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def late(batch: BatchClient, job_ids: Sequence[str]) -> dict[str, Any]:
+        asked.append(ids := list(job_ids))
+        return {} if len(asked) == 1 else describe(batch, ids)
+
+    monkeypatch.setattr(jobs, "describe", late)
+    done = remote.submit("r", "one", more=("--remote", "--wait", "--poll-seconds", "0.3"))
+    assert (done.code, done.err) == (0, "")
+    assert "is UNKNOWN" in done.out
 
 
 def test_a_run_is_looked_after_while_it_is_planned(remote: Shell) -> None:

@@ -315,6 +315,16 @@ def test_the_role_may_make_all_that_the_stack_has(modulestack: Mapping[str, Any]
             assert f"{service.lower()}:{action}" in allowed, kind
 
 
+def test_the_role_may_attach_the_policies_of_the_stacks_roles(modulestack: Mapping[str, Any]) -> None:
+    found = {statement["Sid"]: statement for _, statement in statements(modulestack)}
+    policies = found["AttachPolicies"]["Condition"]["ArnEquals"]["iam:PolicyARN"]
+    assert {"Sub": "arn:${AWS::Partition}:iam::${AWS::AccountId}:policy/${ProjectName}-*"} in policies
+    roles = load(MODULE.with_name("template.yaml"))["Resources"]
+    managed = json.dumps(roles["InstanceRole"]["Properties"]["ManagedPolicyArns"][0])
+    assert managed in map(json.dumps, policies)
+    assert {"Ref": "AirflowPolicy"} in roles["PlannerRole"]["Properties"]["ManagedPolicyArns"]
+
+
 def test_the_sample_names_options_and_the_defaults_are_the_deployspecs() -> None:
     manifest = yaml.safe_load((MODULE / "manifest.yaml").read_text())
     parameters = {each["name"]: each for each in manifest["parameters"]}

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from airflow_batch_ros import cli
+from airflow_batch_ros.commands import settings
 from airflow_batch_ros.operators.batch import RosToParquetBatchOperator
 from airflow_batch_ros.stack import deploy, doctor, outputs
 from airflow_batch_ros.stack.doctor import Finding, examine
@@ -188,6 +189,19 @@ def test_jobs_that_plan_have_a_role_of_their_own(template: Mapping[str, Any]) ->
     found = {statement["Sid"]: (name, statement) for name, statement in statements(template)}
     assert template["Resources"]["ConfPolicy"]["Properties"]["Roles"] == [{"Ref": "PlannerRole"}]
     assert found["ReadConfs"][1]["Action"] == "s3:GetObject"
+    places = {
+        "sources": ("s3://raw/",),
+        "output": "s3://lake",
+        "platforms": PLATFORMS,
+        "subnet_ids": ("subnet-1",),
+    }
+    more = {"marker": "s3://raw/_DONE", "marker_conf": "s3://raw/topics.json"}
+    given = template_parameters(StackOptions(**places, **more), region=REGION)
+    made = resolve(template, {"ImageUri": f"r@sha256:{'0' * 64}", **given})["PlannerJobDefinition"]
+    said = {each["Name"]: each["Value"] for each in made["ContainerProperties"]["Environment"]}
+    own = ("output", "job_queue", "job_definition", "requester_pays", "conf", "below")
+    assert said.keys() == {"AWS_DEFAULT_REGION", *(settings.PREFIX + each.upper() for each in own)}
+    assert said["AIRFLOW_BATCH_ROS_JOB_QUEUE"] == {"Ref": "FargateQueue"}
     name, submit = found["SubmitPlanning"]
     assert (name, submit["Action"], len(submit["Resource"])) == ("EventsRole", "batch:SubmitJob", 2)
     assert submit["Resource"][1]["Sub"].endswith(":job-definition/${AWS::StackName}-plan:*")
@@ -531,6 +545,9 @@ def test_markers_become_a_pattern() -> None:
     check_parameters({**sources, **made})
     with pytest.raises(StackError, match="jobs may not read there; name it as --source too"):
         check_parameters({**sources, "MarkersBelow": "s3://raw/"})
+    for started in (made, {"Schedule": "rate(1 day)", "ScheduleConfUri": "s3://raw/c.json"}):
+        with pytest.raises(StackError, match="no job without a shareIdentifier"):
+            check_parameters({**sources, **started, "FairShare": "true"})
     with pytest.raises(StackError, match="a schedule needs a conf"):
         check_parameters({"Network": "nat", "Schedule": "rate(1 day)"})
 
@@ -701,7 +718,15 @@ def test_from_nothing_to_rows_and_back(
         parameters={"run": "s3-1", "said": "--marker", "uri": f"{below}drive_3/_DONE"},
     )["jobId"]
     wait_for_end(aws.client("batch"), [started])
-    assert s3.list_objects_v2(Bucket=bucket, Prefix="lake/_plans/drive_id=drive_3/")["KeyCount"] > 1
+    (planner,) = aws.client("batch").describe_jobs(jobs=[started])["jobs"]
+    assert planner["status"] == "SUCCEEDED"
+    key = next(
+        each["Key"]
+        for each in s3.list_objects_v2(Bucket=bucket, Prefix="lake/_plans/drive_id=drive_3/")["Contents"]
+        if each["Key"].endswith("/job-0.json")
+    )
+    record = json.loads(s3.get_object(Bucket=bucket, Key=key)["Body"].read())
+    assert record["job_queue"] == made["JobQueueArn"]
     findings = examine(boto3.Session(region_name=REGION), name)
     assert levels(findings, "tell EventBridge") == {"problem"}
 

@@ -425,6 +425,12 @@ class ArchiveReader:
         return self._expected if self._is_indexed else None
 
     def blocks(self) -> Iterator[MessageBlock]:
+        try:
+            yield from self._blocks()
+        finally:
+            self._unstage()
+
+    def _blocks(self) -> Iterator[MessageBlock]:
         while self._next is not None:
             packed, reader = self._next
             first = len(self._connections)
