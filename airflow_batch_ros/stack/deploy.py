@@ -48,7 +48,7 @@ class Deployment:
 
 
 def template_text(removal_policy: str = "RETAIN") -> str:
-    """The template as it is sent; with DESTROY, deleting the stack deletes images, logs and an empty bucket.
+    """The template as it is sent; with DESTROY, deleting the stack deletes images and logs. A lake stays.
 
     Comments and empty lines are left out: there is a limit to its size.
     """

@@ -24,6 +24,10 @@ MAX_FAILURES = 10
 
 MIN_INTERVAL_S = 1.0
 
+FIRST_POLL_S = 3.0
+"""The sensor has just looked. And a scheduler that has not yet heard of the task's deferral takes it, when it
+is queued again, for one whose process was lost, and spends a retry on it."""
+
 JITTER = 0.2
 
 KILLED = "the Airflow task that waits for it was killed"
@@ -109,6 +113,7 @@ class RosToParquetBatchTrigger(BaseTrigger):
         waiting = Waiting(self.job_ids, unknown_after_s=self.unknown_after_s)
         started = time.monotonic()
         failures = 0
+        await asyncio.sleep(min(self.poll_interval_s, FIRST_POLL_S))
         while True:
             try:
                 details = await in_thread(lambda: describe(batch, waiting.open))

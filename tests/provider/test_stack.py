@@ -261,7 +261,9 @@ def test_what_stays_when_the_stack_goes(template: Mapping[str, Any]) -> None:
     kept = {name for name, each in template["Resources"].items() if each.get("DeletionPolicy") == "Retain"}
     assert kept == {"Repository", "Output", "LogGroup"}
     destroyed = yaml.load(deploy.template_text("DESTROY"), _Loader)["Resources"]
-    assert {destroyed[name]["DeletionPolicy"] for name in kept} == {"Delete"}
+    policies = {name: destroyed[name]["DeletionPolicy"] for name in kept}
+    assert policies == {"Repository": "Delete", "Output": "Retain", "LogGroup": "Delete"}
+    assert destroyed["Output"]["UpdateReplacePolicy"] == "Retain", "a lake is never deleted"
     assert destroyed["Repository"]["Properties"]["EmptyOnDelete"] is True
 
 
