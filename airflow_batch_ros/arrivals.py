@@ -35,20 +35,21 @@ def drive_of(marker: StoredObject, *, name: str = MARKER) -> dict[str, dict[str,
     """The entry of ``drives_to_process`` that a marker stands for; empty if the object is no marker.
 
     >>> drive_of(StoredObject("raw", "fleet/2026-11-20/car_7/_COMPLETE"))
-    {'fleet.2026-11-20.car_7': {'bucket': 'raw', 'prefix': 'fleet/2026-11-20/car_7/'}}
+    {'raw.fleet.2026-11-20.car_7': {'bucket': 'raw', 'prefix': 'fleet/2026-11-20/car_7/'}}
     """
     folder, _, own = marker.key.rpartition("/")
     if own != name:
         return {}
     prefix = f"{folder}/" if folder else ""
-    return {drive_id_of(folder or marker.bucket): {"bucket": marker.bucket, "prefix": prefix}}
+    drive_id = drive_id_of(f"{marker.bucket}/{folder}" if folder else marker.bucket)
+    return {drive_id: {"bucket": marker.bucket, "prefix": prefix}}
 
 
 def drive_id_of(folder: str) -> str:
-    """A drive id for a folder, the same each time, and another one for each other folder.
+    """A drive id for a folder of a bucket: the same each time, another one for each other folder.
 
-    >>> drive_id_of("2026-11-20/car 7")
-    '2026-11-20.car_7-a55e7e0f'
+    >>> drive_id_of("raw/2026-11-20/car 7")
+    'raw.2026-11-20.car_7-90f7dd38'
     """
     plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*(/[A-Za-z0-9_-]+)*", folder)
     drive_id = folder.replace("/", ".")

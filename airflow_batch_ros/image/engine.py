@@ -107,7 +107,7 @@ def login(engine: Engine, registry: str, user: str, password: str) -> Iterator[M
     """
     with tempfile.TemporaryDirectory(prefix="airflow-batch-ros-") as folder:
         if engine.name == "docker":
-            _copy_configuration(Path(folder))
+            _copy_configuration(Path(folder), registry)
             environment = {"DOCKER_CONFIG": folder}
         else:
             environment = {"REGISTRY_AUTH_FILE": str(Path(folder, "auth.json"))}
@@ -118,14 +118,15 @@ def login(engine: Engine, registry: str, user: str, password: str) -> Iterator[M
         yield environment
 
 
-def _copy_configuration(folder: Path) -> None:
+def _copy_configuration(folder: Path, registry: str) -> None:
     """Docker's configuration without its logins: contexts, plugins and proxies are needed all the same."""
     own = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
     settings = {}
     if (own / "config.json").is_file():
         settings = json.loads((own / "config.json").read_text("utf-8"))
     kept = {key: value for key, value in settings.items() if key not in _OWN_LOGIN}
-    (folder / "config.json").write_text(json.dumps(kept), "utf-8")
+    # With no login at all, docker would keep this one in the user's own store of secrets.
+    (folder / "config.json").write_text(json.dumps({**kept, "auths": {registry: {}}}), "utf-8")
     for name in ("contexts", "cli-plugins"):
         if (own / name).is_dir():
             (folder / name).symlink_to((own / name).resolve())

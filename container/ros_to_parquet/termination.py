@@ -89,9 +89,10 @@ def deferred() -> Iterator[None]:
         yield
     finally:
         _deferrals.depth -= 1
-    if _pending and not _deferrals.depth and threading.current_thread() is threading.main_thread():
-        _pending = False
-        _raise()
+        # Instead of an error in here, too: the process is to end, and what failed is tried again.
+        if _pending and not _deferrals.depth and threading.current_thread() is threading.main_thread():
+            _pending = False
+            _raise()
 
 
 def leave(code: int) -> NoReturn:

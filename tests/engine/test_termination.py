@@ -302,6 +302,11 @@ def test_deferred_ends_where_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
             pass
         with pytest.raises(termination.TerminatedError):
             termination.check()
+        termination.listen()
+        with pytest.raises(termination.TerminatedError) as ended, termination.deferred():
+            signal.raise_signal(signal.SIGTERM)
+            raise OSError("what was being done has failed, too")
+        assert isinstance(ended.value.__context__, OSError)
     finally:
         termination.listen()
         signal.signal(signal.SIGTERM, before)

@@ -61,12 +61,14 @@ def test_other_messages_are_refused(body: str) -> None:
 
 def test_a_marker_stands_for_its_folder() -> None:
     assert drive_of(StoredObject("raw", "x/car_7/_COMPLETE")) == {
-        "x.car_7": {"bucket": "raw", "prefix": "x/car_7/"}
+        "raw.x.car_7": {"bucket": "raw", "prefix": "x/car_7/"}
     }
     assert drive_of(StoredObject("raw", "x/car_7/a.bag")) == {}
     assert drive_of(StoredObject("raw", "x/not_COMPLETE")) == {}
     assert drive_of(StoredObject("raw", "_COMPLETE")) == {"raw": {"bucket": "raw", "prefix": ""}}
-    assert list(drive_of(StoredObject("raw", "x/done.txt"), name="done.txt")) == ["x"]
+    assert list(drive_of(StoredObject("raw", "x/done.txt"), name="done.txt")) == ["raw.x"]
+    ids = {each for bucket in ("raw", "raw2") for each in drive_of(StoredObject(bucket, "x/_COMPLETE"))}
+    assert len(ids) == 2, "equal folders of two buckets are two drives"
 
 
 def test_each_folder_has_a_drive_id_of_its_own() -> None:
@@ -97,7 +99,7 @@ def test_markers_of_an_interval(s3: S3Client, bucket: str) -> None:
     put(s3, bucket, "in/one/a.bag", "in/one/_COMPLETE", "in/two/a.bag", "out/three/_COMPLETE")
     written = s3.head_object(Bucket=bucket, Key="in/one/_COMPLETE")["LastModified"]
     second = timedelta(seconds=1)
-    one = {"in.one": {"bucket": bucket, "prefix": "in/one/"}}
+    one = {f"{bucket}.in.one": {"bucket": bucket, "prefix": "in/one/"}}
     assert marked_drives(s3, bucket, "in/", since=written, before=written + second) == one
     assert marked_drives(s3, bucket, "in/", since=written - second, before=written) == {}
 
@@ -143,7 +145,7 @@ def test_the_trigger_fires_once_for_each_marker(
     sqs.send_message(QueueUrl=url, MessageBody="hello")
     sqs.send_message(QueueUrl=url, MessageBody=s3_message("a/x.bag"))
     sqs.send_message(QueueUrl=url, MessageBody=s3_message("a/_COMPLETE", "b/_COMPLETE"))
-    a, b = ({name: {"bucket": "raw", "prefix": f"{name}/"}} for name in "ab")
+    a, b = ({f"raw.{name}": {"bucket": "raw", "prefix": f"{name}/"}} for name in "ab")
 
     async def story() -> None:
         trigger = NewDrivesTrigger(queue_url=url)
@@ -180,4 +182,4 @@ def test_the_trigger_outlives_a_queue_that_cannot_be_asked(
     async def story() -> Any:
         return (await anext(NewDrivesTrigger(queue_url=url).run())).payload
 
-    assert list(asyncio.run(story())["drives_to_process"]) == ["a"]
+    assert list(asyncio.run(story())["drives_to_process"]) == ["raw.a"]

@@ -72,7 +72,7 @@ def test_new_drives_of_an_interval(
     dag = run_path(str(EXAMPLES / "example_new_drives_s3.py"))["dag"]
     state, tasks, returned = run(dag, logical_date=after)
     assert (state, set(tasks.values())) == ("success", {"success"})
-    assert returned["find_drives"] == {"fleet.car_7": {"bucket": bucket, "prefix": "fleet/car_7/"}}
+    assert returned["find_drives"] == {f"{bucket}.fleet.car_7": {"bucket": bucket, "prefix": "fleet/car_7/"}}
     assert returned["ros_to_parquet.wait"]["totals"]["rows"] == MESSAGES
 
     state, tasks, _ = run(dag, logical_date=after + timedelta(seconds=interval_s))

@@ -242,7 +242,7 @@ def test_push_to_a_stack(
     token = aws.client("ecr").get_authorization_token()["authorizationData"][0]["authorizationToken"]
     user, _, password = base64.b64decode(token).decode().partition(":")
     assert (user, logged_in["input"]) == ("AWS", password)
-    assert logged_in["configuration"] == {"currentContext": "far"}
+    assert logged_in["configuration"] == {"currentContext": "far", "auths": {registry: {}}}
     (push,) = docker.asked("push")
     assert push["words"] == ["push", f"{repository}:0.1.0"]
     assert push["config"] == logged_in["config"] != str(tmp_path / ".docker")

@@ -212,9 +212,9 @@ def test_a_message_starts_a_drive_and_the_drive_what_goes_on_from_it(
     until(lambda: all(map(finished, EXAMPLE_DAGS)), "both DAGs", tolerate=(urllib.error.HTTPError,))
     (arrived,), (gone_on,) = map(finished, EXAMPLE_DAGS)
     found = airflow.xcom("example_new_drives_sqs", arrived, "find_drives")
-    assert found == {"fleet.car_7": {"bucket": BUCKET, "prefix": "fleet/car_7/"}}
+    assert found == {f"{BUCKET}.fleet.car_7": {"bucket": BUCKET, "prefix": "fleet/car_7/"}}
     (drive,) = airflow.xcom("example_drives_in_lake", gone_on, "drives")
-    assert (drive["drive_id"], drive["state"]) == ("fleet.car_7", "succeeded")
+    assert (drive["drive_id"], drive["state"]) == (f"{BUCKET}.fleet.car_7", "succeeded")
     assert drive["tables"] == {"temperature": MESSAGES}
     columns = airflow.xcom("example_drives_in_lake", gone_on, "look_at/0")["temperature"]
     assert {"log_time", "temperature", "drive_id"} <= set(columns)
