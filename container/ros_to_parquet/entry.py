@@ -10,7 +10,6 @@ from typing import NoReturn
 ENVIRONMENT = {
     "GLIBC_TUNABLES": ":".join(
         (
-            "glibc.malloc.hugetlb=1",  # the kernel hands memory out in 2 MiB, not in 4 KiB
             f"glibc.malloc.mmap_threshold={32 << 20}",  # blocks of messages come and go: they are kept
             f"glibc.malloc.trim_threshold={64 << 20}",
             "glibc.malloc.arena_max=1",  # what one thread frees another can have; Arrow has its own allocator

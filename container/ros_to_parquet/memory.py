@@ -81,7 +81,8 @@ def share_out(limit_bytes: int) -> MemoryBudget:
     message comes when the writers have settled and is not read ahead of, so that it may be in memory three
     times over (24): as read, as decoded, as a Parquet page.
 
-    Reads, row groups and blocks gain nothing past the sizes here, so they stop growing at the default.
+    Reads, row groups and what waits gain nothing past the sizes here, so they stop growing at the default or
+    before: memory that is touched for the first time costs more than what is done with it.
     """
     share = limit_bytes // 32
     mebibyte = 1 << 20
@@ -92,13 +93,13 @@ def share_out(limit_bytes: int) -> MemoryBudget:
         chunk=share,
         window=min(share // 4, 8 * mebibyte),
         block=min(share // 2, 16 * mebibyte),
-        joined=share,
-        read_ahead=share,
+        joined=min(share, 16 * mebibyte),
+        read_ahead=min(share, 8 * mebibyte),
         take=min(share // 8, 4 * mebibyte),
-        pending=2 * share,
-        row_group=min(2 * share, 64 * mebibyte),
-        waiting=2 * share,
-        in_flight=2 * share,
+        pending=min(2 * share, 16 * mebibyte),
+        row_group=min(2 * share, 32 * mebibyte),
+        waiting=min(2 * share, 32 * mebibyte),
+        in_flight=min(2 * share, 64 * mebibyte),
         upload=4 * share,
         alone=26 * share,
     )
