@@ -176,12 +176,22 @@ def test_bad_confs_are_refused_and_a_kill_reaches_the_jobs(
     run_id = airflow.trigger({"drives_to_process": {"drive_1": {"bucket": bucket, "prefix": "drive_1/"}}})
     until(lambda: airflow.task(run_id, "wait") == "deferred", "the sensor defers")
     (job,) = airflow.xcom(DAG, run_id, "submit")
-    links = airflow.call("GET", f"/api/v2/dags/{DAG}/dagRuns/{run_id}/taskInstances/submit/links")
+
+    def links(task: str) -> Any:
+        found = airflow.call("GET", f"/api/v2/dags/{DAG}/dagRuns/{run_id}/taskInstances/{task}/links")
+        return found["extra_links"]
+
+    # Airflow stores a task's links one by one, after it has said that the task is deferred.
+    until(lambda: None not in links("wait").values(), "the sensor's links are stored")
     console = f"{aws.server.endpoint_url}/console/batch/home?region=us-east-1"
-    assert links["extra_links"]["Batch job"] == f"{console}#jobs/detail/{job['job_id']}"
-    of_the_sensor = airflow.call("GET", f"/api/v2/dags/{DAG}/dagRuns/{run_id}/taskInstances/wait/links")
-    assert of_the_sensor == links
-    time.sleep(3.0)  # the triggerer picks the trigger up
+    assert links("submit")["Batch job"] == f"{console}#jobs/detail/{job['job_id']}"
+    assert links("wait") == links("submit")
+
+    def triggerer() -> Any:
+        return airflow.call("GET", f"/api/v2/dags/{DAG}/dagRuns/{run_id}/taskInstances/wait")["triggerer_job"]
+
+    until(lambda: triggerer() is not None, "a triggerer has the trigger")
+    time.sleep(3.0)  # it starts what it has within a second
     (detail,) = batch.describe_jobs(jobs=[job["job_id"]])["jobs"]
     assert detail["status"] in ("STARTING", "RUNNING")
 
