@@ -27,6 +27,9 @@ test-airflow: setup ## the provider's tests on Airflow 2.11 and 3.0 too
 test-oracles: setup ## hold the engine against other people's readers; ROS's own if apt-get can install it
 	@./scripts/test-oracles $(PYTEST_ARGS)
 
+test-long: setup ## whole sweeps (every byte of every format) and large counts: minutes to an hour
+	$(BIN)/pytest -m long $(PYTEST_ARGS)
+
 test-container: ## build and check the image, then docker-compose.yaml; needs a Docker engine
 	@./scripts/test-container
 
