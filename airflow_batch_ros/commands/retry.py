@@ -102,6 +102,8 @@ def _options(arguments: argparse.Namespace, record: RunRecord) -> SubmitOptions:
         overrides = dict(extra.get("containerOverrides", {}))
         overrides.pop("resourceRequirements", None)  # the run's own would win
         extra["containerOverrides"] = overrides
+    if share := flags.find("share_identifier"):
+        extra["shareIdentifier"] = share
     return replace(
         options,
         job_queue=flags.find("job_queue") or options.job_queue,

@@ -30,6 +30,7 @@ NAMES = (
     "planner_definition",
     "vcpus",
     "memory_mib",
+    "share_identifier",
     "requester_pays",
     "allowed_uris",
     "region",
@@ -158,6 +159,7 @@ def add_job_options(parser: argparse.ArgumentParser, *, default: str) -> None:
     group.add_argument("--job-definition", metavar="NAME_OR_ARN", help=f"default: {default}")
     group.add_argument("--vcpus", metavar="N", help="of each container (default: the definition's)")
     group.add_argument("--memory-mib", metavar="N", help="of each container (default: the definition's)")
+    group.add_argument("--share-identifier", metavar="NAME", help="of a queue with fair share")
     group.add_argument(
         "--tag", action="append", default=[], metavar="KEY=VALUE", help="of the jobs; repeatable"
     )
