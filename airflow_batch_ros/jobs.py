@@ -36,6 +36,9 @@ DESCRIBE_LIMIT = 100
 
 MAX_JOB_NAME_LENGTH = 128
 
+DEFAULT_LOG_GROUP = "/aws/batch/job"
+"""Where Batch jobs log unless their definition says otherwise."""
+
 _PAYER = {"name": "ROS_TO_PARQUET_REQUEST_PAYER", "value": "requester"}
 """By which the engine says that it pays."""
 
@@ -473,8 +476,25 @@ def job_seconds(detail: Mapping[str, Any] | None) -> float | None:
     return round(float(detail["stoppedAt"] - detail["createdAt"]) / 1000, 3)
 
 
-DEFAULT_LOG_GROUP = "/aws/batch/job"
-"""Where Batch jobs log unless their definition says otherwise."""
+def find_definition(batch: BatchClient, job_definition: str) -> Mapping[str, Any] | None:
+    """A job definition by ARN, ``name:revision``, or name (its newest revision); None where there is none."""
+    name, _, revision = job_definition.rpartition("job-definition/")[2].partition(":")
+    if revision and job_definition.startswith("arn:"):
+        return next(
+            iter(batch.describe_job_definitions(jobDefinitions=[job_definition])["jobDefinitions"]), None
+        )
+    pages = batch.get_paginator("describe_job_definitions")
+    found = [
+        each
+        for page in (
+            pages.paginate(jobDefinitionName=name)
+            if revision
+            else pages.paginate(jobDefinitionName=name, status="ACTIVE")
+        )
+        for each in page["jobDefinitions"]
+        if revision in ("", str(each["revision"]))
+    ]
+    return max(found, key=lambda each: each["revision"], default=None)
 
 
 def log_group(detail: Mapping[str, Any] | None) -> str | None:
