@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from airflow_batch_ros import lease, runs
+from airflow_batch_ros.adapt import next_sizes
 from airflow_batch_ros.causes import Cause, cause_of_error
 from airflow_batch_ros.conf import DriveSource, PipelineConf
 from airflow_batch_ros.jobs import (
@@ -85,7 +86,9 @@ class Fanout:
         submitter: a client that does not retry by itself; see `jobs.submit_next`.
         owned: ids of the jobs that were submitted or adopted so far, for `terminate_owned`.
         say: is told what is done, a line at a time.
-        submitting: name of the job whose submission has begun and is not confirmed.
+        chosen: of `contract.Sizes`, those that are as ``options`` say whatever shards failed by.
+        submitting: name of the job whose submission has begun and is not confirmed; ``submitting_to`` its
+            queue.
         killed: nothing more is to be submitted.
     """
 
@@ -99,7 +102,9 @@ class Fanout:
     shard_bytes: int = DEFAULT_SHARD_BYTES
     say: Callable[[str], None] = field(default=logging.getLogger(__name__).info)
     owned: list[str] = field(default_factory=list)
+    chosen: frozenset[str] = frozenset()
     submitting: str | None = None
+    submitting_to: str = ""
     killed: bool = False
 
     def submit_all(self) -> list[DriveJob]:
@@ -150,7 +155,7 @@ class Fanout:
         ids, problems = list(self.owned), []
         if self.submitting:
             try:
-                unconfirmed = find_job(self.batch, self.options.job_queue, self.submitting)
+                unconfirmed = find_job(self.batch, self.submitting_to, self.submitting)
                 ids += [unconfirmed] if unconfirmed else []
             except (BotoCoreError, ClientError) as error:
                 problems.append(f"job {self.submitting}, if it was submitted: {error}")
@@ -307,9 +312,20 @@ class Fanout:
             self.say(f"{name}: job {progress.record.job_id} of an earlier try is {progress.state}")
             return self._job(plan, Work.ADOPTED, progress.record, progress.record.array_size or 1)
         self._own(lake, plan, progress)  # again: planning the other drives took its time
+        sizes, said = next_sizes(self.batch, lake, plan, progress, self.options)
+        for each in said:
+            self.say(f"{name}: {each}")
+        begun = progress.generation if progress.record is None else None
+        queue = (begun.sizes if begun else sizes).job_queue
+        if "job_queue" in self.chosen:
+            queue = ""
         self.submitting = job_name(plan.drive_id, plan.plan_id, next_generation(progress))
+        self.submitting_to = queue or self.options.job_queue
         record, generation = submit_next(
-            self.batch, lake, plan, progress, self.options, submitter=self.submitter
+            *(self.batch, lake, plan, progress, self.options),
+            submitter=self.submitter,
+            sizes=sizes,
+            chosen=self.chosen,
         )
         self.owned.append(record.job_id)
         self.submitting = None

@@ -5,8 +5,9 @@ Job ids and states are Batch's words; generations, shards and records are `ros_t
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from ros_to_parquet.contract import (
     Generation,
     JobRecord,
     Plan,
+    Sizes,
 )
 
 if TYPE_CHECKING:
@@ -43,6 +45,9 @@ _PAYER = {"name": "ROS_TO_PARQUET_REQUEST_PAYER", "value": "requester"}
 """By which the engine says that it pays."""
 
 SUBMIT_TRIES = 6
+
+DEFAULT_MAX_MEMORY_MIB = 122_880
+"""The most that Fargate has."""
 
 THROTTLED = frozenset(
     {"TooManyRequestsException", "ThrottlingException", "Throttling", "RequestLimitExceeded", "SlowDown"}
@@ -174,12 +179,17 @@ def command(lake: Lake, plan: Plan, generation: Generation) -> list[str]:
     return [*words, "--index-map", lake.uri(key), "--index-map-sha256", digest]
 
 
+_AS_ASKED = Sizes()
+
+
 @dataclass(frozen=True, slots=True)
 class SubmitOptions:
     """How jobs are submitted; the same for all drives.
 
     Attributes:
         requester_pays: the buckets of bags bill who reads them; the planner and the jobs say that they pay.
+        on_demand_queue: where shards go that Spot has reclaimed twice; empty for nowhere.
+        max_memory_mib: what a container is given at most where shards ran out of memory.
         extra: further members of the SubmitJob request, as boto3 names them (``timeout``,
             ``retryStrategy``, ``shareIdentifier``...); what is said here wins, but for the job's name, its
             array and its command.
@@ -192,18 +202,38 @@ class SubmitOptions:
     tags: Mapping[str, str] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
     requester_pays: bool = False
+    on_demand_queue: str = ""
+    max_memory_mib: int = DEFAULT_MAX_MEMORY_MIB
 
 
-def submit_request(lake: Lake, plan: Plan, generation: Generation, options: SubmitOptions) -> dict[str, Any]:
-    """The SubmitJob request of a generation."""
-    resources = []
-    if options.vcpus is not None:
-        resources.append({"type": "VCPU", "value": f"{options.vcpus:g}"})
-    if options.memory_mib is not None:
-        resources.append({"type": "MEMORY", "value": str(options.memory_mib)})
+def submit_request(
+    lake: Lake,
+    plan: Plan,
+    generation: Generation,
+    options: SubmitOptions,
+    *,
+    chosen: Collection[str] = (),
+) -> dict[str, Any]:
+    """The SubmitJob request of a generation; of its sizes the ``chosen`` ones are as ``options`` say."""
+    sizes = dataclasses.replace(
+        generation.sizes, **{name: getattr(_AS_ASKED, name) for name in chosen if hasattr(_AS_ASKED, name)}
+    )
     overrides: dict[str, Any] = dict(options.extra.get("containerOverrides", {}))
+    asked = {
+        "VCPU": None if options.vcpus is None else f"{options.vcpus:g}",
+        "MEMORY": None if options.memory_mib is None else str(options.memory_mib),
+    }
+    resources = {kind: value for kind, value in asked.items() if value is not None}
+    if "resourceRequirements" in overrides:
+        resources = {each["type"]: each["value"] for each in overrides["resourceRequirements"]}
+    if sizes.vcpus is not None:
+        resources["VCPU"] = f"{sizes.vcpus:g}"
+    if sizes.memory_mib is not None:
+        resources["MEMORY"] = str(sizes.memory_mib)
     if resources:
-        overrides.setdefault("resourceRequirements", resources)
+        overrides["resourceRequirements"] = [
+            {"type": kind, "value": value} for kind, value in resources.items()
+        ]
     if options.requester_pays:
         others = [each for each in overrides.get("environment", []) if each["name"] != _PAYER["name"]]
         overrides["environment"] = [*others, _PAYER]
@@ -217,6 +247,10 @@ def submit_request(lake: Lake, plan: Plan, generation: Generation, options: Subm
         "jobName": job_name(plan.drive_id, plan.plan_id, generation.generation),
         "containerOverrides": {**overrides, "command": command(lake, plan, generation)},
     }
+    if sizes.job_queue:
+        request["jobQueue"] = sizes.job_queue
+    if sizes.timeout_s is not None:
+        request["timeout"] = {"attemptDurationSeconds": sizes.timeout_s}
     request.pop("arrayProperties", None)
     if len(generation.shards) > 1:
         request["arrayProperties"] = {"size": len(generation.shards)}
@@ -267,7 +301,9 @@ def read_progress(
         generation = lake.load(Generation, contract.generation_key(plan.drive_id, plan.plan_id, last))
         if last in records:
             record = lake.load(JobRecord, contract.job_record_key(plan.drive_id, plan.plan_id, last))
-        elif found := find_job(batch, job_queue, job_name(plan.drive_id, plan.plan_id, last)):
+        elif found := find_job(
+            batch, _queue(generation, job_queue), job_name(plan.drive_id, plan.plan_id, last)
+        ):
             record = (
                 _record(batch, lake, plan, generation, found, job_queue=job_queue)
                 if write
@@ -290,9 +326,14 @@ def submit_next(
     options: SubmitOptions,
     *,
     submitter: BatchClient,
+    sizes: Sizes = _AS_ASKED,
+    chosen: Collection[str] = (),
     sleep: Callable[[float], None] = time.sleep,
 ) -> tuple[JobRecord, Generation]:
     """Submits a job for the plan's missing shards; to be called only where no job of the plan is live.
+
+    ``sizes`` are a new generation's; of them, and of those of one that was begun, the ``chosen`` ones are as
+    ``options`` say.
 
     SubmitJob has no idempotency token, so ``submitter`` must not retry it by itself.
 
@@ -307,14 +348,19 @@ def submit_next(
     if progress.generation is not None and progress.generation.generation == number:
         generation = progress.generation
     else:
-        generation = Generation(CONTRACT_VERSION, plan.plan_id, number, shards)
+        generation = Generation(CONTRACT_VERSION, plan.plan_id, number, shards, sizes)
         key = contract.generation_key(plan.drive_id, plan.plan_id, number)
         if not lake.create(key, contract.to_json(generation)):
             generation = lake.load(Generation, key) or generation
-    request = submit_request(lake, plan, generation, options)
+    request = submit_request(lake, plan, generation, options, chosen=chosen)
     job_id = submit_once(batch, submitter, request, what=f"drive {plan.drive_id!r}", sleep=sleep)
     queue = str(request["jobQueue"])
     return _record(batch, lake, plan, generation, job_id, job_queue=queue), generation
+
+
+def _queue(generation: Generation | None, job_queue: str) -> str:
+    """The queue that a generation's job is in; ``job_queue`` where it is the run's."""
+    return (generation.sizes.job_queue if generation else "") or job_queue
 
 
 def next_generation(progress: Progress) -> int:
@@ -432,7 +478,8 @@ def live_jobs(
     records = recorded_jobs(lake, drive_id, plan_id)
     ids = [record.job_id for record in records]
     following = records[-1].generation + 1 if records else 0
-    if unrecorded := find_job(batch, job_queue, job_name(drive_id, plan_id, following)):
+    begun = lake.load(Generation, contract.generation_key(drive_id, plan_id, following))
+    if unrecorded := find_job(batch, _queue(begun, job_queue), job_name(drive_id, plan_id, following)):
         ids.append(unrecorded)
     details = describe(batch, ids)
     states = {job_id: job_state(details.get(job_id)) for job_id in ids}

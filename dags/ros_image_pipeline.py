@@ -45,6 +45,7 @@ What goes on from drives in the lake can be scheduled on `AssetAlias("ros_to_par
 | `ros_to_parquet_stack` | stack of `airflow-batch-ros stack`, whose lake, queue and definition are taken | |
 | `ros_to_parquet_job_queue` | Batch job queue | the stack's, else `ros-to-parquet` |
 | `ros_to_parquet_job_definition` | Batch job definition | the stack's, else `ros-to-parquet` |
+| `ros_to_parquet_on_demand_queue` | queue for shards that Spot has reclaimed twice | the stack's |
 | `ros_to_parquet_aws_conn_id` | AWS connection | `aws_default` |
 
 (In the environment: `AIRFLOW_VAR_ROS_TO_PARQUET_OUTPUT`, and so on.)
@@ -94,6 +95,7 @@ with DAG(
         stack_name=variable("stack", ""),
         job_queue=variable("job_queue", ""),
         job_definition=variable("job_definition", ""),
+        on_demand_queue=variable("on_demand_queue", ""),
         aws_conn_id=variable("aws_conn_id", "aws_default"),
         default_args={"retries": 2},
     )

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, BaseOperator
 
 from airflow_batch_ros.allowed import AllowList, check_allowed, of_job_definition, parse_allowed
 from airflow_batch_ros.conf import CONF_KEYS, ConfError, PipelineConf, parse_conf, parse_output
-from airflow_batch_ros.jobs import DriveJob, SubmitOptions, describe, log_group
+from airflow_batch_ros.jobs import DEFAULT_MAX_MEMORY_MIB, DriveJob, SubmitOptions, describe, log_group
 from airflow_batch_ros.links.batch import BatchJobLink, BatchLogsLink, LakeLink
 from airflow_batch_ros.plan import DEFAULT_SHARD_BYTES
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from airflow_batch_ros.hooks.batch import RosToParquetBatchHook
     from airflow_batch_ros.stack.outputs import StackOutputs
 
+
+N = TypeVar("N", int, float)
 
 DEFAULT_NAME = "ros-to-parquet"
 """Of the job queue and the job definition, where neither they nor a stack are named."""
@@ -47,6 +49,10 @@ class RosToParquetBatchOperator(BaseOperator):
     :param shard_bytes: stored bytes of bags that one container reads; larger bags are split.
     :param vcpus: vCPUs of each container; by default the job definition's.
     :param memory_mib: memory of each container; by default the job definition's.
+    :param max_memory_mib: most that a container is given where shards ran out of memory; each time that what
+        is missing is submitted again they get twice what they had.
+    :param on_demand_queue: where shards go that Spot has reclaimed twice; by default the stack's queue that
+        is not on Spot, where its default queue is taken.
     :param tags: tags of the jobs and of what Batch starts for them.
     :param requester_pays: the buckets of bags bill who reads them, and you agree to pay; by default what the
         stack says, else False.
@@ -71,6 +77,8 @@ class RosToParquetBatchOperator(BaseOperator):
         "fail_on",
         "vcpus",
         "memory_mib",
+        "max_memory_mib",
+        "on_demand_queue",
         "tags",
         "submit_options",
         "console_base_url",
@@ -93,6 +101,8 @@ class RosToParquetBatchOperator(BaseOperator):
         shard_bytes: int = DEFAULT_SHARD_BYTES,
         vcpus: float | str | None = None,
         memory_mib: int | str | None = None,
+        max_memory_mib: int | str | None = None,
+        on_demand_queue: str | None = None,
         tags: Mapping[str, str] | None = None,
         requester_pays: bool | None = None,
         submit_options: Mapping[str, Any] | None = None,
@@ -112,6 +122,8 @@ class RosToParquetBatchOperator(BaseOperator):
         self.shard_bytes = shard_bytes
         self.vcpus = vcpus
         self.memory_mib = memory_mib
+        self.max_memory_mib = max_memory_mib
+        self.on_demand_queue = on_demand_queue
         self.tags = tags
         self.requester_pays = requester_pays
         self.submit_options = submit_options
@@ -216,16 +228,14 @@ class RosToParquetBatchOperator(BaseOperator):
         return lists
 
     def _submit_options(self, stack: StackOutputs | None) -> SubmitOptions:
-        try:
-            vcpus = float(self.vcpus) if self.vcpus not in (None, "", "None") else None
-            memory_mib = int(self.memory_mib) if self.memory_mib not in (None, "", "None") else None
-        except ValueError as error:
-            raise ConfError([f"vcpus {self.vcpus!r} and memory_mib {self.memory_mib!r}: {error}"]) from error
         return SubmitOptions(
             job_queue=self.job_queue or (stack.job_queue if stack else DEFAULT_NAME),
             job_definition=self.job_definition or (stack.job_definition if stack else DEFAULT_NAME),
-            vcpus=vcpus,
-            memory_mib=memory_mib,
+            vcpus=_number("vcpus", float, self.vcpus),
+            memory_mib=_number("memory_mib", int, self.memory_mib),
+            max_memory_mib=_number("max_memory_mib", int, self.max_memory_mib) or DEFAULT_MAX_MEMORY_MIB,
+            on_demand_queue=self.on_demand_queue
+            or ("" if stack is None or self.job_queue else stack.on_demand_queue),
             tags=dict(self.tags or {}),
             extra=dict(self.submit_options or {}),
             requester_pays=bool(stack and stack.requester_pays)
@@ -254,6 +264,20 @@ class RosToParquetBatchOperator(BaseOperator):
             if job.console_url:
                 self.log.info("drive %s: %s", job.drive_id, job.console_url)
         return linked
+
+
+def _number(name: str, kind: Callable[[Any], N], value: object) -> N | None:
+    """An argument that may have come from a template.
+
+    Raises:
+        ConfError: not a number.
+    """
+    if value in (None, "", "None"):
+        return None
+    try:
+        return kind(value)
+    except (TypeError, ValueError) as error:
+        raise ConfError([f"argument {name}: a number is expected, not {value!r}"]) from error
 
 
 def raw_conf(context: Context) -> dict[str, Any]:

@@ -16,18 +16,25 @@ if TYPE_CHECKING:
 
 FORMATS = ("table", "env", "json", "airflow")
 
+_ON_DEMAND = {"FARGATE_SPOT": "FargateQueueArn", "SPOT": "Ec2QueueArn"}
+"""The output that names a queue for the same job definition as the platform's, which is never reclaimed."""
+
 _NOT_THERE = "does not exist"
 
 
 @dataclass(frozen=True, slots=True)
 class StackOutputs:
-    """Outputs of a stack whose image is there, by the names that the operators use."""
+    """Outputs of a stack whose image is there, by the names that the operators use.
+
+    ``on_demand_queue`` is empty where the default queue is not on Spot, or the stack has no other.
+    """
 
     job_queue: str
     job_definition: str
     planner_definition: str
     output_uri: str
     requester_pays: bool
+    on_demand_queue: str = ""
 
 
 def find_stack(cloudformation: CloudFormationClient, name: str) -> StackTypeDef | None:
@@ -85,6 +92,7 @@ def resolve(cloudformation: CloudFormationClient, name: str) -> StackOutputs:
         planner_definition=outputs.get("PlannerJobDefinitionArn", ""),
         output_uri=outputs["OutputUri"],
         requester_pays=outputs.get("RequesterPays") == "true",
+        on_demand_queue=outputs.get(_ON_DEMAND.get(outputs.get("Platform", ""), ""), ""),
     )
 
 

@@ -282,6 +282,19 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
+class Sizes:
+    """What a generation is given other than what the run asks for; None, or empty, for just that.
+
+    ``timeout_s`` is of one attempt.
+    """
+
+    memory_mib: int | None = None
+    vcpus: float | None = None
+    timeout_s: int | None = None
+    job_queue: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Generation:
     """The shards that one submission of a plan runs: array child ``i`` runs ``shards[i]``."""
 
@@ -289,6 +302,7 @@ class Generation:
     plan_id: str
     generation: int
     shards: tuple[int, ...]
+    sizes: Sizes = Sizes()
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,7 +149,7 @@ def test_the_conf_comes_from_the_run_and_the_params(pipeline: Pipeline) -> None:
         ({"conf": "{"}, "it is text, and not JSON"),
         ({"output_uri": None}, "key 'output': missing, and there is no default (argument output_uri of the"),
         ({"output_uri": "lake"}, "argument 'output_uri' of the operator: expected an S3 URI"),
-        ({"memory_mib": "much"}, "vcpus None and memory_mib 'much'"),
+        ({"memory_mib": "much"}, "argument memory_mib: a number is expected, not 'much'"),
     ],
 )
 def test_a_bad_conf_fails_without_a_retry(pipeline: Pipeline, changes: dict[str, Any], text: str) -> None:
