@@ -121,6 +121,12 @@ def _submit_job(
         )
     backend = response.batch_backend
     queue = _find_queue(backend, body.get("jobQueue", ""))
+    share = body.get("shareIdentifier")
+    if bool(share) != bool(queue.schedule_policy):
+        raise BatchError(
+            f"Job queue {queue.name} has {'a' if queue.schedule_policy else 'no'} scheduling policy: "
+            f"shareIdentifier {'is missing' if queue.schedule_policy else 'is not for it'}"
+        )
     definition = _find_definition(backend, body.get("jobDefinition", ""))
     container = _effective_container(definition, overrides)
     parameters = {**(definition.parameters or {}), **(body.get("parameters") or {})}
@@ -152,6 +158,7 @@ def _submit_job(
             log=partial(_put_log_line, backend.logs_backend),
             shown={
                 "jobQueue": queue.arn,
+                **({"shareIdentifier": share} if share else {}),
                 "jobDefinition": definition.arn,
                 "parameters": parameters,
                 "dependsOn": body.get("dependsOn") or [],
