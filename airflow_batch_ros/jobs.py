@@ -472,6 +472,27 @@ def job_seconds(detail: Mapping[str, Any] | None) -> float | None:
     return round(float(detail["stoppedAt"] - detail["createdAt"]) / 1000, 3)
 
 
+def find_definition(batch: BatchClient, job_definition: str) -> Mapping[str, Any] | None:
+    """A job definition by ARN, ``name:revision``, or name (its newest revision); None where there is none."""
+    name, _, revision = job_definition.rpartition("job-definition/")[2].partition(":")
+    if revision and job_definition.startswith("arn:"):
+        return next(
+            iter(batch.describe_job_definitions(jobDefinitions=[job_definition])["jobDefinitions"]), None
+        )
+    pages = batch.get_paginator("describe_job_definitions")
+    found = [
+        each
+        for page in (
+            pages.paginate(jobDefinitionName=name)
+            if revision
+            else pages.paginate(jobDefinitionName=name, status="ACTIVE")
+        )
+        for each in page["jobDefinitions"]
+        if revision in ("", str(each["revision"]))
+    ]
+    return max(found, key=lambda each: each["revision"], default=None)
+
+
 def log_group(detail: Mapping[str, Any] | None) -> str | None:
     """The CloudWatch log group of a job; None where its definition names none, or another log driver."""
     logs = ((detail or {}).get("container") or {}).get("logConfiguration") or {}

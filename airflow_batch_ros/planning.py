@@ -86,6 +86,7 @@ def submit(
     job_queue: str,
     job_definition: str,
     tags: Mapping[str, str],
+    share_identifier: str | None = None,
 ) -> tuple[PlanningRecord, bool]:
     """Has a Batch job plan and submit a run whose record is in the lake; whether that is a new job.
 
@@ -100,7 +101,7 @@ def submit(
         if job_state(describe(batch, [record.job_id]).get(record.job_id)) in LIVE:
             return record, False
     unrecorded = find_job(batch, job_queue, name)
-    request = {
+    request: dict[str, Any] = {
         "jobName": name,
         "jobQueue": job_queue,
         "jobDefinition": job_definition,
@@ -108,6 +109,8 @@ def submit(
         "tags": {"ros-to-parquet:run": run.run_id, **tags},
         "propagateTags": True,
     }
+    if share_identifier:
+        request["shareIdentifier"] = share_identifier
     job_id = unrecorded or submit_once(batch, submitter, request, what=f"planning of run {run.run_id!r}")
     return _save(lake, run, job_id, job_queue), unrecorded is None
 

@@ -285,16 +285,9 @@ def _group(run: FoundRun, drive: RunDrive, detail: Mapping[str, Any] | None, kno
 
 def _definitions_group(run: FoundRun, definition: str) -> str:
     """The log group that a job definition names: by its ARN, its name or ``name:revision``."""
-    from airflow_batch_ros.jobs import log_group
+    from airflow_batch_ros.jobs import find_definition, log_group
 
-    name, _, revision = definition.partition(":")
-    exact = definition.startswith("arn:") or revision
-    answer = (
-        run.clients.batch.describe_job_definitions(jobDefinitions=[definition])
-        if exact
-        else run.clients.batch.describe_job_definitions(jobDefinitionName=name, status="ACTIVE")
-    )
-    found = max(answer["jobDefinitions"], key=lambda each: each["revision"], default=None)
+    found = find_definition(run.clients.batch, definition)
     detail = {"container": found.get("containerProperties")} if found else None
     return log_group(detail) or DEFAULT_LOG_GROUP
 

@@ -93,6 +93,7 @@ def submit_planning(
             job_queue=options.job_queue,
             job_definition=definition,
             tags=options.tags,
+            share_identifier=options.extra.get("shareIdentifier"),
         )
     except SubmitError as error:
         raise CommandError(str(error), Exit.REFUSED) from error

@@ -162,6 +162,7 @@ def test_submit_without_wait_makes_a_run_id_and_the_drive_commits_itself(shell: 
     (drive,) = done.json["drives"]
     detail = describe(shell.batch, [drive["job_id"]])[drive["job_id"]]
     assert detail["tags"]["team"] == "maps"
+    assert "shareIdentifier" not in detail
     assert {"type": "VCPU", "value": "0.5"} in detail["container"]["resourceRequirements"]
     assert f"airflow-batch-ros status {done.json['run']} --output {shell.output}" in done.err
     until(lambda: shell.status(done.json["run"])["ended"])
@@ -485,10 +486,30 @@ def test_flags_win_over_environment_over_file_over_defaults(tmp_path: Path) -> N
     assert elsewhere.given == {"stack": Setting("mine", str(named))}
 
 
+def test_a_queue_with_fair_share_needs_a_share_identifier(shell: Shell) -> None:
+    policy = shell.batch.create_scheduling_policy(name=f"{shell.bucket}-shares")["arn"]
+    (plain,) = shell.batch.describe_job_queues(jobQueues=[QUEUE])["jobQueues"]
+    fair = f"{shell.bucket}-fair"
+    order = plain["computeEnvironmentOrder"]
+    shell.batch.create_job_queue(
+        jobQueueName=fair,
+        state="ENABLED",
+        priority=1,
+        computeEnvironmentOrder=order,
+        schedulingPolicyArn=policy,
+    )
+    words = ("submit", "--conf", shell.conf("one"), "--job-queue", fair, "--run-id", "r-1", "--json")
+    assert "shareIdentifier is missing" in shell.run(*words).err
+    (drive,) = shell.run(*words, "--share-identifier", "maps").json["drives"]
+    detail = describe(shell.batch, [drive["job_id"]])[drive["job_id"]]
+    assert detail["shareIdentifier"] == "maps"
+
+
 WAYS = {
     "job_queue": ("--job-queue", "AIRFLOW_BATCH_ROS_JOB_QUEUE"),
     "job_definition": ("--job-definition", "AIRFLOW_BATCH_ROS_JOB_DEFINITION"),
     "output": ("--output", "AIRFLOW_BATCH_ROS_OUTPUT"),
+    "share_identifier": ("--share-identifier", "AIRFLOW_BATCH_ROS_SHARE_IDENTIFIER"),
     "region": ("--region", "AIRFLOW_BATCH_ROS_REGION"),
     "profile": ("--profile", "AIRFLOW_BATCH_ROS_PROFILE"),
     "role_arn": ("--role-arn", "AIRFLOW_BATCH_ROS_ROLE_ARN"),
