@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_batch_ros.causes import Cause, reclaims
 from airflow_batch_ros.failures import failed_shards
-from airflow_batch_ros.jobs import Progress, SubmitOptions, Work, describe, drive_job, recorded_jobs
+from airflow_batch_ros.jobs import Progress, Sizes, SubmitOptions, Work, describe, drive_job, recorded_jobs
 from airflow_batch_ros.lake import Lake, drive_folder
 from airflow_batch_ros.stack.parameters import FARGATE_MEMORY_MIB
 from ros_to_parquet import contract
-from ros_to_parquet.contract import Generation, Plan, Sizes
+from ros_to_parquet.contract import Generation, Plan
 
 if TYPE_CHECKING:
     from mypy_boto3_batch import BatchClient
@@ -54,7 +54,7 @@ def next_sizes(
     had = _had(progress.detail)
     if had.memory_mib is None and failed[0].job_id:  # of an array's parent it may not be said
         had = _had(describe(batch, [failed[0].job_id]).get(failed[0].job_id))
-    return grow(had, progress.generation.sizes, causes, options, often=often)
+    return grow(had, progress.sizes, causes, options, often=often)
 
 
 def grow(

@@ -86,7 +86,7 @@ class Fanout:
         submitter: a client that does not retry by itself; see `jobs.submit_next`.
         owned: ids of the jobs that were submitted or adopted so far, for `terminate_owned`.
         say: is told what is done, a line at a time.
-        chosen: of `contract.Sizes`, those that are as ``options`` say whatever shards failed by.
+        chosen: of `jobs.Sizes`, those that are as ``options`` say whatever shards failed by.
         submitting: name of the job whose submission has begun and is not confirmed; ``submitting_to`` its
             queue.
         killed: nothing more is to be submitted.
@@ -315,12 +315,9 @@ class Fanout:
         sizes, said = next_sizes(self.batch, lake, plan, progress, self.options)
         for each in said:
             self.say(f"{name}: {each}")
-        begun = progress.generation if progress.record is None else None
-        queue = (begun.sizes if begun else sizes).job_queue
-        if "job_queue" in self.chosen:
-            queue = ""
+        given = (progress.sizes if progress.record is None else sizes).but(self.chosen)
         self.submitting = job_name(plan.drive_id, plan.plan_id, next_generation(progress))
-        self.submitting_to = queue or self.options.job_queue
+        self.submitting_to = given.job_queue or self.options.job_queue
         record, generation = submit_next(
             *(self.batch, lake, plan, progress, self.options),
             submitter=self.submitter,

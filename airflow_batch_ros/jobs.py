@@ -22,7 +22,6 @@ from ros_to_parquet.contract import (
     Generation,
     JobRecord,
     Plan,
-    Sizes,
 )
 
 if TYPE_CHECKING:
@@ -179,7 +178,24 @@ def command(lake: Lake, plan: Plan, generation: Generation) -> list[str]:
     return [*words, "--index-map", lake.uri(key), "--index-map-sha256", digest]
 
 
-_AS_ASKED = Sizes()
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What a generation is given other than what the run asks for; None, or empty, for just that.
+
+    ``timeout_s`` is of one attempt.
+    """
+
+    memory_mib: int | None = None
+    vcpus: float | None = None
+    timeout_s: int | None = None
+    job_queue: str = ""
+
+    def but(self, chosen: Collection[str]) -> Sizes:
+        """These, without the ``chosen`` ones."""
+        return dataclasses.replace(self, **{name: getattr(AS_ASKED, name) for name in chosen})
+
+
+AS_ASKED = Sizes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,17 +223,9 @@ class SubmitOptions:
 
 
 def submit_request(
-    lake: Lake,
-    plan: Plan,
-    generation: Generation,
-    options: SubmitOptions,
-    *,
-    chosen: Collection[str] = (),
+    lake: Lake, plan: Plan, generation: Generation, options: SubmitOptions, *, sizes: Sizes = AS_ASKED
 ) -> dict[str, Any]:
-    """The SubmitJob request of a generation; of its sizes the ``chosen`` ones are as ``options`` say."""
-    sizes = dataclasses.replace(
-        generation.sizes, **{name: getattr(_AS_ASKED, name) for name in chosen if hasattr(_AS_ASKED, name)}
-    )
+    """The SubmitJob request of a generation; its sizes win over what ``options`` say."""
     overrides: dict[str, Any] = dict(options.extra.get("containerOverrides", {}))
     asked = {
         "VCPU": None if options.vcpus is None else f"{options.vcpus:g}",
@@ -271,6 +279,7 @@ class Progress:
         record: its job, where it has one.
         state: that job's state by Batch.
         detail: that job as DescribeJobs has it; None where Batch does not know it.
+        sizes: what that generation is given.
     """
 
     missing: tuple[int, ...]
@@ -279,6 +288,7 @@ class Progress:
     record: JobRecord | None = None
     state: str = UNKNOWN
     detail: Mapping[str, Any] | None = field(default=None, compare=False)
+    sizes: Sizes = AS_ASKED
 
     @property
     def live(self) -> bool:
@@ -296,18 +306,19 @@ def read_progress(
     generations, records = _numbers(lake, plan)
     generation: Generation | None = None
     record: JobRecord | None = None
+    sizes: Sizes | None = None
     if generations:
         last = max(generations)
         generation = lake.load(Generation, contract.generation_key(plan.drive_id, plan.plan_id, last))
+        sizes = lake.load(Sizes, contract.sizes_key(plan.drive_id, plan.plan_id, last)) if last else None
+        queue = (sizes.job_queue if sizes else "") or job_queue
         if last in records:
             record = lake.load(JobRecord, contract.job_record_key(plan.drive_id, plan.plan_id, last))
-        elif found := find_job(
-            batch, _queue(generation, job_queue), job_name(plan.drive_id, plan.plan_id, last)
-        ):
+        elif found := find_job(batch, queue, job_name(plan.drive_id, plan.plan_id, last)):
             record = (
-                _record(batch, lake, plan, generation, found, job_queue=job_queue)
+                _record(batch, lake, plan, generation, found, job_queue=queue)
                 if write
-                else _job_record(plan, generation, found, job_queue=job_queue)
+                else _job_record(plan, generation, found, job_queue=queue)
             )
     detail = describe(batch, [record.job_id]).get(record.job_id) if record is not None else None
     state = job_state(detail)
@@ -315,7 +326,9 @@ def read_progress(
     keys = lake.keys(contract.manifest_folder(plan.drive_id, plan.plan_id))
     there = {key.rpartition("/")[2] for key in keys}
     missing = [shard for shard in range(len(plan.shards)) if f"{shard:05d}.json" not in there]
-    return Progress(tuple(missing), "drive.json" in there, generation, record, state, detail)
+    return Progress(
+        tuple(missing), "drive.json" in there, generation, record, state, detail, sizes or AS_ASKED
+    )
 
 
 def submit_next(
@@ -326,13 +339,13 @@ def submit_next(
     options: SubmitOptions,
     *,
     submitter: BatchClient,
-    sizes: Sizes = _AS_ASKED,
+    sizes: Sizes = AS_ASKED,
     chosen: Collection[str] = (),
     sleep: Callable[[float], None] = time.sleep,
 ) -> tuple[JobRecord, Generation]:
     """Submits a job for the plan's missing shards; to be called only where no job of the plan is live.
 
-    ``sizes`` are a new generation's; of them, and of those of one that was begun, the ``chosen`` ones are as
+    ``sizes`` are a new generation's; one that was begun has its own. Of either the ``chosen`` ones are as
     ``options`` say.
 
     SubmitJob has no idempotency token, so ``submitter`` must not retry it by itself.
@@ -346,21 +359,20 @@ def submit_next(
     shards = progress.missing or (len(plan.shards) - 1,)
     number = next_generation(progress)
     if progress.generation is not None and progress.generation.generation == number:
-        generation = progress.generation
+        generation, sizes = progress.generation, progress.sizes
     else:
-        generation = Generation(CONTRACT_VERSION, plan.plan_id, number, shards, sizes)
+        if number:
+            key = contract.sizes_key(plan.drive_id, plan.plan_id, number)
+            if not lake.create(key, contract.to_json(sizes)):
+                sizes = lake.load(Sizes, key) or sizes
+        generation = Generation(CONTRACT_VERSION, plan.plan_id, number, shards)
         key = contract.generation_key(plan.drive_id, plan.plan_id, number)
         if not lake.create(key, contract.to_json(generation)):
             generation = lake.load(Generation, key) or generation
-    request = submit_request(lake, plan, generation, options, chosen=chosen)
+    request = submit_request(lake, plan, generation, options, sizes=sizes.but(chosen))
     job_id = submit_once(batch, submitter, request, what=f"drive {plan.drive_id!r}", sleep=sleep)
     queue = str(request["jobQueue"])
     return _record(batch, lake, plan, generation, job_id, job_queue=queue), generation
-
-
-def _queue(generation: Generation | None, job_queue: str) -> str:
-    """The queue that a generation's job is in; ``job_queue`` where it is the run's."""
-    return (generation.sizes.job_queue if generation else "") or job_queue
 
 
 def next_generation(progress: Progress) -> int:
@@ -478,8 +490,9 @@ def live_jobs(
     records = recorded_jobs(lake, drive_id, plan_id)
     ids = [record.job_id for record in records]
     following = records[-1].generation + 1 if records else 0
-    begun = lake.load(Generation, contract.generation_key(drive_id, plan_id, following))
-    if unrecorded := find_job(batch, _queue(begun, job_queue), job_name(drive_id, plan_id, following)):
+    sizes = lake.load(Sizes, contract.sizes_key(drive_id, plan_id, following)) if following else None
+    queue = (sizes.job_queue if sizes else "") or job_queue
+    if unrecorded := find_job(batch, queue, job_name(drive_id, plan_id, following)):
         ids.append(unrecorded)
     details = describe(batch, ids)
     states = {job_id: job_state(details.get(job_id)) for job_id in ids}

@@ -282,19 +282,6 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Sizes:
-    """What a generation is given other than what the run asks for; None, or empty, for just that.
-
-    ``timeout_s`` is of one attempt.
-    """
-
-    memory_mib: int | None = None
-    vcpus: float | None = None
-    timeout_s: int | None = None
-    job_queue: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Generation:
     """The shards that one submission of a plan runs: array child ``i`` runs ``shards[i]``."""
 
@@ -302,7 +289,6 @@ class Generation:
     plan_id: str
     generation: int
     shards: tuple[int, ...]
-    sizes: Sizes = Sizes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -817,6 +803,10 @@ def plan_key(drive_id: str, plan_id: str) -> str:
 
 def generation_key(drive_id: str, plan_id: str, generation: int) -> str:
     return f"{plan_folder(drive_id, plan_id)}/generation-{generation}.json"
+
+
+def sizes_key(drive_id: str, plan_id: str, generation: int) -> str:
+    return f"{plan_folder(drive_id, plan_id)}/sizes-{generation}.json"
 
 
 def job_record_key(drive_id: str, plan_id: str, generation: int) -> str:
