@@ -92,8 +92,12 @@ def resolve(cloudformation: CloudFormationClient, name: str) -> StackOutputs:
         planner_definition=outputs.get("PlannerJobDefinitionArn", ""),
         output_uri=outputs["OutputUri"],
         requester_pays=outputs.get("RequesterPays") == "true",
-        on_demand_queue=outputs.get(_ON_DEMAND.get(outputs.get("Platform", ""), ""), ""),
+        on_demand_queue=_on_demand_queue(outputs),
     )
+
+
+def _on_demand_queue(outputs: Mapping[str, str]) -> str:
+    return outputs.get(_ON_DEMAND.get(outputs.get("Platform", ""), ""), "")
 
 
 def render(outputs: Mapping[str, str], form: str) -> str:
@@ -107,6 +111,7 @@ def render(outputs: Mapping[str, str], form: str) -> str:
         "ros_to_parquet_output": outputs.get("OutputUri"),
         "ros_to_parquet_job_queue": outputs.get("JobQueueArn"),
         "ros_to_parquet_job_definition": outputs.get("JobDefinitionArn"),
+        "ros_to_parquet_on_demand_queue": _on_demand_queue(outputs),
     }
     known = {name: value for name, value in variables.items() if value}
     if form == "airflow":  # as `airflow variables import` takes it
