@@ -353,6 +353,7 @@ class Fanout:
             submitted_shards=submitted_shards,
             job_queue=self.options.job_queue,
             fail_on=self.conf.fail_on,
+            min_success_ratio=self.conf.min_success_ratio,
         )
 
 

@@ -80,7 +80,8 @@ class DriveJob:
         submitted_shards: how many of them the job runs.
         covered: bags not taken since the lake has them already.
         ignored: objects not taken since they are no bags or the conf leaves them out.
-        fail_on: drive states that fail the run.
+        fail_on: states that a drive fails in.
+        min_success_ratio: share of the run's drives that must not fail, or the run does.
     """
 
     drive_id: str
@@ -102,6 +103,7 @@ class DriveJob:
     ignored: int
     fail_on: tuple[str, ...]
     console_url: str | None = None
+    min_success_ratio: float = 1.0
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able; `from_dict` reads it."""
@@ -127,6 +129,7 @@ def drive_job(
     submitted_shards: int,
     job_queue: str,
     fail_on: Iterable[str],
+    min_success_ratio: float = 1.0,
 ) -> DriveJob:
     """The entry of a planned drive; ``job_queue`` where no job is recorded."""
     return DriveJob(
@@ -148,6 +151,7 @@ def drive_job(
         covered=len(plan.covered),
         ignored=plan.ignored_count,
         fail_on=tuple(str(state) for state in fail_on),
+        min_success_ratio=min_success_ratio,
     )
 
 

@@ -29,6 +29,7 @@ Each drive becomes one AWS Batch job; the tables are `{output}/{topic}/schema=..
 | `recursive` | take the bags in sub-folders too | `false` |
 | `overwrite` | extract bags again that the lake has, and replace them | `false` |
 | `fail_on` | states that fail the run, also `damaged`, `succeeded_with_rejects` | `["failed", "partial"]` |
+| `min_success_ratio` | share of the drives that must not end in such a state, or the run fails | `1.0` |
 | `ros_distro` | the ROS 2 distribution whose standard types bags without definitions use | the newest |
 | `msg_path` | `["s3://bucket/my_packages"]`: message packages for types that bags do not define | none |
 | `pointcloud` | `decoded`: a list column for each field of a cloud (x, y, z, intensity, ...) | `recorded` |
@@ -60,6 +61,7 @@ DESCRIPTIONS = {
     "recursive": "Take the bags in sub-folders too",
     "overwrite": "Extract bags again that the lake has, and replace them",
     "fail_on": 'States of a drive that fail the run; `["failed", "partial"]` by default',
+    "min_success_ratio": "Share of the drives, 0 to 1, that must not end so; `1.0`, all, by default",
     "ros_distro": "ROS 2 distribution whose standard types are tried first where a bag does not define a "
     "type; the newest by default",
     "msg_path": 'S3 URIs of message packages, for types that a bag does not define: `["s3://bucket/my_packages"]`',

@@ -46,6 +46,8 @@ class RosToParquetBatchOperator(BaseOperator):
     :param job_definition: Batch job definition, whose image's entry point is ``ros-to-parquet``; by default
         the stack's, else ``ros-to-parquet``.
     :param fail_on: states of a drive that fail the run, where the conf has no ``fail_on``.
+    :param min_success_ratio: share of the drives, 0 to 1, that must not end in such a state, or the run
+        fails; where the conf has none. By default 1: any drive fails it.
     :param shard_bytes: stored bytes of bags that one container reads; larger bags are split.
     :param vcpus: vCPUs of each container; by default the job definition's.
     :param memory_mib: memory of each container; by default the job definition's.
@@ -75,6 +77,7 @@ class RosToParquetBatchOperator(BaseOperator):
         "job_queue",
         "job_definition",
         "fail_on",
+        "min_success_ratio",
         "vcpus",
         "memory_mib",
         "max_memory_mib",
@@ -98,6 +101,7 @@ class RosToParquetBatchOperator(BaseOperator):
         job_queue: str | None = None,
         job_definition: str | None = None,
         fail_on: Sequence[str] | None = None,
+        min_success_ratio: float | str | None = None,
         shard_bytes: int = DEFAULT_SHARD_BYTES,
         vcpus: float | str | None = None,
         memory_mib: int | str | None = None,
@@ -119,6 +123,7 @@ class RosToParquetBatchOperator(BaseOperator):
         self.job_queue = job_queue
         self.job_definition = job_definition
         self.fail_on = fail_on
+        self.min_success_ratio = min_success_ratio
         self.shard_bytes = shard_bytes
         self.vcpus = vcpus
         self.memory_mib = memory_mib
@@ -161,7 +166,9 @@ class RosToParquetBatchOperator(BaseOperator):
         from airflow_batch_ros.hooks.batch import RosToParquetBatchHook
         from ros_to_parquet.contract import Run
 
-        defaults = {} if self.fail_on is None else {"fail_on": self.fail_on}
+        ratio = _number("min_success_ratio", float, self.min_success_ratio)
+        own = {"fail_on": self.fail_on, "min_success_ratio": ratio}
+        defaults = {key: value for key, value in own.items() if value is not None}
         conf = parse_conf(raw_conf(context) if self.conf is None else self.conf, defaults=defaults)
         hook = RosToParquetBatchHook(aws_conn_id=self.aws_conn_id, region_name=self.region_name or None)
         stack = self._stack(hook, conf)
