@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
 from airflow_batch_ros import lease, runs
+from airflow_batch_ros.causes import Cause, cause_of_error
 from airflow_batch_ros.conf import DriveSource, PipelineConf
 from airflow_batch_ros.jobs import (
     DriveJob,
@@ -177,9 +178,9 @@ class Fanout:
             try:
                 return call(argument), "", True
             except (SubmitError, LeaseHeldError) as error:
-                return None, str(error), True
+                return None, _said(error), True
             except (PlanError, ContractError) as error:
-                return None, str(error), False
+                return None, _said(error), False
             except ClientError as error:
                 return None, self._refusal(drive_id, source, error), False
 
@@ -311,7 +312,7 @@ class Fanout:
             service, check = "S3", f"bucket {bucket!r}, output {self.output!r}"
         return (
             f"drive {drive_id!r}: {service} refused {error.operation_name} ({said}); check {check} and what "
-            "the connection may do there"
+            f"the connection may do there [{cause_of_error(error_code(error))}]"
         )
 
     # --- submission
@@ -370,6 +371,14 @@ class Fanout:
             job_queue=self.options.job_queue,
             fail_on=self.conf.fail_on,
         )
+
+
+def _said(error: Exception) -> str:
+    """Why a drive was not submitted, with its cause."""
+    asked = error.__cause__
+    code = error_code(asked) if isinstance(getattr(asked, "response", None), dict) else ""
+    passes = isinstance(error, SubmitError) and not code
+    return f"{error} [{Cause.THROTTLED if passes else cause_of_error(code)}]"
 
 
 @dataclass(frozen=True, slots=True)
