@@ -281,6 +281,8 @@ def test_the_summary_of_a_good_run(pipeline: Pipeline) -> None:
         "failed_shard_count": 0,
         "failed_shards": [],
         "problems": [],
+        "drift_count": 0,
+        "drift": [],
     }
     assert more["job_seconds"] > 0
     assert more["bytes_written"] > 0
