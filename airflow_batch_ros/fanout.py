@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from airflow_batch_ros import lease, runs
+from airflow_batch_ros.causes import Cause, cause_of_error
 from airflow_batch_ros.conf import DriveSource, PipelineConf
 from airflow_batch_ros.jobs import (
     DriveJob,
@@ -126,9 +127,9 @@ class Fanout:
             try:
                 jobs.append(self._submit(drive))
             except (SubmitError, LeaseHeldError) as error:
-                problems.append(str(error))
+                problems.append(_said(error))
             except PlanError as error:
-                problems.append(str(error))
+                problems.append(_said(error))
                 retry_helps = False
             except ClientError as error:
                 problems.append(self._refusal(drive.plan.drive_id, drive.plan.source, error))
@@ -189,9 +190,9 @@ class Fanout:
             try:
                 prepared.append(self._prepare(Lake(self.s3, self.output), source))
             except LeaseHeldError as error:
-                problems.append(str(error))
+                problems.append(_said(error))
             except (PlanError, ContractError) as error:
-                problems.append(str(error))
+                problems.append(_said(error))
                 retry_helps = False
             except ClientError as error:
                 problems.append(self._refusal(source.drive_id, source.uri, error))
@@ -285,7 +286,7 @@ class Fanout:
             service, check = "S3", f"bucket {bucket!r}, output {self.output!r}"
         return (
             f"drive {drive_id!r}: {service} refused {error.operation_name} ({said}); check {check} and what "
-            "the connection may do there"
+            f"the connection may do there [{cause_of_error(error_code(error))}]"
         )
 
     # --- submission
@@ -340,6 +341,14 @@ class Fanout:
             job_queue=self.options.job_queue,
             fail_on=self.conf.fail_on,
         )
+
+
+def _said(error: Exception) -> str:
+    """Why a drive was not submitted, with its cause."""
+    asked = error.__cause__
+    code = error_code(asked) if isinstance(getattr(asked, "response", None), dict) else ""
+    passes = isinstance(error, SubmitError) and not code
+    return f"{error} [{Cause.THROTTLED if passes else cause_of_error(code)}]"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,13 +11,12 @@ import resource
 import sys
 import time
 import traceback
-import urllib.parse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from ros_to_parquet import __version__, contract, memory, termination
-from ros_to_parquet.contract import EXIT_CODE_HELP, ContractError, ExitCode
+from ros_to_parquet.contract import ALLOW_VARIABLE, EXIT_CODE_HELP, ContractError, ExitCode
 from ros_to_parquet.log import event, now
 from ros_to_parquet.termination import TerminatedError
 from ros_to_parquet.text import print_table
@@ -30,10 +29,6 @@ if TYPE_CHECKING:
 
 # Heavy imports (numpy, pyarrow, boto3) happen in the commands that need them: --version and --help are for
 # people, and a container's health check.
-
-ALLOW_VARIABLE = "ROS_TO_PARQUET_ALLOW"
-"""Environment variable: comma-separated URIs below which plans, bags, msg paths and outputs must lie."""
-
 
 OPEN_FILES = 10_000
 
@@ -318,13 +313,14 @@ def explain(error: Exception | TerminatedError) -> tuple[ExitCode, str]:
 def command_run(arguments: argparse.Namespace) -> int:
     from ros_to_parquet import run
     from ros_to_parquet.progress import Progress
-    from ros_to_parquet.storage import join, open_storage
+    from ros_to_parquet.storage import join, normalize, open_storage
 
     budget = read_budget(arguments)
     job = run.JobIdentity.from_environment()
+    check_allowed("job", (normalize(uri) for uri in (arguments.plan, arguments.index_map) if uri))
     plan = load_plan(arguments.plan, arguments.plan_sha256)
     shard = _shard_number(arguments, plan)
-    check_allowed(plan, arguments.plan)
+    check_allowed(f"drive {plan.drive_id}", _places(plan))
     size_bytes = sum(plan.bags[part.bag].size_bytes // part.count for part in plan.shards[shard])
     try:
         with Progress(size_bytes) as progress:
@@ -393,22 +389,26 @@ def _shard_number(arguments: argparse.Namespace, plan: Plan) -> int:
     return shard
 
 
-def check_allowed(plan: Plan, plan_uri: str) -> None:
-    """Raises `ContractError` if the deployment's allow-list leaves out what the plan reads or writes."""
+def check_allowed(what: str, uris: Iterable[str]) -> None:
+    """Raises `ContractError` if the deployment's allow-list leaves out one of ``uris``."""
     allowed = [entry.strip() for entry in os.environ.get(ALLOW_VARIABLE, "").split(",") if entry.strip()]
-    if not allowed:
-        return
-    bases = [f"{entry.rstrip('/')}/" for entry in allowed]
-    inputs = [uri for bag in plan.bags for uri in (bag.uri, bag.metadata_uri) if uri]
-    inputs += [each.uri for bag in plan.bags for each in bag.beside]
-    folders = [f"{folder}/" for folder in (plan.output, *plan.options.msg_paths)]
-    for uri in [plan_uri, *folders, *inputs]:
-        steps = urllib.parse.unquote(uri).replace("\\", "/").split("/")
-        if not any(uri.startswith(base) for base in bases) or ".." in steps:
+    for uri in uris:
+        if allowed and not contract.is_allowed(uri, allowed):
             raise ContractError(
-                f"drive {plan.drive_id}: {uri} is outside of what this deployment allows "
+                f"{what}: {uri} is outside of what this deployment allows "
                 f"({ALLOW_VARIABLE}: {', '.join(allowed)})"
             )
+
+
+def _places(plan: Plan) -> Iterator[str]:
+    """All that the plan has a job read, and where it writes."""
+    yield plan.output
+    yield from plan.options.msg_paths
+    for bag in plan.bags:
+        yield bag.uri
+        if bag.metadata_uri:
+            yield bag.metadata_uri
+        yield from (each.uri for each in bag.beside)
 
 
 # --- extract ----------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ import json
 import re
 import types
 import typing
+import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
@@ -38,6 +39,9 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 CONTRACT_VERSION = 1
+
+ALLOW_VARIABLE = "ROS_TO_PARQUET_ALLOW"
+"""Environment variable: comma-separated URIs; what a job reads and writes must lie at or below them."""
 
 ROS2_DISTRIBUTIONS = (
     "lyrical",
@@ -1017,6 +1021,26 @@ def lease_key(drive_id: str) -> str:
 def shard_name(plan_id: str, shard: int) -> str:
     """File name of a shard's Parquet files, without its ending."""
     return f"{plan_id}-{shard:05d}"
+
+
+def is_allowed(uri: str, allowed: Iterable[str]) -> bool:
+    """Whether ``uri`` is one of the ``allowed`` places or lies below one, by whole parts of its path.
+
+    What steps upwards on its way does not, however it is written.
+
+    >>> is_allowed("s3://raw/fleet/car_7/x.bag", ["s3://raw/fleet"])
+    True
+    >>> is_allowed("s3://raw/fleet_2/x.bag", ["s3://raw/fleet"])
+    False
+    >>> is_allowed("s3://raw/fleet/%2e%2e/x.bag", ["s3://raw/fleet"])
+    False
+    """
+    plain = uri
+    while (decoded := urllib.parse.unquote(plain)) != plain:
+        plain = decoded
+    if ".." in re.split(r"[/\\]", plain):
+        return False
+    return any(f"{uri}/".startswith(f"{place.rstrip('/')}/") for place in allowed)
 
 
 def topic_key(topic: str) -> str:

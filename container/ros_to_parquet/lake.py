@@ -366,10 +366,10 @@ class Lake:
     ) -> ds.Dataset:
         """One table as a ``pyarrow.dataset``, partition columns ``schema`` and ``drive_id`` as strings.
 
-        It has every column that any of the files has, those of older files first. A file that lacks one (another format of bag, another
-        version of the definition) has nulls there; a type that is wider in another version of the definition
-        is read as that one (`drift.compare` says what is wider). What is cast and null in which version is
-        in the metadata of the dataset's schema (`READ_TOGETHER`).
+        It has every column that any of the files has, those of older files first. A file that lacks one
+        (another format of bag, another version of the definition) has nulls there; a type that is wider in
+        another version of the definition is read as that one (`drift.compare` says what is wider). What is
+        cast and null in which version is in the metadata of the dataset's schema (`READ_TOGETHER`).
 
         Args:
             schema: one version of the definition alone, by its digits (as in the partition ``schema``).

@@ -162,6 +162,7 @@ def test_submit_without_wait_makes_a_run_id_and_the_drive_commits_itself(shell: 
     (drive,) = done.json["drives"]
     detail = describe(shell.batch, [drive["job_id"]])[drive["job_id"]]
     assert detail["tags"]["team"] == "maps"
+    assert "shareIdentifier" not in detail
     assert {"type": "VCPU", "value": "0.5"} in detail["container"]["resourceRequirements"]
     assert f"airflow-batch-ros status {done.json['run']} --output {shell.output}" in done.err
     until(lambda: shell.status(done.json["run"])["ended"])
@@ -246,12 +247,14 @@ def test_a_failed_shard_is_explained_and_run_again_alone(shell: Shell) -> None:
     assert two["shards"] == {"done": 1, "running": 0, "failed": 1, "waiting": 0}
     (failed,) = two["failed_shards"]
     assert (failed["shard"], failed["reason"], failed["exit_code"]) == (1, "exit code 70", 70)
+    assert (failed["cause"], failed["log_lines"]) == ("engine_error", ["told to exit 70"])
     assert [(bag["name"], bag["state"], bag["messages"]) for bag in two["bag_list"]] == [
         ("b.bag", "ok", MESSAGES),
         ("c.bag", "failed", 0),
     ]
     said = shell.run("status", "r", "--bags", "--drive", "two").out
-    assert f"shard 1: exit code 70 (log stream {failed['log_stream']})" in said
+    assert f"shard 1: engine_error: exit code 70 (log stream {failed['log_stream']})" in said
+    assert "        | told to exit 70\n" in said
     assert "one" not in said.split()
 
     assert shell.run("logs", "r").out.splitlines() == ["two/1 | told to exit 70"]
@@ -485,10 +488,30 @@ def test_flags_win_over_environment_over_file_over_defaults(tmp_path: Path) -> N
     assert elsewhere.given == {"stack": Setting("mine", str(named))}
 
 
+def test_a_queue_with_fair_share_needs_a_share_identifier(shell: Shell) -> None:
+    policy = shell.batch.create_scheduling_policy(name=f"{shell.bucket}-shares")["arn"]
+    (plain,) = shell.batch.describe_job_queues(jobQueues=[QUEUE])["jobQueues"]
+    fair = f"{shell.bucket}-fair"
+    order = plain["computeEnvironmentOrder"]
+    shell.batch.create_job_queue(
+        jobQueueName=fair,
+        state="ENABLED",
+        priority=1,
+        computeEnvironmentOrder=order,
+        schedulingPolicyArn=policy,
+    )
+    words = ("submit", "--conf", shell.conf("one"), "--job-queue", fair, "--run-id", "r-1", "--json")
+    assert "shareIdentifier is missing" in shell.run(*words).err
+    (drive,) = shell.run(*words, "--share-identifier", "maps").json["drives"]
+    detail = describe(shell.batch, [drive["job_id"]])[drive["job_id"]]
+    assert detail["shareIdentifier"] == "maps"
+
+
 WAYS = {
     "job_queue": ("--job-queue", "AIRFLOW_BATCH_ROS_JOB_QUEUE"),
     "job_definition": ("--job-definition", "AIRFLOW_BATCH_ROS_JOB_DEFINITION"),
     "output": ("--output", "AIRFLOW_BATCH_ROS_OUTPUT"),
+    "share_identifier": ("--share-identifier", "AIRFLOW_BATCH_ROS_SHARE_IDENTIFIER"),
     "region": ("--region", "AIRFLOW_BATCH_ROS_REGION"),
     "profile": ("--profile", "AIRFLOW_BATCH_ROS_PROFILE"),
     "role_arn": ("--role-arn", "AIRFLOW_BATCH_ROS_ROLE_ARN"),

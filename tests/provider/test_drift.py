@@ -34,8 +34,8 @@ def test_a_run_of_many_changes_keeps_a_bounded_number_of_them() -> None:
     assert [len(drive["drift"]) for drive in told["drives"]] == [MAX_REASONS, 0, 0, 0, 0]
     assert [drive["drift_count"] for drive in told["drives"]] == [250] * 5
     assert told["drives"][0]["drift"][0] == (
-        "topic /imu: its definition changed from bag a.bag on: widened (schema 1a2b3c4d here, 5e6f7a8b in drive "
-        "drive_0): `x` float32 -> float64"
+        "topic /imu: its definition changed from bag a.bag on: widened (schema 1a2b3c4d here, "
+        "5e6f7a8b in drive drive_0): `x` float32 -> float64"
     )
     assert len(json.dumps(told)) < 30_000
     lines = log_lines(drives[:1])
