@@ -6,6 +6,7 @@ Job ids and states are Batch's words; generations, shards and records are `ros_t
 from __future__ import annotations
 
 import dataclasses
+import random
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -447,18 +448,23 @@ def submit_once(
     from botocore.exceptions import BotoCoreError, ClientError
 
     problem: Exception | None = None
+    open_end = False  # whether Batch may have done what it was asked
     for attempt in range(SUBMIT_TRIES):
         try:
             return submitter.submit_job(**request)["jobId"]
         except ClientError as error:
             problem = error
             status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-            if error_code(error) not in THROTTLED and status < 500:
+            throttled = error_code(error) in THROTTLED
+            if not throttled and status < 500:
                 break
+            open_end = open_end or not throttled
         except BotoCoreError as error:
             problem = error
-        sleep(min(2.0**attempt, 20.0))
-        if found := find_job(batch, request["jobQueue"], request["jobName"]):
+            open_end = True
+        # Not all at the same moment again: drives are submitted several at a time.
+        sleep(min(2.0**attempt, 20.0) * random.uniform(0.5, 1.5))
+        if open_end and (found := find_job(batch, request["jobQueue"], request["jobName"])):
             return found
     raise SubmitError(
         f"{what}: Batch did not take job {request['jobName']} for queue {request['jobQueue']!r} "

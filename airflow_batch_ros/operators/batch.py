@@ -164,7 +164,7 @@ class RosToParquetBatchOperator(BaseOperator):
     def _submit_all(self, context: Context) -> list[dict[str, Any]]:
         from airflow_batch_ros.fanout import Fanout
         from airflow_batch_ros.hooks.batch import RosToParquetBatchHook
-        from ros_to_parquet.contract import Run
+        from ros_to_parquet.contract import Run, one_line
 
         ratio = _number("min_success_ratio", float, self.min_success_ratio)
         own = {"fail_on": self.fail_on, "min_success_ratio": ratio}
@@ -184,7 +184,7 @@ class RosToParquetBatchOperator(BaseOperator):
             run=Run(dag_id=context["ti"].dag_id, run_id=context["run_id"]),
             options=options,
             shard_bytes=self.shard_bytes,
-            say=self.log.info,
+            say=lambda line: self.log.info(one_line(line)),
             killed=self._killed,
         )
         jobs = self._fanout.submit_all()
