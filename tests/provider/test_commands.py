@@ -23,6 +23,7 @@ from airflow_batch_ros.conf import parse_conf
 from airflow_batch_ros.fanout import Fanout, FanoutError
 from airflow_batch_ros.jobs import LIVE, SubmitOptions, describe, job_state, recorded_jobs
 from airflow_batch_ros.lake import Lake, drive_folder
+from airflow_batch_ros.local import JobStuck
 from ros_to_parquet import contract
 from ros_to_parquet.contract import JobRecord, Lease, Run
 from tests.provider.bags import MESSAGES, UNREADABLE, cut_off, ros1_bag
@@ -33,6 +34,8 @@ from tests.provider.test_fanout import QUEUE, SMALL, wait_for_end
 if TYPE_CHECKING:
     from mypy_boto3_batch import BatchClient
     from mypy_boto3_s3 import S3Client
+
+    from airflow_batch_ros.local import EmbeddedAws
 
 PROGRAM = str(Path(sys.executable).with_name("airflow-batch-ros"))
 
@@ -299,6 +302,25 @@ def test_a_retry_gives_more_memory_where_it_ran_out(shell: Shell) -> None:
         "1500",
     ]
     assert shell.status("r")["drives"][0]["state"] == "succeeded"
+
+
+def test_what_stays_runnable_is_ended_and_a_share_of_the_drives_decides(
+    shell: Shell, aws: EmbeddedAws
+) -> None:
+    conf = shell.conf("one", "two", min_success_ratio=0.5)
+    words = ("submit", "--conf", conf, "--run-id", "r", "--job-definition", "test-good")
+    wait = ("--wait", "--poll-seconds", "0.3", "--runnable-timeout", "0.2", "--end-stuck")
+    with aws.faults(JobStuck(job="two-*")):
+        done = shell.run(*words, *wait)
+    assert done.code == 0
+    assert "MISCONFIGURATION:JOB_RESOURCE_REQUIREMENT; it is ended\n" in done.out
+    assert "1 of 2 drives failed (success ratio 0.5, min_success_ratio 0.5), which does not fail" in done.out
+    assert "    shard 0: stuck_in_runnable: Stuck in RUNNABLE for " in done.out
+    found = shell.run("status", "r", "--json")
+    assert (found.code, found.json["failed"]) == (0, False)
+    assert [drive["failed"] for drive in found.json["drives"]] == [False, True]
+    assert shell.run("retry", "r", "--wait", "--poll-seconds", "0.3").code == 0
+    assert [drive["state"] for drive in shell.status("r")["drives"]] == ["succeeded"] * 2
 
 
 def test_a_damaged_and_an_unreadable_bag_are_named(shell: Shell) -> None:
