@@ -147,7 +147,7 @@ class RosToParquetBatchOperator(BaseOperator):
     def _submit_all(self, context: Context) -> list[dict[str, Any]]:
         from airflow_batch_ros.fanout import Fanout
         from airflow_batch_ros.hooks.batch import RosToParquetBatchHook
-        from ros_to_parquet.contract import Run
+        from ros_to_parquet.contract import Run, one_line
 
         defaults = {} if self.fail_on is None else {"fail_on": self.fail_on}
         conf = parse_conf(raw_conf(context) if self.conf is None else self.conf, defaults=defaults)
@@ -165,7 +165,7 @@ class RosToParquetBatchOperator(BaseOperator):
             run=Run(dag_id=context["ti"].dag_id, run_id=context["run_id"]),
             options=options,
             shard_bytes=self.shard_bytes,
-            say=self.log.info,
+            say=lambda line: self.log.info(one_line(line)),
             killed=self._killed,
         )
         jobs = self._fanout.submit_all()
@@ -236,14 +236,15 @@ class RosToParquetBatchOperator(BaseOperator):
     def _with_links(
         self, context: Context, hook: RosToParquetBatchHook, jobs: list[DriveJob]
     ) -> list[DriveJob]:
+        from airflow_batch_ros import console
         from airflow_batch_ros.links import batch as links
 
         region = hook.batch.meta.region_name
         base = (
-            self.console_base_url or configured("console_base_url") or links.default_console_base(region)
+            self.console_base_url or configured("console_base_url") or console.default_base(region)
         ).rstrip("/")
         linked = [
-            replace(job, console_url=links.job_url(base, region, job.job_id) if job.job_id else None)
+            replace(job, console_url=console.job_url(base, region, job.job_id) if job.job_id else None)
             for job in jobs
         ]
         ids = [job.job_id for job in jobs if job.job_id]
