@@ -182,6 +182,10 @@ def mutate(data: bytes, other: bytes, rng: random.Random, raw: Raw) -> bytes:
 def _changed_chunk(chunk: Record, others: list[Record], rng: random.Random, raw: Raw) -> Record:
     assert chunk.inner is not None
     inner = list(chunk.inner)
+    if rng.random() < 0.02:  # more than a reader may hold, in few bytes
+        return replace(
+            chunk, rest=bytes(rng.choice((1 << 20, 1 << 23))), compression=rng.choice((b"lz4", b"zstd"))
+        )
     match rng.randrange(7):
         case 0:
             return replace(chunk, compression=rng.choice((b"", b"lz4", b"zstd")))

@@ -174,6 +174,9 @@ def mutate(data: bytes, other: bytes, rng: random.Random, raw: Raw) -> bytes:
 def _changed_chunk(chunk: Record, others: list[Record], rng: random.Random, raw: Raw) -> Record:
     assert chunk.inner is not None
     inner = list(chunk.inner)
+    if rng.random() < 0.02:  # more than a reader may hold, in few bytes
+        bomb = replace(chunk, rest=bytes(rng.choice((1 << 20, 1 << 23))))
+        return bomb.having(b"compression", rng.choice((b"bz2", b"lz4")))
     match rng.randrange(6):
         case 0:
             return chunk.having(b"compression", rng.choice((b"none", b"bz2", b"lz4")))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tests.fuzz import bags, mcap_file, ros1_file, sqlite_file, types
+from tests.fuzz import bags, mcap_file, packed_file, ros1_file, sqlite_file, types
 from tests.fuzz.mutation import Raw
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -48,5 +48,6 @@ TARGETS: Mapping[str, Callable[[], Target]] = {
     "ros1": lambda: _of_bags(bags.ros1_seeds(), ros1_file.mutate),
     "mcap": lambda: _of_bags(bags.mcap_seeds(), mcap_file.mutate),
     "sqlite": lambda: _of_bags(bags.sqlite_seeds(), sqlite_file.mutate),
+    "packed": lambda: _of_bags(bags.packed_seeds(), packed_file.mutate),
     "types": lambda: Target(types.seeds(), types.check, types.mutate),
 }

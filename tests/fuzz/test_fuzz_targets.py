@@ -12,7 +12,12 @@ from tests.fuzz.targets import CORPUS, TARGETS
 from tests.fuzz.types import join, split
 
 CHANGES = 150
-BAG_SEEDS = {"ros1": bags.ros1_seeds, "mcap": bags.mcap_seeds, "sqlite": bags.sqlite_seeds}
+BAG_SEEDS = {
+    "ros1": bags.ros1_seeds,
+    "mcap": bags.mcap_seeds,
+    "sqlite": bags.sqlite_seeds,
+    "packed": bags.packed_seeds,
+}
 
 
 @pytest.mark.parametrize("name", BAG_SEEDS)

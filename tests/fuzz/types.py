@@ -130,7 +130,8 @@ def check(data: bytes) -> None:
     if isinstance(decoder, Decoder) and _largest_array(decoder.layout.root) <= _MOST_ITEMS:
         found = dict(zip(decoded.rows.tolist(), values, strict=True))
         _compare_with_naive(decoder, case, found)
-        if decoder.layout.root.fields:
+        root = decoder.layout.root
+        if root.fields and "." not in root.type_name:
             _assert_explains_itself(connection, decoder.layout)
         if zlib.crc32(data) % 4 == 0 and decoder.layout.source == "recorded":
             _compare_with_rosbags(decoder, case, found)
