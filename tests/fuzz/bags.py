@@ -7,8 +7,8 @@ import resource
 import sqlite3
 import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 
 from ros_to_parquet.bag import BagError
@@ -59,18 +59,24 @@ def check(data: bytes, seeds: Sequence[Seed], *, variants: Sequence[str] | None 
     Args:
         variants: in which other ways to read it, of `VARIANTS`; by default one, which the bytes choose.
     """
-    memory_before = _peak_bytes()
-    found = _read(data)
-    for seed in seeds:
-        if count := seed.before_damage(data):
-            assert found is not None, f"{seed.name}: refused, {count} messages are before the damage"
-            _assert_has(found, seed.messages[:count], seed.name)
-    if found is not None:
-        if variants is None:
-            variants = [list(VARIANTS)[zlib.crc32(data) % len(VARIANTS)]]
-        for variant in variants:
+    if variants is None:
+        variants = [list(VARIANTS)[zlib.crc32(data) % len(VARIANTS)]]
+    with memory_within_limit():
+        found = _read(data)
+        for seed in seeds:
+            if count := seed.before_damage(data):
+                assert found is not None, f"{seed.name}: refused, {count} messages are before the damage"
+                _assert_has(found, seed.messages[:count], seed.name)
+        for variant in variants if found is not None else ():
             VARIANTS[variant](data, found)
-    used = _peak_bytes() - memory_before
+
+
+@contextmanager
+def memory_within_limit() -> Iterator[None]:
+    """The process's peak grows by the memory limit at most."""
+    before = _peak_bytes()
+    yield
+    used = _peak_bytes() - before
     assert used <= BUDGET.limit, f"{used:,} bytes of memory for a limit of {BUDGET.limit:,}"
 
 

@@ -38,6 +38,7 @@ from ros_to_parquet.program import ROS1, Wire
 from ros_to_parquet.records import RecordDecoder
 from tests.engine.decode import naive, oracles
 from tests.engine.decode.blocks import rows
+from tests.fuzz.bags import memory_within_limit
 from tests.fuzz.mutation import Raw, number_in, rearranged
 
 KINDS = (
@@ -114,6 +115,11 @@ def check(data: bytes) -> None:
 
     Rows are held against the naive codec and, now and then, `rosbags`.
     """
+    with memory_within_limit():
+        _check(data)
+
+
+def _check(data: bytes) -> None:
     case = split(data)
     connection = case.connection()
     block = _block(connection, case.messages, gap=b"\xff\xff\xff")
