@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
+import hypothesis
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rosbags.rosbag1 import Writer as Rosbag1Writer
 from rosbags.rosbag2 import StoragePlugin
 from rosbags.rosbag2 import Writer as Rosbag2Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from ros_to_parquet import cli, contract, drift, lake, run, schema_records
+from ros_to_parquet import cli, contract, drift, lake, run, schema_records, views
 from ros_to_parquet.contract import Change, Drift, DriveManifest, ExtractOptions, Plan, PointClouds
 from ros_to_parquet.drift import TopicDefinition
+from ros_to_parquet.history import TopicDrift, Version
 from ros_to_parquet.lake import READ_TOGETHER, Lake
 from ros_to_parquet.local_plan import make_plan
 from ros_to_parquet.storage import AccessDeniedError, LocalStorage, ObjectInfo
@@ -237,6 +244,120 @@ def test_what_texts_say_beside_columns() -> None:
         "constants of a/msg/B changed: OFF 2 -> 0",
         "constants of a/msg/B added: AUTO=3",
     ]
+
+
+INTEGERS = [getattr(pa, f"{sign}int{bits}")() for sign in ("", "u") for bits in (8, 16, 32, 64)]
+
+
+@st.composite
+def type_pairs(draw: st.DrawFn, depth: int = 2) -> tuple[pa.DataType, pa.DataType]:
+    """Types of one field before and after, mostly such that one type holds both."""
+    kinds = ["integer", "float", "bytes", "any", "equal"] + ["list", "struct"] * (depth > 0)
+    match draw(st.sampled_from(kinds)):
+        case "integer":
+            return draw(st.sampled_from(INTEGERS)), draw(st.sampled_from(INTEGERS))
+        case "float":
+            return draw(st.sampled_from([F32, F64])), draw(st.sampled_from([F32, F64]))
+        case "bytes":
+            return draw(st.sampled_from([pa.binary(), pa.binary(2)])), draw(st.sampled_from([pa.binary(3)]))
+        case "any":
+            some = st.sampled_from([*INTEGERS, F64, pa.string(), pa.bool_(), list_of(F32)])
+            return draw(some), draw(some)
+        case "list":
+            old, new = draw(type_pairs(depth=depth - 1))
+            sizes = st.sampled_from([-1, 1, 2])
+            return list_of(old, draw(sizes)), list_of(new, draw(sizes))
+        case "struct":
+            return struct(**draw(field_sets(depth - 1))[0]), struct(**draw(field_sets(depth - 1))[1])
+    one = draw(st.sampled_from([pa.string(), pa.bool_(), pa.binary(), F32, list_of(I32)]))
+    return one, one
+
+
+@st.composite
+def field_sets(draw: st.DrawFn, depth: int = 2) -> tuple[dict[str, pa.DataType], dict[str, pa.DataType]]:
+    """Fields of a message before and after: ``k`` is in both."""
+    old: dict[str, pa.DataType] = {"k": I8}
+    new: dict[str, pa.DataType] = {"k": I8}
+    for name in draw(st.permutations(["a", "B", "c"])):
+        before, after = draw(type_pairs(depth))
+        there = draw(st.sampled_from(["both", "both", "old", "new"]))
+        old |= {name: before} if there != "new" else {}
+        new |= {name: after} if there != "old" else {}
+    return old, new
+
+
+def values_of(kind: pa.DataType) -> st.SearchStrategy[Any]:
+    if pa.types.is_struct(kind):
+        return st.fixed_dictionaries({each.name: values_of(each.type) for each in kind})
+    if pa.types.is_fixed_size_list(kind):
+        return st.lists(values_of(kind.value_type), min_size=kind.list_size, max_size=kind.list_size)
+    if pa.types.is_list(kind):
+        return st.lists(values_of(kind.value_type), max_size=2)
+    if pa.types.is_integer(kind):
+        bits, signed = kind.bit_width, pa.types.is_signed_integer(kind)
+        return st.integers(-(2 ** (bits - 1)) * signed, 2 ** (bits - signed) - 1)
+    if pa.types.is_floating(kind):
+        return st.floats(width=kind.bit_width, allow_nan=False)
+    if pa.types.is_fixed_size_binary(kind):
+        return st.binary(min_size=kind.byte_width, max_size=kind.byte_width)
+    return {pa.string(): st.text("aé", max_size=2), pa.binary(): st.binary(max_size=3)}.get(
+        kind, st.booleans()
+    )
+
+
+def padded(value: Any, kind: pa.DataType) -> Any:
+    """A value as it is, with None for fields of ``kind`` that it lacks: naive, and all that may be done."""
+    if pa.types.is_struct(kind) and value is not None:
+        return {each.name: padded(value.get(each.name), each.type) for each in kind}
+    if (pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind)) and value is not None:
+        return [padded(item, kind.value_type) for item in value]
+    return value
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_any_definitions_keep_every_value_or_are_refused(data: st.DataObject) -> None:
+    keep_every_value(data)
+
+
+@pytest.mark.long
+@settings(max_examples=3_000, deadline=None)
+@given(st.data())
+def test_very_many_definitions_keep_every_value_or_are_refused(data: st.DataObject) -> None:
+    keep_every_value(data)
+
+
+def keep_every_value(data: st.DataObject) -> None:
+    """By pyarrow's dataset and by DuckDB's view."""
+    pair = data.draw(field_sets())
+    definitions = [message(("log_time_ns", I64), *fields.items()) for fields in pair]
+    named = list(zip(("aa", "bb"), definitions, strict=True))
+    change = drift.compare(*definitions).change
+    hypothesis.event(str(change))
+    assert drift.compare(*definitions[::-1]).change == change
+    if change is Change.BROKEN:
+        with pytest.raises(drift.DriftError):
+            drift.common_columns(named)
+        return
+    common = drift.common_columns(named)
+    rows = [
+        data.draw(values_of(pa.struct(list(each.columns)))) | {"log_time_ns": n}
+        for n, each in enumerate(definitions)
+    ]
+    wanted = [padded(row, pa.struct(list(common))) for row in rows]
+    with tempfile.TemporaryDirectory() as folder:
+        files = [f"{folder}/t/schema={name}/drive_id=d/x.parquet" for name, _ in named]
+        for file, definition, row in zip(files, definitions, rows, strict=True):
+            Path(file).parent.mkdir(parents=True)
+            pq.write_table(pa.Table.from_pylist([row], schema=definition.columns), file)
+        assert ds.dataset(files, schema=common).to_table().to_pylist() == wanted
+        versions = [Version(name, each, None, 1, 1, None, None, "d", "") for name, each in named]
+        database = duckdb.connect()
+        for sql in views.statements(folder, [TopicDrift("t", ("/t",), tuple(versions), None)]):
+            database.execute(sql)
+        read = database.execute("SELECT * EXCLUDE (schema, drive_id) FROM t ORDER BY log_time_ns")
+        names = [column[0] for column in read.description]
+        assert [dict(zip(names, row, strict=True)) for row in read.fetchall()] == wanted
 
 
 # --- from bags to reading -----------------------------------------------------------------------------
@@ -631,7 +752,7 @@ def test_topics_are_chosen_and_a_lake_without_drift_says_so(
 # --- views ------------------------------------------------------------------------------------------------
 
 
-def views(output: Path, capsys: pytest.CaptureFixture[str]) -> duckdb.DuckDBPyConnection:
+def with_views(output: Path, capsys: pytest.CaptureFixture[str]) -> duckdb.DuckDBPyConnection:
     """A database with the views that the command prints."""
     capsys.readouterr()
     assert cli.main(["views", str(output)]) == 0
@@ -665,7 +786,7 @@ def test_a_view_reads_definitions_together_and_says_what_it_casts(
         extract(bag.parent, output)
     write(tmp_path / "007/b.bag", "string a\n", [{"a": "one"}], topic='/quo"te')
     extract(tmp_path / "007", output)
-    database = views(output, capsys)
+    database = with_views(output, capsys)
     query = "SELECT drive_id, points, gear, source FROM speed ORDER BY log_time_ns"
     assert database.execute(query).fetchall() == [
         ("007", [{"x": 1.5, "w": [1.0, 1.0], "q": None}], 250, None),
@@ -685,11 +806,11 @@ def test_a_view_reads_definitions_together_and_says_what_it_casts(
 def test_broken_definitions_have_a_view_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "lake"
     extract(write(tmp_path / "one/a.bag", FIRST, speeds(1)).parent, output)
-    database = views(output, capsys)
+    database = with_views(output, capsys)
     assert database.execute("SELECT gear FROM speed").fetchall() == [(1,)]
     extract(write(tmp_path / "two/a.mcap", BROKEN, speeds("R"), start_ns=START_NS + SECOND).parent, output)
     first, second = [each["schema"] for each in report(output, capsys)[0]["definitions"]]
-    database = views(output, capsys)
+    database = with_views(output, capsys)
     assert sorted(comments(database)) == sorted([f"speed@{first}", f"speed@{second}"])
     assert comments(database)[f"speed@{second}"] == (
         f"Topic /speed, car/msg/Speed, schema {second} alone, for no table holds both schema {first} and "
