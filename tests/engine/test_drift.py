@@ -31,7 +31,8 @@ from ros_to_parquet.lake import READ_TOGETHER, Lake
 from ros_to_parquet.local_plan import make_plan
 from ros_to_parquet.storage import AccessDeniedError, LocalStorage, ObjectInfo
 from tests.engine.decode.test_pointcloud import Cloud
-from tests.engine.sample_bags import START_NS
+from tests.engine.installed import install
+from tests.engine.sample_bags import START_NS, write_mcap
 from tests.engine.test_pointclouds import write_clouds
 
 if TYPE_CHECKING:
@@ -566,6 +567,51 @@ def test_clouds_whose_fields_change(tmp_path: Path, capsys: pytest.CaptureFixtur
     rows = Lake(str(output)).topic("/topic").to_table().sort_by("log_time_ns")
     assert rows.schema.field("ring").type.value_type == pa.uint16()
     assert rows["time"].to_pylist() == [None, None, [0.0]]
+
+
+def test_json_whose_fields_may_be_left_out(tmp_path: Path) -> None:
+    output = tmp_path / "lake"
+    for name, required, values in (("a", ["x", "on"], [{"x": 1, "on": True}]), ("b", ["x"], [{"x": 2}])):
+        properties = {"x": {"type": "integer"}, "on": {"type": "boolean"}}
+        schema = json.dumps({"type": "object", "properties": properties, "required": required})
+        (tmp_path / name).mkdir()
+        payloads = [json.dumps(value).encode() for value in values]
+        bag = tmp_path / name / "a.mcap"
+        write_mcap(bag, "T", payloads, schema=schema, schema_encoding="jsonschema", encoding="json")
+        commit = extract(tmp_path / name, output)
+    assert (said(commit), commit.drift[0].fields) == (
+        [("/topic", "widened", "a.mcap", "a")], ("`on` bool -> bool, may be null",),
+    )  # fmt: skip
+    rows = Lake(str(output)).topic("/topic").to_table().select(["x", "on"]).to_pylist()
+    assert rows == [{"x": 1, "on": True}, {"x": 2, "on": None}]
+
+
+def test_rows_that_a_transform_makes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    install(
+        tmp_path / "site",
+        "def it(rows, topic):\n    return rows.drop_columns(['gear', 'log_time', 'log_time_ns'])",
+        {"it": "it"},
+    )
+    output = tmp_path / "lake"
+    extract(write(tmp_path / "one/a.bag", FIRST, speeds(1)).parent, output)
+    options = ExtractOptions(transforms=contract.transform_rules({"/speed": "it"}))
+    bag = write(tmp_path / "two/a.bag", FIRST, speeds(1, 2), start_ns=START_NS + SECOND)
+    commit = extract(bag.parent, output, options=options)
+    assert (said(commit), commit.drift[0].fields) == (
+        [("/speed", "added", "a.bag", "one")],
+        ("`gear` removed (uint8)", "its rows are made by transform it, were as recorded"),
+    )
+    (topic,) = report(output, capsys)
+    made = topic["definitions"][1]
+    assert (made["transform"], made["first_bag"], made["rows"]) == ("it", "a.bag", 2)
+    # Without times of their own, those of the messages that the rows were made of.
+    assert (made["first_log_time_ns"], made["last_log_time_ns"]) == (START_NS + SECOND, START_NS + 2 * SECOND)
+    rows = Lake(str(output)).topic("/speed").to_table()
+    assert sorted(rows["gear"].to_pylist(), key=str) == [1, None, None]
+    assert rows["log_time_ns"].null_count == 2
 
 
 # --- what a commit says, and when ----------------------------------------------------------------------
