@@ -426,8 +426,7 @@ def test_broken_definitions_are_read_apart(tmp_path: Path, capsys: pytest.Captur
         Lake(str(output)).topic("/speed")
     assert str(refused.value) == (
         f"{output}: table speed: its definition changed so that no table holds both schema={old} and "
-        f"schema={new}: `gear` uint8 -> string: another type. Read one at a time: "
-        f"dataset('speed', schema=...) of {', '.join(sorted([old, new]))}"
+        f"schema={new}: `gear` uint8 -> string: another type. Read them apart: schema='{old}', schema='{new}'"
     )
     assert Lake(str(output)).topic("/speed", schema=new).to_table()["gear"].to_pylist() == ["R"]
     assert Lake(str(output)).topic("/speed", drives=["one"]).to_table()["gear"].to_pylist() == [1, 2]
@@ -464,10 +463,24 @@ def test_two_that_go_with_a_third_and_not_with_each_other_are_named(
     }  # fmt: skip
     capsys.readouterr()
     assert cli.main(["drift", str(output)]) == 0
-    assert (
-        f"  {first['schema']} and {third['schema']}: `q` uint8 -> string: another type"
-        in capsys.readouterr().out.splitlines()
+    names = [each["schema"] for each in topic["definitions"]]
+    assert topic["together"] == [names[:2], names[2:]]
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        f"  {names[0]} and {names[2]}: `q` uint8 -> string: another type",
+        f"  one table holds {names[0]} and {names[1]}",
+    ]
+    with pytest.raises(drift.DriftError) as refused:
+        Lake(str(output)).topic("/speed")
+    apart = f"Read them apart: schema={names[:2]}, schema='{names[2]}'"
+    assert str(refused.value).endswith(apart)
+    together = Lake(str(output)).topic("/speed", schema=names[:2]).to_table().sort_by("log_time_ns")
+    assert together["q"].to_pylist() == [3, None]
+    database = with_views(output, capsys)
+    assert sorted(comments(database)) == sorted(
+        [*(f"speed@{name}" for name in names), f"speed@{names[0]}+{names[1]}"]
     )
+    query = f'SELECT q FROM "speed@{names[0]}+{names[1]}" ORDER BY log_time_ns'
+    assert database.execute(query).fetchall() == [(3,), (None,)]
 
 
 STAMPED = "std_msgs/Header header\ngeometry_msgs/Vector3 speed\nfloat64[9] covariance\n"
