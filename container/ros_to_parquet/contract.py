@@ -829,6 +829,10 @@ def attachment_folder(drive_id: str) -> str:
     return f"_attachments/drive_id={drive_id}"
 
 
+def report_key(drive_id: str) -> str:
+    return f"_reports/drive_id={drive_id}/report.html"
+
+
 def lease_key(drive_id: str) -> str:
     return f"_leases/drive_id={drive_id}.json"
 

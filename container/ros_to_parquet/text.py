@@ -13,6 +13,11 @@ def and_more(names: Sequence[str]) -> str:
     return ", ".join([*names[:NAMED], *more])
 
 
+def printable(text: str) -> str:
+    """Without what turns the direction of other text around, or shows as nothing."""
+    return "".join(char if char.isprintable() else "\ufffd" for char in text)
+
+
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Prints aligned columns: numbers to the right, everything else to the left."""
     columns = list(zip(header, *rows, strict=True))
