@@ -49,26 +49,35 @@ def _submit_missing(
     """Drives of one record together, as they were submitted.
 
     Raises:
+        ConfError: what the run was asked for is not allowed (any more).
         FanoutError: of some drives; the others are submitted.
     """
+    from airflow_batch_ros.allowed import check_allowed, of_job_definition
     from airflow_batch_ros.fanout import Fanout, FanoutError
 
+    allowed = settings_of.read_settings(arguments).allow_list()
     by_record: dict[RunRecord, list[str]] = {}
     for drive in run.drives:
         by_record.setdefault(drive.record, []).append(drive.drive_id)
-    jobs: list[DriveJob] = []
-    errors: list[FanoutError] = []
+    asked = []
     for record, wanted in by_record.items():
         drives = tuple(source for source in record.conf.drives if source.drive_id in wanted)
+        conf, options = replace(record.conf, drives=drives), _options(arguments, record)
+        in_jobs = of_job_definition(run.clients.batch, options, say=say)
+        check_allowed(conf, run.lake.output, (allowed, in_jobs))
+        asked.append((record, conf, options))
+    jobs: list[DriveJob] = []
+    errors: list[FanoutError] = []
+    for record, conf, options in asked:
         try:
             jobs += Fanout(
                 s3=run.clients.s3,
                 batch=run.clients.batch,
                 submitter=run.clients.submitter,
                 output=run.lake.output,
-                conf=replace(record.conf, drives=drives),
+                conf=conf,
                 run=record.run,
-                options=_options(arguments, record),
+                options=options,
                 shard_bytes=record.shard_bytes,
                 say=say,
             ).submit_all()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from airflow_batch_ros.allowed import AllowList, parse_allowed
 from airflow_batch_ros.conf import ConfError, parse_output
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ NAMES = (
     "memory_mib",
     "share_identifier",
     "requester_pays",
+    "allowed_uris",
     "region",
     "profile",
     "role_arn",
@@ -102,6 +104,13 @@ class Settings:
         except ConfError as error:
             raise SettingsError(error.problems[0]) from error
 
+    def allow_list(self) -> AllowList | None:
+        """Raises `ConfError` where what is said is none."""
+        setting = self.given.get("allowed_uris")
+        if setting is None:
+            return None
+        return parse_allowed(setting.value, origin=f"allowed_uris from {setting.origin}")
+
     def clients(self) -> Clients:
         from botocore.exceptions import ProfileNotFound
 
@@ -159,6 +168,11 @@ def add_job_options(parser: argparse.ArgumentParser, *, default: str) -> None:
         action=argparse.BooleanOptionalAction,
         default=None,
         help="the buckets of bags bill who reads them: agree to pay",
+    )
+    group.add_argument(
+        "--allowed-uris",
+        metavar="URI,...",
+        help="the places that a conf may name, s3://bucket/folder (default: what the job definition allows)",
     )
 
 

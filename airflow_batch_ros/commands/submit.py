@@ -79,6 +79,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def _submit(arguments: argparse.Namespace) -> int:
     from airflow_batch_ros import planning, runs
+    from airflow_batch_ros.allowed import check_allowed, of_job_definition
     from airflow_batch_ros.conf import parse_conf
     from airflow_batch_ros.fanout import Fanout, FanoutError
     from airflow_batch_ros.jobs import SubmitOptions
@@ -103,6 +104,8 @@ def _submit(arguments: argparse.Namespace) -> int:
         extra={"shareIdentifier": share} if (share := settings.find("share_identifier")) else {},
         requester_pays=settings.flag("requester_pays"),
     )
+    in_jobs = of_job_definition(clients.batch, options, say=say)
+    check_allowed(conf, output, (settings.allow_list(), in_jobs))
     run = Run("", arguments.run_id or make_run_id())
     # Before all else: with its id a run that is cut short can be taken up again.
     say(f"run {run.run_id}, output {output}")

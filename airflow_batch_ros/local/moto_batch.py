@@ -271,7 +271,8 @@ def _describe_jobs(response: BatchResponse, engine: BatchEngine) -> str:
         raise BatchError(f"DescribeJobs takes at most {MAX_DESCRIBED_JOBS} jobs, not {len(asked)}")
     found = (engine.job(name.rpartition(":job/")[2]) for name in dict.fromkeys(asked))
     backend = response.batch_backend
-    return json.dumps({"jobs": [_describe(job, backend) for job in found if job is not None]})
+    known = (job for job in found if job is not None and not engine.is_unknown(job))
+    return json.dumps({"jobs": [_describe(job, backend) for job in known]})
 
 
 def _list_jobs(response: BatchResponse, engine: BatchEngine) -> str:
@@ -302,6 +303,7 @@ def _list_jobs(response: BatchResponse, engine: BatchEngine) -> str:
         jobs = [job for job in jobs if _passes(job, filters)]
     else:
         jobs = [job for job in jobs if job.status == (status or Status.RUNNING)]
+    jobs = [job for job in jobs if not engine.is_unknown(job)]
     return json.dumps(_page(jobs, body.get("nextToken"), limit))
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, BaseOperator
 
+from airflow_batch_ros.allowed import AllowList, check_allowed, of_job_definition, parse_allowed
 from airflow_batch_ros.conf import CONF_KEYS, ConfError, PipelineConf, parse_conf, parse_output
 from airflow_batch_ros.jobs import DriveJob, SubmitOptions, describe, log_group
 from airflow_batch_ros.links.batch import BatchJobLink, BatchLogsLink, LakeLink
@@ -51,6 +52,10 @@ class RosToParquetBatchOperator(BaseOperator):
         stack says, else False.
     :param submit_options: further members of the SubmitJob request, as boto3 names them (``timeout``,
         ``retryStrategy``, ``shareIdentifier``, ``containerOverrides``...).
+    :param allowed_uris: the places (``s3://bucket/folder``) that a conf may name: what is at and below them.
+        Not templated, so that a conf has no say in it. The option ``allowed_uris`` in section
+        ``ros_to_parquet`` of Airflow's configuration holds too, and so does what the job definition lets its
+        jobs read and write: each can only take away.
     :param console_base_url: where links lead; by default the option ``console_base_url`` in section
         ``ros_to_parquet`` of Airflow's configuration, else the AWS console of the region.
     :param aws_conn_id: AWS connection for S3 and Batch.
@@ -91,6 +96,7 @@ class RosToParquetBatchOperator(BaseOperator):
         tags: Mapping[str, str] | None = None,
         requester_pays: bool | None = None,
         submit_options: Mapping[str, Any] | None = None,
+        allowed_uris: Sequence[str] | None = None,
         console_base_url: str | None = None,
         aws_conn_id: str | None = "aws_default",
         region_name: str | None = None,
@@ -109,6 +115,7 @@ class RosToParquetBatchOperator(BaseOperator):
         self.tags = tags
         self.requester_pays = requester_pays
         self.submit_options = submit_options
+        self.allowed_uris = allowed_uris
         self.console_base_url = console_base_url
         self.aws_conn_id = aws_conn_id
         self.region_name = region_name
@@ -140,7 +147,7 @@ class RosToParquetBatchOperator(BaseOperator):
     def _submit_all(self, context: Context) -> list[dict[str, Any]]:
         from airflow_batch_ros.fanout import Fanout
         from airflow_batch_ros.hooks.batch import RosToParquetBatchHook
-        from ros_to_parquet.contract import Run
+        from ros_to_parquet.contract import Run, one_line
 
         defaults = {} if self.fail_on is None else {"fail_on": self.fail_on}
         conf = parse_conf(raw_conf(context) if self.conf is None else self.conf, defaults=defaults)
@@ -148,6 +155,7 @@ class RosToParquetBatchOperator(BaseOperator):
         stack = self._stack(hook, conf)
         output = self._output(conf, stack)
         options = self._submit_options(stack)
+        check_allowed(conf, output, self._allow_lists(hook, options))
         self._fanout = Fanout(
             s3=hook.s3,
             batch=hook.batch,
@@ -157,7 +165,7 @@ class RosToParquetBatchOperator(BaseOperator):
             run=Run(dag_id=context["ti"].dag_id, run_id=context["run_id"]),
             options=options,
             shard_bytes=self.shard_bytes,
-            say=self.log.info,
+            say=lambda line: self.log.info(one_line(line)),
             killed=self._killed,
         )
         jobs = self._fanout.submit_all()
@@ -198,6 +206,15 @@ class RosToParquetBatchOperator(BaseOperator):
             raise ConfError([problem])
         return parse_output(self.output_uri)
 
+    def _allow_lists(self, hook: RosToParquetBatchHook, options: SubmitOptions) -> list[AllowList | None]:
+        lists = [of_job_definition(hook.batch, options, say=self.log.warning)]
+        if self.allowed_uris is not None:
+            lists.append(parse_allowed(self.allowed_uris, origin="argument allowed_uris of the operator"))
+        if text := configured("allowed_uris"):
+            option = "option allowed_uris in section ros_to_parquet of Airflow's configuration"
+            lists.append(parse_allowed(text, origin=option))
+        return lists
+
     def _submit_options(self, stack: StackOutputs | None) -> SubmitOptions:
         try:
             vcpus = float(self.vcpus) if self.vcpus not in (None, "", "None") else None
@@ -219,14 +236,15 @@ class RosToParquetBatchOperator(BaseOperator):
     def _with_links(
         self, context: Context, hook: RosToParquetBatchHook, jobs: list[DriveJob]
     ) -> list[DriveJob]:
+        from airflow_batch_ros import console
         from airflow_batch_ros.links import batch as links
 
         region = hook.batch.meta.region_name
         base = (
-            self.console_base_url or configured_console_base() or links.default_console_base(region)
+            self.console_base_url or configured("console_base_url") or console.default_base(region)
         ).rstrip("/")
         linked = [
-            replace(job, console_url=links.job_url(base, region, job.job_id) if job.job_id else None)
+            replace(job, console_url=console.job_url(base, region, job.job_id) if job.job_id else None)
             for job in jobs
         ]
         ids = [job.job_id for job in jobs if job.job_id]
@@ -249,8 +267,8 @@ def raw_conf(context: Context) -> dict[str, Any]:
     return {**known, **given}
 
 
-def configured_console_base() -> str | None:
-    """Airflow's option ``console_base_url`` in section ``ros_to_parquet``."""
+def configured(option: str) -> str | None:
+    """An option in section ``ros_to_parquet`` of Airflow's configuration; None where it is not set."""
     from airflow.configuration import conf
 
-    return conf.get("ros_to_parquet", "console_base_url", fallback=None) or None
+    return conf.get("ros_to_parquet", option, fallback=None) or None

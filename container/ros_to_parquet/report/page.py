@@ -18,7 +18,7 @@ from ros_to_parquet.report.rates import Rate, longest_gaps
 from ros_to_parquet.report.series import Group, Series
 from ros_to_parquet.report.time_axis import TimeAxis
 from ros_to_parquet.report.track import Track
-from ros_to_parquet.text import printable
+from ros_to_parquet.text import shown
 
 MOST_ROWS = 300
 """Of each table; the manifests have all."""
@@ -463,4 +463,4 @@ def _data(media_type: str, data: bytes) -> str:
 
 
 def _text(text: str) -> str:
-    return html.escape(printable(text))
+    return html.escape(shown(text))

@@ -25,7 +25,7 @@ from ros_to_parquet.report.series import BINS as SERIES_BINS
 from ros_to_parquet.report.series import Group
 from ros_to_parquet.report.time_axis import TimeAxis
 from ros_to_parquet.report.track import Track
-from ros_to_parquet.text import printable
+from ros_to_parquet.text import shown
 
 # Colours that stand for the page's own: each is replaced by its variable.
 _INK, _FAINT, _GAP = "#000001", "#000002", "#000003"
@@ -92,7 +92,7 @@ def _tidy(svg: str, label: str) -> str:
         svg = svg.replace(colour, variable)
     view = re.search(r'viewBox="[^"]*"', svg)
     assert view is not None
-    head = f'<svg {view[0]} role="img" aria-label="{html.escape(printable(label))}"'
+    head = f'<svg {view[0]} role="img" aria-label="{html.escape(shown(label))}"'
     head += ' xmlns:xlink="http://www.w3.org/1999/xlink">'
     return head + svg[svg.index(">") + 1 :].strip()
 
