@@ -1001,6 +1001,10 @@ def attachment_folder(drive_id: str) -> str:
     return f"_attachments/drive_id={drive_id}"
 
 
+def report_key(drive_id: str) -> str:
+    return f"_reports/drive_id={drive_id}/report.html"
+
+
 SCHEMAS_FOLDER = "_schemas"
 
 
