@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -44,7 +45,8 @@ if TYPE_CHECKING:
 _PERMANENT = frozenset(
     {
         *("NoSuchBucket", "AccessDenied", "403", "404", "PermanentRedirect", "InvalidBucketName"),
-        *("InvalidAccessKeyId", "SignatureDoesNotMatch"),
+        *("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidObjectState"),
+        *("KMS.DisabledException", "KMS.KMSInvalidStateException", "KMS.NotFoundException"),
         *("ClientException", "AccessDeniedException", "UnrecognizedClientException"),
     }
 )
@@ -109,15 +111,18 @@ class Fanout:
                 others are; a retry adopts them).
             KilledError: `kill` was called.
         """
-        from botocore.exceptions import ClientError
+        from botocore.exceptions import BotoCoreError, ClientError
 
         self._stop_if_killed()
         record, new = self._record_run()
         try:
             prepared = self._prepare_all()
         except FanoutError:
-            if new:  # nothing was submitted, and nothing is left of the run
-                Lake(self.s3, self.output).delete(record)
+            if (
+                new
+            ):  # nothing was submitted, and nothing is left of the run, if S3 still does what it is asked
+                with suppress(ClientError, BotoCoreError):
+                    Lake(self.s3, self.output).delete(record)
             raise
         jobs: list[DriveJob] = []
         problems: list[str] = []
@@ -273,16 +278,28 @@ class Fanout:
         return None
 
     def _refusal(self, drive_id: str, source: str, error: ClientError) -> str:
-        """What AWS refused for good, in a sentence; raises ``error`` where it may pass."""
-        if error_code(error) not in _PERMANENT:
-            raise error
+        """What AWS refused for good, in a sentence.
+
+        Raises:
+            FanoutError: it may pass; what else there is to do is left to the next try.
+        """
         detail = error.response.get("Error", {})
         said = ": ".join(str(detail[key]) for key in ("Code", "Message") if detail.get(key))
+        if error_code(error) not in _PERMANENT:
+            tries = error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0) + 1
+            problem = (
+                f"drive {drive_id!r}: AWS did not do {error.operation_name} ({said}), tried {tries} times; "
+                "it may pass: try again, which submits nothing twice"
+            )
+            raise FanoutError([problem], retry_helps=True, submitted=len(self.owned)) from error
         if error.operation_name in ("ListJobs", "DescribeJobs"):
             service, check = "Batch", f"queue {self.options.job_queue!r}"
         else:
             bucket = source.removeprefix("s3://").partition("/")[0]
             service, check = "S3", f"bucket {bucket!r}, output {self.output!r}"
+        advice = contract.s3_advice(error.operation_name, error_code(error), str(detail.get("Message", "")))
+        if service == "S3" and advice:
+            said = f"{said}; {advice}"
         return (
             f"drive {drive_id!r}: {service} refused {error.operation_name} ({said}); check {check} and what "
             "the connection may do there"
