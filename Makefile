@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 
-.PHONY: help setup demo airflow test test-airflow test-container test-oracles benchmarks check format lock clean
+.PHONY: help setup demo airflow test test-airflow test-container test-oracles test-long benchmarks check format lock audit clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -47,6 +47,9 @@ format: setup ## reformat and mend what can be mended
 
 lock: ## resolve requirements.lock anew
 	@./scripts/lock
+
+audit: ## known vulnerabilities of what the locks name; exit code 69 where the service cannot be reached
+	@./scripts/audit $(ARGS)
 
 clean: ## remove what setup, demo and tests made
 	rm -rf .venv .demo .local .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -22,6 +22,7 @@ from ros_to_parquet.contract import (
     Manifest,
     Plan,
     TableTotal,
+    one_line,
 )
 
 if TYPE_CHECKING:
@@ -431,4 +432,5 @@ def _manifest_uri(lake: Lake, job: DriveJob, plan_id: str) -> str:
 
 
 def _short(text: str) -> str:
+    text = one_line(text)
     return text if len(text) <= MAX_REASON_LENGTH else f"{text[: MAX_REASON_LENGTH - 3]}..."

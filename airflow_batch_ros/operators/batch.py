@@ -147,7 +147,7 @@ class RosToParquetBatchOperator(BaseOperator):
     def _submit_all(self, context: Context) -> list[dict[str, Any]]:
         from airflow_batch_ros.fanout import Fanout
         from airflow_batch_ros.hooks.batch import RosToParquetBatchHook
-        from ros_to_parquet.contract import Run
+        from ros_to_parquet.contract import Run, one_line
 
         defaults = {} if self.fail_on is None else {"fail_on": self.fail_on}
         conf = parse_conf(raw_conf(context) if self.conf is None else self.conf, defaults=defaults)
@@ -165,7 +165,7 @@ class RosToParquetBatchOperator(BaseOperator):
             run=Run(dag_id=context["ti"].dag_id, run_id=context["run_id"]),
             options=options,
             shard_bytes=self.shard_bytes,
-            say=self.log.info,
+            say=lambda line: self.log.info(one_line(line)),
             killed=self._killed,
         )
         jobs = self._fanout.submit_all()

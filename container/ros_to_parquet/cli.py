@@ -19,7 +19,7 @@ from ros_to_parquet import __version__, contract, memory, termination
 from ros_to_parquet.contract import ALLOW_VARIABLE, EXIT_CODE_HELP, ContractError, ExitCode
 from ros_to_parquet.log import event, now
 from ros_to_parquet.termination import TerminatedError
-from ros_to_parquet.text import print_table
+from ros_to_parquet.text import print_table, say, shown
 
 if TYPE_CHECKING:
     from ros_to_parquet.contract import Manifest, Plan
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 # Heavy imports (numpy, pyarrow, boto3) happen in the commands that need them: --version and --help are for
 # people, and a container's health check.
+
+DEBUG_VARIABLE = "ROS_TO_PARQUET_DEBUG"
+"""Environment variable: not empty, errors of the engine itself are logged with what they say."""
 
 OPEN_FILES = 10_000
 
@@ -302,9 +305,25 @@ def explain(error: Exception | TerminatedError) -> tuple[ExitCode, str]:
             return ExitCode.OUTPUT_FAILED, str(error)
         case MemoryError():
             return ExitCode.OUT_OF_MEMORY, "out of memory; give the job more"
-        case _:
+        case OSError():  # such as a full disk
             traceback.print_exception(error)
             return ExitCode.ENGINE_ERROR, f"{type(error).__name__}: {error}"
+        case _:
+            return ExitCode.ENGINE_ERROR, _unexpected(error)
+
+
+def _unexpected(error: BaseException) -> str:
+    """Prints where an error that nobody thought of came from; without its words, which may quote a bag."""
+    if os.environ.get(DEBUG_VARIABLE):
+        traceback.print_exception(error)
+        return f"{type(error).__name__}: {error}"
+    frames: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        frames = [*traceback.format_tb(cause.__traceback__), f"{type(cause).__name__}\n", *frames]
+        cause = cause.__cause__ or cause.__context__
+    print("".join(frames), end="", file=sys.stderr, flush=True)
+    return f"{type(error).__name__}; what it says may quote a bag: {DEBUG_VARIABLE}=1 logs it"
 
 
 # --- run --------------------------------------------------------------------------------------------
@@ -327,6 +346,7 @@ def command_run(arguments: argparse.Namespace) -> int:
             manifest = run.run_shard(plan, shard, job, budget=budget, progress=progress.show)
     except (Exception, TerminatedError) as error:  # noqa: BLE001 (each becomes an exit code and a record)
         code, reason = explain(error)
+        reason = shown(reason)
         record = contract.FailedRecord(plan.plan_id, shard, job.job_id, job.attempt, int(code), reason, now())
         uri = join(plan.output, contract.failed_key(plan.drive_id, plan.plan_id, shard))
         _record_failure(open_storage(plan.output).write, uri, record)
@@ -447,7 +467,7 @@ def command_extract(arguments: argparse.Namespace) -> int:
     for name in made.covered:
         event("already_in_the_lake", bag=name)
     if not made.shards:
-        print(
+        say(
             f"Nothing to do: {made.output} has all {len(made.covered)} bags of drive {made.drive_id} already."
         )
         return int(ExitCode.OK)
@@ -490,16 +510,16 @@ def print_extracted(plan: Plan, manifest: Manifest) -> None:
         print_table(("topic", "type", "rows", "rejected"), rows)
     for topic in manifest.topics:
         if topic.transform:
-            print(f"  {topic.topic}: {topic.transform}")
+            say(f"  {topic.topic}: {topic.transform}")
     for problem in contract.fold(plan, [manifest]).problems:
-        print(f"! {problem}")
+        say(f"! {problem}")
     count = sum(topic.transform.rows_out if topic.transform else topic.rows for topic in manifest.topics)
     size = manifest.bytes_read / 1e6
     speed = f", {size / manifest.seconds:.0f} MB/s" if manifest.seconds > 0.01 else ""
     bags = "1 bag" if len(manifest.bags) == 1 else f"{len(manifest.bags)} bags"
     print(f"{count:,} rows from {bags}, {size:,.1f} MB in {manifest.seconds:.1f} s{speed}")
     if count:
-        print(f"{plan.output}/*/*/drive_id={plan.drive_id}/*.parquet")
+        say(f"{plan.output}/*/*/drive_id={plan.drive_id}/*.parquet")
 
 
 # --- rebuild ----------------------------------------------------------------------------------------
@@ -568,21 +588,21 @@ def print_rebuilt(rebuilt: Rebuilt, output: str, *, seconds: float) -> None:
     )
     for topic in rebuilt.topics:
         if topic.rejected:
-            print(f"! {topic.topic}: {topic.rejected:,} messages were rejected when the drive was extracted")
+            say(f"! {topic.topic}: {topic.rejected:,} messages were rejected when the drive was extracted")
         if topic.unwritten:
-            print(f"! {topic.topic}: {topic.unwritten:,} messages are {topic.unwritten_as}: not written")
+            say(f"! {topic.topic}: {topic.unwritten:,} messages are {topic.unwritten_as}: not written")
         if topic.repaired_strings:
-            print(f"! {topic.topic}: {topic.repaired_strings:,} strings were not UTF-8 and stay escaped")
+            say(f"! {topic.topic}: {topic.repaired_strings:,} strings were not UTF-8 and stay escaped")
     if rebuilt.not_extracted:
-        print(f"! {rebuilt.not_extracted:,} messages are of topics that were not extracted")
+        say(f"! {rebuilt.not_extracted:,} messages are of topics that were not extracted")
     if rebuilt.flawed_bags:
-        print(f"! {rebuilt.flawed_bags:,} bags were damaged or unreadable: what could be read is there")
+        say(f"! {rebuilt.flawed_bags:,} bags were damaged or unreadable: what could be read is there")
     if rebuilt.extras_left_out:
-        print(f"! {rebuilt.extras_left_out:,} attachments and metadata records are not in the lake")
+        say(f"! {rebuilt.extras_left_out:,} attachments and metadata records are not in the lake")
     if rebuilt.unfinished:
         print("! an extraction of this drive is under way or has failed: what it has finished is there")
     print(f"{rebuilt.messages:,} messages, {rebuilt.size_bytes / 1e6:,.1f} MB in {seconds:.1f} s")
-    print(output)
+    say(output)
 
 
 # --- drift and views --------------------------------------------------------------------------------

@@ -1087,6 +1087,19 @@ def is_allowed(uri: str, allowed: Iterable[str]) -> bool:
     return any(f"{uri}/".startswith(f"{place.rstrip('/')}/") for place in allowed)
 
 
+_MOVES = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Characters that a terminal or a log acts upon: control characters, ends of lines, changes of direction."""
+
+
+def one_line(text: str) -> str:
+    """``text``, of which a bag or a store may have said a part, for a line of a log or a terminal.
+
+    >>> one_line("/cam\\n\\x1b[2Jera")
+    '/cam\\\\n\\\\x1b[2Jera'
+    """
+    return _MOVES.sub(lambda found: repr(found[0])[1:-1], text)
+
+
 def topic_key(topic: str) -> str:
     """``topic`` as ROS resolves it, with its leading slash."""
     return topic if topic.startswith("/") else f"/{topic}"
