@@ -5,12 +5,14 @@ Job ids and states are Batch's words; generations, shards and records are `ros_t
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from airflow_batch_ros.causes import last_exit_code
 from airflow_batch_ros.lake import Lake, error_code
 from ros_to_parquet import contract
 from ros_to_parquet.contract import (
@@ -34,6 +36,9 @@ DESCRIBE_LIMIT = 100
 """Ids that one DescribeJobs takes."""
 
 MAX_JOB_NAME_LENGTH = 128
+
+DEFAULT_LOG_GROUP = "/aws/batch/job"
+"""Where Batch jobs log unless their definition says otherwise."""
 
 _PAYER = {"name": "ROS_TO_PARQUET_REQUEST_PAYER", "value": "requester"}
 """By which the engine says that it pays."""
@@ -381,18 +386,23 @@ def submit_once(
     from botocore.exceptions import BotoCoreError, ClientError
 
     problem: Exception | None = None
+    open_end = False  # whether Batch may have done what it was asked
     for attempt in range(SUBMIT_TRIES):
         try:
             return submitter.submit_job(**request)["jobId"]
         except ClientError as error:
             problem = error
             status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-            if error_code(error) not in THROTTLED and status < 500:
+            throttled = error_code(error) in THROTTLED
+            if not throttled and status < 500:
                 break
+            open_end = open_end or not throttled
         except BotoCoreError as error:
             problem = error
-        sleep(min(2.0**attempt, 20.0))
-        if found := find_job(batch, request["jobQueue"], request["jobName"]):
+            open_end = True
+        # Not all at the same moment again: drives are submitted several at a time.
+        sleep(min(2.0**attempt, 20.0) * random.uniform(0.5, 1.5))
+        if open_end and (found := find_job(batch, request["jobQueue"], request["jobName"])):
             return found
     raise SubmitError(
         f"{what}: Batch did not take job {request['jobName']} for queue {request['jobQueue']!r} "
@@ -502,21 +512,22 @@ def log_group(detail: Mapping[str, Any] | None) -> str | None:
 
 def end_reason(detail: Mapping[str, Any]) -> str:
     """Why a job or an array's child ended: exit code with its meaning, then the reasons Batch gives."""
-    container = detail.get("container") or {}
+    code = last_exit_code(detail)
+    words = [] if code is None else [describe_exit(code)]
+    return (
+        "; ".join([*words, *batch_reasons(detail)])
+        or f"ended as {detail.get('status', UNKNOWN)}, Batch gives no reason"
+    )
+
+
+def batch_reasons(detail: Mapping[str, Any]) -> list[str]:
+    """The reasons that Batch gives for a job's end, but for the one that says nothing."""
     attempts = detail.get("attempts") or []
     last = (attempts[-1].get("container") or {}) if attempts else {}
-    code = container.get("exitCode", last.get("exitCode"))
-    words = []
-    if code is not None:
-        words.append(describe_exit(code))
-    reason = container.get("reason") or last.get("reason")
+    reason = (detail.get("container") or {}).get("reason") or last.get("reason")
     status = detail.get("statusReason") or (attempts[-1].get("statusReason") if attempts else None)
-    words += [
-        str(text) for text in (reason, status) if text and "Essential container in task exited" not in text
-    ]
-    return (
-        "; ".join(dict.fromkeys(words)) or f"ended as {detail.get('status', UNKNOWN)}, Batch gives no reason"
-    )
+    said = (str(text) for text in (reason, status) if text)
+    return list(dict.fromkeys(text for text in said if "Essential container in task exited" not in text))
 
 
 def describe_exit(code: int) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from airflow_batch_ros.causes import cause_of
 from airflow_batch_ros.jobs import LIVE, MAX_JOB_NAME_LENGTH, describe, find_job, job_state, submit_once
 from airflow_batch_ros.lake import Lake
 from ros_to_parquet import contract
@@ -60,7 +61,11 @@ class Planning:
     def said(self) -> str:
         """How it stands, in words."""
         job = f"planning job {self.record.job_id}"
-        return f"{job} has failed: {self._reason()}" if self.failed else f"{job} is {self.state}"
+        return (
+            f"{job} has failed: {cause_of(self.detail)}: {self._reason()}"
+            if self.failed
+            else f"{job} is {self.state}"
+        )
 
     @property
     def exit_code(self) -> int | None:

@@ -10,10 +10,11 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from airflow_batch_ros import planning
+from airflow_batch_ros.failures import FailedShard, failed_shards
 from airflow_batch_ros.jobs import DriveJob, Progress, Work, drive_job, read_progress
 from airflow_batch_ros.lake import DriveFolder, Lake, drive_folder
 from airflow_batch_ros.runs import RunDrive
-from airflow_batch_ros.summary import FailedShard, failed_shards, summarize_drive
+from airflow_batch_ros.summary import summarize_drive
 from ros_to_parquet import contract
 from ros_to_parquet.contract import (
     MAX_REASONS,

@@ -170,16 +170,8 @@ def _finish(
     say: Callable[[str], None],
 ) -> int:
     from airflow_batch_ros import summary
-    from airflow_batch_ros.jobs import describe
-    from airflow_batch_ros.lake import Lake
 
-    details = describe(clients.batch, [job.job_id for job in jobs if job.job_id])
-    drives = [
-        summary.summarize_drive(
-            clients.batch, Lake(clients.s3, job.output), job, details.get(job.job_id) if job.job_id else None
-        )
-        for job in jobs
-    ]
+    drives = summary.summarize(clients.s3, clients.batch, clients.logs, jobs)
     if arguments.json:
         print_json({**head, **summary.as_dict(drives)})
     for line in summary_lines(drives):

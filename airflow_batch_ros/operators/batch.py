@@ -236,14 +236,15 @@ class RosToParquetBatchOperator(BaseOperator):
     def _with_links(
         self, context: Context, hook: RosToParquetBatchHook, jobs: list[DriveJob]
     ) -> list[DriveJob]:
+        from airflow_batch_ros import console
         from airflow_batch_ros.links import batch as links
 
         region = hook.batch.meta.region_name
         base = (
-            self.console_base_url or configured("console_base_url") or links.default_console_base(region)
+            self.console_base_url or configured("console_base_url") or console.default_base(region)
         ).rstrip("/")
         linked = [
-            replace(job, console_url=links.job_url(base, region, job.job_id) if job.job_id else None)
+            replace(job, console_url=console.job_url(base, region, job.job_id) if job.job_id else None)
             for job in jobs
         ]
         ids = [job.job_id for job in jobs if job.job_id]

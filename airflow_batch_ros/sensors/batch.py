@@ -125,6 +125,7 @@ class RosToParquetBatchSensor(BaseSensorOperator):
 
     def _store_links(self, context: Context) -> None:
         """The operator's links, for this task too: to the console that the operator named."""
+        from airflow_batch_ros import console
         from airflow_batch_ros.jobs import describe, log_group
         from airflow_batch_ros.links import batch as links
 
@@ -136,7 +137,7 @@ class RosToParquetBatchSensor(BaseSensorOperator):
             batch = self._hook().batch
             first = self._job_ids()[0]
             group = log_group(describe(batch, [first]).get(first))
-            base = links.base_of(consoles[0])
+            base = console.base_of(consoles[0])
             context["ti"].xcom_push(
                 key=links.LINKS_KEY, value=links.urls(base, batch.meta.region_name, jobs, group)
             )
@@ -148,17 +149,9 @@ class RosToParquetBatchSensor(BaseSensorOperator):
 
     def _finish(self, context: Context) -> dict[str, Any]:
         from airflow_batch_ros import summary
-        from airflow_batch_ros.jobs import describe
-        from airflow_batch_ros.lake import Lake
 
         hook = self._hook()
-        details = describe(hook.batch, self._job_ids())
-        drives = [
-            summary.summarize_drive(
-                hook.batch, Lake(hook.s3, job.output), job, details.get(job.job_id) if job.job_id else None
-            )
-            for job in self._drive_jobs()
-        ]
+        drives = summary.summarize(hook.s3, hook.batch, hook.logs, self._drive_jobs())
         for line in summary.log_lines(drives):
             self.log.info(line)
         result = summary.as_dict(drives)

@@ -97,7 +97,7 @@ def peak_bytes(
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     code, peak = done.stdout.split()[-2:]

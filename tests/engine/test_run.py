@@ -669,7 +669,7 @@ def test_sigterm_is_heeded_in_the_middle_of_a_request(tmp_path: Path) -> None:
             assert connection.recv(1 << 16)
             child.send_signal(signal.SIGTERM)
             try:
-                _, said = child.communicate(timeout=10)
+                _, said = child.communicate(timeout=60)
             finally:
                 child.kill()
     assert child.returncode == ExitCode.RETRY, said

@@ -247,12 +247,14 @@ def test_a_failed_shard_is_explained_and_run_again_alone(shell: Shell) -> None:
     assert two["shards"] == {"done": 1, "running": 0, "failed": 1, "waiting": 0}
     (failed,) = two["failed_shards"]
     assert (failed["shard"], failed["reason"], failed["exit_code"]) == (1, "exit code 70", 70)
+    assert (failed["cause"], failed["log_lines"]) == ("engine_error", ["told to exit 70"])
     assert [(bag["name"], bag["state"], bag["messages"]) for bag in two["bag_list"]] == [
         ("b.bag", "ok", MESSAGES),
         ("c.bag", "failed", 0),
     ]
     said = shell.run("status", "r", "--bags", "--drive", "two").out
-    assert f"shard 1: exit code 70 (log stream {failed['log_stream']})" in said
+    assert f"shard 1: engine_error: exit code 70 (log stream {failed['log_stream']})" in said
+    assert "        | told to exit 70\n" in said
     assert "one" not in said.split()
 
     assert shell.run("logs", "r").out.splitlines() == ["two/1 | told to exit 70"]

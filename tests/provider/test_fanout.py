@@ -49,9 +49,11 @@ def killed_after(calls: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     def call(self: Any, *args: Any) -> Any:
         nonlocal made
+        if made >= calls:
+            raise KilledError  # another thread
         answer = real(self, *args)
         made += 1
-        if made == calls:
+        if made >= calls:
             raise KilledError
         return answer
 
@@ -371,7 +373,7 @@ def test_a_drive_that_another_live_run_has_is_refused_by_name(world: World) -> N
     (problem,) = caught.value.problems
     assert problem.startswith(f"drive 'drive_1': run '{world.bucket}-run_1' of DAG 'dag' has it since 20")
     assert f"(its Batch job {first.job_id} is " in problem
-    assert problem.endswith("try again when that run has ended")
+    assert problem.endswith("try again when that run has ended [refused]")
     assert str(caught.value).startswith("1 drive cannot be run; nothing was submitted:\n- drive 'drive_1'")
     assert lease.holder(world.lake, "drive_2") is None
     assert world.jobs("drive_2") == []
@@ -478,6 +480,7 @@ def test_a_bucket_that_is_not_there_is_named(world: World) -> None:
     (problem,) = caught.value.problems
     assert problem.startswith("drive 'drive_1': S3 refused ListObjectsV2 (NoSuchBucket: ")
     assert "check bucket 'no-such-bucket-anywhere', output " in problem
+    assert problem.endswith(" [input_missing]")
     assert lease.holder(world.lake, "drive_1") is None
 
 
@@ -508,6 +511,7 @@ def test_access_that_is_denied_while_submitting_does_not_hold_up_the_others(worl
         "1 drive cannot be run; 1 other is submitted:\n- drive 'drive_1': S3 refused PutObject "
         f"(AccessDenied); check bucket '{world.bucket}', output "
     )
+    assert str(caught.value).endswith(" [access_denied]")
 
 
 class Denying:
@@ -583,7 +587,7 @@ def test_a_job_whose_submission_is_not_confirmed_is_ended_too(
 def test_killed_by_a_signal_that_lets_it_go_on_it_submits_no_more(
     world: World, monkeypatch: pytest.MonkeyPatch, heard: bool
 ) -> None:
-    fanout = world.fanout("drive_1", "drive_2", definition="hang")
+    fanout = replace(world.fanout("drive_1", "drive_2", definition="hang"), threads=1)
 
     def submit_job(**request: Any) -> Any:
         if not heard:

@@ -146,8 +146,9 @@ def test_a_generation_that_was_never_submitted_is_taken_up(progress: Progress, n
 class Batch:
     """Answers SubmitJob with a script of errors; knows the jobs that got through."""
 
-    def __init__(self, *script: Exception | str) -> None:
+    def __init__(self, *script: Exception | str, blind: int = 0) -> None:
         self.script = list(script)
+        self.blind = blind  # answers of ListJobs that do not show jobs yet
         self.jobs: list[dict[str, Any]] = []
         self.asked = 0
 
@@ -169,6 +170,8 @@ class Batch:
 
     def paginate(self, *, jobQueue: str, filters: list[dict[str, Any]]) -> list[dict[str, Any]]:  # noqa: N803
         self.asked += 1
+        if self.asked <= self.blind:
+            return [{"jobSummaryList": []}]
         wanted = filters[0]["values"][0].lower()
         return [{"jobSummaryList": [job for job in self.jobs if job["jobName"].lower() == wanted]}]
 
@@ -214,8 +217,9 @@ def submit(batch: Batch) -> tuple[JobRecord, list[float]]:
 
 def test_throttling_is_waited_for() -> None:
     batch = Batch(client_error("TooManyRequestsException", 429), client_error("ThrottlingException"))
-    record, slept = submit(batch)
-    assert (record.job_id, slept, len(batch.jobs)) == ("id-0", [1.0, 2.0], 1)
+    record, (first, second) = submit(batch)
+    assert (record.job_id, len(batch.jobs), batch.asked) == ("id-0", 1, 0), "there was nothing to look for"
+    assert 0.5 <= first <= 1.5 <= 2 * second <= 6.0
 
 
 @pytest.mark.parametrize("lost", ["takes it and is not heard", client_error("InternalError", 500)])
@@ -223,6 +227,13 @@ def test_a_submission_whose_answer_is_lost_makes_no_second_job(lost: Any) -> Non
     batch = Batch(lost)
     record, _ = submit(batch)
     assert [job["jobId"] for job in batch.jobs] == [record.job_id]
+
+
+def test_a_submission_whose_answer_is_lost_is_looked_for_after_throttling_too() -> None:
+    batch = Batch("takes it and is not heard", client_error("TooManyRequestsException", 429), blind=1)
+    record, slept = submit(batch)
+    assert [job["jobId"] for job in batch.jobs] == [record.job_id]
+    assert (len(slept), batch.asked) == (2, 2)
 
 
 @pytest.mark.parametrize(

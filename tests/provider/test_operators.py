@@ -279,6 +279,7 @@ def test_the_summary_of_a_good_run(pipeline: Pipeline) -> None:
             for name, table in zip(("outside", "temperature"), more["tables"], strict=True)
         ],
         "failed_shard_count": 0,
+        "causes": {},
         "failed_shards": [],
         "problems": [],
     }
@@ -346,22 +347,33 @@ def test_failed_drives_fail_the_task_with_all_causes_in_one_message(pipeline: Pi
     )
     assert lines[2].startswith("    bag x.bag at offset 0: ")
     assert lines[3] == f"- part: partial, 1 of 2 shards done ({manifests}/drive_id=part/{part['plan_id']}/)"
-    assert lines[4].startswith("    shard 1: exit code 70 (log stream test-some-fail/")
-    assert (
-        lines[5] == "Clear the operator's task and what follows it to run only the shards that are missing."
-    )
-    assert len(lines) == 6
+    assert lines[4].startswith("    shard 1: engine_error: exit code 70 (log stream test-some-fail/")
+    assert "/cloudwatch/home?region=us-east-1#logsV2:" in lines[5]
+    assert lines[6] == "        | told to exit 70"
+    assert lines[7:] == [
+        "Clear the operator's task and what follows it to run only the shards that are missing."
+    ]
     # All the same the summary is there, for tasks that follow in any case.
     summary = pipeline.context["ti"].pushed["return_value"]
     assert [drive["state"] for drive in summary["drives"]] == ["succeeded", "failed", "partial"]
-    assert summary["drives"][2]["failed_shards"] == [
-        {
-            "shard": 1,
-            "reason": "exit code 70",
-            "exit_code": 70,
-            "log_stream": summary["drives"][2]["failed_shards"][0]["log_stream"],
-        }
+    (failed,) = summary["drives"][2]["failed_shards"]
+    assert failed == {
+        "shard": 1,
+        "cause": "engine_error",
+        "reason": "exit code 70",
+        "exit_code": 70,
+        "job_id": f"{part['job_id']}:1",
+        "log_stream": failed["log_stream"],
+        "url": lines[5].strip(),
+        "log_lines": ["told to exit 70"],
+    }
+    assert failed["log_stream"].replace("/", "$252F") in failed["url"]
+    assert [drive["causes"] for drive in summary["drives"]] == [
+        {},
+        {"bag_unreadable": 1},
+        {"engine_error": 1},
     ]
+    assert summary["totals"]["causes"] == {"bag_unreadable": 1, "engine_error": 1}
     assert summary["drives"][2]["rows"] == MESSAGES
     assert pipeline.wait(pipeline.submit("part", shard_bytes=SMALL))["drives"][0]["rows"] == 2 * MESSAGES
 
@@ -379,7 +391,8 @@ def test_the_engines_own_reason_comes_first(pipeline: Pipeline) -> None:
     wait_for_end(pipeline.batch, [jobs[0]["job_id"]])
     pipeline.put("good/a.bag", ros1_bag(first=5, messages=3))  # no longer what was planned
     with pytest.raises(
-        AirflowFailException, match=r"shard 0: exit code 66 \(a bag is not there, or is not the one"
+        AirflowFailException,
+        match=r"shard 0: input_missing: exit code 66 \(a bag is not there, or is not the one",
     ):
         pipeline.wait(pipeline.submit("good"))
 
@@ -441,7 +454,7 @@ def test_a_job_that_batch_does_not_know_is_said(pipeline: Pipeline) -> None:
     (entry,) = pipeline.submit("good", definition="hang")
     lost = [{**entry, "job_id": "00000000-0000-0000-0000-000000000000"}]
     with pytest.raises(
-        AirflowFailException, match="shard 0: Batch does not know job 00000000-0000-0000-0000-0000"
+        AirflowFailException, match="shard 0: lost: Batch does not know job 00000000-0000-0000-0000-0000"
     ):
         pipeline.wait(lost, unknown_after_s=0.0)
 
@@ -465,6 +478,8 @@ def test_reasons_are_bounded_and_counts_exact(pipeline: Pipeline) -> None:
         pipeline.wait(jobs)
     (drive,) = pipeline.context["ti"].pushed["return_value"]["drives"]
     assert (drive["failed_shard_count"], len(drive["failed_shards"])) == (105, 100)
+    assert drive["causes"] == {"out_of_memory": 105}
+    assert len([shard for shard in drive["failed_shards"] if shard.get("log_lines")]) == 1
     assert "    and 95 more; see the manifests" in str(caught.value).splitlines()
 
 

@@ -302,6 +302,8 @@ class ChunkedReader(ABC, Generic[R]):
                 yield from self._oversize(found, offset)
             elif isinstance(found, Cut):
                 broken, reached = found.reason, found.offset
+            elif isinstance(found, Passed) and not broken:
+                broken, reached = "no record begins where one should", found.offset
         size_bytes, crc32 = content.finish()
         problems = [content.problem] if content.problem else []
         if size_bytes != chunk.size_bytes:

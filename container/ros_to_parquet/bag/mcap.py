@@ -113,14 +113,14 @@ class McapReader(ChunkedReader[Records]):
             and source.read_at(source.size - len(MAGIC), len(MAGIC)) == MAGIC
         )
         if self._closed:
-            data_end = source.size - _FOOTER_BYTES - len(MAGIC)
+            footer_start = source.size - _FOOTER_BYTES - len(MAGIC)
             try:
                 begin, end = slice_bounds(source.size, slice_index, slice_count)
                 builder = IndexBuilder(wanted, begin=begin, end=end)
-                self._summary = _read_summary(source, framing, data_end, builder)
+                self._summary = _read_summary(source, framing, footer_start, builder)
             except ValueError as error:
-                self._harm(data_end, f"the summary cannot be used, the file is read without it: {error}")
-                self._summary = _Summary(data_end)
+                self._harm(footer_start, f"the summary cannot be used, the file is read without it: {error}")
+                self._summary = _Summary(source.size - len(MAGIC))  # a footer may be missing, too
         self._schemas.update(self._summary.schemas)
         for definition in self._summary.definitions:
             self._table.define(definition.recorded_id, definition.content)

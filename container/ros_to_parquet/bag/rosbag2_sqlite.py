@@ -105,10 +105,12 @@ class SqliteReader:
         connection.limit(apsw.SQLITE_LIMIT_LENGTH, max(self._size, 1 << 20))
         connection.execute("PRAGMA writable_schema = ON")  # or a file that is cut off cannot be read at all
         taken: dict[int, bool] = {}
-        for topic_id, content in _topics(connection):
-            self._table.define(topic_id, content)
-            taken[topic_id] = taken.get(topic_id, False) or wanted(content.topic)
+        with _StepLimit(connection, self._size):
+            for topic_id, content in _topics(connection):
+                self._table.define(topic_id, content)
+                taken[topic_id] = taken.get(topic_id, False) or wanted(content.topic)
         self._query = _rows_query(
+            _row_id(_columns(connection, "messages")),
             [topic_id for topic_id, is_wanted in taken.items() if not is_wanted],
             self._budget.block // _MAX_ROWS,
         )
@@ -267,7 +269,16 @@ def _size(payload: bytes | memoryview | int) -> int:
     return payload if isinstance(payload, int) else len(payload)
 
 
-def _rows_query(unwanted: Sequence[int], small_bytes: int) -> str:
+def _row_id(columns: set[str]) -> str:
+    """What the row id is called in a table: one of its names that no column has taken."""
+    taken = {name.lower() for name in columns}
+    free = [name for name in ("rowid", "oid", "_rowid_") if name not in taken]
+    if not free:
+        raise BagError("a SQLite database, but no rosbag2 bag: its messages have no row ids")
+    return free[0]
+
+
+def _rows_query(row_id: str, unwanted: Sequence[int], small_bytes: int) -> str:
     """A query of rows from a row id on; of ``unwanted`` topics without their contents.
 
     Of contents that are larger than ``small_bytes`` it gives the size, which is known without reading them.
@@ -277,7 +288,9 @@ def _rows_query(unwanted: Sequence[int], small_bytes: int) -> str:
     if unwanted:
         data = f"CASE WHEN {topic_id} IN ({', '.join(map(str, unwanted))}) THEN x'' ELSE {data} END"
     time_ns = "IFNULL(CAST(timestamp AS INTEGER), 0)"
-    return f"SELECT rowid, {topic_id}, {time_ns}, {data} FROM messages WHERE rowid >= ? ORDER BY rowid"
+    return (
+        f"SELECT {row_id}, {topic_id}, {time_ns}, {data} FROM messages WHERE {row_id} >= ? ORDER BY {row_id}"
+    )
 
 
 def _fetch(
@@ -356,15 +369,15 @@ class _IndexCount:
 
     _STRETCH_BYTES = 4 << 20
     _STRETCH_ROWS = 4096
-    _STEPS = 1_000_000
 
     def __init__(self, database: apsw.Connection, size: int) -> None:
         self._database = database
         query = "SELECT 1 FROM sqlite_schema WHERE type = 'index' AND name = 'timestamp_idx'"
-        self.is_there = database.execute(query).fetchone() is not None
-        # A row takes more than 10 bytes and less than 30 steps, so more steps are a loop in a damaged file.
-        self._most_steps = 3 * size + 10 * self._STEPS
-        self._steps = 0
+        try:
+            self.is_there = database.execute(query).fetchone() is not None
+        except _ERRORS:  # damaged where indexes are listed, after the tables
+            self.is_there = False
+        self._limit = _StepLimit(database, size)
         self._entries: int | None = 0 if self.is_there else None
         self._counted_to: int | None = None
         self._times: list[int] = []
@@ -404,13 +417,31 @@ class _IndexCount:
         if self._entries is None:
             return
         query = f"SELECT COUNT(*) FROM messages INDEXED BY timestamp_idx WHERE {which}"
-        self._database.set_progress_handler(self._is_endless, self._STEPS)
         try:
-            self._entries += self._database.execute(query, values).get
+            with self._limit:
+                self._entries += self._database.execute(query, values).get
         except _ERRORS:  # damaged, as the rows may be, which are what is reported
             self._entries = None
-        finally:
-            self._database.set_progress_handler(None)
+
+
+class _StepLimit:
+    """Ends queries that would never end, in a damaged or hostile file, with an `apsw.Error`.
+
+    A row takes more than 10 bytes of a file and less than 30 of SQLite's steps: more steps are a loop.
+    """
+
+    _STEPS = 100_000
+
+    def __init__(self, database: apsw.Connection, size: int) -> None:
+        self._database = database
+        self._most_steps = 3 * size + 10 * self._STEPS
+        self._steps = 0
+
+    def __enter__(self) -> None:
+        self._database.set_progress_handler(self._is_endless, self._STEPS)
+
+    def __exit__(self, *_: object) -> None:
+        self._database.set_progress_handler(None)
 
     def _is_endless(self) -> bool:
         self._steps += self._STEPS
@@ -438,6 +469,11 @@ def _topics(database: apsw.Connection) -> Iterator[tuple[int, Connection]]:
     for table in ("topics", "messages"):
         if not columns[table]:
             raise BagError(f"a SQLite database, but no rosbag2 bag: it has no table {table!r}")
+    for table in columns:
+        if columns[table] and (kind := _kind(database, table)) != "table":  # a view may have rows without end
+            raise BagError(
+                f"a SQLite database, but no rosbag2 bag: its {table!r} is not a table but of kind {kind!r}"
+            )
     definitions: dict[tuple[str, str], tuple[str, str]] = {}
     names: tuple[str, ...] = ("topic_type", "encoding", "encoded_message_definition", "type_description_hash")
     table = "message_definitions" if columns["message_definitions"] else "(SELECT 1 LIMIT 0)"
@@ -448,7 +484,7 @@ def _topics(database: apsw.Connection) -> Iterator[tuple[int, Connection]]:
         definitions.setdefault((type_name, ""), (encoding, text))
     names = ("name", "type", "serialization_format", "offered_qos_profiles", "type_description_hash")
     for topic_id, (topic, type_name, encoding, qos, digest) in _texts(
-        database, columns["topics"], "CAST(id AS INTEGER)", names, "topics ORDER BY id"
+        database, columns["topics"], "CAST(id AS INTEGER)", names, "topics WHERE id IS NOT NULL ORDER BY id"
     ):
         definition_format, definition = (
             definitions.get((type_name, digest))
@@ -483,6 +519,12 @@ def _texts(
     encoding = str(database.pragma("encoding"))
     for key, *values in database.execute(f"SELECT {first}, {', '.join(blobs)} FROM {rest}"):
         yield key, [value.decode(encoding, "backslashreplace") for value in values]
+
+
+def _kind(database: apsw.Connection, table: str) -> str:
+    """What a name stands for: ``table``, ``view``, ``virtual`` or ``shadow``; empty for nothing."""
+    query = "SELECT type FROM pragma_table_list(?) WHERE schema = 'main'"
+    return "".join(str(kind) for (kind,) in database.execute(query, (table,)))
 
 
 def _columns(database: apsw.Connection, table: str) -> set[str]:

@@ -194,3 +194,15 @@ def test_rows_of_a_database(tmp_path: Path) -> None:
         reader, blocks = blocks_of(file)
     check(reader, blocks)
     assert reader.damage == [] and reader.expected_counts() == reader.counts
+
+
+@pytest.mark.parametrize("zeros", [2, 8, 20, 5_000])
+def test_zeros_in_a_large_chunk_are_damage(zeros: int) -> None:
+    """Between chunks recorders leave gaps; within one there should be messages where zeros are."""
+    content = b"".join(ros1_records())
+    for data in (content + bytes(zeros), bytes(zeros) + content):
+        bag = Ros1Bag()
+        bag.add(bag.connection(0, "/a"))
+        bag.add(ros1_chunk(data))
+        reader, _ = blocks_of(bag.bytes(indexed=False))
+        assert "its records break off after" in reader.damage[0].reason
