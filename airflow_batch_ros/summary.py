@@ -164,7 +164,7 @@ def _took_nothing(lake: Lake, job: DriveJob) -> tuple[str, ...]:
 
 def as_dict(drives: Sequence[DriveSummary]) -> dict[str, Any]:
     """The sensor's return value: small, JSON-able, exact in its counts, bounded in its reasons."""
-    budget, table_budget = MAX_REASONS, MAX_TABLES
+    budget, table_budget, drift_budget = MAX_REASONS, MAX_TABLES, MAX_REASONS
     entries = []
     for drive in drives:
         shards = [
@@ -185,7 +185,9 @@ def as_dict(drives: Sequence[DriveSummary]) -> dict[str, Any]:
         budget -= len(problems)
         tables = [_table_dict(table) for table in drive.result.tables[:table_budget]]
         table_budget -= len(tables)
-        entries.append(_drive_dict(drive, tables, shards, problems))
+        drift = [_short(str(each)) for each in drive.result.drift[:drift_budget]]
+        drift_budget -= len(drift)
+        entries.append(_drive_dict(drive, tables, shards, problems, drift))
     return {"drives": entries, "totals": _totals(drives)}
 
 
@@ -203,7 +205,11 @@ def _table_dict(table: TableTotal) -> dict[str, Any]:
 
 
 def _drive_dict(
-    drive: DriveSummary, tables: list[dict[str, Any]], shards: list[dict[str, Any]], problems: list[str]
+    drive: DriveSummary,
+    tables: list[dict[str, Any]],
+    shards: list[dict[str, Any]],
+    problems: list[str],
+    drift: list[str],
 ) -> dict[str, Any]:
     result, job = drive.result, drive.job
     return {
@@ -239,6 +245,8 @@ def _drive_dict(
         "causes": {str(cause): count for cause, count in drive.causes.items()},
         "failed_shards": shards,
         "problems": problems,
+        "drift_count": result.drift_count,
+        "drift": drift,
     }
 
 
@@ -321,6 +329,9 @@ def log_lines(drives: Sequence[DriveSummary]) -> list[str]:
         )
         made = [f"    table {table.table}: {each}" for table in result.tables for each in table.transforms]
         lines += made[:CAUSES_SHOWN]
+        lines += [f"    {_short(str(each))}" for each in result.drift[:CAUSES_SHOWN]]
+        if (unsaid := result.drift_count - CAUSES_SHOWN) > 0:
+            lines.append(f"    and {unsaid} more definitions that changed; see ros-to-parquet drift")
         if not drive.failed:  # else `failure_message` says it
             shown, more = shown_causes(drive, CAUSES_SHOWN)
             lines += [*shown, *more]
@@ -365,6 +376,7 @@ def _add(first: DriveManifest, second: DriveManifest) -> DriveManifest:
         "bytes_read",
         "bytes_written",
         "shard_seconds",
+        "drift_count",
     )
     added: dict[str, Any] = {name: getattr(first, name) + getattr(second, name) for name in sums}
     return dataclasses.replace(
@@ -372,6 +384,7 @@ def _add(first: DriveManifest, second: DriveManifest) -> DriveManifest:
         state=max(first.state, second.state, key=_SEVERITY.index),
         tables=tuple(tables[name] for name in sorted(tables)),
         problems=(first.problems + second.problems)[:MAX_REASONS],
+        drift=(first.drift + second.drift)[:MAX_REASONS],
         **added,
     )
 
@@ -386,6 +399,7 @@ def _add_tables(first: TableTotal, second: TableTotal) -> TableTotal:
         rejected=first.rejected + second.rejected,
         bytes_written=first.bytes_written + second.bytes_written,
         transforms=contract.add_transforms(first.transforms, second.transforms),
+        schemas=contract.add_schemas((*first.schemas, *second.schemas)),
     )
 
 

@@ -138,6 +138,7 @@ def _drive_dict(drive: DriveStanding, *, bags: bool) -> dict[str, Any]:
         "rejected": result.rejected if result else 0,
         "failed_shards": [asdict(shard) for shard in drive.failed_shards],
         "problems": [*drive.notes, *(result.problems if result else ())],
+        "drift": [str(each) for each in result.drift] if result else [],
     }
     if bags:
         entry["bag_list"] = [asdict(bag) for bag in drive.bags]
@@ -182,7 +183,7 @@ def _lines(run: FoundRun, drives: Sequence[DriveStanding], *, bags: bool) -> lis
 
 
 def _causes(run: FoundRun, drive: DriveStanding) -> list[str]:
-    """Why a drive is not whole, or how to get it on its way."""
+    """Why a drive is not whole, which definitions changed in it, and how to get it on its way."""
     from airflow_batch_ros.status import ShardState, Underway
     from airflow_batch_ros.summary import shown_log
     from ros_to_parquet.contract import DriveState
@@ -199,6 +200,7 @@ def _causes(run: FoundRun, drive: DriveStanding) -> list[str]:
         for reason, shards in alike.items()
     ]
     causes += [[text] for text in (*drive.notes, *(drive.result.problems if drive.result else ()))]
+    causes += [[str(each)] for each in (drive.result.drift if drive.result else ())]
     more = drive.shards.get(ShardState.FAILED, 0) - len(drive.failed_shards) if drive.failed_shards else 0
     more += max(0, len(causes) - CAUSES_SHOWN)
     lines = [f"    {line}" for cause in causes[:CAUSES_SHOWN] for line in cause]

@@ -23,6 +23,7 @@ from ros_to_parquet.text import print_table
 
 if TYPE_CHECKING:
     from ros_to_parquet.contract import Manifest, Plan
+    from ros_to_parquet.history import TopicDrift
     from ros_to_parquet.memory import MemoryBudget
     from ros_to_parquet.rebuild import Rebuilt
 
@@ -127,6 +128,29 @@ def build_parser() -> argparse.ArgumentParser:
     back.add_argument("--from", dest="start", metavar="TIME", help="first log time to take")
     back.add_argument("--to", dest="stop", metavar="TIME", help="first log time not to take")
     back.set_defaults(call=command_rebuild)
+
+    drift = commands.add_parser(
+        "drift",
+        help="topics of a lake whose definition changed",
+        description="Which topics of a lake have several definitions: how these differ field by field, from "
+        "which drive and bag on, and in how many drives and rows. A topic is broken if no table holds all.",
+    )
+    drift.add_argument("lake", metavar="LAKE", help="where the lake is; path or URI")
+    _add_topic_globs(drift)
+    drift.add_argument("--all", action="store_true", help="topics with one definition too")
+    drift.add_argument("--json", action="store_true", help="as JSON")
+    drift.set_defaults(call=command_drift)
+
+    views = commands.add_parser(
+        "views",
+        help="SQL views of a lake's topics, for DuckDB",
+        description="Prints SQL that makes a view of each topic in DuckDB, named as its table. Definitions "
+        "that one table holds are read together; what is cast and what is null is in the view's comment. "
+        "Else the topic has a view for each definition, TABLE@DIGITS.",
+    )
+    views.add_argument("lake", metavar="LAKE", help="where the lake is; path or URI")
+    _add_topic_globs(views)
+    views.set_defaults(call=command_views)
 
     info = commands.add_parser(
         "info", help="what is in a bag", description="Topics, types, counts, times, compression."
@@ -559,6 +583,46 @@ def print_rebuilt(rebuilt: Rebuilt, output: str, *, seconds: float) -> None:
         print("! an extraction of this drive is under way or has failed: what it has finished is there")
     print(f"{rebuilt.messages:,} messages, {rebuilt.size_bytes / 1e6:,.1f} MB in {seconds:.1f} s")
     print(output)
+
+
+# --- drift and views --------------------------------------------------------------------------------
+
+DRIFT_FIELDS = 20
+"""Fields of a change that are printed; JSON has all."""
+
+
+def command_drift(arguments: argparse.Namespace) -> int:
+    from ros_to_parquet.history import lines
+
+    found = _read_drift(arguments, single=arguments.all)
+    if arguments.json:
+        print(json.dumps({"topics": [each.as_dict() for each in found]}, indent=2))
+        return int(ExitCode.OK)
+    for line in lines(found, fields=DRIFT_FIELDS):
+        print(line)
+    if not found:
+        print("No topic has more than one definition.")
+    return int(ExitCode.OK)
+
+
+def command_views(arguments: argparse.Namespace) -> int:
+    from ros_to_parquet.storage import normalize
+    from ros_to_parquet.views import statements
+
+    for statement in statements(normalize(arguments.lake), _read_drift(arguments, single=True)):
+        print(statement)
+    return int(ExitCode.OK)
+
+
+def _read_drift(arguments: argparse.Namespace, *, single: bool) -> list[TopicDrift]:
+    """Raises `storage.NotFoundError` where there is no lake."""
+    from ros_to_parquet.lake import Lake
+    from ros_to_parquet.storage import NotFoundError
+
+    lake = Lake(arguments.lake)
+    if not lake.drives():
+        raise NotFoundError(f"{lake.uri}: no lake is there (no drive has a manifest)")
+    return lake.drift(arguments.topics, exclude=arguments.exclude, single=single)
 
 
 # --- transforms -------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ Object layout below an output URI (``{output}``)::
     _manifests/drive_id={drive}/{plan id}/{shard}.json     a shard's manifest: its commit
     _manifests/drive_id={drive}/{plan id}/drive.json       the drive's manifest for this plan
     _attachments/drive_id={drive}/{shard name}-...         files that bags have attached
+    _schemas/{table}/{hash8}.json                          the definition behind a table's schema=
     _leases/drive_id={drive}.json                          who writes this drive
 """
 
@@ -29,7 +30,7 @@ import re
 import types
 import typing
 import urllib.parse
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from fnmatch import fnmatchcase
@@ -191,6 +192,19 @@ def s3_advice(operation: str, code: str, message: str) -> str:
         permission = next(each for prefix, each in _PERMISSIONS if operation.startswith(prefix))
         return f"let the role that asks do {permission} there"
     return ""
+
+
+class Change(StrEnum):
+    """How a definition of a topic differs from another one, by what it takes to read both as one table.
+
+    ``same``: nothing, the columns are the same; ``widened``: a cast that keeps every value; ``added``: nulls,
+    where one of them lacks fields (and casts, where types are wider too); ``broken``: no table holds both.
+    """
+
+    SAME = "same"
+    WIDENED = "widened"
+    ADDED = "added"
+    BROKEN = "broken"
 
 
 # --- the plan ---------------------------------------------------------------------------------------
@@ -445,11 +459,23 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class OutputFile:
-    """One Parquet file. ``path`` is relative to the output URI."""
+    """One Parquet file.
+
+    Attributes:
+        path: relative to the output URI.
+        first_log_time_ns: the least of its column; None where it has none (no rows, a transform that leaves
+            the column out), or an earlier version wrote the manifest.
+        last_log_time_ns: likewise, the greatest.
+        first_bag: the bag that ``first_log_time_ns`` is of, as in the column ``bag``; without it, of the rows
+            that were written first.
+    """
 
     path: str
     rows: int
     size_bytes: int
+    first_log_time_ns: int | None = None
+    last_log_time_ns: int | None = None
+    first_bag: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -605,6 +631,26 @@ class Manifest:
 
 
 @dataclass(frozen=True, slots=True)
+class SchemaTotal:
+    """One definition of a table of a drive: a ``schema=`` partition with rows.
+
+    Attributes:
+        schema: eight hex digits, as in the partition's name.
+        first_log_time_ns: see `OutputFile`.
+        last_log_time_ns: likewise.
+        first_bag: likewise; empty where nobody knows.
+        sample: path of one of its files, relative to the output URI.
+    """
+
+    schema: str
+    rows: int
+    first_log_time_ns: int | None
+    last_log_time_ns: int | None
+    first_bag: str
+    sample: str
+
+
+@dataclass(frozen=True, slots=True)
 class TableTotal:
     """One table of a drive, over all shards of a plan."""
 
@@ -617,6 +663,79 @@ class TableTotal:
     bytes_written: int
     transforms: tuple[Transformed, ...] = ()
     """One for each transform, and version of it, that rows of the table went through."""
+    schemas: tuple[SchemaTotal, ...] = ()
+    """In the order of their first log times; none where an earlier version wrote the manifest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """A topic's definition that a drive has beside another one, or that the lake has first from this drive.
+
+    Attributes:
+        schema: its eight digits, as in ``schema=``.
+        before: those of the definition that it is compared with: the drive's own before it, else one that
+            the lake had.
+        before_drive: a drive that has that one.
+        bag: the drive's first bag with the definition, and ``first_log_time_ns`` its first message there.
+        fields: what differs, a text each; the first `MAX_FIELDS`.
+    """
+
+    topic: str
+    table: str
+    change: Change
+    schema: str
+    before: str
+    before_drive: str
+    bag: str
+    first_log_time_ns: int | None
+    fields: tuple[str, ...]
+    field_count: int
+
+    def __str__(self) -> str:
+        since = f" from bag {self.bag} on" if self.bag else ""
+        listed = "; ".join(self.fields) or "nothing in its columns"
+        more = self.field_count - len(self.fields)
+        return (
+            f"topic {self.topic}: its definition changed{since}: {self.change} (schema {self.schema} here, "
+            f"{self.before} in drive {self.before_drive}): {listed}{f'; and {more} more' if more > 0 else ''}"
+        )
+
+
+MAX_FIELDS = 10
+"""Fields of a changed definition that are named in manifests; all are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaRecord:
+    """The definition behind a ``schema=`` partition, kept once, so that nobody opens Parquet to compare it.
+
+    Attributes:
+        table: of the partition.
+        schema: its eight digits.
+        topic: one of those that the table is of.
+        definition: as in the key-value metadata of the partition's files; so are format and encoding.
+        transform: ``name version`` of the transform that made the columns; empty where none did.
+        arrow_schema: the columns: Arrow's IPC form of the schema, in base64.
+        drive_id: the drive that brought it first.
+        plan_id: the plan that did.
+        first_log_time_ns: of its messages in that drive.
+        first_bag: of that drive.
+    """
+
+    contract_version: int
+    table: str
+    schema: str
+    topic: str
+    type_name: str
+    definition: str
+    definition_format: str
+    encoding: str
+    transform: str
+    arrow_schema: str
+    drive_id: str
+    plan_id: str
+    first_log_time_ns: int | None
+    first_bag: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -626,6 +745,8 @@ class DriveManifest:
     Attributes:
         unverified_bags: bags without an index of their own to check the count against.
         problems: one sentence each, naming bag, topic and offset; the first `MAX_REASONS`.
+        drift: definitions that changed; the first `MAX_REASONS`.
+        drift_count: how many there are.
     """
 
     contract_version: int
@@ -648,6 +769,8 @@ class DriveManifest:
     problems: tuple[str, ...]
     replaces: tuple[str, ...] = ()
     covered: tuple[str, ...] = field(default=())
+    drift: tuple[Drift, ...] = ()
+    drift_count: int = 0
 
 
 def fold(plan: Plan, manifests: Iterable[Manifest]) -> DriveManifest:
@@ -664,6 +787,7 @@ def fold(plan: Plan, manifests: Iterable[Manifest]) -> DriveManifest:
     shards = bytes_read = bytes_written = 0
     seconds = 0.0
     tables: dict[str, TableTotal] = {}
+    schemas: dict[str, tuple[SchemaTotal, ...]] = {}
     statuses: dict[str, BagStatus] = {}
     unverified: set[str] = set()
     problems: list[str] = []
@@ -695,6 +819,7 @@ def fold(plan: Plan, manifests: Iterable[Manifest]) -> DriveManifest:
                 bytes_written=total.bytes_written + sum(file.size_bytes for file in topic.files),
                 transforms=add_transforms(total.transforms, (topic.transform,) if topic.transform else ()),
             )
+            schemas[topic.table] = add_schemas((*schemas.get(topic.table, ()), *file_schemas(topic)))
             idle = [rule for rule in idle if not topic_matches(topic.topic, [rule.topics])]
             if topic.rejected:
                 first = topic.rejects[0]
@@ -738,11 +863,50 @@ def fold(plan: Plan, manifests: Iterable[Manifest]) -> DriveManifest:
         bytes_read=bytes_read,
         bytes_written=bytes_written,
         shard_seconds=round(seconds, 3),
-        tables=tuple(tables[name] for name in sorted(tables)),
+        tables=tuple(dataclasses.replace(tables[name], schemas=schemas[name]) for name in sorted(tables)),
         problems=tuple(problems),
         replaces=plan.replaces,
         covered=plan.covered,
     )
+
+
+def file_schemas(topic: TopicResult) -> Iterator[SchemaTotal]:
+    """Of each of a topic's files with rows, what it adds to its definition."""
+    for file in topic.files:
+        digits = schema_of(file.path)
+        if file.rows and digits:
+            # An earlier version knew the times of all of a topic's messages together; a transform may have
+            # left them out.
+            said = file if file.first_log_time_ns is not None else topic
+            yield SchemaTotal(
+                digits,
+                file.rows,
+                said.first_log_time_ns,
+                said.last_log_time_ns,
+                file.first_bag,
+                file.path,
+            )
+
+
+def _add_schema(first: SchemaTotal, second: SchemaTotal) -> SchemaTotal:
+    earliest = min(first, second, key=_by_time)
+    lasts = [each.last_log_time_ns for each in (first, second) if each.last_log_time_ns is not None]
+    return dataclasses.replace(
+        earliest, rows=first.rows + second.rows, last_log_time_ns=max(lasts, default=None)
+    )
+
+
+def add_schemas(schemas: Iterable[SchemaTotal]) -> tuple[SchemaTotal, ...]:
+    """All together, in the order of their first log times; those of the same digits are one."""
+    added: dict[str, SchemaTotal] = {}
+    for each in schemas:
+        known = added.get(each.schema)
+        added[each.schema] = each if known is None else _add_schema(known, each)
+    return tuple(sorted(added.values(), key=_by_time))
+
+
+def _by_time(schema: SchemaTotal) -> tuple[bool, int, str]:
+    return schema.first_log_time_ns is None, schema.first_log_time_ns or 0, schema.schema
 
 
 def standing_manifests(manifests: Iterable[Manifest], commits: Iterable[DriveManifest]) -> list[Manifest]:
@@ -875,6 +1039,23 @@ def drive_manifest_key(drive_id: str, plan_id: str) -> str:
 
 def attachment_folder(drive_id: str) -> str:
     return f"_attachments/drive_id={drive_id}"
+
+
+SCHEMAS_FOLDER = "_schemas"
+
+
+def schema_key(table: str, schema: str) -> str:
+    """Where the record of a table's definition is."""
+    return f"{SCHEMAS_FOLDER}/{table}/{schema}.json"
+
+
+def schema_of(path: str) -> str:
+    """The digits of the ``schema=`` partition that a file lies in; empty where it lies in none.
+
+    >>> schema_of("imu.data/schema=1a2b3c4d/drive_id=d/x.parquet"), schema_of("imu/x.parquet")
+    ('1a2b3c4d', '')
+    """
+    return next((step.removeprefix("schema=") for step in path.split("/") if step.startswith("schema=")), "")
 
 
 def lease_key(drive_id: str) -> str:

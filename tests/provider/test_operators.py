@@ -282,6 +282,8 @@ def test_the_summary_of_a_good_run(pipeline: Pipeline) -> None:
         "causes": {},
         "failed_shards": [],
         "problems": [],
+        "drift_count": 0,
+        "drift": [],
     }
     assert more["job_seconds"] > 0
     assert more["bytes_written"] > 0
