@@ -1013,6 +1013,10 @@ def generation_key(drive_id: str, plan_id: str, generation: int) -> str:
     return f"{plan_folder(drive_id, plan_id)}/generation-{generation}.json"
 
 
+def sizes_key(drive_id: str, plan_id: str, generation: int) -> str:
+    return f"{plan_folder(drive_id, plan_id)}/sizes-{generation}.json"
+
+
 def job_record_key(drive_id: str, plan_id: str, generation: int) -> str:
     return f"{plan_folder(drive_id, plan_id)}/job-{generation}.json"
 
