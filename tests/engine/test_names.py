@@ -202,11 +202,14 @@ import os, sys
 
 DEEDS = ("os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "os.symlink", "socket.connect")
 
+def tell(*words):  # in one write: there are several threads
+    os.write(1, f"\\n{' '.join(words)}\\n".encode())
+
 def hook(name, arguments):
     if name == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR):
-        print("wrote", os.path.abspath(str(arguments[0])), flush=True)
+        tell("wrote", os.path.abspath(str(arguments[0])))
     elif name in DEEDS:
-        print("did", name, flush=True)
+        tell("did", name)
 
 from ros_to_parquet import cli
 sys.addaudithook(hook)
