@@ -21,6 +21,7 @@ from ros_to_parquet.bag.model import (
     Damage,
     MessageBlock,
     differing_counts,
+    note,
 )
 from ros_to_parquet.bag.source import CountedSource, ForwardSource
 from ros_to_parquet.bag.streams import Checked, Decompressed, Section, Staged, Window
@@ -120,7 +121,7 @@ class Contents:
             self._finish(content, name)
 
     def harm(self, name: str, offset: int, reason: str) -> None:
-        self.damage.append(Damage(offset, _said(name, reason), True))
+        note(self.damage, Damage(offset, _said(name, reason), True))
 
     def _finish(self, source: ForwardSource | Window, name: str) -> None:
         """Notes what is wrong with a member, or with what was decompressed, now that it has been read."""
@@ -511,7 +512,7 @@ class ArchiveReader:
             for record in reader.extras.metadata:
                 self.extras.add_metadata(replace(record, member=packed.name))
         for damage in reader.damage:
-            self.damage.append(replace(damage, reason=_said(packed.name, damage.reason)))
+            note(self.damage, replace(damage, reason=_said(packed.name, damage.reason)))
         for compression, count in reader.compressions.items():
             self.compressions[compression] = self.compressions.get(compression, 0) + count
         expected = reader.expected_counts()

@@ -23,6 +23,7 @@ from ros_to_parquet.bag.model import (
     MessageBlock,
     Messages,
     UInt8Array,
+    note,
 )
 from ros_to_parquet.bag.scan import (
     Batch,
@@ -152,7 +153,8 @@ class ChunkedReader(ABC, Generic[R]):
                     self._table.define(definition.recorded_id, definition.content)
                 yield from self._walk(_to_be_read(span, left_out, overruns), [])
         yield from self._table.rest()
-        self.damage.extend(self._table.undefined())
+        for damage in self._table.undefined():
+            note(self.damage, damage)
         if compressed := self._table.compressed_messages:
             self.compressions["zstd"] = self.compressions.get("zstd", 0) + compressed
 
@@ -203,7 +205,7 @@ class ChunkedReader(ABC, Generic[R]):
             self.unread_messages += count
 
     def _harm(self, offset: int, reason: str, *, ends_bag: bool = False) -> None:
-        self.damage.append(Damage(offset, reason, ends_bag))
+        note(self.damage, Damage(offset, reason, ends_bag))
 
     def _batch(self, batch: Batch[R]) -> Iterator[MessageBlock]:
         records = batch.records

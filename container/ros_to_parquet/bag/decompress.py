@@ -45,7 +45,7 @@ _STREAMS: dict[str, Callable[[], _Stream]] = {
     "lz4": lz4.frame.LZ4FrameDecompressor,
 }
 
-_COMPRESSIONS = ("", "none", "zstd", *_STREAMS)
+COMPRESSIONS = ("", "none", "zstd", *_STREAMS)
 
 
 def pieces(data: UInt8Array, piece_bytes: int) -> Iterator[bytes]:
@@ -175,7 +175,7 @@ def decompress(
     if compression in ("", "none"):
         problem = "" if len(data) == size_bytes else f"{size_bytes:,} bytes recorded, {len(data):,} found"
         return data, problem
-    if compression not in _COMPRESSIONS:
+    if compression not in COMPRESSIONS:
         return data[:0], _not_supported(compression)
     if not size_bytes and not len(data):
         return data, ""  # a chunk that holds nothing may be no stream, either

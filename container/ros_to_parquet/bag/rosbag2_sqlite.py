@@ -21,6 +21,7 @@ from ros_to_parquet.bag.model import (
     MessageBlock,
     Messages,
     UInt8Array,
+    note,
 )
 from ros_to_parquet.bag.source import CountedSource, own_pages
 from ros_to_parquet.bag.sqlite_files import LOG, Database
@@ -33,6 +34,15 @@ _MAX_ROWS = 64
 
 _MAX_GAPS = 1000
 """Unreadable stretches after which the rest is given up."""
+
+_MAX_TEXT_BYTES = 1 << 20
+"""Of a name, a definition or a profile; a longer one is left out."""
+
+_HEAP_BYTES = 32 << 20
+"""What SQLite takes for itself at most: pages that it keeps, and rows that are read."""
+
+_ROW_NUMBERS = ("rowid", "oid", "_rowid_")
+"""What SQLite calls a row's own number, where no column is called so."""
 
 _ERRORS = (apsw.Error, MemoryError, UnicodeError)
 """What a damaged database raises; it may ask for impossible amounts of memory, or hold names of any bytes."""
@@ -102,12 +112,24 @@ class SqliteReader:
 
     def _begin(self, database: Database, wanted: Callable[[str], bool]) -> None:
         connection = database.connection
-        connection.limit(apsw.SQLITE_LIMIT_LENGTH, max(self._size, 1 << 20))
+        connection.limit(apsw.SQLITE_LIMIT_LENGTH, max(self._budget.block // _MAX_ROWS, _MAX_TEXT_BYTES))
+        apsw.hard_heap_limit(_HEAP_BYTES)
+        connection.execute("PRAGMA trusted_schema = OFF")
         connection.execute("PRAGMA writable_schema = ON")  # or a file that is cut off cannot be read at all
         taken: dict[int, bool] = {}
-        for topic_id, content in _topics(connection):
-            self._table.define(topic_id, content)
-            taken[topic_id] = taken.get(topic_id, False) or wanted(content.topic)
+        with _Steps(connection, self._size):
+            for table in _TABLES:
+                _check_table(connection, table)
+            for topic_id, content in _topics(connection):
+                self._table.define(topic_id, content)
+                taken[topic_id] = taken.get(topic_id, False) or wanted(content.topic)
+            for table in _TEXT_TABLES:
+                if count := _long_texts(connection, table):
+                    self._harm(
+                        -1,
+                        f"{count:,} rows of its table {table!r} have text of more than {_MAX_TEXT_BYTES:,} "
+                        "bytes, which is left out",
+                    )
         self._query = _rows_query(
             [topic_id for topic_id, is_wanted in taken.items() if not is_wanted],
             self._budget.block // _MAX_ROWS,
@@ -174,12 +196,13 @@ class SqliteReader:
         if self._indexed is not None and self._indexed < found:
             self._harm(-1, f"its index has {self._indexed:,} messages, and {found:,} were found")
             self._indexed = None
-        self.damage.extend(self._table.undefined())
+        for damage in self._table.undefined():
+            note(self.damage, damage)
         if compressed := self._table.compressed_messages:
             self.compressions["zstd"] = compressed
 
     def _harm(self, rowid: int, reason: str, *, ends_bag: bool = False) -> None:
-        self.damage.append(Damage(rowid, reason, ends_bag))
+        note(self.damage, Damage(rowid, reason, ends_bag))
 
     def _rows(self, database: Database, index: _IndexCount) -> Iterator[_Rows]:
         """All rows that can be read, some at a time; where some cannot, damage is noted.
@@ -273,7 +296,7 @@ def _rows_query(unwanted: Sequence[int], small_bytes: int) -> str:
     Of contents that are larger than ``small_bytes`` it gives the size, which is known without reading them.
     """
     topic_id, data = "IFNULL(CAST(topic_id AS INTEGER), -1)", "IFNULL(CAST(data AS BLOB), x'')"
-    data = f"CASE WHEN length(data) > {small_bytes} THEN length(data) ELSE {data} END"
+    data = f"CASE WHEN octet_length(data) > {small_bytes} THEN octet_length(data) ELSE {data} END"
     if unwanted:
         data = f"CASE WHEN {topic_id} IN ({', '.join(map(str, unwanted))}) THEN x'' ELSE {data} END"
     time_ns = "IFNULL(CAST(timestamp AS INTEGER), 0)"
@@ -356,16 +379,17 @@ class _IndexCount:
 
     _STRETCH_BYTES = 4 << 20
     _STRETCH_ROWS = 4096
-    _STEPS = 1_000_000
 
     def __init__(self, database: apsw.Connection, size: int) -> None:
         self._database = database
         query = "SELECT 1 FROM sqlite_schema WHERE type = 'index' AND name = 'timestamp_idx'"
-        self.is_there = database.execute(query).fetchone() is not None
-        # A row takes more than 10 bytes and less than 30 steps, so more steps are a loop in a damaged file.
-        self._most_steps = 3 * size + 10 * self._STEPS
-        self._steps = 0
-        self._entries: int | None = 0 if self.is_there else None
+        self._steps = _Steps(database, size)
+        self._entries: int | None
+        try:
+            self.is_there = database.execute(query).fetchone() is not None
+            self._entries = 0 if self.is_there else None
+        except _ERRORS:  # of the database's own description; the rows may be there
+            self.is_there, self._entries = True, None
         self._counted_to: int | None = None
         self._times: list[int] = []
         self._size_bytes = 0
@@ -404,17 +428,34 @@ class _IndexCount:
         if self._entries is None:
             return
         query = f"SELECT COUNT(*) FROM messages INDEXED BY timestamp_idx WHERE {which}"
-        self._database.set_progress_handler(self._is_endless, self._STEPS)
         try:
-            self._entries += self._database.execute(query, values).get
+            with self._steps:
+                self._entries += self._database.execute(query, values).get
         except _ERRORS:  # damaged, as the rows may be, which are what is reported
             self._entries = None
-        finally:
-            self._database.set_progress_handler(None)
+
+
+class _Steps:
+    """Queries that are interrupted where they take more steps, together, than a file of that size can have.
+
+    A row takes more than 10 bytes and less than 30 steps, so more of them are a loop in a damaged file.
+    """
+
+    _AT_A_TIME = 1_000_000
+
+    def __init__(self, database: apsw.Connection, size: int) -> None:
+        self._database = database
+        self._left = 3 * size + 10 * self._AT_A_TIME
+
+    def __enter__(self) -> None:
+        self._database.set_progress_handler(self._is_endless, self._AT_A_TIME)
+
+    def __exit__(self, *_: object) -> None:
+        self._database.set_progress_handler(None)
 
     def _is_endless(self) -> bool:
-        self._steps += self._STEPS
-        return self._steps > self._most_steps
+        self._left -= self._AT_A_TIME
+        return self._left < 0
 
 
 def _header(source: CountedSource) -> tuple[int, int]:
@@ -427,17 +468,59 @@ def _header(source: CountedSource) -> tuple[int, int]:
     return page_bytes, max(pages * page_bytes - source.size, 0)
 
 
+_TEXT_TABLES = ("topics", "message_definitions")
+_TABLES = (*_TEXT_TABLES, "messages")
+
+
+def _check_table(database: apsw.Connection, table: str) -> None:
+    """Refuses what rosbag2 does not make, and what may have any number of rows and contents of any size.
+
+    Raises:
+        BagError: there is no such table, or it is a view, a virtual table or one that computes its columns.
+    """
+    kinds = [
+        kind
+        for (kind,) in database.execute(
+            "SELECT type FROM pragma_table_list WHERE schema = 'main' AND name = ? COLLATE NOCASE", (table,)
+        )
+    ]
+    if not kinds:
+        if table == "message_definitions":
+            return
+        raise BagError(f"a SQLite database, but no rosbag2 bag: it has no table {table!r}")
+    columns = database.execute(
+        "SELECT lower(name), hidden, pk FROM pragma_table_xinfo(?)", (table,)
+    ).fetchall()
+    computed = any(hidden for _, hidden, _ in columns) or any(
+        name in _ROW_NUMBERS and not key for name, _, key in columns
+    )
+    if kinds != ["table"] or computed:
+        raise BagError(
+            f"a SQLite database, but no rosbag2 bag: {table!r} is not a plain table of its own rows; "
+            "copy its rows into one"
+        )
+
+
+def _long_texts(database: apsw.Connection, table: str) -> int:
+    """How many rows of a table have text that is too long, so that it is left out."""
+    names = sorted(_columns(database, table))
+    if not names:
+        return 0
+    is_long = " OR ".join(f"octet_length({_quoted(name)}) > {_MAX_TEXT_BYTES}" for name in names)
+    return int(database.execute(f"SELECT COUNT(*) FROM {table} WHERE {is_long}").get)
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
 def _topics(database: apsw.Connection) -> Iterator[tuple[int, Connection]]:
     """The topics by their recorded id.
 
     Raises:
-        BagError: there are no tables of topics and messages.
         apsw.Error: they cannot be read.
     """
-    columns = {table: _columns(database, table) for table in ("topics", "messages", "message_definitions")}
-    for table in ("topics", "messages"):
-        if not columns[table]:
-            raise BagError(f"a SQLite database, but no rosbag2 bag: it has no table {table!r}")
+    columns = {table: _columns(database, table) for table in _TABLES}
     definitions: dict[tuple[str, str], tuple[str, str]] = {}
     names: tuple[str, ...] = ("topic_type", "encoding", "encoded_message_definition", "type_description_hash")
     table = "message_definitions" if columns["message_definitions"] else "(SELECT 1 LIMIT 0)"
@@ -448,7 +531,7 @@ def _topics(database: apsw.Connection) -> Iterator[tuple[int, Connection]]:
         definitions.setdefault((type_name, ""), (encoding, text))
     names = ("name", "type", "serialization_format", "offered_qos_profiles", "type_description_hash")
     for topic_id, (topic, type_name, encoding, qos, digest) in _texts(
-        database, columns["topics"], "CAST(id AS INTEGER)", names, "topics ORDER BY id"
+        database, columns["topics"], "IFNULL(CAST(id AS INTEGER), -1)", names, "topics ORDER BY id"
     ):
         definition_format, definition = (
             definitions.get((type_name, digest))
@@ -478,7 +561,11 @@ def _texts(
     """What ``first`` gives, and columns as text, empty where a bag's version of the schema has none such."""
     # As bytes, for text in a database may be any.
     blobs = [
-        f"CAST(IFNULL(CAST({name} AS TEXT), '') AS BLOB)" if name in columns else "x''" for name in names
+        f"CASE WHEN octet_length({name}) > {_MAX_TEXT_BYTES} THEN x'' "
+        f"ELSE CAST(IFNULL(CAST({name} AS TEXT), '') AS BLOB) END"
+        if name in columns
+        else "x''"
+        for name in names
     ]
     encoding = str(database.pragma("encoding"))
     for key, *values in database.execute(f"SELECT {first}, {', '.join(blobs)} FROM {rest}"):
