@@ -32,8 +32,8 @@ _NO_ROOM = -1
 _PAST_ROOM, _OTHERS = -(1 << 63) - 2, -(1 << 63) - 1
 """In the place of recorded ids: of connections that are not kept; of undefined ones, where they are many."""
 
-_CONNECTION_BYTES = 1024
-"""What a connection takes in memory beside its texts."""
+_CONNECTION_BYTES = 2 << 10
+"""What a connection takes in memory beside its texts, its messages' counts in the manifest included."""
 
 
 @dataclass(frozen=True, slots=True)
