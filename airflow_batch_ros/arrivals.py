@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_plus
 
-from airflow_batch_ros.conf import MAX_DRIVE_ID_LENGTH
+from airflow_batch_ros.conf import MAX_DRIVE_ID_LENGTH, ConfError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -45,8 +45,31 @@ def drive_of(marker: StoredObject, *, name: str = MARKER) -> dict[str, dict[str,
     return {drive_id: {"bucket": marker.bucket, "prefix": prefix}}
 
 
-def drive_id_of(folder: str) -> str:
-    """A drive id for a folder of a bucket: the same each time, another one for each other folder.
+def drive_below(marker_uri: str, *, below: str) -> dict[str, dict[str, str]]:
+    """The entry of ``drives_to_process`` that a marker at ``s3://bucket/key`` stands for.
+
+    The drive's id is of its folder's path below the S3 URI ``below``.
+
+    Raises:
+        ConfError: the marker is not in a folder below ``below``.
+
+    >>> drive_below("s3://raw/fleet/car_7/day_1/_DONE", below="s3://raw/fleet/")
+    {'car_7.day_1': {'bucket': 'raw', 'prefix': 'fleet/car_7/day_1/'}}
+    """
+    base = f"{below.rstrip('/')}/"
+    folder = marker_uri.rpartition("/")[0]
+    path = folder.removeprefix(base)
+    if not (marker_uri.startswith(base) and base.startswith("s3://") and path != folder and path):
+        raise ConfError([f"marker {marker_uri!r}: it is in no folder below {below!r}"])
+    bucket, _, prefix = f"{folder}/".removeprefix("s3://").partition("/")
+    return {drive_id_of(path, uri=folder): {"bucket": bucket, "prefix": prefix}}
+
+
+def drive_id_of(folder: str, *, uri: str = "") -> str:
+    """A drive id for a folder: the same each time, another one for each other folder.
+
+    It is the folder's path with dots for slashes. Where two folders could so get one id, or a character is
+    none of an id's, a hash of ``uri`` (by default of the path) is added.
 
     >>> drive_id_of("raw/2026-11-20/car 7")
     'raw.2026-11-20.car_7-90f7dd38'
@@ -55,7 +78,7 @@ def drive_id_of(folder: str) -> str:
     drive_id = folder.replace("/", ".")
     if plain and len(drive_id) <= MAX_DRIVE_ID_LENGTH:
         return drive_id
-    digest = hashlib.sha256(folder.encode()).hexdigest()[:8]
+    digest = hashlib.sha256((uri or folder).encode()).hexdigest()[:8]
     readable = re.sub(r"[^A-Za-z0-9_.-]", "_", drive_id).lstrip("_.-")
     return f"{readable[-(MAX_DRIVE_ID_LENGTH - 9) :].lstrip('_.-')}-{digest}".lstrip("-")
 
@@ -68,7 +91,10 @@ def created_objects(body: str) -> list[StoredObject]:
     Raises:
         ValueError: not such a message.
     """
-    message = json.loads(body)
+    try:
+        message = json.loads(body)
+    except RecursionError as error:
+        raise ValueError("not a notification of S3's: JSON that is nested too deep") from error
     try:
         if isinstance(message.get("Message"), str):  # SNS, unless it delivers raw messages
             return created_objects(message["Message"])
@@ -77,14 +103,21 @@ def created_objects(body: str) -> list[StoredObject]:
         if "detail" in message:
             detail = message["detail"]
             created = message["detail-type"] == "Object Created"
-            return [StoredObject(detail["bucket"]["name"], detail["object"]["key"])] if created else []
+            return [_stored(detail["bucket"]["name"], detail["object"]["key"])] if created else []
         return [
-            StoredObject(record["s3"]["bucket"]["name"], unquote_plus(record["s3"]["object"]["key"]))
+            _stored(record["s3"]["bucket"]["name"], unquote_plus(record["s3"]["object"]["key"]))
             for record in message["Records"]
             if record["eventName"].removeprefix("s3:").startswith("ObjectCreated:")
         ]
     except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"not a notification of S3's: {body[:200]}") from error
+        # Without its words: the queue may be another's, and the reason is logged.
+        raise ValueError("JSON, but not a notification of S3's about objects") from error
+
+
+def _stored(bucket: object, key: object) -> StoredObject:
+    if not isinstance(bucket, str) or not isinstance(key, str):
+        raise TypeError("names are text")
+    return StoredObject(bucket, key)
 
 
 def marked_drives(

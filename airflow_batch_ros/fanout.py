@@ -1,18 +1,22 @@
 """From a conf to running Batch jobs: leases, plans, adoption, submission; for all drives of a run.
 
 Every step is a conditional put or found again by its name, so that a run that is killed anywhere and
-starts over submits nothing that is live or done.
+starts over submits nothing that is live or done. Drives are handled several at a time, each by one thread;
+what a drive takes in requests does not grow with its bags, but for the pages of listings.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from airflow_batch_ros import lease, runs
+from airflow_batch_ros.adapt import next_sizes
+from airflow_batch_ros.causes import Cause, cause_of_error
 from airflow_batch_ros.conf import DriveSource, PipelineConf
 from airflow_batch_ros.jobs import (
     DriveJob,
@@ -32,6 +36,7 @@ from airflow_batch_ros.jobs import (
 )
 from airflow_batch_ros.lake import Lake, error_code
 from airflow_batch_ros.lease import LeaseHeldError
+from airflow_batch_ros.pace import Pace
 from airflow_batch_ros.plan import DEFAULT_SHARD_BYTES, PlanError, check_fresh, check_saved, make_plan
 from ros_to_parquet import contract
 from ros_to_parquet.contract import ContractError, JobRecord, Lease, Plan, Run
@@ -50,6 +55,15 @@ _PERMANENT = frozenset(
 )
 """S3's and Batch's errors that trying again cannot help."""
 
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+THREADS = 16
+"""Drives that are planned, or submitted, at a time."""
+
+SUBMITS_PER_S = 40.0
+"""Most SubmitJob requests a second: AWS takes near 50 of an account, which others use too."""
 
 KILLED = "the Airflow task that submitted it was killed"
 
@@ -84,8 +98,10 @@ class Fanout:
         submitter: a client that does not retry by itself; see `jobs.submit_next`.
         owned: ids of the jobs that were submitted or adopted so far, for `terminate_owned`.
         say: is told what is done, a line at a time.
-        submitting: name of the job whose submission has begun and is not confirmed.
+        chosen: of `jobs.Sizes`, those that are as ``options`` say whatever shards failed by.
+        submitting: names of the jobs whose submission has begun and is not confirmed, with their queues.
         killed: nothing more is to be submitted.
+        threads: drives at a time.
     """
 
     s3: S3Client
@@ -98,8 +114,11 @@ class Fanout:
     shard_bytes: int = DEFAULT_SHARD_BYTES
     say: Callable[[str], None] = field(default=logging.getLogger(__name__).info)
     owned: list[str] = field(default_factory=list)
-    submitting: str | None = None
+    chosen: frozenset[str] = frozenset()
+    submitting: dict[str, str] = field(default_factory=dict)
     killed: bool = False
+    threads: int = THREADS
+    _pace: Pace = field(default_factory=lambda: Pace(SUBMITS_PER_S))
 
     def submit_all(self) -> list[DriveJob]:
         """Leases and plans every drive, then submits what is neither live nor done.
@@ -109,8 +128,6 @@ class Fanout:
                 others are; a retry adopts them).
             KilledError: `kill` was called.
         """
-        from botocore.exceptions import ClientError
-
         self._stop_if_killed()
         record, new = self._record_run()
         try:
@@ -119,21 +136,9 @@ class Fanout:
             if new:  # nothing was submitted, and nothing is left of the run
                 Lake(self.s3, self.output).delete(record)
             raise
-        jobs: list[DriveJob] = []
-        problems: list[str] = []
-        retry_helps = True
-        for drive in prepared:
-            try:
-                jobs.append(self._submit(drive))
-            except (SubmitError, LeaseHeldError) as error:
-                problems.append(str(error))
-            except PlanError as error:
-                problems.append(str(error))
-                retry_helps = False
-            except ClientError as error:
-                problems.append(self._refusal(drive.plan.drive_id, drive.plan.source, error))
-                retry_helps = False
-            self._stop_if_killed()
+        jobs, problems, retry_helps = self._for_each(
+            [(drive.plan.drive_id, drive.plan.source, drive) for drive in prepared], self._submit
+        )
         if problems:
             raise FanoutError(problems, retry_helps=retry_helps, submitted=len(jobs))
         return jobs
@@ -141,24 +146,58 @@ class Fanout:
     def kill(self, reason: str = KILLED) -> list[str]:
         """Ends every job that this run has at Batch; returns what went wrong.
 
-        Airflow 3 calls it from a signal handler and lets the task go on where it was, so `submit_all` looks.
+        Airflow calls it from a signal handler, and 3 lets the task go on where it was: so `submit_all` looks,
+        and ends what its threads had on their way to Batch.
         """
         from botocore.exceptions import BotoCoreError, ClientError
 
         self.killed = True
         ids, problems = list(self.owned), []
-        if self.submitting:
+        for name, queue in list(self.submitting.items()):
             try:
-                unconfirmed = find_job(self.batch, self.options.job_queue, self.submitting)
+                unconfirmed = find_job(self.batch, queue, name)
                 ids += [unconfirmed] if unconfirmed else []
             except (BotoCoreError, ClientError) as error:
-                problems.append(f"job {self.submitting}, if it was submitted: {error}")
+                problems.append(f"job {name}, if it was submitted: {error}")
         return problems + terminate(self.batch, dict.fromkeys(ids), reason)
 
     def _stop_if_killed(self) -> None:
         if self.killed:
-            self.kill()  # what was on its way to Batch then
             raise KilledError("the task was killed: its jobs are terminated, nothing more is submitted")
+
+    def _for_each(
+        self, drives: Sequence[tuple[str, str, T]], call: Callable[[T], R]
+    ) -> tuple[list[R], list[str], bool]:
+        """``call`` for each drive (id, source, argument), several at a time.
+
+        What it returned, the problems, and whether trying again helps; both in the drives' order. An error
+        that is no drive's own is raised when all that has begun is done, and nothing more begins.
+        """
+        from botocore.exceptions import ClientError
+
+        def one(drive: tuple[str, str, T]) -> tuple[R | None, str, bool]:
+            drive_id, source, argument = drive
+            self._stop_if_killed()
+            try:
+                return call(argument), "", True
+            except (SubmitError, LeaseHeldError) as error:
+                return None, _said(error), True
+            except (PlanError, ContractError) as error:
+                return None, _said(error), False
+            except ClientError as error:
+                return None, self._refusal(drive_id, source, error), False
+
+        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="fanout")
+        try:
+            ends = list(pool.map(one, drives))
+        finally:
+            pool.shutdown(cancel_futures=True)
+            if self.killed:
+                self.kill()  # what was on its way to Batch then
+        self._stop_if_killed()
+        problems = [problem for _, problem, _ in ends if problem]
+        retry_helps = all(helps for _, _, helps in ends)
+        return [result for result, problem, _ in ends if result is not None], problems, retry_helps
 
     # --- planning
 
@@ -179,30 +218,15 @@ class Fanout:
             raise FanoutError(problems, retry_helps=False) from error
 
     def _prepare_all(self) -> list[_Prepared]:
-        from botocore.exceptions import ClientError
-
-        prepared: list[_Prepared] = []
-        problems: list[str] = []
-        retry_helps = True
-        for source in self.conf.drives:
-            self._stop_if_killed()
-            try:
-                prepared.append(self._prepare(Lake(self.s3, self.output), source))
-            except LeaseHeldError as error:
-                problems.append(str(error))
-            except (PlanError, ContractError) as error:
-                problems.append(str(error))
-                retry_helps = False
-            except ClientError as error:
-                problems.append(self._refusal(source.drive_id, source.uri, error))
-                retry_helps = False
+        lake = Lake(self.s3, self.output)
+        sources = [(source.drive_id, source.uri, source) for source in self.conf.drives]
+        prepared, problems, retry_helps = self._for_each(sources, lambda source: self._prepare(lake, source))
         if problems:
             for drive in prepared:
                 if not drive.saved:
                     lease.release(drive.lake, drive.plan.drive_id, drive.plan.plan_id)
             raise FanoutError(problems, retry_helps=retry_helps)
-        # Not before all are planned: a saved plan would grow old while another drive waits for its fix.
-        return [self._save(drive) for drive in prepared]
+        return prepared
 
     def _prepare(self, lake: Lake, source: DriveSource) -> _Prepared:
         """The drive's lease and plan; a lease that was taken for nothing is given back."""
@@ -234,7 +258,10 @@ class Fanout:
         return _Prepared(lake, plan, progress, saved=True)
 
     def _save(self, drive: _Prepared) -> _Prepared:
-        """The plan as it is in the lake: the first writer's."""
+        """The plan as it is in the lake: the first writer's.
+
+        Not before all drives are planned: a saved plan would grow old while another drive waits for its fix.
+        """
         plan, lake = drive.plan, drive.lake
         if drive.saved or lake.create(contract.plan_key(plan.drive_id, plan.plan_id), contract.to_json(plan)):
             return drive
@@ -244,6 +271,9 @@ class Fanout:
 
     def _own(self, lake: Lake, plan: Plan, progress: Progress) -> None:
         """Makes sure of the lease of a saved plan; if it was lost meanwhile, that nobody did its work."""
+        current = lease.holder(lake, plan.drive_id)
+        if current is not None and current.plan_id == plan.plan_id:
+            return
         if self._lease(lake, plan.drive_id, plan.plan_id):
             try:
                 check_fresh(lake, plan, missing=progress.missing)
@@ -285,12 +315,13 @@ class Fanout:
             service, check = "S3", f"bucket {bucket!r}, output {self.output!r}"
         return (
             f"drive {drive_id!r}: {service} refused {error.operation_name} ({said}); check {check} and what "
-            "the connection may do there"
+            f"the connection may do there [{cause_of_error(error_code(error))}]"
         )
 
     # --- submission
 
-    def _submit(self, drive: _Prepared) -> DriveJob:
+    def _submit(self, prepared: _Prepared) -> DriveJob:
+        drive = self._save(prepared)
         plan, progress, lake = drive.plan, drive.progress, drive.lake
         name = f"drive {plan.drive_id}"
         self._tell(plan)
@@ -306,12 +337,22 @@ class Fanout:
             self.say(f"{name}: job {progress.record.job_id} of an earlier try is {progress.state}")
             return self._job(plan, Work.ADOPTED, progress.record, progress.record.array_size or 1)
         self._own(lake, plan, progress)  # again: planning the other drives took its time
-        self.submitting = job_name(plan.drive_id, plan.plan_id, next_generation(progress))
+        sizes, said = next_sizes(self.batch, lake, plan, progress, self.options)
+        for each in said:
+            self.say(f"{name}: {each}")
+        given = (progress.sizes if progress.record is None else sizes).but(self.chosen)
+        self._pace.wait()
+        self._stop_if_killed()
+        name_of_job = job_name(plan.drive_id, plan.plan_id, next_generation(progress))
+        self.submitting[name_of_job] = given.job_queue or self.options.job_queue
         record, generation = submit_next(
-            self.batch, lake, plan, progress, self.options, submitter=self.submitter
+            *(self.batch, lake, plan, progress, self.options),
+            submitter=self.submitter,
+            sizes=sizes,
+            chosen=self.chosen,
         )
         self.owned.append(record.job_id)
-        self.submitting = None
+        del self.submitting[name_of_job]
         shards = f"{len(generation.shards)} of {len(plan.shards)} shards"
         self.say(f"{name}: submitted job {record.job_id} ({record.job_name}) for {shards}")
         return self._job(plan, Work.SUBMITTED, record, len(generation.shards))
@@ -339,7 +380,16 @@ class Fanout:
             submitted_shards=submitted_shards,
             job_queue=self.options.job_queue,
             fail_on=self.conf.fail_on,
+            min_success_ratio=self.conf.min_success_ratio,
         )
+
+
+def _said(error: Exception) -> str:
+    """Why a drive was not submitted, with its cause."""
+    asked = error.__cause__
+    code = error_code(asked) if isinstance(getattr(asked, "response", None), dict) else ""
+    passes = isinstance(error, SubmitError) and not code
+    return f"{error} [{Cause.THROTTLED if passes else cause_of_error(code)}]"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from airflow_batch_ros.causes import cause_of
 from airflow_batch_ros.jobs import LIVE, MAX_JOB_NAME_LENGTH, describe, find_job, job_state, submit_once
 from airflow_batch_ros.lake import Lake
 from ros_to_parquet import contract
@@ -60,7 +61,11 @@ class Planning:
     def said(self) -> str:
         """How it stands, in words."""
         job = f"planning job {self.record.job_id}"
-        return f"{job} has failed: {self._reason()}" if self.failed else f"{job} is {self.state}"
+        return (
+            f"{job} has failed: {cause_of(self.detail)}: {self._reason()}"
+            if self.failed
+            else f"{job} is {self.state}"
+        )
 
     @property
     def exit_code(self) -> int | None:
@@ -86,6 +91,7 @@ def submit(
     job_queue: str,
     job_definition: str,
     tags: Mapping[str, str],
+    share_identifier: str | None = None,
 ) -> tuple[PlanningRecord, bool]:
     """Has a Batch job plan and submit a run whose record is in the lake; whether that is a new job.
 
@@ -100,7 +106,7 @@ def submit(
         if job_state(describe(batch, [record.job_id]).get(record.job_id)) in LIVE:
             return record, False
     unrecorded = find_job(batch, job_queue, name)
-    request = {
+    request: dict[str, Any] = {
         "jobName": name,
         "jobQueue": job_queue,
         "jobDefinition": job_definition,
@@ -108,6 +114,8 @@ def submit(
         "tags": {"ros-to-parquet:run": run.run_id, **tags},
         "propagateTags": True,
     }
+    if share_identifier:
+        request["shareIdentifier"] = share_identifier
     job_id = unrecorded or submit_once(batch, submitter, request, what=f"planning of run {run.run_id!r}")
     return _save(lake, run, job_id, job_queue), unrecorded is None
 

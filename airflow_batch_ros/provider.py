@@ -52,7 +52,16 @@ def get_provider_info() -> dict[str, Any]:
                         "type": "string",
                         "example": "https://eu-central-1.console.aws.amazon.com",
                         "default": "",
-                    }
+                    },
+                    "allowed_uris": {
+                        "description": "The places that a conf may name, for bags, message packages and the "
+                        "lake: S3 URIs of buckets and folders, with commas between. Without it, what the job "
+                        "definition lets its jobs read and write.",
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "s3://raw-drives,s3://lake/drives",
+                        "default": "",
+                    },
                 },
             }
         },

@@ -10,10 +10,11 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from airflow_batch_ros import planning
+from airflow_batch_ros.failures import FailedShard, failed_shards
 from airflow_batch_ros.jobs import DriveJob, Progress, Work, drive_job, read_progress
 from airflow_batch_ros.lake import DriveFolder, Lake, drive_folder
 from airflow_batch_ros.runs import RunDrive
-from airflow_batch_ros.summary import FailedShard, failed_shards, summarize_drive
+from airflow_batch_ros.summary import summarize_drive
 from ros_to_parquet import contract
 from ros_to_parquet.contract import (
     MAX_REASONS,
@@ -86,7 +87,7 @@ class DriveStanding:
         state: a `DriveState` where it has ended, else `Underway`.
         shards: how many are in which state.
         result: what the manifests there are say.
-        failing: whether it has ended in a state that fails the run.
+        failing: whether it has ended in a state that the conf's ``fail_on`` names.
         failed_shards: the first `MAX_REASONS`, with their reasons.
     """
 

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from airflow_batch_ros.jobs import DriveJob, Work, describe, describe_exit, end_reason, job_seconds, job_state
-from airflow_batch_ros.lake import DriveFolder, Lake, drive_folder, read_holdings
+from airflow_batch_ros.causes import Cause, cause_of, cause_of_problem
+from airflow_batch_ros.failures import LOGS_A_DRIVE, LOGS_A_RUN, FailedShard, add_log_lines, failed_shards
+from airflow_batch_ros.jobs import DriveJob, Work, describe, end_reason, job_seconds, job_state
+from airflow_batch_ros.lake import Lake, drive_folder, read_holdings
 from ros_to_parquet import contract
 from ros_to_parquet.contract import (
     MAX_REASONS,
     DriveManifest,
     DriveState,
     ExtractOptions,
-    FailedRecord,
-    Generation,
     Manifest,
     Plan,
-    StartedRecord,
     TableTotal,
+    one_line,
 )
 
 if TYPE_CHECKING:
     from mypy_boto3_batch import BatchClient
+    from mypy_boto3_logs import CloudWatchLogsClient
+    from mypy_boto3_s3 import S3Client
 
 MAX_TABLES = 2000
 """Tables that the summary lists, over all drives; all are counted, and in the manifests."""
@@ -47,18 +50,13 @@ _SEVERITY = (
 
 
 @dataclass(frozen=True, slots=True)
-class FailedShard:
-    """A shard without a manifest, and why."""
-
-    shard: int
-    reason: str
-    exit_code: int | None = None
-    log_stream: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class DriveSummary:
-    """How a drive ended. ``result`` is None where nothing of it could be read back."""
+    """How a drive ended.
+
+    Attributes:
+        failed_shards: the first `MAX_REASONS`, of ``failed_shard_count``.
+        causes: how many shards failed by which cause; where none did, how many bags and topics.
+    """
 
     job: DriveJob
     state: DriveState
@@ -69,11 +67,48 @@ class DriveSummary:
     job_seconds: float | None = None
     manifest_uri: str = ""
     notes: tuple[str, ...] = field(default=())
+    causes: Mapping[Cause, int] = field(default_factory=dict)
 
     @property
     def failed(self) -> bool:
-        """Whether the drive fails the run."""
+        """Whether the drive counts as failed."""
         return self.state in self.job.fail_on
+
+
+def fails(failed: int, drives: int, min_success_ratio: float) -> bool:
+    """Whether a run fails of whose drives so many have.
+
+    >>> fails(1, 20, 0.95), fails(2, 20, 0.95), fails(1, 20, 1.0)
+    (False, True, True)
+    """
+    return (drives - failed) / max(1, drives) < min_success_ratio - 1e-9
+
+
+def run_fails(drives: Sequence[DriveSummary]) -> bool:
+    """Whether the run fails; of several confs the strictest ``min_success_ratio`` counts."""
+    ratio = max((drive.job.min_success_ratio for drive in drives), default=1.0)
+    return bool(drives) and fails(sum(drive.failed for drive in drives), len(drives), ratio)
+
+
+def summarize(
+    s3: S3Client, batch: BatchClient, logs: CloudWatchLogsClient, jobs: Sequence[DriveJob]
+) -> list[DriveSummary]:
+    """How the drives of a run ended, whose jobs have; with log lines of the first shards that failed.
+
+    Raises:
+        ContractError: a manifest cannot be read.
+    """
+    details = describe(batch, [job.job_id for job in jobs if job.job_id])
+    drives = []
+    logs_left = LOGS_A_RUN
+    for job in jobs:
+        drive = summarize_drive(batch, Lake(s3, job.output), job, details.get(job.job_id or ""))
+        if drive.failed_shards and logs_left:
+            shards = add_log_lines(logs, drive.failed_shards, at_most=min(LOGS_A_DRIVE, logs_left))
+            logs_left -= sum(bool(shard.log_lines) for shard in shards)
+            drive = dataclasses.replace(drive, failed_shards=shards)
+        drives.append(drive)
+    return drives
 
 
 def summarize_drive(
@@ -93,16 +128,20 @@ def summarize_drive(
     state, seconds = (job_state(detail), job_seconds(detail)) if job.job_id else (None, None)
     if folder.commit and (commit := lake.load(DriveManifest, folder.commit)):
         notes = () if commit.messages else _took_nothing(lake, job)
-        return DriveSummary(job, commit.state, commit, (), 0, state, seconds, f"{uri}drive.json", notes)
+        uri += "drive.json"
+        flaws = _causes_of(commit)
+        return DriveSummary(job, commit.state, commit, (), 0, state, seconds, uri, notes, flaws)
     plan = lake.load(Plan, contract.plan_key(job.drive_id, job.plan_id))
     if plan is None:
         reason = f"its plan {job.plan_uri} is gone"
         empty = _empty(job, DriveState.FAILED)
-        return DriveSummary(job, DriveState.FAILED, empty, (), 0, state, seconds, uri, (reason,))
+        lost = {Cause.LOST: 1}
+        return DriveSummary(job, DriveState.FAILED, empty, (), 0, state, seconds, uri, (reason,), lost)
     keys = [folder.shards[shard] for shard in sorted(folder.shards)]
     result = contract.fold(plan, lake.load_all(Manifest, keys))
     missing = [shard for shard in range(len(plan.shards)) if shard not in folder.shards]
-    failed = failed_shards(batch, lake, job, folder, missing[:MAX_REASONS], detail)
+    failed = failed_shards(batch, lake, job, folder, missing, detail)
+    causes: Mapping[Cause, int] = Counter(shard.cause for shard in failed)
     notes = ()
     if not missing:
         # Every shard is done, but the last job ended before it could commit the drive.
@@ -111,7 +150,17 @@ def summarize_drive(
         notes = (
             f"all shards are done, but the drive is not committed ({why}); what retries the run commits it",
         )
-    return DriveSummary(job, result.state, result, failed, len(missing), state, seconds, uri, notes)
+        causes = {cause_of(detail): 1}
+    return DriveSummary(
+        *(job, result.state, result, failed[:MAX_REASONS], len(missing), state, seconds, uri, notes, causes)
+    )
+
+
+def _causes_of(result: DriveManifest) -> dict[Cause, int]:
+    """How many bags and topics are not whole, by cause, of a drive whose shards are all done."""
+    counts = Counter(cause_of_problem(text) for text in result.problems if "messages rejected" in text)
+    counts[Cause.BAG_UNREADABLE] += result.unreadable_bags + result.damaged_bags
+    return dict(+counts)
 
 
 def _took_nothing(lake: Lake, job: DriveJob) -> tuple[str, ...]:
@@ -131,15 +180,19 @@ def _took_nothing(lake: Lake, job: DriveJob) -> tuple[str, ...]:
 
 def as_dict(drives: Sequence[DriveSummary]) -> dict[str, Any]:
     """The sensor's return value: small, JSON-able, exact in its counts, bounded in its reasons."""
-    budget, table_budget = MAX_REASONS, MAX_TABLES
+    budget, table_budget, drift_budget = MAX_REASONS, MAX_TABLES, MAX_REASONS
     entries = []
     for drive in drives:
         shards = [
             {
                 "shard": each.shard,
+                "cause": str(each.cause),
                 "reason": _short(each.reason),
                 "exit_code": each.exit_code,
+                "job_id": each.job_id,
                 "log_stream": each.log_stream,
+                "url": each.url,
+                **({"log_lines": list(each.log_lines)} if each.log_lines else {}),
             }
             for each in drive.failed_shards[:budget]
         ]
@@ -148,7 +201,9 @@ def as_dict(drives: Sequence[DriveSummary]) -> dict[str, Any]:
         budget -= len(problems)
         tables = [_table_dict(table) for table in drive.result.tables[:table_budget]]
         table_budget -= len(tables)
-        entries.append(_drive_dict(drive, tables, shards, problems))
+        drift = [_short(str(each)) for each in drive.result.drift[:drift_budget]]
+        drift_budget -= len(drift)
+        entries.append(_drive_dict(drive, tables, shards, problems, drift))
     return {"drives": entries, "totals": _totals(drives)}
 
 
@@ -166,7 +221,11 @@ def _table_dict(table: TableTotal) -> dict[str, Any]:
 
 
 def _drive_dict(
-    drive: DriveSummary, tables: list[dict[str, Any]], shards: list[dict[str, Any]], problems: list[str]
+    drive: DriveSummary,
+    tables: list[dict[str, Any]],
+    shards: list[dict[str, Any]],
+    problems: list[str],
+    drift: list[str],
 ) -> dict[str, Any]:
     result, job = drive.result, drive.job
     return {
@@ -199,20 +258,27 @@ def _drive_dict(
         "table_count": len(result.tables),
         "tables": tables,
         "failed_shard_count": drive.failed_shard_count,
+        "causes": {str(cause): count for cause, count in drive.causes.items()},
         "failed_shards": shards,
         "problems": problems,
+        "drift_count": result.drift_count,
+        "drift": drift,
     }
 
 
 def _totals(drives: Sequence[DriveSummary]) -> dict[str, Any]:
-    states: dict[str, int] = {}
+    states = Counter(str(drive.state) for drive in drives)
+    causes: Counter[str] = Counter()
     for drive in drives:
-        states[str(drive.state)] = states.get(str(drive.state), 0) + 1
+        causes.update({str(cause): count for cause, count in drive.causes.items()})
     counted = ("bags", "messages", "rows", "rejected", "bytes_read", "bytes_written", "shard_seconds")
     sums = {name: sum(getattr(drive.result, name) for drive in drives) for name in counted}
     return {
         "drives": len(drives),
-        "states": states,
+        "states": dict(states),
+        "causes": dict(causes),
+        "failed": run_fails(drives),
+        "failed_drives": sum(drive.failed for drive in drives),
         **sums,
         "failed_shards": sum(each.failed_shard_count for each in drives),
     }
@@ -223,14 +289,13 @@ def failure_message(drives: Sequence[DriveSummary], *, advice: str = CLEAR_TASK)
 
     ``advice`` is how to run the shards that are missing.
     """
-    failed = [drive for drive in drives if drive.failed]
-    if not failed:
+    if not run_fails(drives):
         return None
-    noun = "drive" if len(drives) == 1 else "drives"
-    lines = [f"{len(failed)} of {len(drives)} {noun} failed:"]
+    failed = [drive for drive in drives if drive.failed]
+    lines = [f"{_how_many_failed(drives)}:"]
     budget = MAX_REASONS
     for drive in failed:
-        shown, more = shown_causes(drive, min(budget, CAUSES_SHOWN))
+        shown, more = shown_causes(drive, max(0, min(budget, CAUSES_SHOWN)))
         budget -= len(shown)
         lines.append(
             f"- {drive.job.drive_id}: {drive.state}, {drive.result.shards} of {drive.job.shards} shards done"
@@ -242,19 +307,48 @@ def failure_message(drives: Sequence[DriveSummary], *, advice: str = CLEAR_TASK)
     return "\n".join(lines)
 
 
+def _how_many_failed(drives: Sequence[DriveSummary]) -> str:
+    count, ratio = sum(drive.failed for drive in drives), max(each.job.min_success_ratio for each in drives)
+    said = f"{count} of {len(drives)} {'drive' if len(drives) == 1 else 'drives'} failed"
+    if ratio == 1:
+        return said
+    return f"{said} (success ratio {(len(drives) - count) / len(drives):.4g}, min_success_ratio {ratio:g})"
+
+
+def tolerated(drives: Sequence[DriveSummary]) -> list[str]:
+    """That drives failed, and the run does not; with their causes."""
+    failed = [drive for drive in drives if drive.failed]
+    if not failed or run_fails(drives):
+        return []
+    lines = [f"{_how_many_failed(drives)}, which does not fail the run:"]
+    for drive in failed:
+        shown, more = shown_causes(drive, CAUSES_SHOWN)
+        lines += [f"- {drive.job.drive_id}: {drive.state} ({drive.manifest_uri})", *shown, *more]
+    return lines
+
+
 def shown_causes(drive: DriveSummary, limit: int) -> tuple[list[str], list[str]]:
-    """The first causes of a drive's state, a line each, and how many more there are, if any."""
-    causes = [
-        _short(f"shard {each.shard}: {each.reason}")
-        + (f" (log stream {each.log_stream})" if each.log_stream else "")
-        for each in drive.failed_shards
-    ]
-    causes += [_short(cause) for cause in (*drive.notes, *drive.result.problems)]
-    more = drive.failed_shard_count - len(drive.failed_shards) + max(0, len(causes) - limit)
+    """The first causes of a drive's state, with log lines where there are some; how many more there are."""
+    causes = [_shown_shard(shard) for shard in drive.failed_shards[:limit]]
+    rest = [*drive.notes, *drive.result.problems]
+    causes += [[_short(text)] for text in rest[: limit - len(causes)]]
+    more = drive.failed_shard_count + len(rest) - len(causes)
     return (
-        [f"    {cause}" for cause in causes[:limit]],
+        [f"    {line}" for cause in causes for line in cause],
         [f"    and {more} more; see the manifests"] if more > 0 else [],
     )
+
+
+def _shown_shard(shard: FailedShard) -> list[str]:
+    stream = f" (log stream {shard.log_stream})" if shard.log_stream else ""
+    return [_short(f"shard {shard.shard}: {shard.cause}: {shard.reason}") + stream, *shown_log(shard)]
+
+
+def shown_log(shard: FailedShard) -> list[str]:
+    """A failed shard's link and log lines, where its lines were asked for."""
+    if not shard.log_lines:
+        return []
+    return [*([f"    {shard.url}"] if shard.url else []), *(f"    | {line}" for line in shard.log_lines)]
 
 
 def log_lines(drives: Sequence[DriveSummary]) -> list[str]:
@@ -272,10 +366,13 @@ def log_lines(drives: Sequence[DriveSummary]) -> list[str]:
         )
         made = [f"    table {table.table}: {each}" for table in result.tables for each in table.transforms]
         lines += made[:CAUSES_SHOWN]
+        lines += [f"    {_short(str(each))}" for each in result.drift[:CAUSES_SHOWN]]
+        if (unsaid := result.drift_count - CAUSES_SHOWN) > 0:
+            lines.append(f"    and {unsaid} more definitions that changed; see ros-to-parquet drift")
         if not drive.failed:  # else `failure_message` says it
             shown, more = shown_causes(drive, CAUSES_SHOWN)
             lines += [*shown, *more]
-    return lines
+    return lines + tolerated(drives)
 
 
 # --- drives of which there is nothing to do ---------------------------------------------------------
@@ -316,6 +413,7 @@ def _add(first: DriveManifest, second: DriveManifest) -> DriveManifest:
         "bytes_read",
         "bytes_written",
         "shard_seconds",
+        "drift_count",
     )
     added: dict[str, Any] = {name: getattr(first, name) + getattr(second, name) for name in sums}
     return dataclasses.replace(
@@ -323,6 +421,7 @@ def _add(first: DriveManifest, second: DriveManifest) -> DriveManifest:
         state=max(first.state, second.state, key=_SEVERITY.index),
         tables=tuple(tables[name] for name in sorted(tables)),
         problems=(first.problems + second.problems)[:MAX_REASONS],
+        drift=(first.drift + second.drift)[:MAX_REASONS],
         **added,
     )
 
@@ -337,6 +436,7 @@ def _add_tables(first: TableTotal, second: TableTotal) -> TableTotal:
         rejected=first.rejected + second.rejected,
         bytes_written=first.bytes_written + second.bytes_written,
         transforms=contract.add_transforms(first.transforms, second.transforms),
+        schemas=contract.add_schemas((*first.schemas, *second.schemas)),
     )
 
 
@@ -363,81 +463,10 @@ def _empty(job: DriveJob, state: DriveState) -> DriveManifest:
     )
 
 
-# --- shards that left no manifest -------------------------------------------------------------------
-
-
-def failed_shards(
-    batch: BatchClient,
-    lake: Lake,
-    job: DriveJob,
-    folder: DriveFolder,
-    missing: Sequence[int],
-    detail: Mapping[str, Any] | None,
-) -> tuple[FailedShard, ...]:
-    """Why each of the ``missing`` shards has no manifest: its own record, else what Batch says."""
-    records = {
-        record.shard: record
-        for record in lake.load_all(
-            FailedRecord, [folder.failed[each] for each in missing if each in folder.failed]
-        )
-    }
-    starts = {
-        record.shard: record
-        for record in lake.load_all(
-            StartedRecord, [folder.started[each] for each in missing if each in folder.started]
-        )
-    }
-    batch_ids = _batch_ids(lake, job, missing)
-    details = dict(describe(batch, sorted(set(batch_ids.values())))) if job.array_size else {}
-    if job.job_id and detail is not None:
-        details[job.job_id] = dict(detail)
-    found = []
-    for shard in missing:
-        record, started, job_id = records.get(shard), starts.get(shard), batch_ids.get(shard, "")
-        stream = started.log_stream if started else ""
-        own = details.get(job_id)
-        # A record of an earlier generation says less than what Batch says of this one.
-        if record is not None and (not job_id or record.job_id in ("", job_id) or own is None):
-            found.append(
-                FailedShard(
-                    shard, f"{describe_exit(record.exit_code)}: {record.reason}", record.exit_code, stream
-                )
-            )
-        elif own is not None:
-            container = own.get("container") or {}
-            stream = stream or container.get("logStreamName", "")
-            found.append(FailedShard(shard, end_reason(own), container.get("exitCode"), stream))
-        else:
-            found.append(FailedShard(shard, _unknown(job_id), None, stream))
-    return tuple(found)
-
-
-def _batch_ids(lake: Lake, job: DriveJob, missing: Sequence[int]) -> dict[int, str]:
-    """The Batch job, or the array's child, that ran each shard in the job's generation."""
-    if job.job_id is None or job.generation is None:
-        return {}
-    key = contract.generation_key(job.drive_id, job.plan_id, job.generation)
-    generation = lake.load(Generation, key)
-    places = {shard: index for index, shard in enumerate(generation.shards)} if generation else {}
-    return {
-        shard: f"{job.job_id}:{places[shard]}" if job.array_size else job.job_id
-        for shard in missing
-        if shard in places
-    }
-
-
-def _unknown(job_id: str) -> str:
-    if not job_id:
-        return "was not submitted"
-    return (
-        f"Batch does not know job {job_id} (it forgets a job about a week after its end, and asks region and "
-        "account of the connection), and the shard left no record"
-    )
-
-
 def _manifest_uri(lake: Lake, job: DriveJob, plan_id: str) -> str:
     return lake.uri(contract.manifest_folder(job.drive_id, plan_id).rstrip("/") + "/")
 
 
 def _short(text: str) -> str:
+    text = one_line(text)
     return text if len(text) <= MAX_REASON_LENGTH else f"{text[: MAX_REASON_LENGTH - 3]}..."

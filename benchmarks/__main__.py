@@ -17,7 +17,7 @@ import platform
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,9 @@ QUICK = Size(scale=0.1, repeat=1, growth_messages=50_000)
 
 def main() -> None:
     arguments = _parse()
+    if arguments.load:
+        _measure_load(arguments)
+        return
     size = QUICK if arguments.quick else FULL
     size = Size(
         arguments.scale or size.scale,
@@ -69,6 +72,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help="a tenth of the size, one round: under two minutes"
     )
+    parser.add_argument("--load", action="store_true", help="instead of all that: 1,000 drives in Airflow")
     parser.add_argument("--scale", type=float, help="of both bags; 1.0 is the full size")
     parser.add_argument("--repeat", type=int, metavar="N", help="medians of this many rounds")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS, help="some sections")
@@ -76,6 +80,22 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there too")
     parser.add_argument("--scratch", type=Path, metavar="FOLDER", help="where outputs go (default: TMPDIR)")
     return parser.parse_args()
+
+
+def _measure_load(arguments: argparse.Namespace) -> None:
+    """The provider's figures: `load`."""
+    from benchmarks import load
+
+    asked = load.Load(drives=100, big=1000) if arguments.quick else load.Load()
+    with tempfile.TemporaryDirectory(prefix="benchmarks-", dir=arguments.scratch) as folder:
+        steps = load.measure_all(asked, Path(folder), _say)
+    if arguments.json:
+        arguments.json.write_text(f"{json.dumps([asdict(step) for step in steps], indent=1)}\n")
+    found = load.tables(asked, steps)
+    if arguments.markdown:
+        print("\n\n".join(as_markdown(table) for table in found))
+    else:
+        _print("", found)
 
 
 def measure_all(size: Size, sections: frozenset[str], scratch: Path) -> Report:

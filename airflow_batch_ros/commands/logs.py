@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from airflow_batch_ros.status import ShardState
     from ros_to_parquet.contract import Plan
 
-DEFAULT_LOG_GROUP = "/aws/batch/job"
-"""Where Batch jobs log unless their definition says otherwise."""
-
 FOLLOW_S = 2.0
 
 LATE_LOOKS = 2
@@ -165,7 +162,7 @@ def _new_lines(run: FoundRun, stream: Stream, reading: Reading) -> Iterator[str]
 def _planning_streams(arguments: argparse.Namespace, run: FoundRun) -> tuple[bool, list[Stream]]:
     """Whether a Batch job plans the run now, and its streams: where it has failed, or all are asked for."""
     from airflow_batch_ros import planning
-    from airflow_batch_ros.jobs import log_group
+    from airflow_batch_ros.jobs import DEFAULT_LOG_GROUP, log_group
 
     found = planning.find(run.clients.batch, run.lake, run.records[-1].run)
     if found is None:
@@ -273,7 +270,7 @@ def _stream_names(detail: Mapping[str, Any] | None) -> list[str]:
 
 def _group(run: FoundRun, drive: RunDrive, detail: Mapping[str, Any] | None, known: dict[str, str]) -> str:
     """The log group: the job's own, or its definition's where Batch has forgotten the job."""
-    from airflow_batch_ros.jobs import log_group
+    from airflow_batch_ros.jobs import DEFAULT_LOG_GROUP, log_group
 
     if detail is not None:
         return log_group(detail) or DEFAULT_LOG_GROUP
@@ -285,16 +282,9 @@ def _group(run: FoundRun, drive: RunDrive, detail: Mapping[str, Any] | None, kno
 
 def _definitions_group(run: FoundRun, definition: str) -> str:
     """The log group that a job definition names: by its ARN, its name or ``name:revision``."""
-    from airflow_batch_ros.jobs import log_group
+    from airflow_batch_ros.jobs import DEFAULT_LOG_GROUP, find_definition, log_group
 
-    name, _, revision = definition.partition(":")
-    exact = definition.startswith("arn:") or revision
-    answer = (
-        run.clients.batch.describe_job_definitions(jobDefinitions=[definition])
-        if exact
-        else run.clients.batch.describe_job_definitions(jobDefinitionName=name, status="ACTIVE")
-    )
-    found = max(answer["jobDefinitions"], key=lambda each: each["revision"], default=None)
+    found = find_definition(run.clients.batch, definition)
     detail = {"container": found.get("containerProperties")} if found else None
     return log_group(detail) or DEFAULT_LOG_GROUP
 

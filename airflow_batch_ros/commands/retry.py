@@ -23,7 +23,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="submit the shards that a run lacks; never what is live or done",
         description="Submits for each drive of a run the shards that are missing, as a new generation; "
         "drives that are live or done stay as they are. Jobs are as they were when the run was submitted, "
-        "but for what is said here: more memory, say.",
+        "but with more memory or time where shards ran out of it, and as is said here.",
         epilog=EXIT_HELP,
     )
     add_run(parser)
@@ -49,28 +49,38 @@ def _submit_missing(
     """Drives of one record together, as they were submitted.
 
     Raises:
+        ConfError: what the run was asked for is not allowed (any more).
         FanoutError: of some drives; the others are submitted.
     """
+    from airflow_batch_ros.allowed import check_allowed, of_job_definition
     from airflow_batch_ros.fanout import Fanout, FanoutError
 
+    allowed = settings_of.read_settings(arguments).allow_list()
     by_record: dict[RunRecord, list[str]] = {}
     for drive in run.drives:
         by_record.setdefault(drive.record, []).append(drive.drive_id)
-    jobs: list[DriveJob] = []
-    errors: list[FanoutError] = []
+    asked = []
     for record, wanted in by_record.items():
         drives = tuple(source for source in record.conf.drives if source.drive_id in wanted)
+        conf, options = replace(record.conf, drives=drives), _options(arguments, record)
+        in_jobs = of_job_definition(run.clients.batch, options, say=say)
+        check_allowed(conf, run.lake.output, (allowed, in_jobs))
+        asked.append((record, conf, options))
+    jobs: list[DriveJob] = []
+    errors: list[FanoutError] = []
+    for record, conf, options in asked:
         try:
             jobs += Fanout(
                 s3=run.clients.s3,
                 batch=run.clients.batch,
                 submitter=run.clients.submitter,
                 output=run.lake.output,
-                conf=replace(record.conf, drives=drives),
+                conf=conf,
                 run=record.run,
-                options=_options(arguments, record),
+                options=options,
                 shard_bytes=record.shard_bytes,
                 say=say,
+                chosen=_chosen(arguments),
             ).submit_all()
         except FanoutError as error:
             errors.append(error)
@@ -83,6 +93,13 @@ def _submit_missing(
     return jobs
 
 
+def _chosen(arguments: argparse.Namespace) -> frozenset[str]:
+    """What is said here, and so not adapted to what shards failed by; vCPUs and memory go together."""
+    flags = settings_of.read_flags(arguments)
+    said = {name for name in ("vcpus", "memory_mib", "job_queue") if flags.find(name) is not None}
+    return frozenset(said | {"vcpus", "memory_mib"} if said & {"vcpus", "memory_mib"} else said)
+
+
 def _options(arguments: argparse.Namespace, record: RunRecord) -> SubmitOptions:
     """Those of the run, but for what a flag says; environment and file are for new runs."""
     flags = settings_of.read_flags(arguments)
@@ -93,12 +110,16 @@ def _options(arguments: argparse.Namespace, record: RunRecord) -> SubmitOptions:
         overrides = dict(extra.get("containerOverrides", {}))
         overrides.pop("resourceRequirements", None)  # the run's own would win
         extra["containerOverrides"] = overrides
+    if share := flags.find("share_identifier"):
+        extra["shareIdentifier"] = share
     return replace(
         options,
         job_queue=flags.find("job_queue") or options.job_queue,
         job_definition=flags.find("job_definition") or options.job_definition,
         vcpus=options.vcpus if vcpus is None else vcpus,
         memory_mib=options.memory_mib if memory_mib is None else memory_mib,
+        max_memory_mib=flags.number("max_memory_mib", int) or options.max_memory_mib,
+        on_demand_queue=flags.find("on_demand_queue") or options.on_demand_queue,
         tags={**options.tags, **flags.tags},
         requester_pays=flags.flag("requester_pays", default=options.requester_pays),
         extra={name: value for name, value in extra.items() if value or name != "containerOverrides"},

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from airflow_batch_ros.allowed import AllowList, parse_allowed
 from airflow_batch_ros.conf import ConfError, parse_output
 
 if TYPE_CHECKING:
@@ -29,7 +30,11 @@ NAMES = (
     "planner_definition",
     "vcpus",
     "memory_mib",
+    "max_memory_mib",
+    "on_demand_queue",
+    "share_identifier",
     "requester_pays",
+    "allowed_uris",
     "region",
     "profile",
     "role_arn",
@@ -101,6 +106,13 @@ class Settings:
         except ConfError as error:
             raise SettingsError(error.problems[0]) from error
 
+    def allow_list(self) -> AllowList | None:
+        """Raises `ConfError` where what is said is none."""
+        setting = self.given.get("allowed_uris")
+        if setting is None:
+            return None
+        return parse_allowed(setting.value, origin=f"allowed_uris from {setting.origin}")
+
     def clients(self) -> Clients:
         from botocore.exceptions import ProfileNotFound
 
@@ -149,6 +161,17 @@ def add_job_options(parser: argparse.ArgumentParser, *, default: str) -> None:
     group.add_argument("--job-definition", metavar="NAME_OR_ARN", help=f"default: {default}")
     group.add_argument("--vcpus", metavar="N", help="of each container (default: the definition's)")
     group.add_argument("--memory-mib", metavar="N", help="of each container (default: the definition's)")
+    group.add_argument("--share-identifier", metavar="NAME", help="of a queue with fair share")
+    group.add_argument(
+        "--max-memory-mib",
+        metavar="N",
+        help="most that a container is given where shards ran out of memory (default: 122880)",
+    )
+    group.add_argument(
+        "--on-demand-queue",
+        metavar="NAME_OR_ARN",
+        help="where shards go that Spot has reclaimed twice (default: the stack's, else nowhere)",
+    )
     group.add_argument(
         "--tag", action="append", default=[], metavar="KEY=VALUE", help="of the jobs; repeatable"
     )
@@ -157,6 +180,11 @@ def add_job_options(parser: argparse.ArgumentParser, *, default: str) -> None:
         action=argparse.BooleanOptionalAction,
         default=None,
         help="the buckets of bags bill who reads them: agree to pay",
+    )
+    group.add_argument(
+        "--allowed-uris",
+        metavar="URI,...",
+        help="the places that a conf may name, s3://bucket/folder (default: what the job definition allows)",
     )
 
 
@@ -224,6 +252,7 @@ def with_stack(settings: Settings, clients: Clients, *, needed: Sequence[str]) -
         "job_queue": found.job_queue,
         "job_definition": found.job_definition,
         "planner_definition": found.planner_definition,
+        "on_demand_queue": found.on_demand_queue,
         "requester_pays": str(found.requester_pays),
     }
     if empty := [name for name in missing if not values[name]]:
@@ -232,10 +261,10 @@ def with_stack(settings: Settings, clients: Clients, *, needed: Sequence[str]) -
             f"airflow-batch-ros stack update {stack.value}"
         )
     origin = f"stack {stack.value}"
-    return replace(
-        settings,
-        given={**settings.given, **{name: Setting(values[name], origin) for name in missing}},
-    )
+    taken = {name: Setting(values[name], origin) for name in missing}
+    if "job_queue" in taken and found.on_demand_queue:
+        taken["on_demand_queue"] = Setting(found.on_demand_queue, origin)
+    return replace(settings, given={**taken, **settings.given})
 
 
 def with_defaults(settings: Settings) -> Settings:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_batch_ros.commands import settings as settings_of
@@ -21,6 +21,7 @@ from airflow_batch_ros.commands.terminal import (
 )
 
 if TYPE_CHECKING:
+    from airflow_batch_ros.failures import FailedShard
     from airflow_batch_ros.status import BagStanding, DriveStanding
 
 CAUSES_SHOWN = 10
@@ -49,13 +50,37 @@ def _status(arguments: argparse.Namespace) -> int:
     if arguments.name is None:
         return _list_runs(arguments)
     run = find_run(arguments)
-    drives = read_standings(run.clients.batch, run.lake, run.drives, bags=arguments.bags)
+    drives = _with_logs(run, read_standings(run.clients.batch, run.lake, run.drives, bags=arguments.bags))
     if arguments.json:
         print_json(as_dict(run, drives, bags=arguments.bags))
     else:
         for line in _lines(run, drives, bags=arguments.bags):
             print(line)
-    return Exit.DRIVES_FAILED if any(drive.failing for drive in drives) else Exit.OK
+    return Exit.DRIVES_FAILED if _run_fails(run, drives) else Exit.OK
+
+
+def _run_fails(run: FoundRun, drives: Sequence[DriveStanding]) -> bool:
+    """Whether the drives that have failed so far fail the run, whatever becomes of the others."""
+    from airflow_batch_ros.summary import fails
+
+    ratio = max((drive.record.conf.min_success_ratio for drive in run.drives), default=1.0)
+    return bool(drives) and fails(sum(drive.failing for drive in drives), len(drives), ratio)
+
+
+def _with_logs(run: FoundRun, drives: Sequence[DriveStanding]) -> list[DriveStanding]:
+    """The drives, with the last log lines of the first shards that failed."""
+    from airflow_batch_ros.failures import LOGS_A_DRIVE, LOGS_A_RUN, add_log_lines
+
+    left = LOGS_A_RUN
+    found = []
+    for drive in drives:
+        if drive.failed_shards and left:
+            at_most = min(LOGS_A_DRIVE, left)
+            shards = add_log_lines(run.clients.logs, drive.failed_shards, at_most=at_most)
+            left -= sum(bool(shard.log_lines) for shard in shards)
+            drive = replace(drive, failed_shards=shards)
+        found.append(drive)
+    return found
 
 
 def _list_runs(arguments: argparse.Namespace) -> int:
@@ -94,7 +119,7 @@ def as_dict(run: FoundRun, drives: Sequence[DriveStanding], *, bags: bool) -> di
         "output": run.lake.output,
         "submitted_at": last.submitted_at,
         "ended": all(drive.ended for drive in drives),
-        "failed": any(drive.failing for drive in drives),
+        "failed": _run_fails(run, drives),
         "drives": entries,
         "totals": {name: sum(entry[name] for entry in entries) for name in counted},
     }
@@ -121,6 +146,7 @@ def _drive_dict(drive: DriveStanding, *, bags: bool) -> dict[str, Any]:
         "rejected": result.rejected if result else 0,
         "failed_shards": [asdict(shard) for shard in drive.failed_shards],
         "problems": [*drive.notes, *(result.problems if result else ())],
+        "drift": [str(each) for each in result.drift] if result else [],
     }
     if bags:
         entry["bag_list"] = [asdict(bag) for bag in drive.bags]
@@ -165,19 +191,27 @@ def _lines(run: FoundRun, drives: Sequence[DriveStanding], *, bags: bool) -> lis
 
 
 def _causes(run: FoundRun, drive: DriveStanding) -> list[str]:
-    """Why a drive is not whole, or how to get it on its way."""
+    """Why a drive is not whole, which definitions changed in it, and how to get it on its way."""
     from airflow_batch_ros.status import ShardState, Underway
+    from airflow_batch_ros.summary import shown_log
     from ros_to_parquet.contract import DriveState
 
-    alike: dict[str, list[int]] = {}
+    alike: dict[str, list[FailedShard]] = {}
     for shard in drive.failed_shards:
         stream = f" (log stream {shard.log_stream})" if shard.log_stream else ""
-        alike.setdefault(shard.reason + stream, []).append(shard.shard)
-    causes = [f"{shards_named(numbers)}: {reason}" for reason, numbers in alike.items()]
-    causes += [*drive.notes, *(drive.result.problems if drive.result else ())]
+        alike.setdefault(f"{shard.cause}: {shard.reason}{stream}", []).append(shard)
+    causes = [
+        [
+            f"{shards_named([shard.shard for shard in shards])}: {reason}",
+            *(line for shard in shards for line in shown_log(shard)),
+        ]
+        for reason, shards in alike.items()
+    ]
+    causes += [[text] for text in (*drive.notes, *(drive.result.problems if drive.result else ()))]
+    causes += [[str(each)] for each in (drive.result.drift if drive.result else ())]
     more = drive.shards.get(ShardState.FAILED, 0) - len(drive.failed_shards) if drive.failed_shards else 0
     more += max(0, len(causes) - CAUSES_SHOWN)
-    lines = [f"    {cause}" for cause in causes[:CAUSES_SHOWN]]
+    lines = [f"    {line}" for cause in causes[:CAUSES_SHOWN] for line in cause]
     if more > 0:
         lines.append(f"    and {more} more")
     unsubmitted = drive.state in (Underway.NOT_PLANNED, Underway.NOT_SUBMITTED)

@@ -79,9 +79,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def _submit(arguments: argparse.Namespace) -> int:
     from airflow_batch_ros import planning, runs
+    from airflow_batch_ros.allowed import check_allowed, of_job_definition
     from airflow_batch_ros.conf import parse_conf
     from airflow_batch_ros.fanout import Fanout, FanoutError
-    from airflow_batch_ros.jobs import SubmitOptions
+    from airflow_batch_ros.jobs import DEFAULT_MAX_MEMORY_MIB, SubmitOptions
     from airflow_batch_ros.lake import Lake
     from ros_to_parquet.contract import Run
 
@@ -99,9 +100,14 @@ def _submit(arguments: argparse.Namespace) -> int:
         job_definition=settings.given["job_definition"].value,
         vcpus=settings.number("vcpus", float),
         memory_mib=settings.number("memory_mib", int),
+        max_memory_mib=settings.number("max_memory_mib", int) or DEFAULT_MAX_MEMORY_MIB,
+        on_demand_queue=settings.find("on_demand_queue") or "",
         tags=settings.tags,
+        extra={"shareIdentifier": share} if (share := settings.find("share_identifier")) else {},
         requester_pays=settings.flag("requester_pays"),
     )
+    in_jobs = of_job_definition(clients.batch, options, say=say)
+    check_allowed(conf, output, (settings.allow_list(), in_jobs))
     run = Run("", arguments.run_id or make_run_id())
     # Before all else: with its id a run that is cut short can be taken up again.
     say(f"run {run.run_id}, output {output}")
@@ -155,7 +161,7 @@ def _raw_conf(arguments: argparse.Namespace, clients: Clients) -> Any:
         if not conf:
             raise SettingsError(f"no conf is said: say --conf, or {CONF_VARIABLE} in the environment")
         return _read_conf(conf, clients)
-    from airflow_batch_ros.marker import drive_of
+    from airflow_batch_ros.arrivals import drive_below
 
     below = arguments.below or os.environ.get(BELOW_VARIABLE)
     if not below:
@@ -163,7 +169,7 @@ def _raw_conf(arguments: argparse.Namespace, clients: Clients) -> Any:
     rest = _read_conf(conf, clients) if conf else {}
     if not isinstance(rest, dict) or "drives_to_process" in rest:
         raise SettingsError("beside a --marker the conf is an object without drives_to_process")
-    return {**rest, "drives_to_process": drive_of(arguments.marker, below=below)}
+    return {**rest, "drives_to_process": drive_below(arguments.marker, below=below)}
 
 
 def _read_conf(given: str, clients: Clients) -> Any:

@@ -12,6 +12,7 @@ from airflow_batch_ros.clients import ONCE, PATIENT, PERSISTENT, client_config
 if TYPE_CHECKING:
     from mypy_boto3_batch import BatchClient
     from mypy_boto3_cloudformation import CloudFormationClient
+    from mypy_boto3_logs import CloudWatchLogsClient
     from mypy_boto3_s3 import S3Client
 
 
@@ -41,6 +42,12 @@ class RosToParquetBatchHook(AwsBaseHook):
     def s3(self) -> S3Client:
         """For plans and manifests."""
         client: S3Client = self._other("s3")
+        return client
+
+    @cached_property
+    def logs(self) -> CloudWatchLogsClient:
+        """For the last lines of shards that failed."""
+        client: CloudWatchLogsClient = self._other("logs")
         return client
 
     @cached_property

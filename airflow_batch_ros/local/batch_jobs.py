@@ -18,11 +18,23 @@ import threading
 import time
 import uuid
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from fnmatch import fnmatchcase
+from typing import Any, TypeVar
 
+from airflow_batch_ros.local.faults import (
+    FaultBoard,
+    HostReclaimed,
+    ImageNotFound,
+    InForce,
+    JobEnds,
+    JobFault,
+    JobStuck,
+    JobUnknown,
+    job_matches,
+)
 from airflow_batch_ros.local.runners import CannotStartError, ContainerSpec, Execution, Exit, Launch, Runner
 
 MIN_ARRAY_SIZE, MAX_ARRAY_SIZE = 2, 10_000
@@ -35,6 +47,9 @@ NOT_STARTED = "Task failed to start"
 TIMED_OUT = "Job attempt duration exceeded timeout"
 DEPENDENCY_FAILED = "Dependent Job failed"
 CHILD_FAILED = "Array Child Job failed"
+
+
+_JobFault = TypeVar("_JobFault", bound=JobFault)
 
 
 class BatchError(ValueError):
@@ -226,6 +241,10 @@ class Job:
     stop_reason: str | None = None
     """Why a starting or running attempt is being ended: it is not retried."""
     execution: Execution | None = None
+    stuck_by: str | None = None
+    """The id of the fault by which it stays RUNNABLE."""
+    reclaimed: bool = False
+    """The host of the running attempt was taken away."""
 
     def child_counts(self) -> dict[str, int]:
         counts = Counter(child.status for child in self.children)
@@ -241,6 +260,7 @@ class BatchEngine:
         metadata_url: an attempt's ``ECS_CONTAINER_METADATA_URI_V4`` is this, a slash and the attempt's id;
             see `log_stream`.
         kill_grace_s: from SIGTERM to SIGKILL.
+        board: what is to go wrong.
     """
 
     def __init__(
@@ -250,7 +270,10 @@ class BatchEngine:
         runner: Runner,
         metadata_url: str,
         kill_grace_s: float = 30.0,
+        board: FaultBoard | None = None,
     ) -> None:
+        self._board = board or FaultBoard()
+        self._board.on_change(self._release_stuck)
         self._slots = slots
         self._runner = runner
         self._metadata_url = metadata_url
@@ -261,6 +284,7 @@ class BatchEngine:
         self._dependents: dict[str, list[Job]] = defaultdict(list)
         self._ended: deque[Job] = deque()
         self._runnable: deque[Job] = deque()
+        self._stuck: list[Job] = []
         self._attempt_threads: set[threading.Thread] = set()
         self._log_streams: dict[str, str] = {}
         self._closed = False
@@ -310,6 +334,10 @@ class BatchEngine:
         with self._lock:
             found = [job for job in self._jobs.values() if job.request.queue == queue and job.parent is None]
         return found[::-1]
+
+    def is_unknown(self, job: Job) -> bool:
+        """Whether it is to be told of nobody, this time."""
+        return self._fault(JobUnknown, job) is not None
 
     def log_stream(self, attempt_id: str) -> str | None:
         """The log stream of a running attempt, by the id in its metadata URL."""
@@ -411,7 +439,11 @@ class BatchEngine:
             job = self._runnable.popleft()
             if job.status is not Status.RUNNABLE:
                 continue  # cancelled while it waited
+            if stuck := self._fault(JobStuck, job):
+                self._hold(job, stuck)
+                continue
             job.status = Status.STARTING
+            job.status_reason = None
             thread = threading.Thread(
                 target=self._run_attempt, args=(job,), name=f"job {job.id}", daemon=True
             )
@@ -459,13 +491,44 @@ class BatchEngine:
         else:
             self._finish(job, Status.FAILED, outcome.status_reason)
 
+    # --- faults -------------------------------------------------------------------------------------
+
+    def _fault(self, kind: type[_JobFault], job: Job) -> InForce[_JobFault] | None:
+        return self._board.befalling(kind, lambda fault: job_matches(fault, job.request.name, job.index))
+
+    def _hold(self, job: Job, stuck: InForce[JobStuck]) -> None:
+        job.stuck_by, job.status_reason = stuck.id, stuck.fault.reason
+        self._stuck.append(job)
+        if stuck.fault.cancel_after_s is not None:
+            _after(stuck.fault.cancel_after_s, self._cancel_stuck, job, stuck)
+
+    def _cancel_stuck(self, job: Job, stuck: InForce[JobStuck]) -> None:
+        with self._lock:
+            if job.stuck_by == stuck.id:
+                self.cancel(job.id, stuck.fault.reason)
+
+    def _release_stuck(self) -> None:
+        with self._lock:
+            for job in self._stuck:
+                if job.stuck_by is not None and not self._board.has(job.stuck_by):
+                    job.stuck_by = None
+                    self._runnable.append(job)
+            self._stuck = [job for job in self._stuck if job.stuck_by is not None]
+            self._advance()
+
+    def _reclaim(self, job: Job, execution: Execution) -> None:
+        with self._lock:
+            if job.execution is execution:
+                job.reclaimed = True
+                execution.kill()
+
     # --- attempts -----------------------------------------------------------------------------------
 
     def _run_attempt(self, job: Job) -> None:
         attempt_id = uuid.uuid4().hex
         self._log_streams[attempt_id] = f"{job.request.log_prefix}/default/{attempt_id}"
         try:
-            execution = self._runner.start(self._launch(job, attempt_id))
+            execution = self._start(job, attempt_id)
         except CannotStartError as error:
             attempt = self._not_started(job, str(error))
         except (OSError, ValueError, subprocess.SubprocessError) as error:
@@ -477,6 +540,17 @@ class BatchEngine:
             self._attempt_ended(job, attempt)
             self._attempt_threads.discard(threading.current_thread())
             self._advance()
+
+    def _start(self, job: Job, attempt_id: str) -> Execution:
+        if self._fault(ImageNotFound, job):
+            image = job.request.container.image
+            raise CannotStartError(
+                "CannotPullContainerError: pull image manifest has been retried 1 time(s): failed to resolve "
+                f"ref {image}: {image}: not found"
+            )
+        if ends := self._fault(JobEnds, job):
+            return _Ended(Exit(ends.fault.exit_code, ends.fault.reason))
+        return self._runner.start(self._launch(job, attempt_id))
 
     def _not_started(self, job: Job, reason: str) -> Attempt:
         return Attempt(Outcome(None, job.stop_reason or NOT_STARTED, reason), None, None, _now_ms())
@@ -491,8 +565,18 @@ class BatchEngine:
             job.started_at_ms = started_at_ms = _now_ms()
             if self._closed or job.stop_reason is not None:  # asked for while it started
                 self._end_execution(job, grace_s=0.0 if self._closed else self._kill_grace_s)
-        reader = threading.Thread(target=_copy_lines, args=(execution, log_stream, request.log), daemon=True)
+        reclaimed = self._fault(HostReclaimed, job)
+        at_line = None if reclaimed is None else reclaimed.fault.at_line
+
+        def copy(stream: str, line: str) -> None:
+            request.log(stream, line)
+            if at_line is not None and fnmatchcase(line, at_line):
+                self._reclaim(job, execution)
+
+        reader = threading.Thread(target=_copy_lines, args=(execution, log_stream, copy), daemon=True)
         reader.start()
+        if reclaimed is not None and at_line is None:
+            self._reclaim(job, execution)
         timer = None
         if request.timeout_s is not None:
             timer = _after(request.timeout_s, self._expire, job, execution)
@@ -510,6 +594,10 @@ class BatchEngine:
         except OSError as error:
             reason = f"{reason or ''} CannotRemoveContainerError: {error}".strip()
         reader.join(2.0)  # a grandchild that left the group may hold the pipe: do not wait for it
+        if job.reclaimed:
+            job.reclaimed = False
+            outcome = Outcome(None, f"Host EC2 (instance i-{uuid.uuid4().hex[:17]}) terminated.")
+            return Attempt(outcome, log_stream, started_at_ms, _now_ms())
         outcome = Outcome(ended.code, job.stop_reason or EXITED, reason)
         return Attempt(outcome, log_stream, started_at_ms, _now_ms())
 
@@ -555,6 +643,28 @@ class BatchEngine:
                     execution.kill()
 
         _after(grace_s, kill)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """An attempt that ended before it did anything."""
+
+    how: Exit
+
+    def lines(self) -> Iterator[bytes]:
+        return iter(())
+
+    def wait(self) -> Exit:
+        return self.how
+
+    def terminate(self) -> None:
+        """It has ended."""
+
+    def kill(self) -> None:
+        """It has ended."""
+
+    def close(self) -> None:
+        """Nothing is left of it."""
 
 
 def _copy_lines(execution: Execution, stream: str, log: Callable[[str, str], None]) -> None:

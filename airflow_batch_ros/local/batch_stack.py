@@ -6,12 +6,13 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from ros_to_parquet.contract import ALLOW_VARIABLE
+
 JOB_QUEUE = "ros-to-parquet"
 JOB_DEFINITION = "ros-to-parquet"
 PLANNER_DEFINITION = "ros-to-parquet-plan"
 COMPUTE_ENVIRONMENT = "ros-to-parquet"
 IMAGE = "ros-to-parquet"
-ALLOW_VARIABLE = "ROS_TO_PARQUET_ALLOW"
 
 RETRY_STRATEGY: dict[str, Any] = {
     "attempts": 3,

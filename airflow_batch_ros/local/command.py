@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import inspect
 import shlex
 import signal
 import sys
 from pathlib import Path
 from typing import NoReturn
 
+from airflow_batch_ros.local import fault_client
 from airflow_batch_ros.local.airflow import DEFAULT_HOME, PASSWORD, USER, AirflowOptions, LocalAirflow
 from airflow_batch_ros.local.batch_stack import IMAGE, JOB_DEFINITION, JOB_QUEUE
 from airflow_batch_ros.local.console import BASE_PATH as CONSOLE_PATH
+from airflow_batch_ros.local.faults import (
+    BATCH_ERRORS,
+    KINDS,
+    S3_ERRORS,
+    BatchRefusal,
+    Fault,
+    FaultError,
+    S3Error,
+    describe,
+    field_types,
+)
 from airflow_batch_ros.local.stack import DEFAULT_STATE_DIR, EmbeddedAws, stop_running
 from airflow_batch_ros.local.state import (
     ContainerOptions,
@@ -65,6 +79,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="KEY:SECRET",
         help="of S3 (default: the last ones, or new ones)",
     )
+    up.add_argument(
+        "--s3-faults",
+        action="store_true",
+        help="have a proxy before S3, without which `local fault` has none of S3's",
+    )
     _add_server_options(up)
     up.set_defaults(run=_up)
 
@@ -90,7 +109,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--airflow-port", type=int, default=0, help="of Airflow (default: 8080, or a free one)"
     )
     _add_server_options(airflow)
-    airflow.set_defaults(run=_airflow, all_interfaces=False, credentials=None)
+    airflow.set_defaults(run=_airflow, all_interfaces=False, credentials=None, s3_faults=False)
 
     for name, run, text in (
         ("down", _down, "end the one that runs, with its jobs; S3's data stays"),
@@ -100,6 +119,53 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action = actions.add_parser(name, help=text, description=text)
         _add_state_dir(action)
         action.set_defaults(run=run)
+    _add_fault_parser(actions)
+
+
+def _add_fault_parser(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    fault = actions.add_parser(
+        "fault",
+        help="what goes wrong on purpose: add, list, clear",
+        description="What goes wrong on purpose in the one that runs, for every client and job. Faults of S3 "
+        "need `local up --s3-faults`. They end with it, or by `clear`.",
+    )
+    verbs = fault.add_subparsers(title="actions", metavar="ACTION", required=True)
+    add = verbs.add_parser("add", help="put one in force; prints its id")
+    kinds = add.add_subparsers(title="faults", metavar="FAULT", required=True)
+    for name, kind in KINDS.items():
+        text = inspect.cleandoc(kind.__doc__ or "")
+        parser = kinds.add_parser(
+            name,
+            help=text.partition("\n")[0],
+            description=text,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        _add_state_dir(parser)
+        _add_fields(parser, kind)
+        parser.set_defaults(run=_fault_add, fault=kind)
+    listing = verbs.add_parser("list", help="those in force, with what they have met and how often they hit")
+    _add_state_dir(listing)
+    listing.set_defaults(run=_fault_list)
+    clear = verbs.add_parser("clear", help="end those named, or all")
+    _add_state_dir(clear)
+    clear.add_argument("id", nargs="*", help="as `add` and `list` print it (default: all)")
+    clear.set_defaults(run=_fault_clear)
+
+
+def _add_fields(parser: argparse.ArgumentParser, kind: type[Fault]) -> None:
+    choices = {S3Error: S3_ERRORS, BatchRefusal: BATCH_ERRORS}.get(kind)
+    types = field_types(kind)
+    for each in dataclasses.fields(kind):
+        required = each.default is dataclasses.MISSING
+        parser.add_argument(
+            f"--{each.name.replace('_', '-')}",
+            dest=f"field_{each.name}",
+            type=types[each.name],
+            default=None if required else each.default,
+            required=required,
+            choices=list(choices) if choices and each.name == "error" else None,
+            help=None if required else "default: %(default)s",
+        )
 
 
 def _add_server_options(parser: argparse.ArgumentParser) -> None:
@@ -160,6 +226,7 @@ def _server_options(arguments: argparse.Namespace) -> ServerOptions:
         all_interfaces=arguments.all_interfaces,
         credentials=arguments.credentials,
         containers=containers,
+        s3_faults=arguments.s3_faults,
     )
 
 
@@ -252,6 +319,45 @@ def _env(arguments: argparse.Namespace) -> int:
     print("unset AWS_SESSION_TOKEN AWS_PROFILE")
     for name, value in aws.environment().items():
         print(f"export {name}={shlex.quote(value)}")
+    return 0
+
+
+def _fault_add(arguments: argparse.Namespace) -> int:
+    try:
+        aws = EmbeddedAws.attach(arguments.state_dir)
+    except LocalAwsError as error:
+        print(error, file=sys.stderr)
+        return EXIT_NOT_RUNNING
+    kind: type[Fault] = arguments.fault
+    values = {each.name: getattr(arguments, f"field_{each.name}") for each in dataclasses.fields(kind)}
+    try:
+        (added,) = fault_client.add(aws.server, [kind(**values)])
+    except (FaultError, LocalAwsError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(added)
+    return 0
+
+
+def _fault_list(arguments: argparse.Namespace) -> int:
+    try:
+        aws = EmbeddedAws.attach(arguments.state_dir)
+    except LocalAwsError as error:
+        print(error, file=sys.stderr)
+        return EXIT_NOT_RUNNING
+    for each in fault_client.shown(aws.server):
+        print(f"{each.id}  hit {each.hits} of {each.met}  {describe(each.fault)}")
+    return 0
+
+
+def _fault_clear(arguments: argparse.Namespace) -> int:
+    try:
+        aws = EmbeddedAws.attach(arguments.state_dir)
+    except LocalAwsError as error:
+        print(error, file=sys.stderr)
+        return EXIT_NOT_RUNNING
+    ended = fault_client.end(aws.server, arguments.id)
+    print("\n".join(ended) or "none in force")
     return 0
 
 

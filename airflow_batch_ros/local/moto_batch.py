@@ -121,6 +121,12 @@ def _submit_job(
         )
     backend = response.batch_backend
     queue = _find_queue(backend, body.get("jobQueue", ""))
+    share = body.get("shareIdentifier")
+    if bool(share) != bool(queue.schedule_policy):
+        raise BatchError(
+            f"Job queue {queue.name} has {'a' if queue.schedule_policy else 'no'} scheduling policy: "
+            f"shareIdentifier {'is missing' if queue.schedule_policy else 'is not for it'}"
+        )
     definition = _find_definition(backend, body.get("jobDefinition", ""))
     container = _effective_container(definition, overrides)
     parameters = {**(definition.parameters or {}), **(body.get("parameters") or {})}
@@ -152,6 +158,7 @@ def _submit_job(
             log=partial(_put_log_line, backend.logs_backend),
             shown={
                 "jobQueue": queue.arn,
+                **({"shareIdentifier": share} if share else {}),
                 "jobDefinition": definition.arn,
                 "parameters": parameters,
                 "dependsOn": body.get("dependsOn") or [],
@@ -264,7 +271,8 @@ def _describe_jobs(response: BatchResponse, engine: BatchEngine) -> str:
         raise BatchError(f"DescribeJobs takes at most {MAX_DESCRIBED_JOBS} jobs, not {len(asked)}")
     found = (engine.job(name.rpartition(":job/")[2]) for name in dict.fromkeys(asked))
     backend = response.batch_backend
-    return json.dumps({"jobs": [_describe(job, backend) for job in found if job is not None]})
+    known = (job for job in found if job is not None and not engine.is_unknown(job))
+    return json.dumps({"jobs": [_describe(job, backend) for job in known]})
 
 
 def _list_jobs(response: BatchResponse, engine: BatchEngine) -> str:
@@ -295,6 +303,7 @@ def _list_jobs(response: BatchResponse, engine: BatchEngine) -> str:
         jobs = [job for job in jobs if _passes(job, filters)]
     else:
         jobs = [job for job in jobs if job.status == (status or Status.RUNNING)]
+    jobs = [job for job in jobs if not engine.is_unknown(job)]
     return json.dumps(_page(jobs, body.get("nextToken"), limit))
 
 

@@ -14,8 +14,9 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoReque
 from werkzeug.serving import make_server
 from werkzeug.wrappers import Response
 
-from airflow_batch_ros.local import console, moto_batch, moto_cloudformation
+from airflow_batch_ros.local import api_faults, console, moto_batch, moto_cloudformation
 from airflow_batch_ros.local.batch_jobs import BatchEngine
+from airflow_batch_ros.local.faults import FaultBoard
 from airflow_batch_ros.local.runners import Runner
 from airflow_batch_ros.local.state import ServerOptions
 
@@ -32,6 +33,7 @@ class MotoServer:
         self,
         options: ServerOptions,
         runner: Runner,
+        board: FaultBoard,
         *,
         host: str,
         job_host: str,
@@ -40,6 +42,7 @@ class MotoServer:
         client_environment: Mapping[str, str],
     ) -> None:
         self._region = options.region
+        self._board = board
         self._console_client: console.Client | None = None
         self._moto = DomainDispatcherApplication(create_backend_app)
         logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it logs every request otherwise
@@ -54,6 +57,7 @@ class MotoServer:
             runner=runner,
             metadata_url=f"{job_url}{_METADATA_PATH}",
             kill_grace_s=options.kill_grace_s,
+            board=board,
         )
         moto_batch.install(
             self._engine,
@@ -71,7 +75,9 @@ class MotoServer:
             return self._console_view(environ)(environ, start_response)
         if path.startswith(f"{console.BASE_PATH}/"):
             return Response(console.PAGE, mimetype="text/html")(environ, start_response)
-        return self._moto(environ, start_response)
+        if path == api_faults.PATH:
+            return api_faults.control(self._board, environ)(environ, start_response)
+        return api_faults.answer(self._board, self._moto, environ, start_response)
 
     def open_console(self, client: console.Client) -> None:
         """Answer the console's pages, with what ``client`` finds."""

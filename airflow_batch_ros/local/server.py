@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_batch_ros.local import batch_stack, seaweed
+from airflow_batch_ros.local.faults import FaultBoard
 from airflow_batch_ros.local.processes import FileLock, choose_port, start_time
 from airflow_batch_ros.local.runners import ProcessRunner
 from airflow_batch_ros.local.seaweed import Seaweed
@@ -104,28 +105,40 @@ def _serve(state: StateFolder, options: ServerOptions, end: queue.SimpleQueue[st
             jobs = f"containers of {options.containers.image}"
         bind_address = "0.0.0.0" if options.all_interfaces else host
         port = choose_port(options.port, remembered=kept.port)
-        s3_ports = seaweed.choose_ports(kept.s3_ports, s3_port=options.s3_port)
+        s3_ports = seaweed.choose_ports(kept.s3_ports, s3_port=0 if options.s3_faults else options.s3_port)
         credentials = options.credentials or kept.credentials
         store = seaweed.start(
             state.s3,
             credentials,
             ports=s3_ports,
-            host=host,
-            bind_address=bind_address,
+            host=_LOOPBACK if options.s3_faults else host,
+            bind_address=_LOOPBACK if options.s3_faults else bind_address,
             log=state.seaweed_log,
         )
         ends.callback(seaweed.stop, store)
+        board = FaultBoard()
+        s3_port, proxy_port = s3_ports["s3"], 0
+        if options.s3_faults:
+            from airflow_batch_ros.local.s3_proxy import S3Proxy
+
+            taken = [port, *s3_ports.values()]
+            s3_port = proxy_port = choose_port(options.s3_port, remembered=kept.s3_proxy_port, taken=taken)
+            proxy = S3Proxy(
+                board, bind_address=bind_address, port=proxy_port, store=(_LOOPBACK, s3_ports["s3"])
+            )
+            ends.callback(proxy.close)
         # moto takes a second to import: SeaweedFS starts meanwhile.
         from airflow_batch_ros.local.moto_server import MotoServer
 
         aws = MotoServer(
             options,
             runner,
+            board,
             host=host,
             job_host=job_host,
             bind_address=bind_address,
             port=port,
-            client_environment=_client_environment(store, credentials, job_host),
+            client_environment=_client_environment(credentials, f"http://{job_host}:{s3_port}"),
         )
         ends.callback(aws.close)
         ends.callback(state.running.unlink, missing_ok=True)
@@ -134,7 +147,8 @@ def _serve(state: StateFolder, options: ServerOptions, end: queue.SimpleQueue[st
             started=start_time(os.getpid()) or "",
             started_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             endpoint_url=aws.url,
-            s3_endpoint_url=store.url,
+            s3_endpoint_url=f"http://{host}:{s3_port}",
+            s3_faults=options.s3_faults,
             region=options.region,
             slots=aws.slots,
             jobs=jobs,
@@ -145,7 +159,7 @@ def _serve(state: StateFolder, options: ServerOptions, end: queue.SimpleQueue[st
         batch_stack.make_queue(server.client)
         seaweed.wait_until_ready(store)
         seaweed.reclaim_space(store)
-        write_kept(state, Kept(credentials, kept.owner, port, s3_ports))
+        write_kept(state, Kept(credentials, kept.owner, port, s3_ports, proxy_port or kept.s3_proxy_port))
         write_running(state, server)
         _wait_for_end(store, end)
 
@@ -172,11 +186,11 @@ def _base_environment() -> dict[str, str]:
     }
 
 
-def _client_environment(store: Seaweed, credentials: Credentials, job_host: str) -> dict[str, str]:
+def _client_environment(credentials: Credentials, s3_url: str) -> dict[str, str]:
     return {
         "AWS_ACCESS_KEY_ID": credentials.access_key,
         "AWS_SECRET_ACCESS_KEY": credentials.secret_key,
-        "AWS_ENDPOINT_URL_S3": f"http://{job_host}:{store.ports['s3']}",
+        "AWS_ENDPOINT_URL_S3": s3_url,
     }
 
 

@@ -7,16 +7,18 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from airflow_batch_ros.local import batch_stack
+from airflow_batch_ros.local import batch_stack, fault_client
 from airflow_batch_ros.local.console import BASE_PATH as CONSOLE_PATH
+from airflow_batch_ros.local.fault_client import FaultsInForce
+from airflow_batch_ros.local.faults import Fault
 from airflow_batch_ros.local.processes import end_process
 from airflow_batch_ros.local.state import (
     EXIT_ALREADY_RUNNING,
@@ -202,6 +204,28 @@ class EmbeddedAws:
         containers = self._options.containers
         image = batch_stack.IMAGE if containers is None else containers.image
         batch_stack.allow(self.client("batch"), uris, image=image)
+
+    @contextmanager
+    def faults(self, *faults: Fault) -> Iterator[FaultsInForce]:
+        """Have these go wrong inside the ``with``, for every client and every job.
+
+        Of several that fit a request or a job, the first one befalls it. Those of S3 need
+        ``ServerOptions(s3_faults=True)``.
+
+        Raises:
+            FaultError: one has values that it cannot have.
+            LocalAwsError: one is of S3's, and there is no proxy before S3.
+
+        >>> with aws.faults(S3Error(error="SlowDown", key="*.bag", times=3)) as faults:  # doctest: +SKIP
+        ...     ...
+        ...     assert faults.hits() == 3
+        """
+        server = self.server
+        in_force = FaultsInForce(server, fault_client.add(server, faults))
+        try:
+            yield in_force
+        finally:
+            in_force.end()
 
     def _launch(self, *, detached: bool) -> RunningServer:
         self.state.path.mkdir(parents=True, exist_ok=True)

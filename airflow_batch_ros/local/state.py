@@ -57,6 +57,7 @@ class ServerOptions:
         all_interfaces: listen on all of them, not on loopback alone, so that other containers can reach it.
             moto checks no credentials, and whoever may submit a job can run the engine: only behind a wall.
         credentials: of S3; None is those of the last run, or new ones.
+        s3_faults: have a proxy before S3, without which there are no faults of S3's.
     """
 
     region: str = "us-east-1"
@@ -69,6 +70,7 @@ class ServerOptions:
     all_interfaces: bool = False
     credentials: Credentials | None = None
     containers: ContainerOptions | None = None
+    s3_faults: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +81,7 @@ class RunningServer:
         started: see `processes.start_time`.
         started_at: ISO 8601, UTC; for people.
         jobs: what jobs run as; for people.
+        s3_faults: S3 is reached through a proxy that has faults.
     """
 
     pid: int
@@ -91,6 +94,7 @@ class RunningServer:
     access_key: str
     secret_key: str
     jobs: str = "processes"
+    s3_faults: bool = False
 
     def client(self, service: str) -> Any:
         """A boto3 client of ``service``, whatever the user's environment and files say of AWS or proxies."""
@@ -123,6 +127,7 @@ class Kept:
     owner: str
     port: int = 0
     s3_ports: Mapping[str, int] = field(default_factory=dict)
+    s3_proxy_port: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +190,8 @@ def read_kept(state: StateFolder) -> Kept:
         credentials = Credentials(f"LOCAL{secrets.token_hex(8).upper()}", secrets.token_urlsafe(24))
         return Kept(credentials, _new_owner())
     owner = raw.get("owner") or _new_owner()
-    return Kept(Credentials(**raw["credentials"]), owner, raw["port"], raw["s3_ports"])
+    proxy_port = raw.get("s3_proxy_port", 0)
+    return Kept(Credentials(**raw["credentials"]), owner, raw["port"], raw["s3_ports"], proxy_port)
 
 
 def _new_owner() -> str:

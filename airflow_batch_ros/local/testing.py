@@ -1,4 +1,4 @@
-"""A pytest fixture over the embedded AWS; a ``conftest.py`` imports `embedded_aws` to offer it."""
+"""Pytest fixtures over the embedded AWS; a ``conftest.py`` imports those that it offers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from airflow_batch_ros.local import EmbeddedAws, ServerOptions
 
-__all__ = ["embedded_aws"]
+__all__ = ["embedded_aws", "faulty_aws"]
 
 
 @pytest.fixture(scope="session")
@@ -19,4 +19,12 @@ def embedded_aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedA
     """
     options = ServerOptions(kill_grace_s=5.0, minimum_timeout_s=1)
     with EmbeddedAws(tmp_path_factory.mktemp("embedded-aws"), options=options) as aws:
+        yield aws
+
+
+@pytest.fixture(scope="session")
+def faulty_aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedAws]:
+    """Another one, whose S3 too fails on purpose where a test says so: ``with faulty_aws.faults(...)``."""
+    options = ServerOptions(kill_grace_s=5.0, minimum_timeout_s=1, s3_faults=True)
+    with EmbeddedAws(tmp_path_factory.mktemp("faulty-aws"), options=options) as aws:
         yield aws

@@ -53,15 +53,17 @@ def _on_sigterm(*_: object) -> None:
     if _asked:  # a second one would break off what the first has begun to give up
         return
     _asked = True
-    _thread.start_new_thread(_end_at_last, ())  # takes no lock that the main thread may hold just now
+    _thread.start_new_thread(
+        _end_at_last, (PATIENCE_S,)
+    )  # takes no lock that the main thread may hold just now
     if _deferrals.depth:
         _pending = True
     else:
         _raise()
 
 
-def _end_at_last() -> None:
-    time.sleep(PATIENCE_S)
+def _end_at_last(patience_s: float) -> None:
+    time.sleep(patience_s)
     os._exit(ExitCode.RETRY)
 
 

@@ -161,8 +161,8 @@ def test_what_is_not_json_is_refused() -> None:
         ("///", "%2F%2F."),
         ("//a", "%2F%2Fa"),
         ("/" + "n" * 200, "n" * 200),
-        ("/" + "n" * 201, "n" * 181 + "%7e0a8e1e7b5ac0bf2b"),
-        ("/" + "\N{GRINNING FACE}" * 60, "%F0%9F%98%80" * 15 + "%7e0a8e1e7b5ac0bf2b"),
+        ("/" + "n" * 201, "n" * 181 + "%7e291c4194382c6bd5"),
+        ("/" + "\N{GRINNING FACE}" * 60, "%F0%9F%98%80" * 15 + "%7e9781b3a1be313613"),
     ],
 )
 def test_table_names(topic: str, table: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import struct
 import uuid
 from collections.abc import Mapping
@@ -314,4 +313,3 @@ def test_msg_paths_on_s3(tmp_path: Path, embedded_aws: EmbeddedAws) -> None:
         with pytest.raises(run.ShardError, match="msg path s3://no-such-bucket-here/x") as caught:
             run.read_types(missing)
     assert caught.value.exit_code is ExitCode.INPUT_MISSING
-    assert os.environ.get("AWS_ENDPOINT_URL_S3") is None

@@ -125,12 +125,16 @@ def test_a_job_reads_and_writes_only_what_is_allowed(
     (uri,) = [info.uri for info in storage.objects(join(lake, "_plans"))]
     digest = contract.sha256(storage.read(uri))
     run = ["run", "--plan", uri, "--plan-sha256", digest]
-    monkeypatch.setenv(cli.ALLOW_VARIABLE, f"{base}/raw, {lake}/")
+    monkeypatch.setenv(contract.ALLOW_VARIABLE, f"{base}/raw, {lake}/")
     assert cli.main(run) == ExitCode.OK
     assert cli.main([*run[:-1], "0" * 64]) == ExitCode.PLAN_REFUSED
-    monkeypatch.setenv(cli.ALLOW_VARIABLE, f"{base}/ra, {lake}")
+    monkeypatch.setenv(contract.ALLOW_VARIABLE, f"{base}/ra, {lake}")
     assert cli.main(run) == ExitCode.PLAN_REFUSED
     assert f"{base}/raw/x.bag is outside of what this deployment allows" in capfd.readouterr().err
+    for word in ("--plan", "--index-map"):  # not even read: there is none
+        elsewhere = [*run, "--shard", "0", word, f"{base}/lake-2/none.json"]
+        assert cli.main(elsewhere) == ExitCode.PLAN_REFUSED
+        assert f"job: {base}/lake-2/none.json is outside" in capfd.readouterr().err
 
 
 # --- a web server -----------------------------------------------------------------------------------

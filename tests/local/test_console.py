@@ -5,7 +5,7 @@ from __future__ import annotations
 import urllib.parse
 import urllib.request
 
-from airflow_batch_ros.links.batch import job_url
+from airflow_batch_ros.console import job_url
 from airflow_batch_ros.local import EmbeddedAws
 from airflow_batch_ros.local.console import BASE_PATH, VIEW_PATH
 

@@ -230,7 +230,7 @@ CLI = (sys.executable, "-c", "import sys; from airflow_batch_ros.cli import main
 
 
 def run_cli(*arguments: str) -> tuple[int, str]:
-    done = subprocess.run([*CLI, *arguments], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([*CLI, *arguments], capture_output=True, text=True, check=False, timeout=300)
     return done.returncode, done.stdout
 
 
@@ -309,7 +309,7 @@ def test_up_in_the_background(tmp_path: Path) -> None:
 
 def test_up_with_a_name_that_no_bucket_can_have(tmp_path: Path) -> None:
     words = ("local", "up", "--state-dir", str(tmp_path), "--bucket", "No_Bucket")
-    done = subprocess.run([*CLI, *words], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([*CLI, *words], capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 1
     assert done.stderr.startswith("bucket 'No_Bucket' could not be made: ")
     assert "Traceback" not in done.stderr

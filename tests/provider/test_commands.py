@@ -23,6 +23,7 @@ from airflow_batch_ros.conf import parse_conf
 from airflow_batch_ros.fanout import Fanout, FanoutError
 from airflow_batch_ros.jobs import LIVE, SubmitOptions, describe, job_state, recorded_jobs
 from airflow_batch_ros.lake import Lake, drive_folder
+from airflow_batch_ros.local import JobStuck
 from ros_to_parquet import contract
 from ros_to_parquet.contract import JobRecord, Lease, Run
 from tests.provider.bags import MESSAGES, UNREADABLE, cut_off, ros1_bag
@@ -33,6 +34,8 @@ from tests.provider.test_fanout import QUEUE, SMALL, wait_for_end
 if TYPE_CHECKING:
     from mypy_boto3_batch import BatchClient
     from mypy_boto3_s3 import S3Client
+
+    from airflow_batch_ros.local import EmbeddedAws
 
 PROGRAM = str(Path(sys.executable).with_name("airflow-batch-ros"))
 
@@ -162,6 +165,7 @@ def test_submit_without_wait_makes_a_run_id_and_the_drive_commits_itself(shell: 
     (drive,) = done.json["drives"]
     detail = describe(shell.batch, [drive["job_id"]])[drive["job_id"]]
     assert detail["tags"]["team"] == "maps"
+    assert "shareIdentifier" not in detail
     assert {"type": "VCPU", "value": "0.5"} in detail["container"]["resourceRequirements"]
     assert f"airflow-batch-ros status {done.json['run']} --output {shell.output}" in done.err
     until(lambda: shell.status(done.json["run"])["ended"])
@@ -246,12 +250,14 @@ def test_a_failed_shard_is_explained_and_run_again_alone(shell: Shell) -> None:
     assert two["shards"] == {"done": 1, "running": 0, "failed": 1, "waiting": 0}
     (failed,) = two["failed_shards"]
     assert (failed["shard"], failed["reason"], failed["exit_code"]) == (1, "exit code 70", 70)
+    assert (failed["cause"], failed["log_lines"]) == ("engine_error", ["told to exit 70"])
     assert [(bag["name"], bag["state"], bag["messages"]) for bag in two["bag_list"]] == [
         ("b.bag", "ok", MESSAGES),
         ("c.bag", "failed", 0),
     ]
     said = shell.run("status", "r", "--bags", "--drive", "two").out
-    assert f"shard 1: exit code 70 (log stream {failed['log_stream']})" in said
+    assert f"shard 1: engine_error: exit code 70 (log stream {failed['log_stream']})" in said
+    assert "        | told to exit 70\n" in said
     assert "one" not in said.split()
 
     assert shell.run("logs", "r").out.splitlines() == ["two/1 | told to exit 70"]
@@ -277,6 +283,44 @@ def test_a_failed_shard_is_explained_and_run_again_alone(shell: Shell) -> None:
         shell.run("logs", "r").err
         == "no shard has failed without a manifest; --shard N or --all for others\n"
     )
+
+
+def test_a_retry_gives_more_memory_where_it_ran_out(shell: Shell) -> None:
+    wait = ("--wait", "--poll-seconds", "0.3")
+    assert shell.submit("r", "one", does="oom", more=wait).code == 1
+    refused = shell.run("retry", "r", *wait)
+    assert refused.code == 1
+    assert "drive one: 1 shard ran out of memory: 1024 MiB after 512" in refused.out
+    assert "shard 0: out_of_memory: exit code 137 (killed by the system" in refused.out
+    most = ("--max-memory-mib", "1500", "--job-definition", "test-good")
+    assert "memory: 1500 MiB after 1024" in shell.run("retry", "r", *most, *wait).out
+    details = describe(shell.batch, shell.job_ids("r", "one"))
+    needs = [details[job_id]["container"]["resourceRequirements"] for job_id in shell.job_ids("r", "one")]
+    assert [{each["type"]: each["value"] for each in every}["MEMORY"] for every in needs] == [
+        "512",
+        "1024",
+        "1500",
+    ]
+    assert shell.status("r")["drives"][0]["state"] == "succeeded"
+
+
+def test_what_stays_runnable_is_ended_and_a_share_of_the_drives_decides(
+    shell: Shell, aws: EmbeddedAws
+) -> None:
+    conf = shell.conf("one", "two", min_success_ratio=0.5)
+    words = ("submit", "--conf", conf, "--run-id", "r", "--job-definition", "test-good")
+    wait = ("--wait", "--poll-seconds", "0.3", "--runnable-timeout", "0.2", "--end-stuck")
+    with aws.faults(JobStuck(job="two-*")):
+        done = shell.run(*words, *wait)
+    assert done.code == 0
+    assert "MISCONFIGURATION:JOB_RESOURCE_REQUIREMENT; it is ended\n" in done.out
+    assert "1 of 2 drives failed (success ratio 0.5, min_success_ratio 0.5), which does not fail" in done.out
+    assert "    shard 0: stuck_in_runnable: Stuck in RUNNABLE for " in done.out
+    found = shell.run("status", "r", "--json")
+    assert (found.code, found.json["failed"]) == (0, False)
+    assert [drive["failed"] for drive in found.json["drives"]] == [False, True]
+    assert shell.run("retry", "r", "--wait", "--poll-seconds", "0.3").code == 0
+    assert [drive["state"] for drive in shell.status("r")["drives"]] == ["succeeded"] * 2
 
 
 def test_a_damaged_and_an_unreadable_bag_are_named(shell: Shell) -> None:
@@ -485,10 +529,32 @@ def test_flags_win_over_environment_over_file_over_defaults(tmp_path: Path) -> N
     assert elsewhere.given == {"stack": Setting("mine", str(named))}
 
 
+def test_a_queue_with_fair_share_needs_a_share_identifier(shell: Shell) -> None:
+    policy = shell.batch.create_scheduling_policy(name=f"{shell.bucket}-shares")["arn"]
+    (plain,) = shell.batch.describe_job_queues(jobQueues=[QUEUE])["jobQueues"]
+    fair = f"{shell.bucket}-fair"
+    order = plain["computeEnvironmentOrder"]
+    shell.batch.create_job_queue(
+        jobQueueName=fair,
+        state="ENABLED",
+        priority=1,
+        computeEnvironmentOrder=order,
+        schedulingPolicyArn=policy,
+    )
+    words = ("submit", "--conf", shell.conf("one"), "--job-queue", fair, "--run-id", "r-1", "--json")
+    assert "shareIdentifier is missing" in shell.run(*words).err
+    (drive,) = shell.run(*words, "--share-identifier", "maps").json["drives"]
+    detail = describe(shell.batch, [drive["job_id"]])[drive["job_id"]]
+    assert detail["shareIdentifier"] == "maps"
+
+
 WAYS = {
     "job_queue": ("--job-queue", "AIRFLOW_BATCH_ROS_JOB_QUEUE"),
     "job_definition": ("--job-definition", "AIRFLOW_BATCH_ROS_JOB_DEFINITION"),
     "output": ("--output", "AIRFLOW_BATCH_ROS_OUTPUT"),
+    "max_memory_mib": ("--max-memory-mib", "AIRFLOW_BATCH_ROS_MAX_MEMORY_MIB"),
+    "on_demand_queue": ("--on-demand-queue", "AIRFLOW_BATCH_ROS_ON_DEMAND_QUEUE"),
+    "share_identifier": ("--share-identifier", "AIRFLOW_BATCH_ROS_SHARE_IDENTIFIER"),
     "region": ("--region", "AIRFLOW_BATCH_ROS_REGION"),
     "profile": ("--profile", "AIRFLOW_BATCH_ROS_PROFILE"),
     "role_arn": ("--role-arn", "AIRFLOW_BATCH_ROS_ROLE_ARN"),
@@ -583,6 +649,8 @@ def test_a_stack_says_what_nothing_else_does(shell: Shell, aws: Any, monkeypatch
         "JobQueueArn": QUEUE,
         "JobDefinitionArn": "test-good",
         "OutputUri": f"s3://{shell.bucket}/from-stack",
+        "Platform": "FARGATE_SPOT",
+        "FargateQueueArn": "not-on-spot",
     }
     template = {
         "Resources": {"Group": {"Type": "AWS::Logs::LogGroup"}},
@@ -596,6 +664,8 @@ def test_a_stack_says_what_nothing_else_does(shell: Shell, aws: Any, monkeypatch
     assert cli.main(words) == 0
     (drive,) = json.loads(shell.capsys.readouterr().out)["drives"]
     assert drive["output"] == values["OutputUri"]
+    (record,) = runs.find(Lake(shell.s3, values["OutputUri"]), "r")
+    assert record.submit_options.on_demand_queue == "not-on-spot"
     definition = describe(shell.batch, [drive["job_id"]])[drive["job_id"]]["jobDefinition"]
     assert "/test-good:" in definition
     assert cli.main(["status", "r"]) == 0

@@ -14,6 +14,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from airflow_batch_ros import console
 from airflow_batch_ros.links import batch as links
 from airflow_batch_ros.provider import get_provider_info
 from tests.provider.test_jobs import drive_job
@@ -68,7 +69,9 @@ def test_the_dag_file_is_parsed_without_clients_and_heavy_libraries() -> None:
     ],
 )
 def test_links_lead_to_the_console_of_the_partition(region: str, base: str) -> None:
-    assert links.default_console_base(region) == base
+    assert console.default_base(region) == base
+    assert console.base_for(f"https://batch.{region}.amazonaws.com", region) == base
+    assert console.base_for("http://127.0.0.1:5000", region) == ""
 
 
 def test_urls_of_one_drive_and_of_several() -> None:

@@ -26,6 +26,7 @@ from ros_to_parquet.bag.model import (
     note,
 )
 from ros_to_parquet.bag.scan import (
+    BEGINNING_BYTES,
     Batch,
     Cut,
     Framing,
@@ -263,6 +264,14 @@ class ChunkedReader(ABC, Generic[R]):
             self._harm(offset, BOMB, ends_bag=True)
         return self._is_given_up
 
+    def _begins_chunk(self, offset: int) -> bool:
+        """Whether a chunk begins where the index says so; it is noted where none does."""
+        chunk = self._open_chunk(np.frombuffer(self._source.read_at(offset, BEGINNING_BYTES), np.uint8))
+        if chunk and offset + chunk.head_bytes + chunk.stored_bytes <= self._source.size:
+            return True
+        self._harm(offset, "the index says that a chunk begins here, and none does")
+        return False
+
     def _count_chunk(self, chunk: Chunk) -> str:
         compression = chunk.compression or "none"
         self.compressions[compression] = self.compressions.get(compression, 0) + 1
@@ -324,6 +333,8 @@ class ChunkedReader(ABC, Generic[R]):
                 yield from self._oversize(found, offset)
             elif isinstance(found, Cut):
                 broken, reached = found.reason, found.offset
+            elif isinstance(found, Passed) and not broken:
+                broken, reached = "no record begins where one should", found.offset
         size_bytes, crc32 = content.finish(chunk.size_bytes)
         self._unpacked_bytes += size_bytes
         problems = [content.problem] if content.problem else []

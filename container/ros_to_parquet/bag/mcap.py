@@ -126,14 +126,14 @@ class McapReader(ChunkedReader[Records]):
             and source.read_at(source.size - len(MAGIC), len(MAGIC)) == MAGIC
         )
         if self._closed:
-            data_end = source.size - _FOOTER_BYTES - len(MAGIC)
+            footer_start = source.size - _FOOTER_BYTES - len(MAGIC)
             try:
                 begin, end = slice_bounds(source.size, slice_index, slice_count)
                 builder = IndexBuilder(wanted, begin=begin, end=end)
-                self._summary = _read_summary(source, framing, data_end, builder)
+                self._summary = _read_summary(source, framing, footer_start, builder)
             except ValueError as error:
-                self._harm(data_end, f"the summary cannot be used, the file is read without it: {error}")
-                self._summary = _Summary(data_end)
+                self._harm(footer_start, f"the summary cannot be used, the file is read without it: {error}")
+                self._summary = _Summary(source.size - len(MAGIC))  # a footer may be missing, too
         self._schemas.update(self._summary.schemas)
         for definition in self._summary.definitions:
             self._table.define(definition.recorded_id, definition.content)
@@ -146,6 +146,7 @@ class McapReader(ChunkedReader[Records]):
             anchors=(self._summary.chunks if slice_count == 1 or self._split else ChunkIndex()).offsets,
             slice_index=slice_index,
             slice_count=slice_count,
+            begins_chunk=self._begins_chunk,
         )
 
     def expected_counts(self) -> dict[int, int] | None:
@@ -235,8 +236,8 @@ class McapReader(ChunkedReader[Records]):
         try:
             if record.window[0] == ATTACHMENT:
                 self._attachment(record.offset + _RECORD_HEAD_BYTES, record.window[_RECORD_HEAD_BYTES:])
-            else:
-                self.extras.left_out += 1  # metadata too large to be kept
+            elif record.window[0] == METADATA:  # too large to be kept
+                self.extras.left_out += 1
         except ValueError as error:
             self._harm(record.offset, f"an attachment record cannot be read: {error}")
 
@@ -357,6 +358,7 @@ class _Framing(ChunkFraming[Records]):
 
     def all_records(self, data: UInt8Array) -> Records:
         kinds, sizes, ends = self._scanner.scan(data)
+        kinds[kinds == 0] = -1  # no record is of this kind
         bodies = ends - sizes
         return Records(kinds=kinds, starts=bodies - _RECORD_HEAD_BYTES, bodies=bodies, ends=ends)
 
@@ -371,7 +373,7 @@ class _Framing(ChunkFraming[Records]):
 
     def records(self, window: UInt8Array) -> Records:
         records = self.all_records(window)
-        unsound = np.flatnonzero(records.kinds == 0)
+        unsound = np.flatnonzero(records.kinds < 0)
         return part(records, 0, int(unsound[0])) if len(unsound) else records
 
     def is_chunk(self, window: UInt8Array) -> bool:
@@ -380,7 +382,7 @@ class _Framing(ChunkFraming[Records]):
 
     def step(self, window: UInt8Array, left: int, /) -> Look | Need | Skip | Broken:
         if left == len(MAGIC) and window.tobytes() == MAGIC:  # the end of a stream
-            return Skip(left)
+            return Skip(left, noted=True)
         if len(window) < _RECORD_HEAD_BYTES:
             return Look(_RECORD_HEAD_BYTES)
         kind = int(window[0])

@@ -111,6 +111,7 @@ class Rosbag1Reader(ChunkedReader["Rosbag1Records"]):
             anchors=(self._index.chunks if self._index else ChunkIndex()).offsets,
             slice_index=slice_index,
             slice_count=slice_count,
+            begins_chunk=self._begins_chunk,
         )
 
     def expected_counts(self) -> dict[int, int] | None:
@@ -280,7 +281,7 @@ class _Framing(ChunkFraming[Rosbag1Records]):
     def step(self, window: UInt8Array, left: int, /) -> Look | Need | Skip | Broken:
         zeros = _leading_zeros(window)
         if zeros >= 4 or zeros == left:  # recorders leave gaps of zeros, before the index above all
-            return Skip(zeros)
+            return Skip(zeros, "gap of zeros", noted=True)
         if len(window) < 4:
             return Look(4)
         header_length = _integer(window[:4].tobytes())

@@ -41,9 +41,6 @@ _MAX_TEXT_BYTES = 1 << 20
 _HEAP_BYTES = 32 << 20
 """What SQLite takes for itself at most: pages that it keeps, and rows that are read."""
 
-_ROW_NUMBERS = ("rowid", "oid", "_rowid_")
-"""What SQLite calls a row's own number, where no column is called so."""
-
 _ERRORS = (apsw.Error, MemoryError, UnicodeError)
 """What a damaged database raises; it may ask for impossible amounts of memory, or hold names of any bytes."""
 
@@ -117,9 +114,7 @@ class SqliteReader:
         connection.execute("PRAGMA trusted_schema = OFF")
         connection.execute("PRAGMA writable_schema = ON")  # or a file that is cut off cannot be read at all
         taken: dict[int, bool] = {}
-        with _Steps(connection, self._size):
-            for table in _TABLES:
-                _check_table(connection, table)
+        with _StepLimit(connection, self._size):
             for topic_id, content in _topics(connection):
                 self._table.define(topic_id, content)
                 taken[topic_id] = taken.get(topic_id, False) or wanted(content.topic)
@@ -131,6 +126,7 @@ class SqliteReader:
                         "bytes, which is left out",
                     )
         self._query = _rows_query(
+            _row_id(_columns(connection, "messages")),
             [topic_id for topic_id, is_wanted in taken.items() if not is_wanted],
             self._budget.block // _MAX_ROWS,
         )
@@ -290,7 +286,16 @@ def _size(payload: bytes | memoryview | int) -> int:
     return payload if isinstance(payload, int) else len(payload)
 
 
-def _rows_query(unwanted: Sequence[int], small_bytes: int) -> str:
+def _row_id(columns: set[str]) -> str:
+    """What the row id is called in a table: one of its names that no column has taken."""
+    taken = {name.lower() for name in columns}
+    free = [name for name in ("rowid", "oid", "_rowid_") if name not in taken]
+    if not free:
+        raise BagError("a SQLite database, but no rosbag2 bag: its messages have no row ids")
+    return free[0]
+
+
+def _rows_query(row_id: str, unwanted: Sequence[int], small_bytes: int) -> str:
     """A query of rows from a row id on; of ``unwanted`` topics without their contents.
 
     Of contents that are larger than ``small_bytes`` it gives the size, which is known without reading them.
@@ -300,7 +305,9 @@ def _rows_query(unwanted: Sequence[int], small_bytes: int) -> str:
     if unwanted:
         data = f"CASE WHEN {topic_id} IN ({', '.join(map(str, unwanted))}) THEN x'' ELSE {data} END"
     time_ns = "IFNULL(CAST(timestamp AS INTEGER), 0)"
-    return f"SELECT rowid, {topic_id}, {time_ns}, {data} FROM messages WHERE rowid >= ? ORDER BY rowid"
+    return (
+        f"SELECT {row_id}, {topic_id}, {time_ns}, {data} FROM messages WHERE {row_id} >= ? ORDER BY {row_id}"
+    )
 
 
 def _fetch(
@@ -383,13 +390,12 @@ class _IndexCount:
     def __init__(self, database: apsw.Connection, size: int) -> None:
         self._database = database
         query = "SELECT 1 FROM sqlite_schema WHERE type = 'index' AND name = 'timestamp_idx'"
-        self._steps = _Steps(database, size)
-        self._entries: int | None
         try:
             self.is_there = database.execute(query).fetchone() is not None
-            self._entries = 0 if self.is_there else None
-        except _ERRORS:  # of the database's own description; the rows may be there
-            self.is_there, self._entries = True, None
+        except _ERRORS:  # damaged where indexes are listed, after the tables
+            self.is_there = False
+        self._limit = _StepLimit(database, size)
+        self._entries: int | None = 0 if self.is_there else None
         self._counted_to: int | None = None
         self._times: list[int] = []
         self._size_bytes = 0
@@ -429,33 +435,34 @@ class _IndexCount:
             return
         query = f"SELECT COUNT(*) FROM messages INDEXED BY timestamp_idx WHERE {which}"
         try:
-            with self._steps:
+            with self._limit:
                 self._entries += self._database.execute(query, values).get
         except _ERRORS:  # damaged, as the rows may be, which are what is reported
             self._entries = None
 
 
-class _Steps:
-    """Queries that are interrupted where they take more steps, together, than a file of that size can have.
+class _StepLimit:
+    """Ends queries that would never end, in a damaged or hostile file, with an `apsw.Error`.
 
-    A row takes more than 10 bytes and less than 30 steps, so more of them are a loop in a damaged file.
+    A row takes more than 10 bytes of a file and less than 30 of SQLite's steps: more steps are a loop.
     """
 
-    _AT_A_TIME = 1_000_000
+    _STEPS = 100_000
 
     def __init__(self, database: apsw.Connection, size: int) -> None:
         self._database = database
-        self._left = 3 * size + 10 * self._AT_A_TIME
+        self._most_steps = 3 * size + 10 * self._STEPS
+        self._steps = 0
 
     def __enter__(self) -> None:
-        self._database.set_progress_handler(self._is_endless, self._AT_A_TIME)
+        self._database.set_progress_handler(self._is_endless, self._STEPS)
 
     def __exit__(self, *_: object) -> None:
         self._database.set_progress_handler(None)
 
     def _is_endless(self) -> bool:
-        self._left -= self._AT_A_TIME
-        return self._left < 0
+        self._steps += self._STEPS
+        return self._steps > self._most_steps
 
 
 def _header(source: CountedSource) -> tuple[int, int]:
@@ -470,35 +477,6 @@ def _header(source: CountedSource) -> tuple[int, int]:
 
 _TEXT_TABLES = ("topics", "message_definitions")
 _TABLES = (*_TEXT_TABLES, "messages")
-
-
-def _check_table(database: apsw.Connection, table: str) -> None:
-    """Refuses what rosbag2 does not make, and what may have any number of rows and contents of any size.
-
-    Raises:
-        BagError: there is no such table, or it is a view, a virtual table or one that computes its columns.
-    """
-    kinds = [
-        kind
-        for (kind,) in database.execute(
-            "SELECT type FROM pragma_table_list WHERE schema = 'main' AND name = ? COLLATE NOCASE", (table,)
-        )
-    ]
-    if not kinds:
-        if table == "message_definitions":
-            return
-        raise BagError(f"a SQLite database, but no rosbag2 bag: it has no table {table!r}")
-    columns = database.execute(
-        "SELECT lower(name), hidden, pk FROM pragma_table_xinfo(?)", (table,)
-    ).fetchall()
-    computed = any(hidden for _, hidden, _ in columns) or any(
-        name in _ROW_NUMBERS and not key for name, _, key in columns
-    )
-    if kinds != ["table"] or computed:
-        raise BagError(
-            f"a SQLite database, but no rosbag2 bag: {table!r} is not a plain table of its own rows; "
-            "copy its rows into one"
-        )
 
 
 def _long_texts(database: apsw.Connection, table: str) -> int:
@@ -518,9 +496,22 @@ def _topics(database: apsw.Connection) -> Iterator[tuple[int, Connection]]:
     """The topics by their recorded id.
 
     Raises:
+        BagError: there are no tables of topics and messages.
         apsw.Error: they cannot be read.
     """
     columns = {table: _columns(database, table) for table in _TABLES}
+    for table in ("topics", "messages"):
+        if not columns[table]:
+            raise BagError(f"a SQLite database, but no rosbag2 bag: it has no table {table!r}")
+    for table in columns:
+        if columns[table] and (kind := _kind(database, table)) != "table":  # a view may have rows without end
+            raise BagError(
+                f"a SQLite database, but no rosbag2 bag: its {table!r} is not a table but of kind {kind!r}"
+            )
+        if columns[table] and _computed(database, table):  # whatever that makes, and however large
+            raise BagError(
+                f"a SQLite database, but no rosbag2 bag: its {table!r} has columns that are computed"
+            )
     definitions: dict[tuple[str, str], tuple[str, str]] = {}
     names: tuple[str, ...] = ("topic_type", "encoding", "encoded_message_definition", "type_description_hash")
     table = "message_definitions" if columns["message_definitions"] else "(SELECT 1 LIMIT 0)"
@@ -531,8 +522,10 @@ def _topics(database: apsw.Connection) -> Iterator[tuple[int, Connection]]:
         definitions.setdefault((type_name, ""), (encoding, text))
     names = ("name", "type", "serialization_format", "offered_qos_profiles", "type_description_hash")
     for topic_id, (topic, type_name, encoding, qos, digest) in _texts(
-        database, columns["topics"], "IFNULL(CAST(id AS INTEGER), -1)", names, "topics ORDER BY id"
+        database, columns["topics"], "CAST(id AS INTEGER)", names, "topics ORDER BY id"
     ):
+        if topic_id is None:  # SQLite lets a table have such ids, in a damaged file even this one
+            continue
         definition_format, definition = (
             definitions.get((type_name, digest))
             or definitions.get((type_name, ""))
@@ -570,6 +563,17 @@ def _texts(
     encoding = str(database.pragma("encoding"))
     for key, *values in database.execute(f"SELECT {first}, {', '.join(blobs)} FROM {rest}"):
         yield key, [value.decode(encoding, "backslashreplace") for value in values]
+
+
+def _kind(database: apsw.Connection, table: str) -> str:
+    """What a name stands for: ``table``, ``view``, ``virtual`` or ``shadow``; empty for nothing."""
+    query = "SELECT type FROM pragma_table_list(?) WHERE schema = 'main'"
+    return "".join(str(kind) for (kind,) in database.execute(query, (table,)))
+
+
+def _computed(database: apsw.Connection, table: str) -> bool:
+    query = "SELECT COUNT(*) FROM pragma_table_xinfo(?) WHERE hidden > 0"
+    return bool(database.execute(query, (table,)).get)
 
 
 def _columns(database: apsw.Connection, table: str) -> set[str]:

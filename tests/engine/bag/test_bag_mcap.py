@@ -349,6 +349,18 @@ def test_a_summary_that_cannot_be_used() -> None:
         assert found.reader.expected_counts() is None
 
 
+@pytest.mark.parametrize("closing", [b"", b"\x02" + struct.pack("<Q", 20)])
+def test_messages_where_the_footer_should_be_are_there(closing: bytes) -> None:
+    """A file that ends in the magic, as one of which a part was cut out, and has no footer before it."""
+    file = McapFile()
+    file.add(file.define(mcap_schema(1), mcap_channel(0, 1, "/a")))
+    for number in range(3):
+        file.add(mcap_message(0, number, T0 + number, b"m%d" % number))
+    found = read(file.data + closing + b"\x89MCAP0\r\n")
+    assert found.payloads("/a") == [b"m0", b"m1", b"m2"]
+    assert "the footer is not where it should be" in found.reasons[0]
+
+
 def test_cut_off_in_the_summary_all_messages_are_there() -> None:
     data, messages = simple_mcap()
     start = int.from_bytes(data[-28:-20], "little")

@@ -306,6 +306,89 @@ def test_databases_that_are_no_bags(tmp_path) -> None:
         read_file(path)
 
 
+ENDLESS = "WITH RECURSIVE c(id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM c)"
+
+
+@pytest.mark.parametrize(
+    ("table", "view"),
+    [
+        ("topics", f"{ENDLESS} SELECT id, 'name' AS name, 'type' AS type FROM c"),
+        ("messages", f"{ENDLESS} SELECT id AS rowid, 1 AS topic_id, 2 AS timestamp, x'00' AS data FROM c"),
+    ],
+)
+def test_views_without_end_are_refused(tmp_path, table: str, view: str) -> None:
+    path = make(tmp_path / "a.db3", some_rows(3))
+    with closing(sqlite3.connect(path)) as database:
+        database.execute(f"DROP TABLE {table}")
+        database.execute(f"CREATE VIEW {table} AS {view}")
+    with pytest.raises(BagError, match=f"its '{table}' is not a table but of kind 'view'"):
+        read_file(path)
+
+
+def test_a_loop_of_pages_among_topics_ends(tmp_path) -> None:
+    """Pages that hold each page of the level below them many times: more rows than anybody could read."""
+    path = make(tmp_path / "a.db3", some_rows(3), page_size=512)
+    with closing(sqlite3.connect(path)) as database:
+        (root,) = database.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'topics'").fetchone()
+    data = bytearray(path.read_bytes())
+    leaf = bytes(data[(root - 1) * 512 : root * 512])
+    first = len(data) // 512 + 1
+    data[(root - 1) * 512 : root * 512] = interior_page(first)
+    for level in range(1, 8):
+        data += interior_page(first + level)
+    data += leaf
+    data[28:32] = (len(data) // 512).to_bytes(4, "big")
+    path.write_bytes(data)
+    with pytest.raises(BagError, match="interrupted"):
+        read_file(path)
+
+
+def interior_page(child: int, *, cells: int = 60) -> bytes:
+    """A page of a table's tree that has the same page below it again and again."""
+    place = child.to_bytes(4, "big")
+    start = 512 - 5 * cells
+    head = b"\x05\0\0" + cells.to_bytes(2, "big") + start.to_bytes(2, "big") + b"\0" + place
+    starts = b"".join((start + 5 * cell).to_bytes(2, "big") for cell in range(cells))
+    return (head + starts).ljust(start, b"\0") + (place + b"\x7f") * cells
+
+
+def test_columns_that_have_the_name_of_the_row_id(tmp_path) -> None:
+    path = make(tmp_path / "a.db3", some_rows(3))
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("ALTER TABLE messages ADD COLUMN RowId DEFAULT 'x'")
+    found = read_file(path)
+    assert found.is_as_expected and len(found.messages) == 3
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("ALTER TABLE messages ADD COLUMN oid")
+        database.execute("ALTER TABLE messages ADD COLUMN _rowid_")
+    with pytest.raises(BagError, match="its messages have no row ids"):
+        read_file(path)
+
+
+def test_a_topic_without_an_id_has_no_messages(tmp_path) -> None:
+    path = tmp_path / "a.db3"
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE topics(id, name, type, serialization_format)")
+        database.execute("INSERT INTO topics VALUES(NULL, '/a', 'x/Y', 'cdr'), (1, '/b', 'x/Y', 'cdr')")
+        database.execute(MESSAGES)
+        database.execute("INSERT INTO messages VALUES(1, 1, 5, x'00')")
+        database.commit()
+    found = read_file(path)
+    assert found.by_topic == {"/b": [(5, b"\0")]}
+
+
+def test_a_list_of_tables_that_is_broken_after_those_of_a_bag(tmp_path) -> None:
+    path = make(tmp_path / "a.db3", some_rows(3), page_size=512)
+    with closing(sqlite3.connect(path)) as database:
+        for number in range(30):
+            database.execute(f"CREATE TABLE more_{number}(x, y, z)")
+    data = bytearray(path.read_bytes())
+    last = int.from_bytes(data[108:112], "big")  # the list is a tree of pages; this is its last one
+    data[(last - 1) * 512 : last * 512] = b"\xff" * 512
+    path.write_bytes(data)
+    assert len(read_file(path).messages) == 3
+
+
 # --- what SQLite leaves beside it -------------------------------------------------------------------
 
 RECORDER = """
