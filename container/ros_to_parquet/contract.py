@@ -150,6 +150,50 @@ class ParquetStyle(StrEnum):
     COMPACT = "compact"
 
 
+_PERMISSIONS = (
+    ("ListMultipartUploads", "s3:ListBucketMultipartUploads"),
+    ("List", "s3:ListBucket"),
+    ("Get", "s3:GetObject"),
+    ("Head", "s3:GetObject, and s3:ListBucket of the bucket, without which what is missing is refused too"),
+    ("Abort", "s3:AbortMultipartUpload"),
+    ("Delete", "s3:DeleteObject"),
+    ("", "s3:PutObject"),
+)
+"""By how the names of operations begin; the first that fits."""
+
+_CREDENTIALS = frozenset(
+    {"ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken"}
+)
+
+
+def s3_advice(operation: str, code: str, message: str) -> str:
+    """What to do about an error of S3's that does not pass by itself; empty where nothing is known.
+
+    >>> s3_advice("GetObject", "AccessDenied", "Access Denied")
+    'let the role that asks do s3:GetObject there'
+    """
+    if code.startswith("KMS.") or "kms:" in message:
+        if code.startswith("KMS.") and "AccessDenied" not in code:
+            return "the KMS key that it is encrypted with cannot be used: enable it, or undo its deletion"
+        action = "kms:Decrypt" if operation.startswith(("Get", "Head")) else "kms:GenerateDataKey"
+        return (
+            f"the KMS key that it is encrypted with is what refuses: let the role that asks do {action} with "
+            "that key, in its own policy and in the key's"
+        )
+    if code == "InvalidObjectState":
+        return "it is archived (Glacier): restore it first (aws s3api restore-object), then run again"
+    if code in _CREDENTIALS:
+        return "check the credentials that are used, and this machine's clock"
+    if code == "NoSuchBucket":
+        return "check the bucket's name"
+    if code == "400":  # the answer to a HEAD, which has no body that would say more
+        return "check the credentials that are used, their region, and the KMS key that it is encrypted with"
+    if code in ("AccessDenied", "403", "Forbidden", "AllAccessDisabled"):
+        permission = next(each for prefix, each in _PERMISSIONS if operation.startswith(prefix))
+        return f"let the role that asks do {permission} there"
+    return ""
+
+
 class Change(StrEnum):
     """How a definition of a topic differs from another one, by what it takes to read both as one table.
 

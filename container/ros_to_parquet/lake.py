@@ -204,13 +204,17 @@ def _with_drift(storage: Storage, plan: Plan, commit: DriveManifest) -> DriveMan
 def sweep(storage: Storage, plan: Plan) -> list[str]:
     """Removes the drive's files that no manifest names, and the manifests of replaced plans.
 
-    Uploads of killed attempts are ended, too.
+    Uploads of killed attempts are ended, too. A listing that lacks manifests of the plan is not gone by.
     While the plan has the drive's lease, that is: later, files without a manifest are another run's work.
     Returns the URIs of what it removed.
     """
     if not _has_lease(storage, plan):
         return []
     keys = _list_drive(storage, plan.output, plan.drive_id)
+    if sum(uri.split("/")[-2] == plan.plan_id for uri in keys.manifests) < len(plan.shards):
+        reason = "the listing lacks manifests that are there"
+        event("not_swept", drive_id=plan.drive_id, reason=reason)
+        return []
     superseded = {
         replaced for commit in _load(storage, DriveManifest, keys.commits) for replaced in commit.replaces
     }
