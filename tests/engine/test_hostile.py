@@ -11,6 +11,7 @@ import sqlite3
 import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -375,6 +376,22 @@ def test_a_chunk_that_is_none_any_more_is_missed(made: Extract) -> None:
     lake = made("a.mcap", bytes(data))
     assert lake.texts() == ["before"]
     assert "an index of messages that follows no chunk" in lake.reasons[0]
+
+
+@pytest.mark.parametrize("place", ["a message", "the header", "nowhere"])
+def test_the_checksum_of_all_data(made: Extract, place: str) -> None:
+    """Of messages outside of chunks it is the only one."""
+    data = mcap_of(BEFORE, AFTER)
+    end = data.rindex(MCAP_END)
+    data = data[:end] + mcap_record(15, u32(zlib.crc32(data[:end]))) + data[end + 13 :]
+    changed = {"a message": data.index(b"after"), "the header": data.index(b"tests"), "nowhere": len(data)}[
+        place
+    ]
+    lake = made("a.mcap", data[:changed] + data[changed : changed + 1].swapcase() + data[changed + 1 :])
+    assert lake.texts() == ["before", "After" if place == "a message" else "after"]
+    assert any("checksum of all its data is wrong" in reason for reason in lake.reasons) == (
+        place != "nowhere"
+    )
 
 
 def test_a_bag_header_that_leads_astray(made: Extract) -> None:

@@ -40,7 +40,7 @@ from ros_to_parquet.bag.scan import (
     walk,
     without,
 )
-from ros_to_parquet.bag.source import GAP_BYTES, CountedSource, ForwardBuffer
+from ros_to_parquet.bag.source import GAP_BYTES, CountedSource, ForwardBuffer, Readable
 from ros_to_parquet.bag.streams import BOMB, is_bomb
 from ros_to_parquet.memory import MemoryBudget
 
@@ -106,6 +106,8 @@ class ChunkedReader(ABC, Generic[R]):
         self.compressions: dict[str, int] = {}
         self.unread_messages = 0
         self._source = source
+        self._data: Readable = source
+        """The source, as records and chunks are read of it."""
         self._framing = framing
         self._budget = budget
         self._largest = {"chunk": budget.chunk, "record": budget.message + _HEADER_BYTES}
@@ -172,7 +174,7 @@ class ChunkedReader(ABC, Generic[R]):
         pieces_to_read = None
         if not self._source.forward:
             pieces_to_read = self._source.expect(merged(begins, ends, GAP_BYTES), window_bytes)
-        buffer = ForwardBuffer(self._source, pieces_to_read, window_bytes=window_bytes)
+        buffer = ForwardBuffer(self._data, pieces_to_read, window_bytes=window_bytes)
         reached = 0
         for span in spans:
             if reached > span.walk_from:

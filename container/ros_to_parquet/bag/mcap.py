@@ -6,6 +6,7 @@ import base64
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -39,6 +40,7 @@ from ros_to_parquet.bag.source import (
     ForwardBuffer,
     HasEnd,
     Kept,
+    Summed,
 )
 from ros_to_parquet.memory import MemoryBudget
 
@@ -53,6 +55,7 @@ _END_KINDS = (DATA_END, FOOTER, CHUNK_INDEX, ATTACHMENT_INDEX, STATISTICS, METAD
 
 _RECORD_HEAD_BYTES = 9
 _FOOTER_BYTES = _RECORD_HEAD_BYTES + 20
+_DATA_END_BYTES = _RECORD_HEAD_BYTES + 4
 _MAX_CHUNK_HEAD_BYTES = 4096
 _MAX_ATTACHMENT_HEAD_BYTES = 64 << 10
 _MESSAGE_INDEX_HEAD_BYTES = _RECORD_HEAD_BYTES + 2 + 4
@@ -114,6 +117,8 @@ class McapReader(ChunkedReader[Records]):
         self._schemas: dict[int, _Schema] = {}
         self.extras = Extras()
         self._data_ended = False
+        self._data_crc32 = 0
+        self._summed: Summed | None = None
         self._last_kind = CHUNK
         self._reached = 0
         """The kind of the last record outside of chunks, and where it ended."""
@@ -134,6 +139,8 @@ class McapReader(ChunkedReader[Records]):
             except ValueError as error:
                 self._harm(footer_start, f"the summary cannot be used, the file is read without it: {error}")
                 self._summary = _Summary(source.size - len(MAGIC))  # a footer may be missing, too
+            if slice_count == 1:
+                self._sum_data(self._summary.data_end)
         self._schemas.update(self._summary.schemas)
         for definition in self._summary.definitions:
             self._table.define(definition.recorded_id, definition.content)
@@ -148,6 +155,19 @@ class McapReader(ChunkedReader[Records]):
             slice_count=slice_count,
             begins_chunk=self._begins_chunk,
         )
+
+    def _sum_data(self, data_end: int) -> None:
+        """Has the checksum of the data made as it is read, where the file has one, just before ``data_end``.
+
+        The data begins where the file does.
+        """
+        record = _Fields(self._source.read_at(data_end - _DATA_END_BYTES, _DATA_END_BYTES))
+        with suppress(ValueError):
+            if record.integer(1) == DATA_END and record.integer(8) == _DATA_END_BYTES - _RECORD_HEAD_BYTES:
+                self._data_crc32 = record.integer(4)
+        if self._data_crc32:
+            self._summed = self._data = Summed(self._source, data_end - _DATA_END_BYTES)
+            self._summed.read_at(0, len(MAGIC))
 
     def expected_counts(self) -> dict[int, int] | None:
         statistics = self._summary.statistics
@@ -168,6 +188,8 @@ class McapReader(ChunkedReader[Records]):
         )
         if self._source.forward:
             self._check_end()
+        if self._summed and self._summed.crc32() not in (None, self._data_crc32):
+            self._harm(-1, "the checksum of all its data is wrong: something in it is not as it was recorded")
         if not self._closed and not any(damage.ends_bag for damage in self.damage):
             reason = (
                 "the file was cut off in its summary, after the last message"
