@@ -44,6 +44,7 @@ from tests.engine.bag.bag_bytes import (
     ros1_chunk,
     ros1_message,
     ros1_record,
+    text,
     u32,
 )
 from tests.engine.hostile import extract
@@ -642,6 +643,13 @@ def test_a_chunk_is_not_unpacked_past_what_it_says(made: Extract) -> None:
     lake = made("a.bag", data + ros1_chunk(ros1_message(0, T0 + 1, u32(5) + b"after"), "bz2"))
     assert lake.texts() == ["before", "after"]
     assert f"{size:,} bytes recorded, more found" in lake.reasons[0]
+
+
+@pytest.mark.parametrize("size", [1 << 62, 1 << 63, (1 << 64) - 1])
+def test_chunks_and_records_in_them_of_sizes_past_all_places(made: Extract, size: int) -> None:
+    content = BEFORE + struct.pack("<BQ", 5, size - 100) + bytes(50)
+    body = struct.pack("<QQQI", T0, T0, size, 0) + text("") + struct.pack("<Q", len(content)) + content
+    assert "before" in made("a.mcap.zst", zstandard.compress(mcap_of(mcap_record(6, body)))).texts()
 
 
 def test_a_window_that_is_larger_than_what_is_left_for_it(made: Extract) -> None:

@@ -40,7 +40,7 @@ from ros_to_parquet.bag.scan import (
     walk,
     without,
 )
-from ros_to_parquet.bag.source import GAP_BYTES, CountedSource, ForwardBuffer, Readable
+from ros_to_parquet.bag.source import GAP_BYTES, UNKNOWN_BYTES, CountedSource, ForwardBuffer, Readable
 from ros_to_parquet.bag.streams import BOMB, is_bomb
 from ros_to_parquet.memory import MemoryBudget
 
@@ -323,7 +323,8 @@ class ChunkedReader(ABC, Generic[R]):
             piece_bytes=self._budget.window,
             window_bytes=self._budget.limit // 8,
         )
-        inner = Span(0, 0, chunk.size_bytes, chunk.size_bytes, np.zeros(0, np.int64))
+        end = min(chunk.size_bytes, UNKNOWN_BYTES)  # of any 64 bits; places have 63
+        inner = Span(0, 0, end, end, np.zeros(0, np.int64))
         buffer = ForwardBuffer(content, None, window_bytes=self._budget.window)
         broken = ""
         reached = 0

@@ -7,7 +7,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -42,7 +42,7 @@ from ros_to_parquet.bag.source import (
     Kept,
     Summed,
 )
-from ros_to_parquet.memory import MemoryBudget
+from ros_to_parquet.memory import MemoryBudget, readable
 
 MAGIC = b"\x89MCAP0\r\n"
 
@@ -117,6 +117,7 @@ class McapReader(ChunkedReader[Records]):
         self._schemas: dict[int, _Schema] = {}
         self.extras = Extras()
         self._data_ended = False
+        self._schema_bytes = 0
         self._data_crc32 = 0
         self._summed: Summed | None = None
         self._last_kind = CHUNK
@@ -226,6 +227,19 @@ class McapReader(ChunkedReader[Records]):
                 self._summary = _read_summary(self._kept, _Framing(), footer_start, builder)
             except ValueError as error:
                 self._harm(footer_start, f"the summary cannot be used to check the file: {error}")
+
+    def _keep_schema(self, offset: int, schema_id: int, schema: _Schema) -> None:
+        """Keeps a schema; past what the memory limit has room for, without its text."""
+        self._schema_bytes += len(schema.text)
+        if self._schema_bytes > self._budget.limit // 8:
+            self._harm(
+                offset,
+                f"schema {schema.name:.80} and what follows are left: definitions of {self._schema_bytes:,} "
+                f"bytes have no room in the memory limit; raise --memory-limit to "
+                f"{readable(2 * self._budget.limit)}",
+            )
+            schema = replace(schema, text="", encoding="")
+        self._schemas[schema_id] = schema
 
     def _keep_end(self, data: UInt8Array, records: Records, offsets: Int64Array) -> None:
         """Keeps the records that come after the data."""
@@ -339,8 +353,7 @@ class McapReader(ChunkedReader[Records]):
                     continue
                 body = record.tobytes()
                 if kind == SCHEMA:
-                    schema_id, schema = _schema(body)
-                    self._schemas[schema_id] = schema
+                    self._keep_schema(int(offsets[row]), *_schema(body))
                 elif kind == CHANNEL:
                     definitions.append(_channel(body, self._schemas, position=int(records.starts[row])))
                 else:
