@@ -297,8 +297,8 @@ def _refuse_archived(source: DriveSource, listing: Listing, bags: Sequence[Plann
     if found:
         raise PlanError(
             f"drive {source.drive_id!r}: under {source.uri} {_count(found, 'bag')} to read "
-            f"{'is' if len(found) == 1 else 'are'} archived (Glacier): {_shown(found)}; restore what is to be "
-            "read (aws s3api restore-object) and try again, or leave it out by the conf's 'bags'"
+            f"{'is' if len(found) == 1 else 'are'} archived (Glacier): {_shown(found)}; restore what is to "
+            "be read (aws s3api restore-object) and try again, or leave it out by the conf's 'bags'"
         )
 
 
