@@ -38,7 +38,8 @@ from airflow_batch_ros.local import (
     S3LostAnswer,
     S3Slow,
 )
-from airflow_batch_ros.summary import DriveSummary, failure_message, summarize_drive
+from airflow_batch_ros.summary import DriveSummary, SummaryError, failure_message, summarize_drive
+from airflow_batch_ros.summary import summarize as summarize_run
 from ros_to_parquet import contract
 from ros_to_parquet.contract import DriveState, ExitCode, Run
 from ros_to_parquet.storage import arrow_filesystem
@@ -359,6 +360,21 @@ def test_every_message_is_there_once(night: Night) -> None:
     assert set(rows.values()) == {1}
     filesystem, path = arrow_filesystem(f"{OUTPUT}/temperature")
     assert ds.dataset(path, filesystem=filesystem, format="parquet").count_rows() == len(expected)
+
+
+def test_a_summary_that_cannot_be_read_says_whose(aws: EmbeddedAws, clients: Clients, night: Night) -> None:
+    """As the waiting task says it, which may be tried again."""
+    drive, job = next(iter(night.jobs.items()))
+    denied = S3Error(error="AccessDenied", operation="GetObject", key=f"out/_manifests/drive_id={drive}/*")
+    with aws.faults(denied), pytest.raises(SummaryError) as caught:
+        summarize_run(clients.s3, clients.batch, clients.logs, [job])
+    assert str(caught.value) == (
+        f"drive '{drive}': its job has ended, and what it left below {OUTPUT}/_manifests cannot be read: "
+        "GetObject: AccessDenied: Access Denied; let the role that asks do s3:GetObject there; nothing is "
+        "lost: try again"
+    )
+    (summary,) = summarize_run(clients.s3, clients.batch, clients.logs, [job])
+    assert summary.state is DriveState.SUCCEEDED
 
 
 @pytest.mark.parametrize("what", ["stream", "group"])
