@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
 from airflow_batch_ros import lease, runs
+from airflow_batch_ros.adapt import next_sizes
 from airflow_batch_ros.causes import Cause, cause_of_error
 from airflow_batch_ros.conf import DriveSource, PipelineConf
 from airflow_batch_ros.jobs import (
@@ -103,7 +104,8 @@ class Fanout:
         submitter: a client that does not retry by itself; see `jobs.submit_next`.
         owned: ids of the jobs that were submitted or adopted so far, for `terminate_owned`.
         say: is told what is done, a line at a time.
-        submitting: names of the jobs whose submission has begun and is not confirmed.
+        chosen: of `jobs.Sizes`, those that are as ``options`` say whatever shards failed by.
+        submitting: names of the jobs whose submission has begun and is not confirmed, with their queues.
         killed: nothing more is to be submitted.
         threads: drives at a time.
     """
@@ -118,7 +120,8 @@ class Fanout:
     shard_bytes: int = DEFAULT_SHARD_BYTES
     say: Callable[[str], None] = field(default=logging.getLogger(__name__).info)
     owned: list[str] = field(default_factory=list)
-    submitting: dict[str, None] = field(default_factory=dict)
+    chosen: frozenset[str] = frozenset()
+    submitting: dict[str, str] = field(default_factory=dict)
     killed: bool = False
     threads: int = THREADS
     _pace: Pace = field(default_factory=lambda: Pace(SUBMITS_PER_S))
@@ -161,9 +164,9 @@ class Fanout:
 
         self.killed = True
         ids, problems = list(self.owned), []
-        for name in list(self.submitting):
+        for name, queue in list(self.submitting.items()):
             try:
-                unconfirmed = find_job(self.batch, self.options.job_queue, name)
+                unconfirmed = find_job(self.batch, queue, name)
                 ids += [unconfirmed] if unconfirmed else []
             except (BotoCoreError, ClientError) as error:
                 problems.append(f"job {name}, if it was submitted: {error}")
@@ -359,12 +362,19 @@ class Fanout:
             self.say(f"{name}: job {progress.record.job_id} of an earlier try is {progress.state}")
             return self._job(plan, Work.ADOPTED, progress.record, progress.record.array_size or 1)
         self._own(lake, plan, progress)  # again: planning the other drives took its time
+        sizes, said = next_sizes(self.batch, lake, plan, progress, self.options)
+        for each in said:
+            self.say(f"{name}: {each}")
+        given = (progress.sizes if progress.record is None else sizes).but(self.chosen)
         self._pace.wait()
         self._stop_if_killed()
         name_of_job = job_name(plan.drive_id, plan.plan_id, next_generation(progress))
-        self.submitting[name_of_job] = None
+        self.submitting[name_of_job] = given.job_queue or self.options.job_queue
         record, generation = submit_next(
-            self.batch, lake, plan, progress, self.options, submitter=self.submitter
+            *(self.batch, lake, plan, progress, self.options),
+            submitter=self.submitter,
+            sizes=sizes,
+            chosen=self.chosen,
         )
         self.owned.append(record.job_id)
         del self.submitting[name_of_job]
@@ -395,6 +405,7 @@ class Fanout:
             submitted_shards=submitted_shards,
             job_queue=self.options.job_queue,
             fail_on=self.conf.fail_on,
+            min_success_ratio=self.conf.min_success_ratio,
         )
 
 
