@@ -112,7 +112,7 @@ DRIVES: dict[str, Drive] = {
     "nothing": Drive(()),
     # What passes is survived: within an attempt, or by another one.
     "slow-down": Drive((S3Error(error="SlowDown", **bag("slow-down"), times=4),)),
-    "slow": Drive((S3Slow(before_s=0.3, bytes_per_second=40_000, **bag("slow")),)),
+    "slow": Drive((S3Slow(before_s=0.3, bytes_per_second=40_000, **bag("slow")),), long=True),
     "cut": Drive((S3Cut(after_bytes=3000, **bag("cut")),)),
     "put-500": Drive((S3Error(error="InternalError", **tables("put-500"), times=1),), attempts=2),
     "lost-answers": Drive(
@@ -172,6 +172,7 @@ DRIVES: dict[str, Drive] = {
         S3Error(error="NoSuchKey", **bag("gone")),
         code=ExitCode.INPUT_MISSING,
         said=("drive gone, bag s3://raw/gone/0.bag: ", "NoSuchKey"),
+        long=True,
     ),
     "changed": failed(
         Cause.INPUT_MISSING,
@@ -199,6 +200,7 @@ DRIVES: dict[str, Drive] = {
         code=None,
         said=("Batch does not know job",),
         attempts=None,
+        long=True,
     ),
     "mixed": Drive(
         (
