@@ -6,7 +6,7 @@ All children of an array share their sizes, so a generation is given the most th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -39,9 +39,18 @@ class Had:
 
 
 def next_sizes(
-    batch: BatchClient, lake: Lake, plan: Plan, progress: Progress, options: SubmitOptions
+    batch: BatchClient,
+    lake: Lake,
+    plan: Plan,
+    progress: Progress,
+    options: SubmitOptions,
+    *,
+    chosen: Collection[str] = (),
 ) -> tuple[Sizes, list[str]]:
-    """What the generation after the one of ``progress``, which has ended, is given; and why, in words."""
+    """What the generation after the one of ``progress``, which has ended, is given; and why, in words.
+
+    Of the ``chosen`` ones nothing is given beyond what the generations before had.
+    """
     if progress.record is None or progress.generation is None or not progress.missing:
         return Sizes(), []
     job = drive_job(
@@ -50,7 +59,10 @@ def next_sizes(
     folder = drive_folder(lake, plan.drive_id, plan.plan_id)
     failed = failed_shards(batch, lake, job, folder, progress.missing, progress.detail)
     causes = Counter(shard.cause for shard in failed)
-    often = _reclaimed_often(batch, lake, plan, progress.missing) if options.on_demand_queue else 0
+    if "memory_mib" in chosen:
+        del causes[Cause.OUT_OF_MEMORY]
+    moves = options.on_demand_queue and "job_queue" not in chosen
+    often = _reclaimed_often(batch, lake, plan, progress.missing) if moves else 0
     had = _had(progress.detail)
     if had.memory_mib is None and failed[0].job_id:  # of an array's parent it may not be said
         had = _had(describe(batch, [failed[0].job_id]).get(failed[0].job_id))

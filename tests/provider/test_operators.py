@@ -34,6 +34,7 @@ from airflow_batch_ros.triggers import batch as triggers
 from airflow_batch_ros.triggers.batch import RosToParquetBatchTrigger
 from ros_to_parquet import contract
 from tests.engine.installed import install
+from tests.engine.test_drift import write
 from tests.provider.bags import MESSAGES, UNREADABLE, cut_off, ros1_bag
 from tests.provider.builders import put
 from tests.provider.conftest import make_context
@@ -295,6 +296,17 @@ def test_the_summary_of_a_good_run(pipeline: Pipeline) -> None:
     assert good["rows"] == MESSAGES
     totals = summary["totals"]
     assert (totals["drives"], totals["states"], totals["rows"]) == (2, {"succeeded": 2}, 3 * MESSAGES)
+
+
+def test_a_definition_that_changes_within_a_drive_is_in_the_summary(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    changed = write(tmp_path / "b.bag", "float32 temperature\n", [{"temperature": 0.5}], topic="/temperature")
+    pipeline.put("good/b.bag", changed.read_bytes())
+    (drive,) = pipeline.wait(pipeline.submit("good"))["drives"]
+    assert (drive["state"], drive["drift_count"], len(drive["drift"])) == ("succeeded", 1, 1)
+    assert "topic /temperature: its definition changed from bag b.bag on: added (" in drive["drift"][0]
+    assert "`temperature` float64 -> float32: read as float64" in drive["drift"][0]
 
 
 def test_transforms_of_the_conf_run_in_the_job_and_are_counted(pipeline: Pipeline, tmp_path: Path) -> None:
