@@ -606,8 +606,9 @@ def test_access_that_is_denied_while_submitting_does_not_hold_up_the_others(worl
         fanout.submit_all()
     assert not caught.value.retry_helps
     assert str(caught.value).startswith(
-        "1 drive cannot be run; 1 other is submitted:\n- drive 'drive_1': S3 refused PutObject (AccessDenied; "
-        f"let the role that asks do s3:PutObject there); check bucket '{world.bucket}', output "
+        "1 drive cannot be run; 1 other is submitted:\n- drive 'drive_1': S3 refused PutObject "
+        "(AccessDenied; let the role that asks do s3:PutObject there); "
+        f"check bucket '{world.bucket}', output "
     )
     assert str(caught.value).endswith(" [access_denied]")
 
