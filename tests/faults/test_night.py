@@ -123,7 +123,6 @@ DRIVES: dict[str, Drive] = {
             lost("_plans/drive_id=lost-answers/*/job-0.json"),
             lost("_manifests/drive_id=lost-answers/*/00000.json"),
         ),
-        attempts=2,
     ),
     "reclaimed": Drive((HostReclaimed(job="reclaimed-*", times=1, at_line="*shard_started*"),), attempts=2),
     # What stays is said.
