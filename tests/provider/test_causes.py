@@ -30,6 +30,7 @@ def ended(
 
 MISCONFIGURED = "MISCONFIGURATION:JOB_RESOURCE_REQUIREMENT"
 NO_CAPACITY = "CAPACITY:INSUFFICIENT_INSTANCE_CAPACITY - Service cannot fulfill the capacity requested"
+UNDETERMINED = "UNDETERMINED - Batch job is blocked, root cause is undetermined."
 OUT_OF_MEMORY = "OutOfMemoryError: Container killed due to memory usage"
 PULL = "CannotPullContainerError: pull image manifest has been retried 5 time(s): failed to resolve ref"
 NO_RIGHT = f"{PULL}: AccessDeniedException: not authorized to perform ecr:BatchGetImage"
@@ -51,6 +52,7 @@ def unstarted(reason: str) -> dict[str, Any]:
     [
         # Spot, on EC2 and on Fargate, whether the container had time to end or not
         (ended("Host EC2 (instance i-0f2c6e1bd) terminated."), Cause.SPOT_RECLAIM),
+        (ended("Host EC2 Terminated"), Cause.SPOT_RECLAIM),
         (ended("Your Spot Task was interrupted.", exit_code=75), Cause.SPOT_RECLAIM),
         (ended("Your Spot Task was interrupted.", exit_code=137), Cause.SPOT_RECLAIM),
         (ended(exit_code=143), Cause.SPOT_RECLAIM),
@@ -71,6 +73,7 @@ def unstarted(reason: str) -> dict[str, Any]:
         (unstarted("CannotCreateContainerError: bad mount"), Cause.REFUSED),
         (ended(MISCONFIGURED, isCancelled=True), Cause.STUCK_IN_RUNNABLE),
         (ended(NO_CAPACITY, isCancelled=True), Cause.STUCK_IN_RUNNABLE),
+        (ended(UNDETERMINED, isCancelled=True), Cause.STUCK_IN_RUNNABLE),
         (ended("Stuck in RUNNABLE for 3600 s", isTerminated=True), Cause.STUCK_IN_RUNNABLE),
         # Somebody's act, whatever the container did about it
         (ended("make room", isTerminated=True), Cause.CANCELLED),
