@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -193,10 +192,12 @@ def test_a_log_that_is_not_there_is_said() -> None:
 
 
 def test_lines_are_of_the_first_shard_of_each_cause() -> None:
-    causes = [Cause.DISK, Cause.DISK, Cause.LOST, Cause.TIMEOUT, Cause.THROTTLED]
+    causes = [Cause.DISK, Cause.DISK, Cause.LOST, Cause.IMAGE_MISSING, Cause.TIMEOUT, Cause.THROTTLED]
     shards = [FailedShard(number, cause, "x", log_stream="s") for number, cause in enumerate(causes)]
-    shards[2] = SimpleNamespace(cause=Cause.LOST, log_stream="", log_lines=())  # type: ignore[call-overload]
+    shards[2] = FailedShard(2, Cause.LOST, "x")
+    shards[3] = FailedShard(3, Cause.IMAGE_MISSING, "x", url="http://console/job")
     logs = Logs(["said"])
-    found = add_log_lines(cast(Any, logs), shards, at_most=2)
-    assert [bool(shard.log_lines) for shard in found] == [True, False, False, True, False]
+    found = add_log_lines(cast(Any, logs), shards, at_most=3)
+    said, none = ("said",), ("(it left no log)",)
+    assert [shard.log_lines for shard in found] == [said, (), (), none, said, ()]
     assert logs.asked == 2
