@@ -137,7 +137,8 @@ def _check(data: bytes) -> None:
         found = dict(zip(decoded.rows.tolist(), values, strict=True))
         _compare_with_naive(decoder, case, found)
         root = decoder.layout.root
-        if root.fields and "." not in root.type_name:
+        # What has no way to be written anew: empty messages, other names, other formats' constants.
+        if root.fields and "." not in root.type_name and not root.constants and not _is_wide(root):
             _assert_explains_itself(connection, decoder.layout)
         if zlib.crc32(data) % 4 == 0 and decoder.layout.source == "recorded":
             _compare_with_rosbags(decoder, case, found)

@@ -224,7 +224,8 @@ class Contents:
             return
         for member in sorted(members, key=lambda member: member.header_offset):
             path = _joined(name, member.filename)
-            if not member.is_dir() and self._is_bag(path, member.file_size):
+            # Not is_dir(), which raises where a file has no name.
+            if not member.filename.endswith("/") and self._is_bag(path, member.file_size):
                 yield from self._zip_member(source, member, path, depth)
 
     def _zip_member(

@@ -414,6 +414,12 @@ def test_an_archive_without_bags_is_no_damage(pack: str) -> None:
     assert archive(found).remark == f"it holds no bag: {shown} and 2 more"
 
 
+def test_a_file_without_a_name_in_a_zip_is_passed_over() -> None:
+    bag, messages = simple_ros1()
+    found = read(zipped({"": b"nobody knows", "a.bag": bag}, zipfile.ZIP_STORED))
+    assert found.by_topic == by_topic(messages) and found.is_as_expected
+
+
 def test_one_recording_that_is_there_twice_is_read_once() -> None:
     data, messages = simple_ros1()
     found = read(zipped({"x.bag": data, "x.orig.bag": data, "sub/x.bag": data}))
