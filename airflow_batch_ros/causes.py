@@ -55,6 +55,8 @@ _ACCESS_CODES = frozenset(
     {
         *("AccessDenied", "403", "AccessDeniedException", "UnrecognizedClientException"),
         *("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "ExpiredTokenException"),
+        *("KMS.DisabledException", "KMS.KMSInvalidStateException", "KMS.NotFoundException"),
+        "InvalidObjectState",
     }
 )
 _MISSING_CODES = frozenset({"NoSuchBucket", "404", "NoSuchKey", "PermanentRedirect"})
@@ -83,6 +85,7 @@ _CONTAINER_REASONS: tuple[tuple[re.Pattern[str], Cause], ...] = tuple(
 )
 
 _EXIT_CODES: Mapping[int, Cause] = {
+    ExitCode.OK: Cause.LOST,  # what it left was there, and is gone
     ExitCode.USAGE: Cause.REFUSED,
     ExitCode.STRICT: Cause.BAG_UNREADABLE,
     ExitCode.TRANSFORM_FAILED: Cause.REFUSED,

@@ -71,8 +71,23 @@ class DriveSummary:
 
     @property
     def failed(self) -> bool:
-        """Whether the drive fails the run."""
+        """Whether the drive counts as failed."""
         return self.state in self.job.fail_on
+
+
+def fails(failed: int, drives: int, min_success_ratio: float) -> bool:
+    """Whether a run fails of whose drives so many have.
+
+    >>> fails(1, 20, 0.95), fails(2, 20, 0.95), fails(1, 20, 1.0)
+    (False, True, True)
+    """
+    return (drives - failed) / max(1, drives) < min_success_ratio - 1e-9
+
+
+def run_fails(drives: Sequence[DriveSummary]) -> bool:
+    """Whether the run fails; of several confs the strictest ``min_success_ratio`` counts."""
+    ratio = max((drive.job.min_success_ratio for drive in drives), default=1.0)
+    return bool(drives) and fails(sum(drive.failed for drive in drives), len(drives), ratio)
 
 
 def summarize(
@@ -262,6 +277,8 @@ def _totals(drives: Sequence[DriveSummary]) -> dict[str, Any]:
         "drives": len(drives),
         "states": dict(states),
         "causes": dict(causes),
+        "failed": run_fails(drives),
+        "failed_drives": sum(drive.failed for drive in drives),
         **sums,
         "failed_shards": sum(each.failed_shard_count for each in drives),
     }
@@ -272,11 +289,10 @@ def failure_message(drives: Sequence[DriveSummary], *, advice: str = CLEAR_TASK)
 
     ``advice`` is how to run the shards that are missing.
     """
-    failed = [drive for drive in drives if drive.failed]
-    if not failed:
+    if not run_fails(drives):
         return None
-    noun = "drive" if len(drives) == 1 else "drives"
-    lines = [f"{len(failed)} of {len(drives)} {noun} failed:"]
+    failed = [drive for drive in drives if drive.failed]
+    lines = [f"{_how_many_failed(drives)}:"]
     budget = MAX_REASONS
     for drive in failed:
         shown, more = shown_causes(drive, max(0, min(budget, CAUSES_SHOWN)))
@@ -289,6 +305,26 @@ def failure_message(drives: Sequence[DriveSummary], *, advice: str = CLEAR_TASK)
     if any(drive.failed_shard_count for drive in failed):
         lines.append(advice)
     return "\n".join(lines)
+
+
+def _how_many_failed(drives: Sequence[DriveSummary]) -> str:
+    count, ratio = sum(drive.failed for drive in drives), max(each.job.min_success_ratio for each in drives)
+    said = f"{count} of {len(drives)} {'drive' if len(drives) == 1 else 'drives'} failed"
+    if ratio == 1:
+        return said
+    return f"{said} (success ratio {(len(drives) - count) / len(drives):.4g}, min_success_ratio {ratio:g})"
+
+
+def tolerated(drives: Sequence[DriveSummary]) -> list[str]:
+    """That drives failed, and the run does not; with their causes."""
+    failed = [drive for drive in drives if drive.failed]
+    if not failed or run_fails(drives):
+        return []
+    lines = [f"{_how_many_failed(drives)}, which does not fail the run:"]
+    for drive in failed:
+        shown, more = shown_causes(drive, CAUSES_SHOWN)
+        lines += [f"- {drive.job.drive_id}: {drive.state} ({drive.manifest_uri})", *shown, *more]
+    return lines
 
 
 def shown_causes(drive: DriveSummary, limit: int) -> tuple[list[str], list[str]]:
@@ -336,7 +372,7 @@ def log_lines(drives: Sequence[DriveSummary]) -> list[str]:
         if not drive.failed:  # else `failure_message` says it
             shown, more = shown_causes(drive, CAUSES_SHOWN)
             lines += [*shown, *more]
-    return lines
+    return lines + tolerated(drives)
 
 
 # --- drives of which there is nothing to do ---------------------------------------------------------

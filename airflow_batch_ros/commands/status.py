@@ -56,7 +56,15 @@ def _status(arguments: argparse.Namespace) -> int:
     else:
         for line in _lines(run, drives, bags=arguments.bags):
             print(line)
-    return Exit.DRIVES_FAILED if any(drive.failing for drive in drives) else Exit.OK
+    return Exit.DRIVES_FAILED if _run_fails(run, drives) else Exit.OK
+
+
+def _run_fails(run: FoundRun, drives: Sequence[DriveStanding]) -> bool:
+    """Whether the drives that have failed so far fail the run, whatever becomes of the others."""
+    from airflow_batch_ros.summary import fails
+
+    ratio = max((drive.record.conf.min_success_ratio for drive in run.drives), default=1.0)
+    return bool(drives) and fails(sum(drive.failing for drive in drives), len(drives), ratio)
 
 
 def _with_logs(run: FoundRun, drives: Sequence[DriveStanding]) -> list[DriveStanding]:
@@ -111,7 +119,7 @@ def as_dict(run: FoundRun, drives: Sequence[DriveStanding], *, bags: bool) -> di
         "output": run.lake.output,
         "submitted_at": last.submitted_at,
         "ended": all(drive.ended for drive in drives),
-        "failed": any(drive.failing for drive in drives),
+        "failed": _run_fails(run, drives),
         "drives": entries,
         "totals": {name: sum(entry[name] for entry in entries) for name in counted},
     }

@@ -15,6 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from airflow_batch_ros.hooks.batch import RosToParquetBatchHook
 from airflow_batch_ros.jobs import describe, terminate
+from airflow_batch_ros.stuck import look_after
 from airflow_batch_ros.waiting import Waiting
 
 T = TypeVar("T")
@@ -46,6 +47,9 @@ class RosToParquetBatchTrigger(BaseTrigger):
     :param poll_interval_s: most seconds between two polls. Before, they are a fifth of the time waited so
         far, so that short jobs are noticed soon and long ones cost few requests.
     :param unknown_after_s: seconds after which a job that Batch does not know counts as ended.
+    :param runnable_timeout_s: seconds after which a job that is RUNNABLE is stuck, which the log then says;
+        None for never.
+    :param end_stuck: end such jobs.
     :param terminate_on_kill: end the jobs when a user acts on the waiting task; never when the triggerer
         restarts.
     """
@@ -59,6 +63,8 @@ class RosToParquetBatchTrigger(BaseTrigger):
         terminate_on_kill: bool,
         aws_conn_id: str | None,
         region_name: str | None,
+        runnable_timeout_s: float | None = None,
+        end_stuck: bool = False,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.job_ids = job_ids
@@ -67,6 +73,8 @@ class RosToParquetBatchTrigger(BaseTrigger):
         self.terminate_on_kill = terminate_on_kill
         self.aws_conn_id = aws_conn_id
         self.region_name = region_name
+        self.runnable_timeout_s = runnable_timeout_s
+        self.end_stuck = end_stuck
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         return (
@@ -78,6 +86,8 @@ class RosToParquetBatchTrigger(BaseTrigger):
                 "terminate_on_kill": self.terminate_on_kill,
                 "aws_conn_id": self.aws_conn_id,
                 "region_name": self.region_name,
+                "runnable_timeout_s": self.runnable_timeout_s,
+                "end_stuck": self.end_stuck,
             },
         )
 
@@ -110,7 +120,9 @@ class RosToParquetBatchTrigger(BaseTrigger):
 
     async def _wait(self) -> dict[str, Any]:
         batch = await in_thread(lambda: self._hook().batch)
-        waiting = Waiting(self.job_ids, unknown_after_s=self.unknown_after_s)
+        waiting = Waiting(
+            self.job_ids, unknown_after_s=self.unknown_after_s, runnable_timeout_s=self.runnable_timeout_s
+        )
         started = time.monotonic()
         failures = 0
         await asyncio.sleep(min(self.poll_interval_s, FIRST_POLL_S))
@@ -126,6 +138,9 @@ class RosToParquetBatchTrigger(BaseTrigger):
                 failures = 0
                 if news := waiting.update(details):
                     self.log.info(news)
+                if self.runnable_timeout_s is not None:
+                    for stuck in await in_thread(lambda: look_after(batch, waiting, end=self.end_stuck)):
+                        self.log.warning(stuck)
                 if not waiting.open:
                     return {"status": "ended", "states": waiting.states}
             interval_s = max(MIN_INTERVAL_S, (time.monotonic() - started) / 5)

@@ -35,6 +35,9 @@ DEBUG_VARIABLE = "ROS_TO_PARQUET_DEBUG"
 
 OPEN_FILES = 10_000
 
+REPORT_MODULES = ("matplotlib", "PIL")
+"""Of the extra ``report``."""
+
 PLANNING_COMMANDS = ("submit", "retry")
 PLANNING_GROUP = "ros_to_parquet.commands"
 """Entry points by which airflow-batch-ros does them, where it is installed beside the engine: then an image
@@ -132,6 +135,21 @@ def build_parser() -> argparse.ArgumentParser:
     back.add_argument("--to", dest="stop", metavar="TIME", help="first log time not to take")
     back.set_defaults(call=command_rebuild)
 
+    report = commands.add_parser(
+        "report",
+        help="a drive in the lake as one HTML page",
+        description="What a drive is and whether it is all there: topics over time and their gaps, the "
+        "track, frames of cameras, a lidar cloud, numeric fields, coordinate frames, bags and shards, in one "
+        "file that needs no network.",
+    )
+    report.add_argument("lake", metavar="LAKE", help="where the lake is; path or URI")
+    report.add_argument("--drive-id", required=True, metavar="ID")
+    report.add_argument(
+        "--output",
+        metavar="FILE",
+        help="HTML file to write; path or URI (default: in the lake, _reports/drive_id=ID/report.html)",
+    )
+    report.set_defaults(call=command_report)
     drift = commands.add_parser(
         "drift",
         help="topics of a lake whose definition changed",
@@ -240,7 +258,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = int(ExitCode.OK)
     except ModuleNotFoundError as error:
-        reason = f"{error}: this command needs the engine (pip install 'ros-to-parquet[engine]')"
+        extra = "engine,report" if error.name in REPORT_MODULES else "engine"
+        reason = f"{error}: this command needs more of it: pip install 'ros-to-parquet[{extra}]'"
         code = _fail(ExitCode.ENGINE_ERROR, reason)
     except KeyboardInterrupt:
         code = _fail(ExitCode.RETRY, "interrupted")
@@ -643,6 +662,26 @@ def _read_drift(arguments: argparse.Namespace, *, single: bool) -> list[TopicDri
     if not lake.drives():
         raise NotFoundError(f"{lake.uri}: no lake is there (no drive has a manifest)")
     return lake.drift(arguments.topics, exclude=arguments.exclude, single=single)
+
+
+# --- report -----------------------------------------------------------------------------------------
+
+
+def command_report(arguments: argparse.Namespace) -> int:
+    from ros_to_parquet.lake import Lake
+    from ros_to_parquet.report.make import ReportError, make_report
+    from ros_to_parquet.storage import join, normalize, open_storage
+
+    lake = Lake(arguments.lake)
+    try:
+        drive, page = make_report(lake, arguments.drive_id)
+    except ReportError as error:
+        return _fail(ExitCode.INPUT_MISSING, str(error))
+    uri = normalize(arguments.output or join(lake.uri, contract.report_key(arguments.drive_id)))
+    open_storage(uri).write(uri, page.encode())
+    print(f"{drive.messages:,} messages of {len(drive.topics)} topics, {len(page.encode()) / 1e6:.1f} MB")
+    say(uri)
+    return int(ExitCode.OK)
 
 
 # --- transforms -------------------------------------------------------------------------------------

@@ -150,6 +150,50 @@ class ParquetStyle(StrEnum):
     COMPACT = "compact"
 
 
+_PERMISSIONS = (
+    ("ListMultipartUploads", "s3:ListBucketMultipartUploads"),
+    ("List", "s3:ListBucket"),
+    ("Get", "s3:GetObject"),
+    ("Head", "s3:GetObject, and s3:ListBucket of the bucket, without which what is missing is refused too"),
+    ("Abort", "s3:AbortMultipartUpload"),
+    ("Delete", "s3:DeleteObject"),
+    ("", "s3:PutObject"),
+)
+"""By how the names of operations begin; the first that fits."""
+
+_CREDENTIALS = frozenset(
+    {"ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken"}
+)
+
+
+def s3_advice(operation: str, code: str, message: str) -> str:
+    """What to do about an error of S3's that does not pass by itself; empty where nothing is known.
+
+    >>> s3_advice("GetObject", "AccessDenied", "Access Denied")
+    'let the role that asks do s3:GetObject there'
+    """
+    if code.startswith("KMS.") or "kms:" in message:
+        if code.startswith("KMS.") and "AccessDenied" not in code:
+            return "the KMS key that it is encrypted with cannot be used: enable it, or undo its deletion"
+        action = "kms:Decrypt" if operation.startswith(("Get", "Head")) else "kms:GenerateDataKey"
+        return (
+            f"the KMS key that it is encrypted with is what refuses: let the role that asks do {action} with "
+            "that key, in its own policy and in the key's"
+        )
+    if code == "InvalidObjectState":
+        return "it is archived (Glacier): restore it first (aws s3api restore-object), then run again"
+    if code in _CREDENTIALS:
+        return "check the credentials that are used, and this machine's clock"
+    if code == "NoSuchBucket":
+        return "check the bucket's name"
+    if code == "400":  # the answer to a HEAD, which has no body that would say more
+        return "check the credentials that are used, their region, and the KMS key that it is encrypted with"
+    if code in ("AccessDenied", "403", "Forbidden", "AllAccessDisabled"):
+        permission = next(each for prefix, each in _PERMISSIONS if operation.startswith(prefix))
+        return f"let the role that asks do {permission} there"
+    return ""
+
+
 class Change(StrEnum):
     """How a definition of a topic differs from another one, by what it takes to read both as one table.
 
@@ -969,6 +1013,10 @@ def generation_key(drive_id: str, plan_id: str, generation: int) -> str:
     return f"{plan_folder(drive_id, plan_id)}/generation-{generation}.json"
 
 
+def sizes_key(drive_id: str, plan_id: str, generation: int) -> str:
+    return f"{plan_folder(drive_id, plan_id)}/sizes-{generation}.json"
+
+
 def job_record_key(drive_id: str, plan_id: str, generation: int) -> str:
     return f"{plan_folder(drive_id, plan_id)}/job-{generation}.json"
 
@@ -995,6 +1043,10 @@ def drive_manifest_key(drive_id: str, plan_id: str) -> str:
 
 def attachment_folder(drive_id: str) -> str:
     return f"_attachments/drive_id={drive_id}"
+
+
+def report_key(drive_id: str) -> str:
+    return f"_reports/drive_id={drive_id}/report.html"
 
 
 SCHEMAS_FOLDER = "_schemas"
@@ -1129,19 +1181,17 @@ def from_json(kind: type[T], data: bytes, *, where: str) -> T:
 
 def _parse(kind: Any, raw: Any, where: str) -> Any:
     """``raw`` (from JSON) as ``kind``: a dataclass, an enum, a scalar, an optional or a tuple of those."""
-    origin = typing.get_origin(kind)
-    if origin is tuple:
+    if type(raw) is kind:  # a scalar, as most are; what JSON gives is no dataclass
+        return raw
+    shape, inner = _shape(kind)
+    if shape is tuple:
         if not isinstance(raw, list):
             raise ContractError(f"{where}: expected a list, not {raw!r:.80}")
-        item = typing.get_args(kind)[0]
-        return tuple(_parse(item, value, f"{where}[{place}]") for place, value in enumerate(raw))
-    if origin in (typing.Union, types.UnionType):
-        if raw is None:
-            return None
-        (inner,) = (option for option in typing.get_args(kind) if option is not types.NoneType)
-        return _parse(inner, raw, where)
-    if dataclasses.is_dataclass(kind):
-        return _parse_dataclass(typing.cast(type, kind), raw, where)
+        return tuple(_parse(inner, value, f"{where}[{place}]") for place, value in enumerate(raw))
+    if shape is typing.Optional:
+        return None if raw is None else _parse(inner, raw, where)
+    if shape is dataclass:
+        return _parse_dataclass(kind, raw, where)
     if issubclass(kind, StrEnum):
         try:
             return kind(raw)
@@ -1149,27 +1199,45 @@ def _parse(kind: Any, raw: Any, where: str) -> Any:
             raise ContractError(f"{where}: {error}") from error
     if kind is float and type(raw) is int:
         return float(raw)
-    if type(raw) is not kind:
-        raise ContractError(f"{where}: expected {kind.__name__}, not {raw!r:.80}")
-    return raw
+    raise ContractError(f"{where}: expected {kind.__name__}, not {raw!r:.80}")
+
+
+@functools.cache
+def _shape(kind: Any) -> tuple[Any, Any]:
+    """``tuple`` or ``Optional`` and what is in it, ``dataclass``, or None for enums and scalars."""
+    origin = typing.get_origin(kind)
+    if origin is tuple:
+        return tuple, typing.get_args(kind)[0]
+    if origin in (typing.Union, types.UnionType):
+        (inner,) = (option for option in typing.get_args(kind) if option is not types.NoneType)
+        return typing.Optional, inner
+    return dataclass if dataclasses.is_dataclass(kind) else None, None
 
 
 def _parse_dataclass(kind: type, raw: Any, where: str) -> Any:
     if not isinstance(raw, dict):
         raise ContractError(f"{where}: expected an object, not {raw!r:.80}")
-    fields = {field.name: field for field in dataclasses.fields(kind)}
+    fields = _fields(kind)
     if unknown := sorted(raw.keys() - fields.keys()):
         raise ContractError(f"{where}: unknown keys {', '.join(unknown)}")
-    hints = _type_hints(kind)
     values = {}
-    for name, known in fields.items():
+    for name, (hint, required) in fields.items():
         if name in raw:
-            values[name] = _parse(hints[name], raw[name], f"{where}.{name}")
-        elif known.default is dataclasses.MISSING and known.default_factory is dataclasses.MISSING:
+            value = raw[name]
+            values[name] = value if type(value) is hint else _parse(hint, value, f"{where}.{name}")
+        elif required:
             raise ContractError(f"{where}: key {name} is missing")
     return kind(**values)
 
 
 @functools.cache
-def _type_hints(kind: type) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
+def _fields(kind: Any) -> dict[str, tuple[Any, bool]]:
+    """A dataclass's fields by name: their types, and whether they have no default."""
+    hints = typing.get_type_hints(kind)
+    return {
+        field.name: (
+            hints[field.name],
+            field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING,
+        )
+        for field in dataclasses.fields(kind)
+    }

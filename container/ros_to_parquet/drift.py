@@ -182,9 +182,25 @@ def find_broken(
         key = each.columns.remove_metadata(), full_type_name(each.type_name)
         different.setdefault(key, (name, each))
     for (name, one), (other_name, other) in combinations(different.values(), 2):
-        if broken := [each for each in _merge(one, other).found if each.kind is Kind.BROKEN]:
+        if broken := _broken(one, other):
             return name, other_name, broken
     return None
+
+
+def _broken(one: TopicDefinition, other: TopicDefinition) -> list[FieldChange]:
+    return [each for each in _merge(one, other).found if each.kind is Kind.BROKEN]
+
+
+def groups(definitions: Iterable[tuple[str, TopicDefinition]]) -> list[list[tuple[str, TopicDefinition]]]:
+    """Definitions that go together: each in the first group of which none is broken with it."""
+    made: list[list[tuple[str, TopicDefinition]]] = []
+    for name, each in definitions:
+        group = next((some for some in made if not any(_broken(other, each) for _, other in some)), None)
+        if group is None:
+            made.append([(name, each)])
+        else:
+            group.append((name, each))
+    return made
 
 
 def common_columns(definitions: Sequence[tuple[str, TopicDefinition]]) -> pa.Schema:

@@ -9,8 +9,6 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any, Final
 
-import pyarrow as pa
-
 from ros_to_parquet import drift
 from ros_to_parquet.contract import Change, ExtractOptions, SchemaTotal, add_schemas, topic_matches
 from ros_to_parquet.drift import Difference, FieldChange, TopicDefinition
@@ -89,10 +87,9 @@ class TopicDrift:
         """Those that are known, by their digits."""
         return [(each.schema, each.definition) for each in self.versions if each.definition]
 
-    def common_columns(self) -> pa.Schema | None:
-        """The columns that hold all of them; None where no table does."""
-        known = self.definitions()
-        return None if self.broken or not known else drift.common_columns(known)
+    def together(self) -> list[list[str]]:
+        """Those that one table holds together, by their digits: one list where it holds all."""
+        return [[digits for digits, _ in group] for group in drift.groups(self.definitions())]
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -105,6 +102,7 @@ class TopicDrift:
             }
             if self.broken
             else None,
+            "together": self.together(),
             "definitions": [each.as_dict() for each in self.versions],
         }
 
@@ -218,6 +216,8 @@ def lines(found: Sequence[TopicDrift], *, fields: int) -> Iterator[str]:
         if each.broken and not any(v.since and v.since.change is Change.BROKEN for v in each.versions):
             one, other, changes = each.broken
             yield f"  {one} and {other}: {changes[0]}"
+        if each.broken and (several := [group for group in each.together() if len(group) > 1]):
+            yield f"  one table holds {', another one '.join(' and '.join(group) for group in several)}"
 
 
 def _version_lines(version: Version, fields: int) -> Iterator[str]:

@@ -23,11 +23,13 @@ from ros_to_parquet.storage import (
     normalize,
     open_storage,
 )
+from ros_to_parquet.text import and_more
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.dataset as ds
 
+    from ros_to_parquet.drift import TopicDefinition
     from ros_to_parquet.history import TopicDrift
 
 T = TypeVar("T")
@@ -202,13 +204,17 @@ def _with_drift(storage: Storage, plan: Plan, commit: DriveManifest) -> DriveMan
 def sweep(storage: Storage, plan: Plan) -> list[str]:
     """Removes the drive's files that no manifest names, and the manifests of replaced plans.
 
-    Uploads of killed attempts are ended, too.
+    Uploads of killed attempts are ended, too. A listing that lacks manifests of the plan is not gone by.
     While the plan has the drive's lease, that is: later, files without a manifest are another run's work.
     Returns the URIs of what it removed.
     """
     if not _has_lease(storage, plan):
         return []
     keys = _list_drive(storage, plan.output, plan.drive_id)
+    if sum(uri.split("/")[-2] == plan.plan_id for uri in keys.manifests) < len(plan.shards):
+        reason = "the listing lacks manifests that are there"
+        event("not_swept", drive_id=plan.drive_id, reason=reason)
+        return []
     superseded = {
         replaced for commit in _load(storage, DriveManifest, keys.commits) for replaced in commit.replaces
     }
@@ -310,12 +316,18 @@ def _common_schema(files: Sequence[tuple[str, pa.Schema]]) -> pa.Schema:
     from ros_to_parquet import drift
     from ros_to_parquet.schema_records import definition_of_file
 
-    kinds: dict[tuple[str, pa.Schema], drift.TopicDefinition] = {}
+    kinds: dict[tuple[str, pa.Schema], TopicDefinition] = {}
     said: dict[bytes, bytes] = dict(files[0][1].metadata or {})
     for digits, columns in files:
         kinds.setdefault((digits, columns.remove_metadata()), definition_of_file(columns))
         said = {key: value for key, value in said.items() if (columns.metadata or {}).get(key) == value}
-    common = drift.common_columns([(digits, each) for (digits, _), each in kinds.items()])
+    known = [(digits, each) for (digits, _), each in kinds.items()]
+    try:
+        common = drift.common_columns(known)
+    except drift.DriftError as error:
+        together = [list(dict.fromkeys(digits for digits, _ in group)) for group in drift.groups(known)]
+        apart = and_more([f"schema={group if len(group) > 1 else group[0]!r}" for group in together])
+        raise drift.DriftError(f"{error}. Read them apart: {apart}") from error
     done: dict[str, list[str]] = {}
     for digits, columns in kinds:
         for text in drift.adaptations(columns, common):
@@ -352,7 +364,11 @@ class Lake:
         return sorted({file.path.partition("/")[0] for file in self._files(drives)})
 
     def topic(
-        self, topic: str, *, drives: Sequence[str] | None = None, schema: str | None = None
+        self,
+        topic: str,
+        *,
+        drives: Sequence[str] | None = None,
+        schema: str | Sequence[str] | None = None,
     ) -> ds.Dataset:
         """`dataset` of the topic's table.
 
@@ -362,7 +378,11 @@ class Lake:
         return self.dataset(contract.table_name(topic), drives=drives, schema=schema)
 
     def dataset(
-        self, table: str, *, drives: Sequence[str] | None = None, schema: str | None = None
+        self,
+        table: str,
+        *,
+        drives: Sequence[str] | None = None,
+        schema: str | Sequence[str] | None = None,
     ) -> ds.Dataset:
         """One table as a ``pyarrow.dataset``, partition columns ``schema`` and ``drive_id`` as strings.
 
@@ -372,7 +392,8 @@ class Lake:
         cast and null in which version is in the metadata of the dataset's schema (`READ_TOGETHER`).
 
         Args:
-            schema: one version of the definition alone, by its digits (as in the partition ``schema``).
+            schema: one version of the definition alone, or some, by their digits (as in the partition
+                ``schema``).
 
         Raises:
             KeyError: no such table, or version, in these drives.
@@ -391,9 +412,12 @@ class Lake:
                 f"{self.uri}: no table {table}; there are {', '.join(self.tables(drives)) or 'none'}"
             )
         versions = sorted({contract.schema_of(file.path) for file in found})
-        chosen = [file for file in found if schema in (None, contract.schema_of(file.path))]
-        if not chosen:
-            raise KeyError(f"{self.uri}: table {table}: no schema {schema}; there are {', '.join(versions)}")
+        wanted = versions if schema is None else [schema] if isinstance(schema, str) else schema
+        if missing := [each for each in wanted if each not in versions]:
+            raise KeyError(
+                f"{self.uri}: table {table}: no schema {', '.join(missing)}; there are {', '.join(versions)}"
+            )
+        chosen = [file for file in found if contract.schema_of(file.path) in wanted]
         filesystem, root = arrow_filesystem(self.uri)
         files = [f"{root}/{file.path}" for file in chosen]
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="lake") as pool:
@@ -406,10 +430,7 @@ class Lake:
                 [(contract.schema_of(chosen[each].path), schemas[each]) for each in by_age]
             )
         except drift.DriftError as error:
-            raise drift.DriftError(
-                f"{self.uri}: table {table}: {error}. Read one at a time: "
-                f"dataset({table!r}, schema=...) of {', '.join(versions)}"
-            ) from error
+            raise drift.DriftError(f"{self.uri}: table {table}: {error}") from error
         return ds.dataset(
             files,
             schema=common,

@@ -38,7 +38,8 @@ def statements(lake: str, found: Sequence[TopicDrift]) -> Iterator[str]:
     """SQL for DuckDB: a view of each topic of the lake at ``lake``, named as its table.
 
     A topic with several definitions is one view, where a table holds them all: what is cast, and what is
-    null, is in the view's comment. Else it has a view for each, ``table@digits``.
+    null, is in the view's comment. Else it has a view for each, ``table@digits``, and one for those that go
+    together, ``table@digits+digits``.
     """
     for each in found:
         known = each.definitions()
@@ -56,6 +57,10 @@ def statements(lake: str, found: Sequence[TopicDrift]) -> Iterator[str]:
                 text = f"{about}, {definition.type_name}, schema {digits} alone, for {reason}"
                 query = _select(lake, each.table, digits, definition.columns, definition.columns)
                 yield _view(f"{each.table}@{digits}", query, text)
+            for group in drift.groups(known):
+                if len(group) > 1:
+                    name = "+".join(digits for digits, _ in group)
+                    yield _view(f"{each.table}@{name}", *_together(lake, each.table, group, about))
         else:
             yield _view(each.table, *_together(lake, each.table, known, about))
 

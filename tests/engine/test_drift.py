@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
+import hypothesis
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rosbags.rosbag1 import Writer as Rosbag1Writer
 from rosbags.rosbag2 import StoragePlugin
 from rosbags.rosbag2 import Writer as Rosbag2Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from ros_to_parquet import cli, contract, drift, lake, run, schema_records
+from ros_to_parquet import cli, contract, drift, lake, run, schema_records, views
 from ros_to_parquet.contract import Change, Drift, DriveManifest, ExtractOptions, Plan, PointClouds
 from ros_to_parquet.drift import TopicDefinition
+from ros_to_parquet.history import TopicDrift, Version
 from ros_to_parquet.lake import READ_TOGETHER, Lake
 from ros_to_parquet.local_plan import make_plan
 from ros_to_parquet.storage import AccessDeniedError, LocalStorage, ObjectInfo
 from tests.engine.decode.test_pointcloud import Cloud
-from tests.engine.sample_bags import START_NS
+from tests.engine.installed import install
+from tests.engine.sample_bags import START_NS, write_mcap
 from tests.engine.test_pointclouds import write_clouds
 
 if TYPE_CHECKING:
@@ -239,6 +247,120 @@ def test_what_texts_say_beside_columns() -> None:
     ]
 
 
+INTEGERS = [getattr(pa, f"{sign}int{bits}")() for sign in ("", "u") for bits in (8, 16, 32, 64)]
+
+
+@st.composite
+def type_pairs(draw: st.DrawFn, depth: int = 2) -> tuple[pa.DataType, pa.DataType]:
+    """Types of one field before and after, mostly such that one type holds both."""
+    kinds = ["integer", "float", "bytes", "any", "equal"] + ["list", "struct"] * (depth > 0)
+    match draw(st.sampled_from(kinds)):
+        case "integer":
+            return draw(st.sampled_from(INTEGERS)), draw(st.sampled_from(INTEGERS))
+        case "float":
+            return draw(st.sampled_from([F32, F64])), draw(st.sampled_from([F32, F64]))
+        case "bytes":
+            return draw(st.sampled_from([pa.binary(), pa.binary(2)])), draw(st.sampled_from([pa.binary(3)]))
+        case "any":
+            some = st.sampled_from([*INTEGERS, F64, pa.string(), pa.bool_(), list_of(F32)])
+            return draw(some), draw(some)
+        case "list":
+            old, new = draw(type_pairs(depth=depth - 1))
+            sizes = st.sampled_from([-1, 1, 2])
+            return list_of(old, draw(sizes)), list_of(new, draw(sizes))
+        case "struct":
+            return struct(**draw(field_sets(depth - 1))[0]), struct(**draw(field_sets(depth - 1))[1])
+    one = draw(st.sampled_from([pa.string(), pa.bool_(), pa.binary(), F32, list_of(I32)]))
+    return one, one
+
+
+@st.composite
+def field_sets(draw: st.DrawFn, depth: int = 2) -> tuple[dict[str, pa.DataType], dict[str, pa.DataType]]:
+    """Fields of a message before and after: ``k`` is in both."""
+    old: dict[str, pa.DataType] = {"k": I8}
+    new: dict[str, pa.DataType] = {"k": I8}
+    for name in draw(st.permutations(["a", "B", "c"])):
+        before, after = draw(type_pairs(depth))
+        there = draw(st.sampled_from(["both", "both", "old", "new"]))
+        old |= {name: before} if there != "new" else {}
+        new |= {name: after} if there != "old" else {}
+    return old, new
+
+
+def values_of(kind: pa.DataType) -> st.SearchStrategy[Any]:
+    if pa.types.is_struct(kind):
+        return st.fixed_dictionaries({each.name: values_of(each.type) for each in kind})
+    if pa.types.is_fixed_size_list(kind):
+        return st.lists(values_of(kind.value_type), min_size=kind.list_size, max_size=kind.list_size)
+    if pa.types.is_list(kind):
+        return st.lists(values_of(kind.value_type), max_size=2)
+    if pa.types.is_integer(kind):
+        bits, signed = kind.bit_width, pa.types.is_signed_integer(kind)
+        return st.integers(-(2 ** (bits - 1)) * signed, 2 ** (bits - signed) - 1)
+    if pa.types.is_floating(kind):
+        return st.floats(width=kind.bit_width, allow_nan=False)
+    if pa.types.is_fixed_size_binary(kind):
+        return st.binary(min_size=kind.byte_width, max_size=kind.byte_width)
+    return {pa.string(): st.text("aé", max_size=2), pa.binary(): st.binary(max_size=3)}.get(
+        kind, st.booleans()
+    )
+
+
+def padded(value: Any, kind: pa.DataType) -> Any:
+    """A value as it is, with None for fields of ``kind`` that it lacks: naive, and all that may be done."""
+    if pa.types.is_struct(kind) and value is not None:
+        return {each.name: padded(value.get(each.name), each.type) for each in kind}
+    if (pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind)) and value is not None:
+        return [padded(item, kind.value_type) for item in value]
+    return value
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_any_definitions_keep_every_value_or_are_refused(data: st.DataObject) -> None:
+    keep_every_value(data)
+
+
+@pytest.mark.long
+@settings(max_examples=3_000, deadline=None)
+@given(st.data())
+def test_very_many_definitions_keep_every_value_or_are_refused(data: st.DataObject) -> None:
+    keep_every_value(data)
+
+
+def keep_every_value(data: st.DataObject) -> None:
+    """By pyarrow's dataset and by DuckDB's view."""
+    pair = data.draw(field_sets())
+    definitions = [message(("log_time_ns", I64), *fields.items()) for fields in pair]
+    named = list(zip(("aa", "bb"), definitions, strict=True))
+    change = drift.compare(*definitions).change
+    hypothesis.event(str(change))
+    assert drift.compare(*definitions[::-1]).change == change
+    if change is Change.BROKEN:
+        with pytest.raises(drift.DriftError):
+            drift.common_columns(named)
+        return
+    common = drift.common_columns(named)
+    rows = [
+        data.draw(values_of(pa.struct(list(each.columns)))) | {"log_time_ns": n}
+        for n, each in enumerate(definitions)
+    ]
+    wanted = [padded(row, pa.struct(list(common))) for row in rows]
+    with tempfile.TemporaryDirectory() as folder:
+        files = [f"{folder}/t/schema={name}/drive_id=d/x.parquet" for name, _ in named]
+        for file, definition, row in zip(files, definitions, rows, strict=True):
+            Path(file).parent.mkdir(parents=True)
+            pq.write_table(pa.Table.from_pylist([row], schema=definition.columns), file)
+        assert ds.dataset(files, schema=common).to_table().to_pylist() == wanted
+        versions = [Version(name, each, None, 1, 1, None, None, "d", "") for name, each in named]
+        database = duckdb.connect()
+        for sql in views.statements(folder, [TopicDrift("t", ("/t",), tuple(versions), None)]):
+            database.execute(sql)
+        read = database.execute("SELECT * EXCLUDE (schema, drive_id) FROM t ORDER BY log_time_ns")
+        names = [column[0] for column in read.description]
+        assert [dict(zip(names, row, strict=True)) for row in read.fetchall()] == wanted
+
+
 # --- from bags to reading -----------------------------------------------------------------------------
 
 
@@ -304,8 +426,7 @@ def test_broken_definitions_are_read_apart(tmp_path: Path, capsys: pytest.Captur
         Lake(str(output)).topic("/speed")
     assert str(refused.value) == (
         f"{output}: table speed: its definition changed so that no table holds both schema={old} and "
-        f"schema={new}: `gear` uint8 -> string: another type. Read one at a time: "
-        f"dataset('speed', schema=...) of {', '.join(sorted([old, new]))}"
+        f"schema={new}: `gear` uint8 -> string: another type. Read them apart: schema='{old}', schema='{new}'"
     )
     assert Lake(str(output)).topic("/speed", schema=new).to_table()["gear"].to_pylist() == ["R"]
     assert Lake(str(output)).topic("/speed", drives=["one"]).to_table()["gear"].to_pylist() == [1, 2]
@@ -342,10 +463,24 @@ def test_two_that_go_with_a_third_and_not_with_each_other_are_named(
     }  # fmt: skip
     capsys.readouterr()
     assert cli.main(["drift", str(output)]) == 0
-    assert (
-        f"  {first['schema']} and {third['schema']}: `q` uint8 -> string: another type"
-        in capsys.readouterr().out.splitlines()
+    names = [each["schema"] for each in topic["definitions"]]
+    assert topic["together"] == [names[:2], names[2:]]
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        f"  {names[0]} and {names[2]}: `q` uint8 -> string: another type",
+        f"  one table holds {names[0]} and {names[1]}",
+    ]
+    with pytest.raises(drift.DriftError) as refused:
+        Lake(str(output)).topic("/speed")
+    apart = f"Read them apart: schema={names[:2]}, schema='{names[2]}'"
+    assert str(refused.value).endswith(apart)
+    together = Lake(str(output)).topic("/speed", schema=names[:2]).to_table().sort_by("log_time_ns")
+    assert together["q"].to_pylist() == [3, None]
+    database = with_views(output, capsys)
+    assert sorted(comments(database)) == sorted(
+        [*(f"speed@{name}" for name in names), f"speed@{names[0]}+{names[1]}"]
     )
+    query = f'SELECT q FROM "speed@{names[0]}+{names[1]}" ORDER BY log_time_ns'
+    assert database.execute(query).fetchall() == [(3,), (None,)]
 
 
 STAMPED = "std_msgs/Header header\ngeometry_msgs/Vector3 speed\nfloat64[9] covariance\n"
@@ -445,6 +580,51 @@ def test_clouds_whose_fields_change(tmp_path: Path, capsys: pytest.CaptureFixtur
     rows = Lake(str(output)).topic("/topic").to_table().sort_by("log_time_ns")
     assert rows.schema.field("ring").type.value_type == pa.uint16()
     assert rows["time"].to_pylist() == [None, None, [0.0]]
+
+
+def test_json_whose_fields_may_be_left_out(tmp_path: Path) -> None:
+    output = tmp_path / "lake"
+    for name, required, values in (("a", ["x", "on"], [{"x": 1, "on": True}]), ("b", ["x"], [{"x": 2}])):
+        properties = {"x": {"type": "integer"}, "on": {"type": "boolean"}}
+        schema = json.dumps({"type": "object", "properties": properties, "required": required})
+        (tmp_path / name).mkdir()
+        payloads = [json.dumps(value).encode() for value in values]
+        bag = tmp_path / name / "a.mcap"
+        write_mcap(bag, "T", payloads, schema=schema, schema_encoding="jsonschema", encoding="json")
+        commit = extract(tmp_path / name, output)
+    assert (said(commit), commit.drift[0].fields) == (
+        [("/topic", "widened", "a.mcap", "a")], ("`on` bool -> bool, may be null",),
+    )  # fmt: skip
+    rows = Lake(str(output)).topic("/topic").to_table().select(["x", "on"]).to_pylist()
+    assert rows == [{"x": 1, "on": True}, {"x": 2, "on": None}]
+
+
+def test_rows_that_a_transform_makes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    install(
+        tmp_path / "site",
+        "def it(rows, topic):\n    return rows.drop_columns(['gear', 'log_time', 'log_time_ns'])",
+        {"it": "it"},
+    )
+    output = tmp_path / "lake"
+    extract(write(tmp_path / "one/a.bag", FIRST, speeds(1)).parent, output)
+    options = ExtractOptions(transforms=contract.transform_rules({"/speed": "it"}))
+    bag = write(tmp_path / "two/a.bag", FIRST, speeds(1, 2), start_ns=START_NS + SECOND)
+    commit = extract(bag.parent, output, options=options)
+    assert (said(commit), commit.drift[0].fields) == (
+        [("/speed", "added", "a.bag", "one")],
+        ("`gear` removed (uint8)", "its rows are made by transform it, were as recorded"),
+    )
+    (topic,) = report(output, capsys)
+    made = topic["definitions"][1]
+    assert (made["transform"], made["first_bag"], made["rows"]) == ("it", "a.bag", 2)
+    # Without times of their own, those of the messages that the rows were made of.
+    assert (made["first_log_time_ns"], made["last_log_time_ns"]) == (START_NS + SECOND, START_NS + 2 * SECOND)
+    rows = Lake(str(output)).topic("/speed").to_table()
+    assert sorted(rows["gear"].to_pylist(), key=str) == [1, None, None]
+    assert rows["log_time_ns"].null_count == 2
 
 
 # --- what a commit says, and when ----------------------------------------------------------------------
@@ -631,7 +811,7 @@ def test_topics_are_chosen_and_a_lake_without_drift_says_so(
 # --- views ------------------------------------------------------------------------------------------------
 
 
-def views(output: Path, capsys: pytest.CaptureFixture[str]) -> duckdb.DuckDBPyConnection:
+def with_views(output: Path, capsys: pytest.CaptureFixture[str]) -> duckdb.DuckDBPyConnection:
     """A database with the views that the command prints."""
     capsys.readouterr()
     assert cli.main(["views", str(output)]) == 0
@@ -665,7 +845,7 @@ def test_a_view_reads_definitions_together_and_says_what_it_casts(
         extract(bag.parent, output)
     write(tmp_path / "007/b.bag", "string a\n", [{"a": "one"}], topic='/quo"te')
     extract(tmp_path / "007", output)
-    database = views(output, capsys)
+    database = with_views(output, capsys)
     query = "SELECT drive_id, points, gear, source FROM speed ORDER BY log_time_ns"
     assert database.execute(query).fetchall() == [
         ("007", [{"x": 1.5, "w": [1.0, 1.0], "q": None}], 250, None),
@@ -685,11 +865,11 @@ def test_a_view_reads_definitions_together_and_says_what_it_casts(
 def test_broken_definitions_have_a_view_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "lake"
     extract(write(tmp_path / "one/a.bag", FIRST, speeds(1)).parent, output)
-    database = views(output, capsys)
+    database = with_views(output, capsys)
     assert database.execute("SELECT gear FROM speed").fetchall() == [(1,)]
     extract(write(tmp_path / "two/a.mcap", BROKEN, speeds("R"), start_ns=START_NS + SECOND).parent, output)
     first, second = [each["schema"] for each in report(output, capsys)[0]["definitions"]]
-    database = views(output, capsys)
+    database = with_views(output, capsys)
     assert sorted(comments(database)) == sorted([f"speed@{first}", f"speed@{second}"])
     assert comments(database)[f"speed@{second}"] == (
         f"Topic /speed, car/msg/Speed, schema {second} alone, for no table holds both schema {first} and "
