@@ -83,7 +83,10 @@ def check(data: bytes, seeds: Sequence[Seed], *, variants: Sequence[str] | None 
             return
         _assert_has(found.messages, known)
         for variant in variants:
-            VARIANTS[variant](data, found, known)
+            try:
+                VARIANTS[variant](data, found, known)
+            except BagError:  # what SQLite makes of a broken page is not the same every time
+                assert found.reader.damage and not known
 
 
 @contextmanager
