@@ -38,6 +38,7 @@ from ros_to_parquet.bag.scan import (
     merged,
     part,
     walk,
+    walked_from_chunk,
     without,
 )
 from ros_to_parquet.bag.source import GAP_BYTES, UNKNOWN_BYTES, CountedSource, ForwardBuffer, Readable
@@ -148,6 +149,7 @@ class ChunkedReader(ABC, Generic[R]):
 
         With an ``index``, and its ``definitions``, chunks that hold nothing wanted are left out.
         """
+        span = walked_from_chunk(span, self._begins_chunk)
         left_out = merged(index.left_out, index.left_out_ends) if index else []
         overruns: list[tuple[int, int]] = []
         yield from self._walk(without(span, left_out), overruns)

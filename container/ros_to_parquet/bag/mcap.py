@@ -154,7 +154,6 @@ class McapReader(ChunkedReader[Records]):
             anchors=(self._summary.chunks if slice_count == 1 or self._split else ChunkIndex()).offsets,
             slice_index=slice_index,
             slice_count=slice_count,
-            begins_chunk=self._begins_chunk,
         )
 
     def _sum_data(self, data_end: int) -> None:
