@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_batch_ros.causes import Cause, cause_of, cause_of_problem
 from airflow_batch_ros.failures import LOGS_A_DRIVE, LOGS_A_RUN, FailedShard, add_log_lines, failed_shards
 from airflow_batch_ros.jobs import DriveJob, Work, describe, end_reason, job_seconds, job_state
-from airflow_batch_ros.lake import Lake, drive_folder, read_holdings
+from airflow_batch_ros.lake import Lake, drive_folder, read_holdings, said_by
 from ros_to_parquet import contract
 from ros_to_parquet.contract import (
     MAX_REASONS,
@@ -47,6 +47,10 @@ _SEVERITY = (
     DriveState.PARTIAL,
     DriveState.FAILED,
 )
+
+
+class SummaryError(RuntimeError):
+    """What has become of a drive cannot be read; the message names it, and says what AWS said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +100,22 @@ def summarize(
     """How the drives of a run ended, whose jobs have; with log lines of the first shards that failed.
 
     Raises:
-        ContractError: a manifest cannot be read.
+        ContractError: a manifest is none.
+        SummaryError: a manifest, or a job, cannot be read.
     """
+    from botocore.exceptions import ClientError
+
     details = describe(batch, [job.job_id for job in jobs if job.job_id])
     drives = []
     logs_left = LOGS_A_RUN
     for job in jobs:
-        drive = summarize_drive(batch, Lake(s3, job.output), job, details.get(job.job_id or ""))
+        try:
+            drive = summarize_drive(batch, Lake(s3, job.output), job, details.get(job.job_id or ""))
+        except ClientError as error:
+            raise SummaryError(
+                f"drive {job.drive_id!r}: its job has ended, and what it left below {job.output}/_manifests "
+                f"cannot be read: {error.operation_name}: {said_by(error)}; nothing is lost: try again"
+            ) from error
         if drive.failed_shards and logs_left:
             shards = add_log_lines(logs, drive.failed_shards, at_most=min(LOGS_A_DRIVE, logs_left))
             logs_left -= sum(bool(shard.log_lines) for shard in shards)

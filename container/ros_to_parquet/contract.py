@@ -34,7 +34,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from fnmatch import fnmatchcase
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
 
@@ -1186,11 +1186,16 @@ def topic_matches(topic: str, globs: Iterable[str]) -> bool:
     return any(fnmatchcase(name, glob) for name in names for glob in globs)
 
 
+MAX_TABLE_NAME: Final = 200
+"""Characters, of ASCII: file systems take 255 bytes a name, catalogues as many."""
+
+
 def table_name(topic: str) -> str:
     """The table of a topic: ``/flir_adk/rgb_front_left/image_raw`` is ``flir_adk.rgb_front_left.image_raw``.
 
     The leading ``/`` is dropped, ``/`` becomes ``.``, anything else outside ``[A-Za-z0-9_-]`` and a leading
-    ``_`` (which engines skip) are percent-encoded as UTF-8, so that no two topics share a table by accident.
+    ``_`` or ``.`` (which engines skip) are percent-encoded as UTF-8, so that no two topics share a table by
+    accident. No name is ``.`` or ``..``, nor longer than `MAX_TABLE_NAME`: a longer one ends in a hash of it.
 
     >>> table_name("/a/b"), table_name("/a_b"), table_name("a.b"), table_name("/_x")
     ('a.b', 'a_b', 'a%2Eb', '%5Fx')
@@ -1201,6 +1206,12 @@ def table_name(topic: str) -> str:
     )
     if encoded.startswith("_"):
         encoded = "%5F" + encoded[1:]
+    elif encoded.startswith("."):  # once would be the table of the topic without a name
+        encoded = "%2F%2F" + encoded[1:]
+    if len(encoded) > MAX_TABLE_NAME:
+        # In lower case, as no character is encoded: nothing else is called so.
+        ending = f"%7e{sha256(encoded.encode())[:16]}"
+        encoded = re.sub(r"%.?$", "", encoded[: MAX_TABLE_NAME - len(ending)]) + ending
     return encoded or "%2F"
 
 

@@ -45,7 +45,7 @@ from ros_to_parquet.decoders import Decoders, prepare
 from ros_to_parquet.definitions import TypeSource
 from ros_to_parquet.layout import MAX_MESSAGE_BYTES, DefinitionError
 from ros_to_parquet.log import event, now
-from ros_to_parquet.memory import DEFAULT_BUDGET, MemoryBudget, readable
+from ros_to_parquet.memory import DECODER_BYTES, DEFAULT_BUDGET, TABLE_BYTES, MemoryBudget, readable
 from ros_to_parquet.msg_path import MsgPathError, folders_of, load_types
 from ros_to_parquet.parquet_memory import encoding_bytes
 from ros_to_parquet.pointcloud import POINT_CLOUD, CloudDecoder, CloudTable, is_point_cloud
@@ -363,6 +363,8 @@ class _Extraction:
         self._budget = budget
         self._tallies: dict[tuple[str, str, str], _Tally] = {}
         self._sinks: dict[tuple[str, str, str, pa.Schema], _Sink] = {}
+        self._topics: set[str] = set()
+        """Those that have a sink."""
         self._taken: set[str] = set()
         self._spans: dict[str, _Span] = {}
         self._bag = ""
@@ -688,6 +690,8 @@ class _Extraction:
 
     def _resolve(self, block: MessageBlock) -> _Target:
         """The target of the block's connection."""
+        if refusal := self._no_room(block.connection.topic):
+            return _Target(self._tally(block.connection, ""), None, refusal)
         try:
             made = prepare(block, self._types, self._decoders)
         except DefinitionError as error:
@@ -710,6 +714,16 @@ class _Extraction:
         if clouds is None:
             table = replace(table, sink=self._sink(tally, table, made.schema_hash, made.decoder.schema))
         return _Target(tally, table)
+
+    def _no_room(self, topic: str) -> str:
+        """Why a topic gets no table, and what to do; empty where it has one or may."""
+        taken = TABLE_BYTES * len(self._sinks) + DECODER_BYTES * len(self._decoders)
+        if taken < self._budget.tables or topic in self._topics:
+            return ""
+        return (
+            f"a table more than the memory limit has room for ({len(self._sinks):,} are there): raise "
+            f"--memory-limit to {readable(2 * self._budget.limit)}, or choose topics"
+        )
 
     def _cloud_sink(self, tally: _Tally, table: _Table, clouds: CloudTable | None) -> _Sink:
         """What takes decoded clouds with these fields, or clouds that are kept as recorded."""
@@ -734,6 +748,7 @@ class _Extraction:
         schema = pa.schema(table.own.fields() + list(message))
         key = (table.connection.topic, table.connection.type_name, digits, schema)
         if key not in self._sinks:
+            self._topics.add(key[0])
             new = _Sink(tally, table.connection, digits, schema, metadata, transform=tally.transform)
             self._sinks[key] = new if new.transform is not None else self._open(new)
         return self._sinks[key]
@@ -759,8 +774,9 @@ class _Extraction:
         candidates = (
             f"{folder}/{self.name}{f'-{number}' if number > 1 else ''}.parquet" for number in count(1)
         )
-        path = next(candidate for candidate in candidates if candidate not in self._taken)
-        self._taken.add(path)
+        # Where file systems fold case, topics that differ by it share a folder.
+        path = next(candidate for candidate in candidates if candidate.casefold() not in self._taken)
+        self._taken.add(path.casefold())
         self._tables.open(
             path, sink.schema, {**_table_metadata(sink.connection, sink.digits), **sink.metadata}
         )

@@ -6,18 +6,22 @@ import base64
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from ros_to_parquet.bag.blocks import Definition
 from ros_to_parquet.bag.chunked import Chunk, ChunkedReader, ChunkFraming
+from ros_to_parquet.bag.decompress import COMPRESSIONS
 from ros_to_parquet.bag.extras import HELD_BYTES, Attachment, Extras, MetadataRecord
 from ros_to_parquet.bag.index import ChunkEntries, ChunkIndex, IndexBuilder, flat_entries, index_pieces
 from ros_to_parquet.bag.model import BagFormat, Connection, Int64Array, MessageBlock, Messages, UInt8Array
 from ros_to_parquet.bag.scan import (
+    Batch,
     Broken,
+    Large,
     Look,
     Need,
     Passed,
@@ -29,13 +33,21 @@ from ros_to_parquet.bag.scan import (
     plan_span,
     slice_bounds,
 )
-from ros_to_parquet.bag.source import MAX_KEPT_BYTES, READ_BYTES, CountedSource, HasEnd, Kept
-from ros_to_parquet.memory import MemoryBudget
+from ros_to_parquet.bag.source import (
+    MAX_KEPT_BYTES,
+    READ_BYTES,
+    CountedSource,
+    ForwardBuffer,
+    HasEnd,
+    Kept,
+    Summed,
+)
+from ros_to_parquet.memory import MemoryBudget, readable
 
 MAGIC = b"\x89MCAP0\r\n"
 
 HEADER, FOOTER, SCHEMA, CHANNEL, MESSAGE, CHUNK = 1, 2, 3, 4, 5, 6
-CHUNK_INDEX, ATTACHMENT, ATTACHMENT_INDEX, STATISTICS = 8, 9, 10, 11
+MESSAGE_INDEX, CHUNK_INDEX, ATTACHMENT, ATTACHMENT_INDEX, STATISTICS = 7, 8, 9, 10, 11
 METADATA, METADATA_INDEX, SUMMARY_OFFSET, DATA_END = 12, 13, 14, 15
 
 _END_KINDS = (DATA_END, FOOTER, CHUNK_INDEX, ATTACHMENT_INDEX, STATISTICS, METADATA_INDEX, SUMMARY_OFFSET)
@@ -43,6 +55,7 @@ _END_KINDS = (DATA_END, FOOTER, CHUNK_INDEX, ATTACHMENT_INDEX, STATISTICS, METAD
 
 _RECORD_HEAD_BYTES = 9
 _FOOTER_BYTES = _RECORD_HEAD_BYTES + 20
+_DATA_END_BYTES = _RECORD_HEAD_BYTES + 4
 _MAX_CHUNK_HEAD_BYTES = 4096
 _MAX_ATTACHMENT_HEAD_BYTES = 64 << 10
 _MESSAGE_INDEX_HEAD_BYTES = _RECORD_HEAD_BYTES + 2 + 4
@@ -104,6 +117,12 @@ class McapReader(ChunkedReader[Records]):
         self._schemas: dict[int, _Schema] = {}
         self.extras = Extras()
         self._data_ended = False
+        self._schema_bytes = 0
+        self._data_crc32 = 0
+        self._summed: Summed | None = None
+        self._last_kind = CHUNK
+        self._reached = 0
+        """The kind of the last record outside of chunks, and where it ended."""
         self._summary = _Summary(data_end=source.size)
         self._kept = Kept()  # of a stream
         self._has_footer = False
@@ -121,6 +140,8 @@ class McapReader(ChunkedReader[Records]):
             except ValueError as error:
                 self._harm(footer_start, f"the summary cannot be used, the file is read without it: {error}")
                 self._summary = _Summary(source.size - len(MAGIC))  # a footer may be missing, too
+            if slice_count == 1:
+                self._sum_data(self._summary.data_end)
         self._schemas.update(self._summary.schemas)
         for definition in self._summary.definitions:
             self._table.define(definition.recorded_id, definition.content)
@@ -133,8 +154,20 @@ class McapReader(ChunkedReader[Records]):
             anchors=(self._summary.chunks if slice_count == 1 or self._split else ChunkIndex()).offsets,
             slice_index=slice_index,
             slice_count=slice_count,
-            begins_chunk=self._begins_chunk,
         )
+
+    def _sum_data(self, data_end: int) -> None:
+        """Has the checksum of the data made as it is read, where the file has one, just before ``data_end``.
+
+        The data begins where the file does.
+        """
+        record = _Fields(self._source.read_at(data_end - _DATA_END_BYTES, _DATA_END_BYTES))
+        with suppress(ValueError):
+            if record.integer(1) == DATA_END and record.integer(8) == _DATA_END_BYTES - _RECORD_HEAD_BYTES:
+                self._data_crc32 = record.integer(4)
+        if self._data_crc32:
+            self._summed = self._data = Summed(self._source, data_end - _DATA_END_BYTES)
+            self._summed.read_at(0, len(MAGIC))
 
     def expected_counts(self) -> dict[int, int] | None:
         statistics = self._summary.statistics
@@ -155,6 +188,8 @@ class McapReader(ChunkedReader[Records]):
         )
         if self._source.forward:
             self._check_end()
+        if self._summed and self._summed.crc32() not in (None, self._data_crc32):
+            self._harm(-1, "the checksum of all its data is wrong: something in it is not as it was recorded")
         if not self._closed and not any(damage.ends_bag for damage in self.damage):
             reason = (
                 "the file was cut off in its summary, after the last message"
@@ -162,6 +197,24 @@ class McapReader(ChunkedReader[Records]):
                 else "the file was never closed: it may lack its last messages"
             )
             self._harm(self._source.size, reason, ends_bag=True)
+
+    def _batch(self, batch: Batch[Records]) -> Iterator[MessageBlock]:
+        kinds = batch.records.kinds
+        offsets = batch.offset + batch.records.starts
+        follows = self._reached == offsets[0]
+        before = np.append(self._last_kind if follows else CHUNK, kinds[:-1])
+        orphans = np.flatnonzero((kinds == MESSAGE_INDEX) & (before != CHUNK) & (before != MESSAGE_INDEX))
+        if len(orphans):
+            self._harm(
+                int(offsets[orphans[0]]),
+                "an index of messages that follows no chunk: what is before it was one, or is left over",
+            )
+        self._last_kind, self._reached = int(kinds[-1]), batch.offset + int(batch.records.ends[-1])
+        yield from super()._batch(batch)
+
+    def _large(self, found: Large, buffer: ForwardBuffer) -> Iterator[MessageBlock]:
+        self._last_kind, self._reached = int(found.window[0]), found.offset + found.size
+        yield from super()._large(found, buffer)
 
     def _check_end(self) -> None:
         """Takes the summary from the records that ended the stream."""
@@ -173,6 +226,19 @@ class McapReader(ChunkedReader[Records]):
                 self._summary = _read_summary(self._kept, _Framing(), footer_start, builder)
             except ValueError as error:
                 self._harm(footer_start, f"the summary cannot be used to check the file: {error}")
+
+    def _keep_schema(self, offset: int, schema_id: int, schema: _Schema) -> None:
+        """Keeps a schema; past what the memory limit has room for, without its text."""
+        self._schema_bytes += len(schema.text)
+        if self._schema_bytes > self._budget.limit // 8:
+            self._harm(
+                offset,
+                f"schema {schema.name:.80} and what follows are left: definitions of {self._schema_bytes:,} "
+                f"bytes have no room in the memory limit; raise --memory-limit to "
+                f"{readable(2 * self._budget.limit)}",
+            )
+            schema = replace(schema, text="", encoding="")
+        self._schemas[schema_id] = schema
 
     def _keep_end(self, data: UInt8Array, records: Records, offsets: Int64Array) -> None:
         """Keeps the records that come after the data."""
@@ -269,25 +335,7 @@ class McapReader(ChunkedReader[Records]):
         return statistics is not None and self._summary.chunks.messages == +Counter(statistics)
 
     def _open_chunk(self, record: UInt8Array) -> Chunk | None:
-        if len(record) < _RECORD_HEAD_BYTES or record[0] != CHUNK:
-            return None
-        body = record[_RECORD_HEAD_BYTES:]
-        fields = _Fields(body[:_MAX_CHUNK_HEAD_BYTES].tobytes())
-        try:
-            fields.skip(16)
-            size_bytes, crc32 = fields.integer(8), fields.integer(4)
-            compression = fields.text()
-            stored_bytes = fields.integer(8)
-        except ValueError:
-            return None
-        return Chunk(
-            compression=compression,
-            size_bytes=size_bytes,
-            crc32=crc32,
-            stored=body[fields.position :][:stored_bytes],
-            head_bytes=_RECORD_HEAD_BYTES + fields.position,
-            stored_bytes=stored_bytes,
-        )
+        return _opened(record)
 
     def _found(
         self, data: UInt8Array, records: Records, offsets: Int64Array
@@ -304,8 +352,7 @@ class McapReader(ChunkedReader[Records]):
                     continue
                 body = record.tobytes()
                 if kind == SCHEMA:
-                    schema_id, schema = _schema(body)
-                    self._schemas[schema_id] = schema
+                    self._keep_schema(int(offsets[row]), *_schema(body))
                 elif kind == CHANNEL:
                     definitions.append(_channel(body, self._schemas, position=int(records.starts[row])))
                 else:
@@ -363,6 +410,10 @@ class _Framing(ChunkFraming[Records]):
         unsound = np.flatnonzero(records.kinds < 0)
         return part(records, 0, int(unsound[0])) if len(unsound) else records
 
+    def is_chunk(self, window: UInt8Array) -> bool:
+        chunk = _opened(window)
+        return chunk is not None and chunk.compression in COMPRESSIONS
+
     def step(self, window: UInt8Array, left: int, /) -> Look | Need | Skip | Broken:
         if left == len(MAGIC) and window.tobytes() == MAGIC:  # the end of a stream
             return Skip(left, noted=True)
@@ -381,6 +432,29 @@ class _Framing(ChunkFraming[Records]):
         if kind not in (SCHEMA, CHANNEL, MESSAGE, CHUNK, ATTACHMENT, METADATA):
             return Skip(_RECORD_HEAD_BYTES + size)
         return Need(_RECORD_HEAD_BYTES + size, "chunk" if kind == CHUNK else "record")
+
+
+def _opened(record: UInt8Array) -> Chunk | None:
+    """See `ChunkedReader._open_chunk`."""
+    if len(record) < _RECORD_HEAD_BYTES or record[0] != CHUNK:
+        return None
+    body = record[_RECORD_HEAD_BYTES:]
+    fields = _Fields(body[:_MAX_CHUNK_HEAD_BYTES].tobytes())
+    try:
+        fields.skip(16)
+        size_bytes, crc32 = fields.integer(8), fields.integer(4)
+        compression = fields.text()
+        stored_bytes = fields.integer(8)
+    except ValueError:
+        return None
+    return Chunk(
+        compression=compression,
+        size_bytes=size_bytes,
+        crc32=crc32,
+        stored=body[fields.position :][:stored_bytes],
+        head_bytes=_RECORD_HEAD_BYTES + fields.position,
+        stored_bytes=stored_bytes,
+    )
 
 
 class _Fields:

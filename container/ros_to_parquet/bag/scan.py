@@ -7,7 +7,6 @@ Nothing else is needed to find messages, so an index that is missing or lies doe
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
@@ -136,6 +135,10 @@ class Framing(Protocol[R_co]):
         """
         ...
 
+    def is_chunk(self, window: UInt8Array) -> bool:
+        """Whether a chunk's record begins at the start of the window."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Span:
@@ -146,6 +149,7 @@ class Span:
         data_end: where the bag's data ends, maybe after ``end``.
         anchors: offsets of chunks by the bag's index, ascending: where to go on after a broken record.
         exact: a record that begins before ``end`` should not go on after it.
+        data_start: where the bag's first record begins.
     """
 
     walk_from: int
@@ -154,10 +158,7 @@ class Span:
     data_end: int
     anchors: Int64Array
     exact: bool = False
-
-
-_MOST_LOOKS = 8
-"""At chunks that may be none, before a bag is walked from its beginning."""
+    data_start: int = 0
 
 
 def plan_span(
@@ -168,20 +169,34 @@ def plan_span(
     anchors: Int64Array,
     slice_index: int,
     slice_count: int,
-    begins_chunk: Callable[[int], bool],
 ) -> Span | None:
     """What slice ``slice_index`` of ``slice_count`` reads; None if nothing.
 
-    Without chunk offsets (``anchors``) a bag cannot be split: its first slice takes it whole. An offset where
-    ``begins_chunk`` finds no chunk is not walked from: records would be passed over in silence.
+    Without chunk offsets (``anchors``) a bag cannot be split: its first slice takes it whole.
     """
     if slice_count == 1 or not len(anchors):
-        return Span(data_start, data_start, data_end, data_end, anchors) if slice_index == 0 else None
+        whole = Span(data_start, data_start, data_end, data_end, anchors, data_start=data_start)
+        return whole if slice_index == 0 else None
     begin, end = slice_bounds(size, slice_index, slice_count)
     before = int(np.searchsorted(anchors, begin, side="right"))
-    nearest = anchors[max(before - _MOST_LOOKS, 0) : before][::-1].tolist()
-    walk_from = next(filter(begins_chunk, nearest), data_start)
-    return Span(walk_from, begin, min(end, data_end), data_end, anchors)
+    walk_from = int(anchors[before - 1]) if before else data_start
+    return Span(walk_from, begin, min(end, data_end), data_end, anchors, data_start=data_start)
+
+
+_MOST_LOOKS = 8
+"""At chunks that may be none, before a bag is walked from its beginning."""
+
+
+def walked_from_chunk(span: Span, begins_chunk: Callable[[int], bool]) -> Span:
+    """The span, walked from the nearest offset by the index where there is a chunk.
+
+    From within a chunk or message, records might be passed over in silence.
+    """
+    if span.walk_from == span.data_start:
+        return span
+    before = int(np.searchsorted(span.anchors, span.walk_from, side="right"))
+    nearest = span.anchors[max(before - _MOST_LOOKS, 0) : before][::-1].tolist()
+    return dataclasses.replace(span, walk_from=next(filter(begins_chunk, nearest), span.data_start))
 
 
 def slice_bounds(size: int, slice_index: int, slice_count: int) -> tuple[int, int]:
@@ -266,6 +281,28 @@ class Large:
     cut: bool = False
 
 
+def _swallowing(
+    buffer: ForwardBuffer, framing: Framing[R], anchors: Int64Array, position: int, records: R
+) -> int | None:
+    """The first of a window's records within which a chunk begins by the bag's index: its length is wrong.
+
+    An index may be wrong itself: a chunk must be there.
+    """
+    if not len(anchors) or not len(records):
+        return None
+    starts, ends = position + records.starts, position + records.ends
+    after = np.searchsorted(anchors, starts, side="right")
+    following = anchors[np.minimum(after, len(anchors) - 1)]
+    for row in np.flatnonzero((after < len(anchors)) & (following < ends)).tolist():
+        if _is_chunk(buffer, framing, int(following[row])):
+            return int(row)
+    return None
+
+
+def _is_chunk(buffer: ForwardBuffer, framing: Framing[R], offset: int) -> bool:
+    return framing.is_chunk(buffer.peek(offset, BEGINNING_BYTES))
+
+
 BEGINNING_BYTES = 8 << 10
 """More than the header of a chunk or message has."""
 
@@ -291,6 +328,9 @@ def walk(
             if not left:
                 return
         records = framing.records(window)
+        swallowing = _swallowing(buffer, framing, span.anchors, position, records)
+        if swallowing is not None:
+            records = part(records, 0, swallowing)
         if len(records):
             first, last = np.searchsorted(records.starts, (span.begin - position, span.end - position))
             if first < last:
@@ -299,7 +339,14 @@ def walk(
             need = 1
             continue
         step = framing.step(window, left)
-        if not isinstance(step, Broken) and step.size <= left:
+        goes_on = _first_after(span.anchors, position)
+        swallows = (
+            not isinstance(step, Broken | Look)
+            and goes_on is not None
+            and goes_on < position + step.size
+            and _is_chunk(buffer, framing, goes_on)
+        )
+        if not isinstance(step, Broken) and not swallows and step.size <= left:
             before_span = isinstance(step, Need) and position + step.size <= span.begin
             if isinstance(step, Skip) or before_span:
                 if isinstance(step, Skip) and step.noted and position >= span.begin:
@@ -308,21 +355,21 @@ def walk(
                 need = 1
                 continue
             if isinstance(step, Need) and step.size > largest[step.what]:
-                # Where a chunk begins inside of it by the bag's index, its length is wrong.
-                if (_first_after(span.anchors, position) or math.inf) >= position + step.size:
-                    yield Large(position, step.size, _beginning(buffer, position, left))
-                    position += step.size
-                    need = 1
-                    continue
-                step = Broken(f"a record says it is {step.size:,} bytes long")
-            elif step.size > len(window):
+                yield Large(position, step.size, _beginning(buffer, position, left))
+                position += step.size
+                need = 1
+                continue
+            if step.size > len(window):
                 need = step.size
                 continue
-        goes_on = _first_after(span.anchors, position)
         if isinstance(step, Broken):
             reason, shown = step.reason, 0
         else:
             reason = f"cut off inside a {step.what}: {left:,} of {step.size:,} bytes are there"
+            if swallows and step.size <= left:
+                reason = (
+                    f"a {step.what} says that it is {step.size:,} bytes long, but a chunk begins within it"
+                )
             shown = left if goes_on is None else goes_on - position
             if isinstance(step, Skip):
                 shown = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import mmap
 import os
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, runtime_checkable
@@ -243,6 +244,29 @@ class Readable(Protocol):
     def read_at(self, offset: int, length: int) -> bytes: ...
 
 
+class Summed:
+    """A source whose CRC-32 to ``end`` is had of what is read in order from its begin."""
+
+    def __init__(self, source: Readable, end: int) -> None:
+        self._source = source
+        self._end = end
+        self._reached = 0
+        self._crc32 = 0
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        data = self._source.read_at(offset, length)
+        if offset <= self._reached < offset + len(data):
+            self._crc32 = zlib.crc32(
+                memoryview(data)[self._reached - offset : self._end - offset], self._crc32
+            )
+            self._reached = min(offset + len(data), self._end)
+        return data
+
+    def crc32(self) -> int | None:
+        """None where not all was read, or not in order."""
+        return self._crc32 if self._reached == self._end else None
+
+
 class ForwardBuffer:
     """A window that moves forward over a source.
 
@@ -276,6 +300,13 @@ class ForwardBuffer:
             data = self._source.read_at(start, self._read_end(offset + need) - start)
             self._start, self._data = offset, memoryview(b"".join((kept, data)) if kept else data)
         return np.frombuffer(self._data, np.uint8)[offset - self._start :]
+
+    def peek(self, offset: int, length: int) -> UInt8Array:
+        """Bytes anywhere in a source that is no stream, read for themselves unless they are at hand."""
+        place = offset - self._start
+        if place < 0 or place + length > len(self._data):
+            return np.frombuffer(self._source.read_at(offset, length), np.uint8)
+        return np.frombuffer(self._data[place : place + length], np.uint8)
 
     def _exactly(self, offset: int, size: int, at_hand: int) -> UInt8Array:
         """So many bytes in pages of their own (see `give_back`), put together without a second copy."""
