@@ -152,10 +152,12 @@ def sweep(
     return report
 
 
-@pytest.mark.parametrize("flow", FLOWS)
+@pytest.mark.parametrize(
+    ("place", "flow"), [("s3", "shards"), ("disk", "extract"), ("disk", "overwrite")], indirect=["place"]
+)
 def test_killed_here_and_there(drive: Drive, tmp_path: Path, place: Place, flow: str) -> None:
-    report = sweep(drive, flow, place, tmp_path, samples=3)
-    assert sum(report["deaths"].values()) >= 2
+    report = sweep(drive, flow, place, tmp_path, samples=2)
+    assert sum(report["deaths"].values()) >= 1
 
 
 @pytest.mark.long
@@ -172,8 +174,8 @@ def whole_bags(drive: Drive) -> Drive:
 
 @pytest.mark.parametrize(("place", "rival"), [("disk", "other"), ("s3", "same")], indirect=["place"])
 def test_overtaken_here_and_there(drive: Drive, tmp_path: Path, place: Place, rival: str) -> None:
-    report = sweep(whole_bags(drive), "shards", place, tmp_path, rival=rival, samples=3)
-    assert sum(report["deaths"].values()) >= 3
+    report = sweep(whole_bags(drive), "shards", place, tmp_path, rival=rival, samples=2)
+    assert sum(report["deaths"].values()) >= 2
 
 
 @pytest.mark.long
@@ -184,8 +186,8 @@ def test_overtaken_at_every_change(drive: Drive, tmp_path: Path, place: Place, f
 
 
 def test_three_at_one_drive(drive: Drive, tmp_path: Path, place: Place) -> None:
-    report = sweep(drive, "race", place, tmp_path, samples=2)
-    assert sum(report["deaths"].values()) == 6
+    report = sweep(drive, "race", place, tmp_path, samples=1)
+    assert sum(report["deaths"].values()) == 3
 
 
 @pytest.mark.long
