@@ -6,7 +6,9 @@ Job ids and states are Batch's words; generations, shards and records are `ros_t
 from __future__ import annotations
 
 import random
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
@@ -44,6 +46,10 @@ _PAYER = {"name": "ROS_TO_PARQUET_REQUEST_PAYER", "value": "requester"}
 """By which the engine says that it pays."""
 
 SUBMIT_TRIES = 6
+
+TERMINATE_THREADS = 8
+
+_IDS_SHOWN = 10
 
 THROTTLED = frozenset(
     {"TooManyRequestsException", "ThrottlingException", "Throttling", "RequestLimitExceeded", "SlowDown"}
@@ -547,9 +553,30 @@ def terminate(batch: BatchClient, job_ids: Iterable[str], reason: str) -> list[s
     from botocore.exceptions import BotoCoreError, ClientError
 
     problems = []
-    for job_id in job_ids:
-        try:
-            batch.terminate_job(jobId=job_id, reason=reason)
-        except (BotoCoreError, ClientError) as error:
-            problems.append(f"job {job_id}: {error}")
+    left = deque(job_ids)
+
+    def end() -> None:
+        while True:
+            try:
+                job_id = left.popleft()
+            except IndexError:
+                return
+            try:
+                batch.terminate_job(jobId=job_id, reason=reason)
+            except (BotoCoreError, ClientError) as error:
+                problems.append(f"job {job_id}: {error}")
+
+    # Several at a time: who is killed has seconds to do it in. Not by an executor, whose lock the thread that
+    # a signal interrupts may hold.
+    threads = [threading.Thread(target=end) for _ in range(min(TERMINATE_THREADS, len(left)))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     return problems
+
+
+def shown_ids(job_ids: Sequence[str]) -> str:
+    """For a log: the first ids, and how many more."""
+    more = len(job_ids) - _IDS_SHOWN
+    return (", ".join(job_ids[:_IDS_SHOWN]) or "(none)") + (f" and {more} more" if more > 0 else "")

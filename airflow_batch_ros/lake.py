@@ -19,6 +19,9 @@ T = TypeVar("T")
 READ_THREADS = 16
 """Manifests read at a time: a drive of 10,000 shards is read in seconds."""
 
+DRIVE_THREADS = 4
+"""Drives read at a time, each with `READ_THREADS` for manifests: `clients.MAX_CONNECTIONS` together."""
+
 
 @dataclass(frozen=True, slots=True)
 class Found:

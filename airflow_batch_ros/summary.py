@@ -6,13 +6,14 @@ import dataclasses
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from airflow_batch_ros.causes import Cause, cause_of, cause_of_problem
 from airflow_batch_ros.failures import LOGS_A_DRIVE, LOGS_A_RUN, FailedShard, add_log_lines, failed_shards
 from airflow_batch_ros.jobs import DriveJob, Work, describe, end_reason, job_seconds, job_state
-from airflow_batch_ros.lake import Lake, drive_folder, read_holdings
+from airflow_batch_ros.lake import DRIVE_THREADS, Lake, drive_folder, read_holdings
 from ros_to_parquet import contract
 from ros_to_parquet.contract import (
     MAX_REASONS,
@@ -83,10 +84,15 @@ def summarize(
         ContractError: a manifest cannot be read.
     """
     details = describe(batch, [job.job_id for job in jobs if job.job_id])
+
+    def one(job: DriveJob) -> DriveSummary:
+        return summarize_drive(batch, Lake(s3, job.output), job, details.get(job.job_id or ""))
+
     drives = []
     logs_left = LOGS_A_RUN
-    for job in jobs:
-        drive = summarize_drive(batch, Lake(s3, job.output), job, details.get(job.job_id or ""))
+    with ThreadPoolExecutor(DRIVE_THREADS, thread_name_prefix="drives") as pool:
+        found = list(pool.map(one, jobs))
+    for drive in found:
         if drive.failed_shards and logs_left:
             shards = add_log_lines(logs, drive.failed_shards, at_most=min(LOGS_A_DRIVE, logs_left))
             logs_left -= sum(bool(shard.log_lines) for shard in shards)
@@ -124,8 +130,12 @@ def summarize_drive(
     keys = [folder.shards[shard] for shard in sorted(folder.shards)]
     result = contract.fold(plan, lake.load_all(Manifest, keys))
     missing = [shard for shard in range(len(plan.shards)) if shard not in folder.shards]
-    failed = failed_shards(batch, lake, job, folder, missing, detail)
-    causes: Mapping[Cause, int] = Counter(shard.cause for shard in failed)
+    causes: dict[Cause, int] = {}
+    failed: list[FailedShard] = []
+    for shard in failed_shards(batch, lake, job, folder, missing, detail):
+        causes[shard.cause] = causes.get(shard.cause, 0) + 1
+        if len(failed) < MAX_REASONS:
+            failed.append(shard)
     notes = ()
     if not missing:
         # Every shard is done, but the last job ended before it could commit the drive.
@@ -136,7 +146,7 @@ def summarize_drive(
         )
         causes = {cause_of(detail): 1}
     return DriveSummary(
-        *(job, result.state, result, failed[:MAX_REASONS], len(missing), state, seconds, uri, notes, causes)
+        *(job, result.state, result, tuple(failed), len(missing), state, seconds, uri, notes, causes)
     )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from airflow_batch_ros.jobs import ENDED, UNKNOWN, count_states, job_state
@@ -33,8 +34,14 @@ class Waiting:
         self._unknown_after_s = unknown_after_s
         self._clock = clock
         self._last_seen = dict.fromkeys(job_ids, clock() - waited_s)
-        self._details: dict[str, Mapping[str, Any] | None] = dict.fromkeys(job_ids)
+        # Of each job its shards' states alone: a thousand descriptions are tens of MB.
+        self._shards: dict[str, dict[str, int]] = {job_id: {UNKNOWN: 1} for job_id in self.open}
         self._told = ""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many jobs are in which state."""
+        return dict(Counter(self.states.values()))
 
     def update(self, details: Mapping[str, Mapping[str, Any]]) -> str | None:
         """Takes a poll of the `open` jobs; a line on how things stand if that has changed."""
@@ -45,24 +52,25 @@ class Waiting:
             if detail is None:
                 ended = now - self._last_seen[job_id] >= self._unknown_after_s
             else:
-                self._details[job_id] = detail
+                self._shards[job_id] = count_states([detail])
                 self._last_seen[job_id] = now
                 ended = job_state(detail) in ENDED
             self.states[job_id] = job_state(detail)
             if not ended:
                 still_open.append(job_id)
         self.open = still_open
-        told = f"jobs: {_shown(_counts(self.states))}; shards: {_shown(count_states(self._details.values()))}"
+        told = f"jobs: {_shown(self.counts)}; shards: {_shown(_sum(self._shards.values()))}"
         if told == self._told:
             return None
         self._told = told
         return told
 
 
-def _counts(states: Mapping[str, str]) -> dict[str, int]:
+def _sum(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     counts: dict[str, int] = {}
-    for state in states.values():
-        counts[state] = counts.get(state, 0) + 1
+    for part in parts:
+        for state, count in part.items():
+            counts[state] = counts.get(state, 0) + count
     return counts
 
 

@@ -6,27 +6,41 @@ Counts are exact, so that one request more a drive, or a list that grows with sh
 
 from __future__ import annotations
 
+import asyncio
+import json
 import threading
+import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import botocore.client
 import pytest
+from airflow.models.trigger import Trigger
+from airflow.providers.common.compat.sdk import TaskDeferred
 
 from airflow_batch_ros import fanout as fanouts
 from airflow_batch_ros.fanout import Fanout
-from airflow_batch_ros.jobs import SubmitOptions
+from airflow_batch_ros.jobs import LIVE, SubmitOptions, Work, describe, drive_job, terminate
 from airflow_batch_ros.pace import Pace
-from ros_to_parquet.contract import Run
+from airflow_batch_ros.sensors.batch import RosToParquetBatchSensor
+from airflow_batch_ros.triggers import batch as triggers
+from airflow_batch_ros.triggers.batch import RosToParquetBatchTrigger
+from ros_to_parquet.contract import JobRecord, Run
+from tests.provider import builders
 from tests.provider.builders import conf, put
 from tests.provider.test_fanout import QUEUE, wait_for_end
 
 if TYPE_CHECKING:
     from mypy_boto3_batch import BatchClient
     from mypy_boto3_s3 import S3Client
+
+
+MYSQL_TEXT_BYTES = 65_535
+"""What its text column holds, in which Airflow keeps a trigger's arguments."""
 
 
 @contextmanager
@@ -174,3 +188,143 @@ def test_submissions_keep_to_a_rate() -> None:
     now_s = 200.0
     pace.wait()
     assert slept[-1] == 0, "after a pause it goes on at once"
+
+
+# --- one sensor for all -----------------------------------------------------------------------------
+
+
+def entries(job_ids: Sequence[str], output: str) -> list[dict[str, Any]]:
+    """What the operator would have returned for these jobs, a drive each."""
+    plan = builders.plan([builders.bag("a.bag")])
+    record = JobRecord(plan.plan_id, 0, "", "name", QUEUE, 0)
+    jobs = [
+        drive_job(
+            replace(plan, drive_id=f"drive_{number}", output=output),
+            Work.SUBMITTED,
+            replace(record, job_id=job_id),
+            submitted_shards=1,
+            job_queue=QUEUE,
+            fail_on=["failed"],
+        )
+        for number, job_id in enumerate(job_ids)
+    ]
+    return [job.as_dict() for job in jobs]
+
+
+def submit_many(batch: BatchClient, definition: str, count: int) -> list[str]:
+    """Jobs that hang, or wait for others that do."""
+
+    def submit(number: int) -> str:
+        return batch.submit_job(jobName=f"many-{number}", jobQueue=QUEUE, jobDefinition=definition)["jobId"]
+
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(submit, range(count)))
+
+
+def deferred(
+    jobs: list[dict[str, Any]], context: dict[str, Any], **arguments: Any
+) -> RosToParquetBatchTrigger:
+    """The trigger of a sensor of these jobs, after it was in Airflow's database."""
+    sensor = RosToParquetBatchSensor(task_id="wait", jobs=jobs, deferrable=True, **arguments)
+    with pytest.raises(TaskDeferred) as caught:
+        sensor.execute(context)  # type: ignore[arg-type]
+    return restarted(caught.value.trigger)
+
+
+def restarted(trigger: Any) -> RosToParquetBatchTrigger:
+    """The trigger as the next triggerer has it from Airflow's database."""
+    path, arguments = trigger.serialize()
+    kept = Trigger(classpath=path, kwargs=arguments)
+    assert len(kept.encrypted_kwargs) < MYSQL_TEXT_BYTES
+    found = RosToParquetBatchTrigger(**kept.kwargs)
+    assert found.serialize() == trigger.serialize()
+    return found
+
+
+async def run_until(trigger: RosToParquetBatchTrigger, reached: Callable[[], bool]) -> None:
+    """Runs a trigger that does not fire; cancels it, as a triggerer that stops does."""
+    waiting = asyncio.ensure_future(fire(trigger))
+    while not reached():
+        assert not waiting.done(), "it has fired"
+        await asyncio.sleep(0.01)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+
+
+async def fire(trigger: RosToParquetBatchTrigger) -> list[Any]:
+    return [event.payload async for event in trigger.run()]
+
+
+@pytest.mark.parametrize("count", [210, pytest.param(1000, marks=pytest.mark.long)])
+def test_a_wait_for_many_jobs_outlives_the_triggerer(
+    batch: BatchClient,
+    bucket: str,
+    definitions: dict[str, str],
+    context: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    count: int,
+) -> None:
+    """Some jobs end before it stops, the others while nobody looks; each is counted once."""
+    monkeypatch.setattr(triggers, "FIRST_POLL_S", 0.0)
+    ids = submit_many(batch, definitions["hang"], count)
+    assert terminate(batch, ids[: count // 2], "ended early") == []
+    wait_for_end(batch, ids[: count // 2])
+    trigger = deferred(entries(ids, f"s3://{bucket}/lake"), context, terminate_on_kill=True)
+    polls, later_polls = -(-count // 100), -(-(count - count // 2) // 100)
+    with counted_calls(monkeypatch) as calls:
+        asyncio.run(run_until(trigger, lambda: calls["DescribeJobs"] >= polls + later_polls))
+    assert set(calls) == {"DescribeJobs"}, "a triggerer that stops ends no job"
+    states = {detail["status"] for detail in describe(batch, ids[count // 2 :]).values()}
+    assert states <= LIVE
+
+    assert terminate(batch, ids[count // 2 :], "ended late") == []
+    wait_for_end(batch, ids[count // 2 :])
+    with counted_calls(monkeypatch) as calls:
+        (event,) = asyncio.run(fire(restarted(trigger)))
+    assert event == {"status": "ended", "states": {"FAILED": count}}
+    assert calls == {"DescribeJobs": polls}
+
+
+def test_ids_that_do_not_fit_into_a_trigger_are_in_the_lake(
+    s3: S3Client,
+    batch: BatchClient,
+    bucket: str,
+    definitions: dict[str, str],
+    context: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(triggers, "FIRST_POLL_S", 0.0)
+    monkeypatch.setattr(triggers, "MAX_JOB_IDS", 2)
+    ids = submit_many(batch, definitions["hang"], 5)
+    trigger = deferred(entries(ids, f"s3://{bucket}/lake"), context, terminate_on_kill=True)
+    assert trigger.job_ids == ids[:2]
+    uri = str(trigger.job_ids_uri)
+    assert uri.startswith(f"s3://{bucket}/lake/_plans/waits/")
+    key = uri.removeprefix(f"s3://{bucket}/")
+    assert json.loads(s3.get_object(Bucket=bucket, Key=key)["Body"].read()) == ids[2:]
+
+    asyncio.run(trigger.on_kill())
+    wait_for_end(batch, ids)
+    assert asyncio.run(fire(trigger)) == [{"status": "ended", "states": {"FAILED": 5}}]
+
+    s3.delete_object(Bucket=bucket, Key=key)
+    (event,) = asyncio.run(fire(trigger))
+    assert event["status"] == "error"
+    assert f"{uri}, is gone: clear the task" in event["message"]
+
+
+def test_a_thousand_ids_fit_into_any_database() -> None:
+    ids = [str(uuid.uuid4()) for _ in range(triggers.MAX_JOB_IDS)]
+    uri = f"s3://{'b' * 63}/{'p' * 900}/_plans/waits/0123456789abcdef.json"
+    restarted(
+        RosToParquetBatchTrigger(
+            job_ids=ids,
+            poll_interval_s=30.0,
+            unknown_after_s=300.0,
+            terminate_on_kill=True,
+            aws_conn_id="a" * 250,
+            region_name="us-gov-west-1",
+            job_ids_uri=uri,
+        )
+    )
