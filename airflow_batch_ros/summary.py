@@ -37,6 +37,9 @@ MAX_REASON_LENGTH = 500
 
 CLEAR_TASK = "Clear the operator's task and what follows it to run only the shards that are missing."
 
+DRIVES_SHOWN = 100
+"""Failed drives that a message names; the summary has them all."""
+
 CAUSES_SHOWN = 10
 """Lines a drive in messages and logs."""
 
@@ -269,7 +272,7 @@ def _totals(drives: Sequence[DriveSummary]) -> dict[str, Any]:
 
 
 def failure_message(drives: Sequence[DriveSummary], *, advice: str = CLEAR_TASK) -> str | None:
-    """Why the run fails, all failed drives in one message; None where none failed.
+    """Why the run fails, with the first `DRIVES_SHOWN` failed drives, in one message; None where none failed.
 
     ``advice`` is how to run the shards that are missing.
     """
@@ -279,7 +282,7 @@ def failure_message(drives: Sequence[DriveSummary], *, advice: str = CLEAR_TASK)
     noun = "drive" if len(drives) == 1 else "drives"
     lines = [f"{len(failed)} of {len(drives)} {noun} failed:"]
     budget = MAX_REASONS
-    for drive in failed:
+    for drive in failed[:DRIVES_SHOWN]:
         shown, more = shown_causes(drive, max(0, min(budget, CAUSES_SHOWN)))
         budget -= len(shown)
         lines.append(
@@ -287,6 +290,10 @@ def failure_message(drives: Sequence[DriveSummary], *, advice: str = CLEAR_TASK)
             f" ({drive.manifest_uri})"
         )
         lines += [*shown, *more]
+    if len(failed) > DRIVES_SHOWN:
+        states = Counter(str(drive.state) for drive in failed[DRIVES_SHOWN:])
+        counted = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+        lines.append(f"- and {len(failed) - DRIVES_SHOWN} more ({counted}): each is in the summary")
     if any(drive.failed_shard_count for drive in failed):
         lines.append(advice)
     return "\n".join(lines)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import botocore.client
 import pytest
@@ -23,13 +23,28 @@ from airflow.models.trigger import Trigger
 from airflow.providers.common.compat.sdk import TaskDeferred
 
 from airflow_batch_ros import fanout as fanouts
-from airflow_batch_ros.fanout import Fanout
-from airflow_batch_ros.jobs import LIVE, SubmitOptions, Work, describe, drive_job, terminate
+from airflow_batch_ros.causes import Cause
+from airflow_batch_ros.failures import FailedShard
+from airflow_batch_ros.fanout import Fanout, FanoutError
+from airflow_batch_ros.jobs import (
+    LIVE,
+    DriveJob,
+    SubmitOptions,
+    Work,
+    describe,
+    drive_job,
+    submit_request,
+    terminate,
+)
+from airflow_batch_ros.lake import Lake
 from airflow_batch_ros.pace import Pace
+from airflow_batch_ros.plan import pack
 from airflow_batch_ros.sensors.batch import RosToParquetBatchSensor
+from airflow_batch_ros.summary import CLEAR_TASK, DRIVES_SHOWN, DriveSummary, as_dict, failure_message
 from airflow_batch_ros.triggers import batch as triggers
 from airflow_batch_ros.triggers.batch import RosToParquetBatchTrigger
-from ros_to_parquet.contract import JobRecord, Run
+from ros_to_parquet import contract
+from ros_to_parquet.contract import BagSlice, Generation, JobRecord, Plan, Run
 from tests.provider import builders
 from tests.provider.builders import conf, put
 from tests.provider.test_fanout import QUEUE, wait_for_end
@@ -328,3 +343,103 @@ def test_a_thousand_ids_fit_into_any_database() -> None:
             job_ids_uri=uri,
         )
     )
+
+
+# --- what is said of them ---------------------------------------------------------------------------
+
+
+def failed_drive(*, shards: int, reason: str) -> DriveSummary:
+    """How a drive ended whose shards failed but for one, with long reasons."""
+    plan = builders.plan([builders.bag(f"{bag}.bag") for bag in range(shards)])
+    (entry,) = entries([str(uuid.uuid4())], "s3://lake/out")
+    job = replace(DriveJob.from_dict(entry), shards=shards, fail_on=("partial",))
+    failed = tuple(
+        FailedShard(shard, Cause.ENGINE_ERROR, reason, 70, log_stream="stream")
+        for shard in range(1, min(shards, contract.MAX_REASONS + 1))
+    )
+    result = contract.fold(plan, [builders.manifest(plan, 0, rejected=1)])
+    return DriveSummary(
+        job,
+        result.state,
+        result,
+        failed,
+        shards - 1,
+        "FAILED",
+        9.0,
+        "s3://lake/m/",
+        (),
+        {Cause.ENGINE_ERROR: shards - 1},
+    )
+
+
+def test_a_summary_grows_with_drives_by_bounded_bytes_and_not_with_shards() -> None:
+    one = failed_drive(shards=300, reason="r" * 900)
+    drives = [replace(one, job=replace(one.job, drive_id=f"drive_{number:04d}")) for number in range(1000)]
+    summary = as_dict(drives)
+    assert summary["totals"]["failed_shards"] == 299 * 1000, "counts are exact"
+    assert sum(len(drive["failed_shards"]) for drive in summary["drives"]) == contract.MAX_REASONS
+    assert sum(len(drive["problems"]) for drive in summary["drives"]) == 0, "shards come first"
+    size = len(json.dumps(summary))
+    few = len(json.dumps(as_dict(drives[:100])))
+    assert (size - few) / 900 < 1200, "bytes of a drive beyond the reasons"
+    assert size < 1_400_000
+
+    message = str(failure_message(drives))
+    lines = message.splitlines()
+    assert lines[0] == "1000 of 1000 drives failed:"
+    assert sum(line.startswith("- drive_") for line in lines) == DRIVES_SHOWN
+    assert sum(line.startswith("    shard ") for line in lines) <= contract.MAX_REASONS
+    assert lines[-2] == "- and 900 more (900 partial): each is in the summary"
+    assert lines[-1] == CLEAR_TASK
+    assert len(message) < 100_000
+
+    more_shards = as_dict([replace(drive, failed_shard_count=9999) for drive in drives])
+    assert len(json.dumps(more_shards)) < size + 2 * len(drives), "digits alone"
+
+
+def test_drives_that_cannot_be_run_are_named_up_to_a_number() -> None:
+    error = FanoutError([f"drive {number}: no bag" for number in range(1000)], retry_helps=False)
+    lines = str(error).splitlines()
+    assert len(error.problems) == 1000
+    assert (lines[0], lines[-1]) == ("1000 drives cannot be run; nothing was submitted:", "- and 900 more")
+    assert len(lines) == 102
+
+
+def test_what_the_operator_returns_is_a_few_hundred_bytes_a_drive() -> None:
+    (entry,) = entries([str(uuid.uuid4())], "s3://a-bucket-of-some-length/and/a/prefix")
+    assert len(json.dumps(entry)) < 1000
+    assert "shards" in entry
+    assert all(isinstance(value, str | int | list | None) for value in entry.values())
+    assert entry["fail_on"] == ["failed"], "the only list, and of states"
+
+
+# --- one drive of as many shards as an array takes --------------------------------------------------
+
+
+def big_plan(bags: int) -> Plan:
+    made = [builders.bag(f"{number:05d}.bag", 100) for number in range(bags)]
+    work = [(bag, [BagSlice(0)]) for bag in made]
+    return builders.plan(made, shards=pack(work, 100))
+
+
+def test_ten_thousand_shards_are_a_job_of_bounded_size() -> None:
+    plan = big_plan(contract.MAX_ARRAY_SIZE)
+    assert len(plan.shards) == contract.MAX_ARRAY_SIZE
+    every_other = Generation(contract.CONTRACT_VERSION, plan.plan_id, 1, tuple(range(1, 10_000, 2)))
+    request = submit_request(Lake(cast("Any", None), plan.output), plan, every_other, SubmitOptions("q", "d"))
+    assert request["arrayProperties"] == {"size": 5000}
+    assert len(json.dumps(request)) < 2000
+    job = drive_job(plan, Work.SUBMITTED, None, submitted_shards=5000, job_queue="q", fail_on=["failed"])
+    assert len(json.dumps(job.as_dict())) < 1000
+    done = contract.fold(
+        plan, (builders.manifest(plan, shard, rejected=1) for shard in range(len(plan.shards)))
+    )
+    assert (done.shards, done.rows, done.rejected) == (10_000, 100_000, 10_000)
+    assert len(done.problems) == contract.MAX_REASONS
+    assert len(contract.to_json(done)) < 20_000
+
+
+def test_more_bags_than_an_array_takes_are_packed() -> None:
+    plan = big_plan(contract.MAX_ARRAY_SIZE + 1)
+    assert len(plan.shards) == 5001, "two bags in each"
+    assert sum(len(shard) for shard in plan.shards) == contract.MAX_ARRAY_SIZE + 1
