@@ -118,14 +118,14 @@ class RosToParquetBatchSensor(BaseSensorOperator):
 
     def _poll(self, context: Context) -> bool:
         """Whether a job is still to end."""
-        from airflow_batch_ros.jobs import describe
+        from airflow_batch_ros.jobs import look_at
 
         if self._waiting is None:
             self._waiting = Waiting(
                 self._job_ids(), unknown_after_s=self.unknown_after_s, waited_s=self._waited_s(context)
             )
         if self._waiting.open and (
-            news := self._waiting.update(describe(self._hook().batch, self._waiting.open))
+            news := self._waiting.update(look_at(self._hook().batch, self._waiting.open))
         ):
             self.log.info(news)
         return bool(self._waiting.open)

@@ -15,7 +15,7 @@ from asgiref.sync import sync_to_async
 from botocore.exceptions import BotoCoreError, ClientError
 
 from airflow_batch_ros.hooks.batch import RosToParquetBatchHook
-from airflow_batch_ros.jobs import describe, shown_ids, terminate
+from airflow_batch_ros.jobs import look_at, shown_ids, terminate
 from airflow_batch_ros.lake import Lake
 from airflow_batch_ros.waiting import Waiting
 
@@ -143,7 +143,7 @@ class RosToParquetBatchTrigger(BaseTrigger):
         await asyncio.sleep(min(self.poll_interval_s, FIRST_POLL_S))
         while True:
             try:
-                details = await in_thread(lambda: describe(batch, waiting.open))
+                details = await in_thread(lambda: look_at(batch, waiting.open))
             except (ClientError, BotoCoreError) as error:
                 failures += 1
                 self.log.warning("asking Batch failed (%d of %d): %s", failures, MAX_FAILURES, error)

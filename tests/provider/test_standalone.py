@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from airflow_batch_ros.jobs import LIVE, describe, job_state, terminate
 from airflow_batch_ros.local.airflow import session_members
 from tests.provider.bags import MESSAGES, ros1_bag
 from tests.provider.builders import put
@@ -51,6 +52,7 @@ class Standalone:
 
     url: str
     token: str = ""
+    session: int = 0
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         request = urllib.request.Request(
@@ -150,6 +152,7 @@ def airflow(
         until(knows_the_dag, "the DAG", tolerate=(urllib.error.HTTPError,))
         session = json.loads((home / "session.json").read_text())["pid"]
         assert len(session_members(session)) > 4
+        running.session = session
         connection = json.loads(aws.environment()["AIRFLOW_CONN_AWS_DEFAULT"])
         connection |= {"connection_id": "aws_in_database", "extra": json.dumps(connection["extra"])}
         running.call("POST", "/api/v2/connections", connection)
@@ -202,6 +205,71 @@ def test_bad_confs_are_refused_and_a_kill_reaches_the_jobs(
         "FAILED",
         "the Airflow task that waits for it was killed",
     )
+
+
+@dataclass
+class Triggerer:
+    """A process, and how it was started."""
+
+    parent: int
+    command: list[str]
+    environment: dict[str, str]
+
+
+def triggerers(session: int) -> dict[int, Triggerer]:
+    """The processes ``airflow triggerer`` of a session, by pid: not those that they have started."""
+    found = {}
+    for pid in session_members(session):
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        if b"triggerer" in words:
+            environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            variables = dict(each.decode().split("=", 1) for each in environment if b"=" in each)
+            found[pid] = Triggerer(parent, [word.decode() for word in words if word], variables)
+    return {pid: each for pid, each in found.items() if each.parent not in found}
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_a_triggerer_that_ends_and_is_started_again_goes_on(
+    airflow: Standalone, s3: S3Client, batch: BatchClient, tmp_path: Path, end: signal.Signals
+) -> None:
+    """One sensor of many drives: no job is ended or submitted again, and all are counted once."""
+    drives = {f"{end.name.lower()}_{number}": number for number in range(120)}
+    put(s3, BUCKET, *(f"{drive}/a.bag" for drive in drives), body=ros1_bag())
+    conf = {drive: {"bucket": BUCKET, "prefix": f"{drive}/"} for drive in drives}
+    run_id = airflow.trigger({"drives_to_process": conf})
+    until(lambda: airflow.task(run_id, "wait") == "deferred", "the sensor defers")
+    jobs = [job["job_id"] for job in airflow.xcom(DAG, run_id, "submit")]
+    assert len(jobs) == len(drives)
+
+    def triggerer() -> Any:
+        return airflow.call("GET", f"/api/v2/dags/{DAG}/dagRuns/{run_id}/taskInstances/wait")["triggerer_job"]
+
+    until(lambda: triggerer() is not None, "a triggerer has the trigger")
+    first = triggerer()["id"]
+    ((pid, found),) = triggerers(airflow.session).items()
+    os.kill(pid, end)
+    until(lambda: pid not in session_members(airflow.session), "the triggerer ends")
+    with (tmp_path / "triggerer").open("wb") as log:
+        again = subprocess.Popen(
+            found.command, env=found.environment, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        until(lambda: triggerer() is not None and triggerer()["id"] != first, "another one has the trigger")
+        details = describe(batch, jobs)
+        assert {job_state(details[job]) for job in jobs} <= LIVE
+        assert airflow.task(run_id, "wait") == "deferred"
+        assert terminate(batch, jobs, "the test ends it") == []
+        until(lambda: airflow.task(run_id, "wait") == "failed", "the sensor hears of it")
+        totals = airflow.xcom(DAG, run_id, "wait")["totals"]
+        assert (totals["drives"], totals["states"]) == (len(drives), {"failed": len(drives)})
+        reasons = {detail["statusReason"] for detail in describe(batch, jobs).values()}
+        assert reasons == {"the test ends it"}, "the triggerer that ended left them alone"
+    finally:
+        again.terminate()
+        again.wait(60)
 
 
 def test_a_message_starts_a_drive_and_the_drive_what_goes_on_from_it(
