@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import botocore.client
@@ -44,6 +45,8 @@ from airflow_batch_ros.sensors.batch import RosToParquetBatchSensor
 from airflow_batch_ros.summary import CLEAR_TASK, DRIVES_SHOWN, DriveSummary, as_dict, failure_message
 from airflow_batch_ros.triggers import batch as triggers
 from airflow_batch_ros.triggers.batch import RosToParquetBatchTrigger
+from benchmarks import load
+from benchmarks.report import as_markdown
 from ros_to_parquet import contract
 from ros_to_parquet.contract import BagSlice, Generation, JobRecord, Plan, Run
 from tests.provider import builders
@@ -447,3 +450,19 @@ def test_more_bags_than_an_array_takes_are_packed() -> None:
     plan = big_plan(contract.MAX_ARRAY_SIZE + 1)
     assert len(plan.shards) == 5001, "two bags in each"
     assert sum(len(shard) for shard in plan.shards) == contract.MAX_ARRAY_SIZE + 1
+
+
+@pytest.mark.long
+def test_the_benchmark_of_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "CACHE", tmp_path)
+    small = load.Load(drives=11, bags=2, big=10)
+    steps = {step.name: step for step in load.measure_all(small, tmp_path, lambda _: None)}
+    submitted = steps["many: submit"]
+    assert submitted.calls["SubmitJob"] == 11
+    assert submitted.start_bytes < submitted.peak_bytes < 1e9
+    assert steps["slow: submit, slow"].calls == submitted.calls
+    assert "SubmitJob" not in steps["many: submit again"].calls
+    assert steps["big: retry"].calls["SubmitJob"] == 1
+    assert steps["big: commit"].sizes["drive.json"] > 0
+    shown = "\n".join(as_markdown(table) for table in load.tables(small, list(steps.values())))
+    assert "| many: sum up | return value | " in shown
