@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 
-.PHONY: help setup demo airflow test test-airflow test-container test-oracles benchmarks check format lock clean
+.PHONY: help setup demo airflow test test-airflow test-container test-oracles test-long fuzz benchmarks check format lock audit clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -30,6 +30,9 @@ test-oracles: setup ## hold the engine against other people's readers; ROS's own
 test-long: setup ## whole sweeps (every byte of every format) and large counts: minutes to an hour
 	$(BIN)/pytest -m long $(PYTEST_ARGS)
 
+fuzz: setup ## fuzz the bag readers and the definition compiler; TARGET=mcap FOR=600 (seconds each)
+	@./scripts/fuzz $(or $(TARGET),all) $(or $(FOR),60)
+
 test-container: ## build and check the image, then docker-compose.yaml; needs a Docker engine
 	@./scripts/test-container
 
@@ -47,6 +50,9 @@ format: setup ## reformat and mend what can be mended
 
 lock: ## resolve requirements.lock anew
 	@./scripts/lock
+
+audit: ## known vulnerabilities of what the locks name; exit code 69 where the service cannot be reached
+	@./scripts/audit $(ARGS)
 
 clean: ## remove what setup, demo and tests made
 	rm -rf .venv .demo .local .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -91,7 +91,10 @@ def created_objects(body: str) -> list[StoredObject]:
     Raises:
         ValueError: not such a message.
     """
-    message = json.loads(body)
+    try:
+        message = json.loads(body)
+    except RecursionError as error:
+        raise ValueError("not a notification of S3's: JSON that is nested too deep") from error
     try:
         if isinstance(message.get("Message"), str):  # SNS, unless it delivers raw messages
             return created_objects(message["Message"])
@@ -100,14 +103,21 @@ def created_objects(body: str) -> list[StoredObject]:
         if "detail" in message:
             detail = message["detail"]
             created = message["detail-type"] == "Object Created"
-            return [StoredObject(detail["bucket"]["name"], detail["object"]["key"])] if created else []
+            return [_stored(detail["bucket"]["name"], detail["object"]["key"])] if created else []
         return [
-            StoredObject(record["s3"]["bucket"]["name"], unquote_plus(record["s3"]["object"]["key"]))
+            _stored(record["s3"]["bucket"]["name"], unquote_plus(record["s3"]["object"]["key"]))
             for record in message["Records"]
             if record["eventName"].removeprefix("s3:").startswith("ObjectCreated:")
         ]
     except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"not a notification of S3's: {body[:200]}") from error
+        # Without its words: the queue may be another's, and the reason is logged.
+        raise ValueError("JSON, but not a notification of S3's about objects") from error
+
+
+def _stored(bucket: object, key: object) -> StoredObject:
+    if not isinstance(bucket, str) or not isinstance(key, str):
+        raise TypeError("names are text")
+    return StoredObject(bucket, key)
 
 
 def marked_drives(

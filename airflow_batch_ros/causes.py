@@ -55,6 +55,8 @@ _ACCESS_CODES = frozenset(
     {
         *("AccessDenied", "403", "AccessDeniedException", "UnrecognizedClientException"),
         *("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "ExpiredTokenException"),
+        *("KMS.DisabledException", "KMS.KMSInvalidStateException", "KMS.NotFoundException"),
+        "InvalidObjectState",
     }
 )
 _MISSING_CODES = frozenset({"NoSuchBucket", "404", "NoSuchKey", "PermanentRedirect"})

@@ -34,6 +34,7 @@ CONF_KEYS = (
     "recursive",
     "overwrite",
     "fail_on",
+    "min_success_ratio",
     "ros_distro",
     "msg_path",
     "pointcloud",
@@ -87,6 +88,7 @@ _SCHEMAS: Mapping[str, Mapping[str, Any]] = {
     "recursive": {"type": "boolean"},
     "overwrite": {"type": "boolean"},
     "fail_on": {"type": "array", "items": {"type": "string", "enum": [state.value for state in DriveState]}},
+    "min_success_ratio": {"type": "number", "minimum": 0, "maximum": 1},
     "ros_distro": {"type": "string", "enum": list(ROS_DISTRIBUTIONS)},
     "msg_path": {"type": "array", "items": {"type": "string", "pattern": r"^s3://[^/]+"}},
     "pointcloud": {"type": "string", "enum": [choice.value for choice in PointClouds]},
@@ -141,6 +143,7 @@ class PipelineConf:
         recursive: also take bags in sub-folders that are no rosbag2 folders.
         overwrite: extract all bags again; the result replaces the drive's earlier ones.
         fail_on: the drive states that fail the run.
+        min_success_ratio: the run fails where less than this share of its drives are in other states.
     """
 
     drives: tuple[DriveSource, ...]
@@ -150,6 +153,7 @@ class PipelineConf:
     recursive: bool = False
     overwrite: bool = False
     fail_on: tuple[DriveState, ...] = DEFAULT_FAIL_ON
+    min_success_ratio: float = 1.0
 
 
 def param_schema(key: str) -> dict[str, Any]:
@@ -218,6 +222,7 @@ def parse_conf(raw: object, *, defaults: Mapping[str, Any] | None = None) -> Pip
         recursive=_flag("recursive", given.get("recursive", False), problems),
         overwrite=_flag("overwrite", given.get("overwrite", False), problems),
         fail_on=_states(given["fail_on"], problems) if "fail_on" in given else DEFAULT_FAIL_ON,
+        min_success_ratio=_ratio("min_success_ratio", given.get("min_success_ratio", 1.0), problems),
     )
     if problems:
         raise ConfError(problems)
@@ -451,6 +456,13 @@ def _flag(key: str, raw: object, problems: list[str]) -> bool:
         problems.append(f"key {key!r}: expected true or false, not {_shown(raw)}")
         return False
     return raw
+
+
+def _ratio(key: str, raw: object, problems: list[str]) -> float:
+    if isinstance(raw, bool) or not isinstance(raw, int | float) or not 0 <= raw <= 1:
+        problems.append(f"key {key!r}: expected a number from 0 to 1, not {_shown(raw)}")
+        return 1.0
+    return float(raw)
 
 
 def _states(raw: object, problems: list[str]) -> tuple[DriveState, ...]:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
 from airflow_batch_ros import lease, runs
+from airflow_batch_ros.adapt import next_sizes
 from airflow_batch_ros.causes import Cause, cause_of_error
 from airflow_batch_ros.conf import DriveSource, PipelineConf
 from airflow_batch_ros.jobs import (
@@ -48,7 +50,8 @@ if TYPE_CHECKING:
 _PERMANENT = frozenset(
     {
         *("NoSuchBucket", "AccessDenied", "403", "404", "PermanentRedirect", "InvalidBucketName"),
-        *("InvalidAccessKeyId", "SignatureDoesNotMatch"),
+        *("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidObjectState"),
+        *("KMS.DisabledException", "KMS.KMSInvalidStateException", "KMS.NotFoundException"),
         *("ClientException", "AccessDeniedException", "UnrecognizedClientException"),
     }
 )
@@ -91,6 +94,10 @@ class FanoutError(RuntimeError):
         super().__init__("\n".join([f"{drives} cannot be run; {done}:", *lines]))
 
 
+class _MayPassError(RuntimeError):
+    """AWS did not do what it was asked, and may later: what else there is to do is left to the next try."""
+
+
 class KilledError(RuntimeError):
     """The task was killed while it planned or submitted."""
 
@@ -103,7 +110,8 @@ class Fanout:
         submitter: a client that does not retry by itself; see `jobs.submit_next`.
         owned: ids of the jobs that were submitted or adopted so far, for `terminate_owned`.
         say: is told what is done, a line at a time.
-        submitting: names of the jobs whose submission has begun and is not confirmed.
+        chosen: of `jobs.Sizes`, those that are as ``options`` say whatever shards failed by.
+        submitting: names of the jobs whose submission has begun and is not confirmed, with their queues.
         killed: nothing more is to be submitted.
         threads: drives at a time.
     """
@@ -118,7 +126,8 @@ class Fanout:
     shard_bytes: int = DEFAULT_SHARD_BYTES
     say: Callable[[str], None] = field(default=logging.getLogger(__name__).info)
     owned: list[str] = field(default_factory=list)
-    submitting: dict[str, None] = field(default_factory=dict)
+    chosen: frozenset[str] = frozenset()
+    submitting: dict[str, str] = field(default_factory=dict)
     killed: bool = False
     threads: int = THREADS
     _pace: Pace = field(default_factory=lambda: Pace(SUBMITS_PER_S))
@@ -131,13 +140,18 @@ class Fanout:
                 others are; a retry adopts them).
             KilledError: `kill` was called.
         """
+        from botocore.exceptions import BotoCoreError, ClientError
+
         self._stop_if_killed()
         record, new = self._record_run()
         try:
             prepared = self._prepare_all()
-        except FanoutError:
-            if new:  # nothing was submitted, and nothing is left of the run
-                Lake(self.s3, self.output).delete(record)
+        except FanoutError as error:
+            # Nothing was submitted, and nothing is left of the run; where AWS did not do what it was asked,
+            # its leases may be, which the next try finds by this record.
+            if new and error.__cause__ is None:
+                with suppress(ClientError, BotoCoreError):  # it does no harm
+                    Lake(self.s3, self.output).delete(record)
             raise
         jobs, problems, retry_helps = self._for_each(
             [(drive.plan.drive_id, drive.plan.source, drive) for drive in prepared], self._submit
@@ -156,9 +170,9 @@ class Fanout:
 
         self.killed = True
         ids, problems = list(self.owned), []
-        for name in list(self.submitting):
+        for name, queue in list(self.submitting.items()):
             try:
-                unconfirmed = find_job(self.batch, self.options.job_queue, name)
+                unconfirmed = find_job(self.batch, queue, name)
                 ids += [unconfirmed] if unconfirmed else []
             except (BotoCoreError, ClientError) as error:
                 problems.append(f"job {name}, if it was submitted: {error}")
@@ -193,6 +207,9 @@ class Fanout:
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="fanout")
         try:
             ends = list(pool.map(one, drives))
+        except _MayPassError as error:
+            pool.shutdown(cancel_futures=True)  # what has begun is counted
+            raise FanoutError([str(error)], retry_helps=True, submitted=len(self.owned)) from error.__cause__
         finally:
             pool.shutdown(cancel_futures=True)
             if self.killed:
@@ -217,7 +234,10 @@ class Fanout:
                 shard_bytes=self.shard_bytes,
             )
         except ClientError as error:
-            problems = [self._refusal(each.drive_id, each.uri, error) for each in self.conf.drives]
+            try:
+                problems = [self._refusal(each.drive_id, each.uri, error) for each in self.conf.drives]
+            except _MayPassError as passing:
+                raise FanoutError([str(passing)], retry_helps=True) from error
             raise FanoutError(problems, retry_helps=False) from error
 
     def _prepare_all(self) -> list[_Prepared]:
@@ -306,16 +326,28 @@ class Fanout:
         return None
 
     def _refusal(self, drive_id: str, source: str, error: ClientError) -> str:
-        """What AWS refused for good, in a sentence; raises ``error`` where it may pass."""
-        if error_code(error) not in _PERMANENT:
-            raise error
+        """What AWS refused for good, in a sentence.
+
+        Raises:
+            _MayPassError: it may pass by itself.
+        """
         detail = error.response.get("Error", {})
         said = ": ".join(str(detail[key]) for key in ("Code", "Message") if detail.get(key))
+        if error_code(error) not in _PERMANENT:
+            tries = error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0) + 1
+            problem = (
+                f"drive {drive_id!r}: AWS did not do {error.operation_name} ({said}), tried {tries} times; "
+                f"it may pass: try again, which submits nothing twice [{cause_of_error(error_code(error))}]"
+            )
+            raise _MayPassError(problem) from error
         if error.operation_name in ("ListJobs", "DescribeJobs"):
             service, check = "Batch", f"queue {self.options.job_queue!r}"
         else:
             bucket = source.removeprefix("s3://").partition("/")[0]
             service, check = "S3", f"bucket {bucket!r}, output {self.output!r}"
+        advice = contract.s3_advice(error.operation_name, error_code(error), str(detail.get("Message", "")))
+        if service == "S3" and advice:
+            said = f"{said}; {advice}"
         return (
             f"drive {drive_id!r}: {service} refused {error.operation_name} ({said}); check {check} and what "
             f"the connection may do there [{cause_of_error(error_code(error))}]"
@@ -340,12 +372,19 @@ class Fanout:
             self.say(f"{name}: job {progress.record.job_id} of an earlier try is {progress.state}")
             return self._job(plan, Work.ADOPTED, progress.record, progress.record.array_size or 1)
         self._own(lake, plan, progress)  # again: planning the other drives took its time
+        sizes, said = next_sizes(self.batch, lake, plan, progress, self.options)
+        for each in said:
+            self.say(f"{name}: {each}")
+        given = (progress.sizes if progress.record is None else sizes).but(self.chosen)
         self._pace.wait()
         self._stop_if_killed()
         name_of_job = job_name(plan.drive_id, plan.plan_id, next_generation(progress))
-        self.submitting[name_of_job] = None
+        self.submitting[name_of_job] = given.job_queue or self.options.job_queue
         record, generation = submit_next(
-            self.batch, lake, plan, progress, self.options, submitter=self.submitter
+            *(self.batch, lake, plan, progress, self.options),
+            submitter=self.submitter,
+            sizes=sizes,
+            chosen=self.chosen,
         )
         self.owned.append(record.job_id)
         del self.submitting[name_of_job]
@@ -376,6 +415,7 @@ class Fanout:
             submitted_shards=submitted_shards,
             job_queue=self.options.job_queue,
             fail_on=self.conf.fail_on,
+            min_success_ratio=self.conf.min_success_ratio,
         )
 
 

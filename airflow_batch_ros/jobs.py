@@ -5,11 +5,12 @@ Job ids and states are Batch's words; generations, shards and records are `ros_t
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -51,6 +52,11 @@ TERMINATE_THREADS = 8
 
 _IDS_SHOWN = 10
 
+_LOOKED_AT = ("status", "arrayProperties", "createdAt", "attempts")
+
+DEFAULT_MAX_MEMORY_MIB = 122_880
+"""The most that Fargate has."""
+
 THROTTLED = frozenset(
     {"TooManyRequestsException", "ThrottlingException", "Throttling", "RequestLimitExceeded", "SlowDown"}
 )
@@ -83,7 +89,8 @@ class DriveJob:
         submitted_shards: how many of them the job runs.
         covered: bags not taken since the lake has them already.
         ignored: objects not taken since they are no bags or the conf leaves them out.
-        fail_on: drive states that fail the run.
+        fail_on: states that a drive fails in.
+        min_success_ratio: share of the run's drives that must not fail, or the run does.
     """
 
     drive_id: str
@@ -105,6 +112,7 @@ class DriveJob:
     ignored: int
     fail_on: tuple[str, ...]
     console_url: str | None = None
+    min_success_ratio: float = 1.0
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able; `from_dict` reads it."""
@@ -130,6 +138,7 @@ def drive_job(
     submitted_shards: int,
     job_queue: str,
     fail_on: Iterable[str],
+    min_success_ratio: float = 1.0,
 ) -> DriveJob:
     """The entry of a planned drive; ``job_queue`` where no job is recorded."""
     return DriveJob(
@@ -151,6 +160,7 @@ def drive_job(
         covered=len(plan.covered),
         ignored=plan.ignored_count,
         fail_on=tuple(str(state) for state in fail_on),
+        min_success_ratio=min_success_ratio,
     )
 
 
@@ -182,11 +192,33 @@ def command(lake: Lake, plan: Plan, generation: Generation) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
+class Sizes:
+    """What a generation is given other than what the run asks for; None, or empty, for just that.
+
+    ``timeout_s`` is of one attempt.
+    """
+
+    memory_mib: int | None = None
+    vcpus: float | None = None
+    timeout_s: int | None = None
+    job_queue: str = ""
+
+    def but(self, chosen: Collection[str]) -> Sizes:
+        """These, without the ``chosen`` ones."""
+        return dataclasses.replace(self, **{name: getattr(AS_ASKED, name) for name in chosen})
+
+
+AS_ASKED = Sizes()
+
+
+@dataclass(frozen=True, slots=True)
 class SubmitOptions:
     """How jobs are submitted; the same for all drives.
 
     Attributes:
         requester_pays: the buckets of bags bill who reads them; the planner and the jobs say that they pay.
+        on_demand_queue: where shards go that Spot has reclaimed twice; empty for nowhere.
+        max_memory_mib: what a container is given at most where shards ran out of memory.
         extra: further members of the SubmitJob request, as boto3 names them (``timeout``,
             ``retryStrategy``, ``shareIdentifier``...); what is said here wins, but for the job's name, its
             array and its command.
@@ -199,18 +231,30 @@ class SubmitOptions:
     tags: Mapping[str, str] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
     requester_pays: bool = False
+    on_demand_queue: str = ""
+    max_memory_mib: int = DEFAULT_MAX_MEMORY_MIB
 
 
-def submit_request(lake: Lake, plan: Plan, generation: Generation, options: SubmitOptions) -> dict[str, Any]:
-    """The SubmitJob request of a generation."""
-    resources = []
-    if options.vcpus is not None:
-        resources.append({"type": "VCPU", "value": f"{options.vcpus:g}"})
-    if options.memory_mib is not None:
-        resources.append({"type": "MEMORY", "value": str(options.memory_mib)})
+def submit_request(
+    lake: Lake, plan: Plan, generation: Generation, options: SubmitOptions, *, sizes: Sizes = AS_ASKED
+) -> dict[str, Any]:
+    """The SubmitJob request of a generation; its sizes win over what ``options`` say."""
     overrides: dict[str, Any] = dict(options.extra.get("containerOverrides", {}))
+    asked = {
+        "VCPU": None if options.vcpus is None else f"{options.vcpus:g}",
+        "MEMORY": None if options.memory_mib is None else str(options.memory_mib),
+    }
+    resources = {kind: value for kind, value in asked.items() if value is not None}
+    if "resourceRequirements" in overrides:
+        resources = {each["type"]: each["value"] for each in overrides["resourceRequirements"]}
+    if sizes.vcpus is not None:
+        resources["VCPU"] = f"{sizes.vcpus:g}"
+    if sizes.memory_mib is not None:
+        resources["MEMORY"] = str(sizes.memory_mib)
     if resources:
-        overrides.setdefault("resourceRequirements", resources)
+        overrides["resourceRequirements"] = [
+            {"type": kind, "value": value} for kind, value in resources.items()
+        ]
     if options.requester_pays:
         others = [each for each in overrides.get("environment", []) if each["name"] != _PAYER["name"]]
         overrides["environment"] = [*others, _PAYER]
@@ -224,6 +268,10 @@ def submit_request(lake: Lake, plan: Plan, generation: Generation, options: Subm
         "jobName": job_name(plan.drive_id, plan.plan_id, generation.generation),
         "containerOverrides": {**overrides, "command": command(lake, plan, generation)},
     }
+    if sizes.job_queue:
+        request["jobQueue"] = sizes.job_queue
+    if sizes.timeout_s is not None:
+        request["timeout"] = {"attemptDurationSeconds": sizes.timeout_s}
     request.pop("arrayProperties", None)
     if len(generation.shards) > 1:
         request["arrayProperties"] = {"size": len(generation.shards)}
@@ -244,6 +292,7 @@ class Progress:
         record: its job, where it has one.
         state: that job's state by Batch.
         detail: that job as DescribeJobs has it; None where Batch does not know it.
+        sizes: what that generation is given.
     """
 
     missing: tuple[int, ...]
@@ -252,6 +301,7 @@ class Progress:
     record: JobRecord | None = None
     state: str = UNKNOWN
     detail: Mapping[str, Any] | None = field(default=None, compare=False)
+    sizes: Sizes = AS_ASKED
 
     @property
     def live(self) -> bool:
@@ -269,16 +319,19 @@ def read_progress(
     generations, records = _numbers(lake, plan)
     generation: Generation | None = None
     record: JobRecord | None = None
+    sizes: Sizes | None = None
     if generations:
         last = max(generations)
         generation = lake.load(Generation, contract.generation_key(plan.drive_id, plan.plan_id, last))
+        sizes = lake.load(Sizes, contract.sizes_key(plan.drive_id, plan.plan_id, last)) if last else None
+        queue = (sizes.job_queue if sizes else "") or job_queue
         if last in records:
             record = lake.load(JobRecord, contract.job_record_key(plan.drive_id, plan.plan_id, last))
-        elif found := find_job(batch, job_queue, job_name(plan.drive_id, plan.plan_id, last)):
+        elif found := find_job(batch, queue, job_name(plan.drive_id, plan.plan_id, last)):
             record = (
-                _record(batch, lake, plan, generation, found, job_queue=job_queue)
+                _record(batch, lake, plan, generation, found, job_queue=queue)
                 if write
-                else _job_record(plan, generation, found, job_queue=job_queue)
+                else _job_record(plan, generation, found, job_queue=queue)
             )
     detail = describe(batch, [record.job_id]).get(record.job_id) if record is not None else None
     state = job_state(detail)
@@ -286,7 +339,9 @@ def read_progress(
     keys = lake.keys(contract.manifest_folder(plan.drive_id, plan.plan_id))
     there = {key.rpartition("/")[2] for key in keys}
     missing = [shard for shard in range(len(plan.shards)) if f"{shard:05d}.json" not in there]
-    return Progress(tuple(missing), "drive.json" in there, generation, record, state, detail)
+    return Progress(
+        tuple(missing), "drive.json" in there, generation, record, state, detail, sizes or AS_ASKED
+    )
 
 
 def submit_next(
@@ -297,9 +352,14 @@ def submit_next(
     options: SubmitOptions,
     *,
     submitter: BatchClient,
+    sizes: Sizes = AS_ASKED,
+    chosen: Collection[str] = (),
     sleep: Callable[[float], None] = time.sleep,
 ) -> tuple[JobRecord, Generation]:
     """Submits a job for the plan's missing shards; to be called only where no job of the plan is live.
+
+    ``sizes`` are a new generation's; one that was begun has its own. Of either the ``chosen`` ones are as
+    ``options`` say.
 
     SubmitJob has no idempotency token, so ``submitter`` must not retry it by itself.
 
@@ -312,13 +372,17 @@ def submit_next(
     shards = progress.missing or (len(plan.shards) - 1,)
     number = next_generation(progress)
     if progress.generation is not None and progress.generation.generation == number:
-        generation = progress.generation
+        generation, sizes = progress.generation, progress.sizes
     else:
+        if number:
+            key = contract.sizes_key(plan.drive_id, plan.plan_id, number)
+            if not lake.create(key, contract.to_json(sizes)):
+                sizes = lake.load(Sizes, key) or sizes
         generation = Generation(CONTRACT_VERSION, plan.plan_id, number, shards)
         key = contract.generation_key(plan.drive_id, plan.plan_id, number)
         if not lake.create(key, contract.to_json(generation)):
             generation = lake.load(Generation, key) or generation
-    request = submit_request(lake, plan, generation, options)
+    request = submit_request(lake, plan, generation, options, sizes=sizes.but(chosen))
     job_id = submit_once(batch, submitter, request, what=f"drive {plan.drive_id!r}", sleep=sleep)
     queue = str(request["jobQueue"])
     return _record(batch, lake, plan, generation, job_id, job_queue=queue), generation
@@ -444,7 +508,9 @@ def live_jobs(
     records = recorded_jobs(lake, drive_id, plan_id)
     ids = [record.job_id for record in records]
     following = records[-1].generation + 1 if records else 0
-    if unrecorded := find_job(batch, job_queue, job_name(drive_id, plan_id, following)):
+    sizes = lake.load(Sizes, contract.sizes_key(drive_id, plan_id, following)) if following else None
+    queue = (sizes.job_queue if sizes else "") or job_queue
+    if unrecorded := find_job(batch, queue, job_name(drive_id, plan_id, following)):
         ids.append(unrecorded)
     details = describe(batch, ids)
     states = {job_id: job_state(details.get(job_id)) for job_id in ids}
@@ -464,11 +530,11 @@ def describe(batch: BatchClient, job_ids: Sequence[str]) -> dict[str, Any]:
 
 
 def look_at(batch: BatchClient, job_ids: Sequence[str]) -> dict[str, Any]:
-    """As `describe`, but of each job its state and its children's alone: what a wait for a thousand holds."""
+    """As `describe`, but of each job what a wait needs, so that one for a thousand stays small."""
     looks: dict[str, Any] = {}
     for start in range(0, len(job_ids), DESCRIBE_LIMIT):
         for job_id, detail in describe(batch, job_ids[start : start + DESCRIBE_LIMIT]).items():
-            looks[job_id] = {name: detail[name] for name in ("status", "arrayProperties") if name in detail}
+            looks[job_id] = {name: detail[name] for name in _LOOKED_AT if name in detail}
     return looks
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import heapq
+import random
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +23,9 @@ READ_THREADS = 16
 
 DRIVE_THREADS = 4
 """Drives read at a time, each with `READ_THREADS` for manifests: `clients.MAX_CONNECTIONS` together."""
+
+TRIES = 5
+"""Of what a client does not try again by itself: a body that was cut, a put that met another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +67,24 @@ class Lake:
 
     def find(self, key: str) -> Found | None:
         """The object with what a conditional put needs to know; None where there is none."""
-        from botocore.exceptions import ClientError
+        from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
 
-        try:
-            answer = self.s3.get_object(Bucket=self.bucket, Key=self.prefix + key)
-        except ClientError as error:
-            if error_code(error) in ("NoSuchKey", "404"):
-                return None
-            raise
-        return Found(answer["Body"].read(), answer["ETag"], _age_s(answer))
+        for tries_left in reversed(range(TRIES)):
+            try:
+                answer = self.s3.get_object(Bucket=self.bucket, Key=self.prefix + key)
+            except ClientError as error:
+                if error_code(error) in ("NoSuchKey", "404"):
+                    return None
+                raise
+            try:
+                data = answer["Body"].read()
+            except (HTTPClientError, IncompleteReadError):
+                if not tries_left:
+                    raise
+                _wait(TRIES - tries_left)
+            else:
+                return Found(data, answer["ETag"], _age_s(answer))
+        raise AssertionError("the last try returns or raises")
 
     def load(self, kind: type[T], key: str) -> T | None:
         """The object as a dataclass of the contract; None where there is none.
@@ -96,13 +110,21 @@ class Lake:
     def _put(self, key: str, data: bytes, condition: dict[str, Any]) -> bool:
         from botocore.exceptions import ClientError
 
-        try:
-            self.s3.put_object(Bucket=self.bucket, Key=self.prefix + key, Body=data, **condition)
-        except ClientError as error:
-            if error_code(error) in ("PreconditionFailed", "412", "ConditionalRequestConflict", "NoSuchKey"):
-                return False
-            raise
-        return True
+        for tries_left in reversed(range(TRIES)):
+            try:
+                self.s3.put_object(Bucket=self.bucket, Key=self.prefix + key, Body=data, **condition)
+            except ClientError as error:
+                if error_code(error) == "ConditionalRequestConflict" and tries_left:
+                    _wait(TRIES - tries_left)
+                    continue
+                refusals = ("PreconditionFailed", "412", "ConditionalRequestConflict", "NoSuchKey")
+                if error_code(error) not in refusals:
+                    raise
+                # The answer to a put that was carried out may be lost, and the client's next try refused.
+                tried_before = error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0)
+                return bool(tried_before) and self.read(key) == data
+            return True
+        raise AssertionError("the last try returns or raises")
 
     def delete(self, key: str) -> None:
         self.s3.delete_object(Bucket=self.bucket, Key=self.prefix + key)
@@ -209,6 +231,11 @@ def read_holdings(lake: Lake, drive_id: str, *, but: str) -> list[Holding]:
 def error_code(error: Any) -> str:
     """The code of a botocore ``ClientError``."""
     return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _wait(tried: int) -> None:
+    """Seconds, ever more of them."""
+    time.sleep(random.uniform(0.5, 1.0) * min(0.1 * 2**tried, 5.0))
 
 
 def _age_s(answer: Any) -> float:

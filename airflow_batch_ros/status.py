@@ -84,7 +84,7 @@ class DriveStanding:
         state: a `DriveState` where it has ended, else `Underway`.
         shards: how many are in which state.
         result: what the manifests there are say.
-        failing: whether it has ended in a state that fails the run.
+        failing: whether it has ended in a state that the conf's ``fail_on`` names.
         failed_shards: the first `MAX_REASONS`, with their reasons.
     """
 

@@ -23,6 +23,7 @@ from ros_to_parquet.contract import (
     Manifest,
     Plan,
     TableTotal,
+    one_line,
 )
 
 if TYPE_CHECKING:
@@ -74,8 +75,23 @@ class DriveSummary:
 
     @property
     def failed(self) -> bool:
-        """Whether the drive fails the run."""
+        """Whether the drive counts as failed."""
         return self.state in self.job.fail_on
+
+
+def fails(failed: int, drives: int, min_success_ratio: float) -> bool:
+    """Whether a run fails of whose drives so many have.
+
+    >>> fails(1, 20, 0.95), fails(2, 20, 0.95), fails(1, 20, 1.0)
+    (False, True, True)
+    """
+    return (drives - failed) / max(1, drives) < min_success_ratio - 1e-9
+
+
+def run_fails(drives: Sequence[DriveSummary]) -> bool:
+    """Whether the run fails; of several confs the strictest ``min_success_ratio`` counts."""
+    ratio = max((drive.job.min_success_ratio for drive in drives), default=1.0)
+    return bool(drives) and fails(sum(drive.failed for drive in drives), len(drives), ratio)
 
 
 def summarize(
@@ -177,7 +193,7 @@ def _took_nothing(lake: Lake, job: DriveJob) -> tuple[str, ...]:
 
 def as_dict(drives: Sequence[DriveSummary]) -> dict[str, Any]:
     """The sensor's return value: small, JSON-able, exact in its counts, bounded in its reasons."""
-    budget, table_budget = MAX_REASONS, MAX_TABLES
+    budget, table_budget, drift_budget = MAX_REASONS, MAX_TABLES, MAX_REASONS
     entries = []
     for drive in drives:
         shards = [
@@ -198,7 +214,9 @@ def as_dict(drives: Sequence[DriveSummary]) -> dict[str, Any]:
         budget -= len(problems)
         tables = [_table_dict(table) for table in drive.result.tables[:table_budget]]
         table_budget -= len(tables)
-        entries.append(_drive_dict(drive, tables, shards, problems))
+        drift = [_short(str(each)) for each in drive.result.drift[:drift_budget]]
+        drift_budget -= len(drift)
+        entries.append(_drive_dict(drive, tables, shards, problems, drift))
     return {"drives": entries, "totals": _totals(drives)}
 
 
@@ -216,7 +234,11 @@ def _table_dict(table: TableTotal) -> dict[str, Any]:
 
 
 def _drive_dict(
-    drive: DriveSummary, tables: list[dict[str, Any]], shards: list[dict[str, Any]], problems: list[str]
+    drive: DriveSummary,
+    tables: list[dict[str, Any]],
+    shards: list[dict[str, Any]],
+    problems: list[str],
+    drift: list[str],
 ) -> dict[str, Any]:
     result, job = drive.result, drive.job
     return {
@@ -252,6 +274,8 @@ def _drive_dict(
         "causes": {str(cause): count for cause, count in drive.causes.items()},
         "failed_shards": shards,
         "problems": problems,
+        "drift_count": result.drift_count,
+        "drift": drift,
     }
 
 
@@ -266,6 +290,8 @@ def _totals(drives: Sequence[DriveSummary]) -> dict[str, Any]:
         "drives": len(drives),
         "states": dict(states),
         "causes": dict(causes),
+        "failed": run_fails(drives),
+        "failed_drives": sum(drive.failed for drive in drives),
         **sums,
         "failed_shards": sum(each.failed_shard_count for each in drives),
     }
@@ -276,11 +302,10 @@ def failure_message(drives: Sequence[DriveSummary], *, advice: str = CLEAR_TASK)
 
     ``advice`` is how to run the shards that are missing.
     """
-    failed = [drive for drive in drives if drive.failed]
-    if not failed:
+    if not run_fails(drives):
         return None
-    noun = "drive" if len(drives) == 1 else "drives"
-    lines = [f"{len(failed)} of {len(drives)} {noun} failed:"]
+    failed = [drive for drive in drives if drive.failed]
+    lines = [f"{_how_many_failed(drives)}:"]
     budget = MAX_REASONS
     for drive in failed[:DRIVES_SHOWN]:
         shown, more = shown_causes(drive, max(0, min(budget, CAUSES_SHOWN)))
@@ -297,6 +322,26 @@ def failure_message(drives: Sequence[DriveSummary], *, advice: str = CLEAR_TASK)
     if any(drive.failed_shard_count for drive in failed):
         lines.append(advice)
     return "\n".join(lines)
+
+
+def _how_many_failed(drives: Sequence[DriveSummary]) -> str:
+    count, ratio = sum(drive.failed for drive in drives), max(each.job.min_success_ratio for each in drives)
+    said = f"{count} of {len(drives)} {'drive' if len(drives) == 1 else 'drives'} failed"
+    if ratio == 1:
+        return said
+    return f"{said} (success ratio {(len(drives) - count) / len(drives):.4g}, min_success_ratio {ratio:g})"
+
+
+def tolerated(drives: Sequence[DriveSummary]) -> list[str]:
+    """That drives failed, and the run does not; with their causes."""
+    failed = [drive for drive in drives if drive.failed]
+    if not failed or run_fails(drives):
+        return []
+    lines = [f"{_how_many_failed(drives)}, which does not fail the run:"]
+    for drive in failed:
+        shown, more = shown_causes(drive, CAUSES_SHOWN)
+        lines += [f"- {drive.job.drive_id}: {drive.state} ({drive.manifest_uri})", *shown, *more]
+    return lines
 
 
 def shown_causes(drive: DriveSummary, limit: int) -> tuple[list[str], list[str]]:
@@ -338,10 +383,13 @@ def log_lines(drives: Sequence[DriveSummary]) -> list[str]:
         )
         made = [f"    table {table.table}: {each}" for table in result.tables for each in table.transforms]
         lines += made[:CAUSES_SHOWN]
+        lines += [f"    {_short(str(each))}" for each in result.drift[:CAUSES_SHOWN]]
+        if (unsaid := result.drift_count - CAUSES_SHOWN) > 0:
+            lines.append(f"    and {unsaid} more definitions that changed; see ros-to-parquet drift")
         if not drive.failed:  # else `failure_message` says it
             shown, more = shown_causes(drive, CAUSES_SHOWN)
             lines += [*shown, *more]
-    return lines
+    return lines + tolerated(drives)
 
 
 # --- drives of which there is nothing to do ---------------------------------------------------------
@@ -382,6 +430,7 @@ def _add(first: DriveManifest, second: DriveManifest) -> DriveManifest:
         "bytes_read",
         "bytes_written",
         "shard_seconds",
+        "drift_count",
     )
     added: dict[str, Any] = {name: getattr(first, name) + getattr(second, name) for name in sums}
     return dataclasses.replace(
@@ -389,6 +438,7 @@ def _add(first: DriveManifest, second: DriveManifest) -> DriveManifest:
         state=max(first.state, second.state, key=_SEVERITY.index),
         tables=tuple(tables[name] for name in sorted(tables)),
         problems=(first.problems + second.problems)[:MAX_REASONS],
+        drift=(first.drift + second.drift)[:MAX_REASONS],
         **added,
     )
 
@@ -403,6 +453,7 @@ def _add_tables(first: TableTotal, second: TableTotal) -> TableTotal:
         rejected=first.rejected + second.rejected,
         bytes_written=first.bytes_written + second.bytes_written,
         transforms=contract.add_transforms(first.transforms, second.transforms),
+        schemas=contract.add_schemas((*first.schemas, *second.schemas)),
     )
 
 
@@ -434,4 +485,5 @@ def _manifest_uri(lake: Lake, job: DriveJob, plan_id: str) -> str:
 
 
 def _short(text: str) -> str:
+    text = one_line(text)
     return text if len(text) <= MAX_REASON_LENGTH else f"{text[: MAX_REASON_LENGTH - 3]}..."

@@ -37,9 +37,12 @@ def ros_to_parquet(
     job_queue: str | None = None,
     job_definition: str | None = None,
     fail_on: Sequence[str] | None = None,
+    min_success_ratio: float | None = None,
     asset_alias: str | None = DRIVES_ALIAS,
     deferrable: bool = True,
     terminate_on_kill: bool = True,
+    runnable_timeout: timedelta | float | None = None,
+    end_stuck: bool = False,
     poke_interval: timedelta | float = 30,
     timeout: timedelta | float | None = None,
     aws_conn_id: str | None = "aws_default",
@@ -58,8 +61,11 @@ def ros_to_parquet(
     :param drives: ``{drive_id: {"bucket": ..., "prefix": ...}}``, also as what an earlier task returns.
     :param conf: a whole conf instead; with neither, the DAG run's conf and params.
     :param fail_on: states of a drive that fail the run, where the conf has no ``fail_on``.
+    :param min_success_ratio: share of the drives that must not fail, where the conf has none: 0 to 1.
     :param asset_alias: the alias of the events; None for no events, and no task ``announce``.
     :param terminate_on_kill: end the jobs when ``wait`` is killed, marked or cleared.
+    :param runnable_timeout: seconds after which ``wait`` calls a job that stays RUNNABLE stuck, and says why;
+        with ``end_stuck`` it ends the job.
     :param timeout: seconds that ``wait`` waits at most.
     :param default_args: arguments of all tasks (``{"retries": 2}``).
     :param prefix_group_id: whether task ids begin with the group's.
@@ -89,6 +95,7 @@ def ros_to_parquet(
             job_queue=job_queue,
             job_definition=job_definition,
             fail_on=fail_on,
+            min_success_ratio=min_success_ratio,
             aws_conn_id=aws_conn_id,
             region_name=region_name,
             **submit_arguments,
@@ -98,6 +105,8 @@ def ros_to_parquet(
             jobs=group.submit.output,
             deferrable=deferrable,
             terminate_on_kill=terminate_on_kill,
+            runnable_timeout=runnable_timeout,
+            end_stuck=end_stuck,
             poke_interval=poke_interval,
             aws_conn_id=aws_conn_id,
             region_name=region_name,

@@ -19,6 +19,8 @@ class Waiting:
     jobs some days after their end, and the manifests say what became of it.
 
     :param waited_s: how long polls that this object has not seen have been going on.
+    :param runnable_timeout_s: a job that is RUNNABLE for so long is stuck: see `take_stuck`. None for never.
+    :param now: seconds since 1970, as Batch's times are.
     """
 
     def __init__(
@@ -27,7 +29,9 @@ class Waiting:
         *,
         unknown_after_s: float = DEFAULT_UNKNOWN_AFTER_S,
         waited_s: float = 0.0,
+        runnable_timeout_s: float | None = None,
         clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self.states: dict[str, str] = dict.fromkeys(job_ids, UNKNOWN)
         self.open: list[str] = list(dict.fromkeys(job_ids))
@@ -37,6 +41,11 @@ class Waiting:
         # Of each job its shards' states alone: a thousand descriptions are tens of MB.
         self._shards: dict[str, dict[str, int]] = {job_id: {UNKNOWN: 1} for job_id in self.open}
         self._told = ""
+        self._runnable_timeout_s = runnable_timeout_s
+        self._now = now
+        self._runnable_since: dict[str, float] = {}
+        self._stuck: dict[str, float] = {}
+        self._taken: set[str] = set()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -55,6 +64,7 @@ class Waiting:
                 self._shards[job_id] = count_states([detail])
                 self._last_seen[job_id] = now
                 ended = job_state(detail) in ENDED
+                self._watch_runnable(job_id, detail, now)
             self.states[job_id] = job_state(detail)
             if not ended:
                 still_open.append(job_id)
@@ -64,6 +74,33 @@ class Waiting:
             return None
         self._told = told
         return told
+
+    def take_stuck(self) -> list[tuple[str, float]]:
+        """Jobs that are stuck, with the seconds since they became RUNNABLE; each is given once.
+
+        An array is RUNNABLE while a child of it is, and none starts or runs. A job that has never run counts
+        from its submission, by Batch's clock, so that it does not matter who has polled since.
+        """
+        found = [(job_id, seconds) for job_id, seconds in self._stuck.items() if job_id not in self._taken]
+        self._taken.update(job_id for job_id, _ in found)
+        return found
+
+    def _watch_runnable(self, job_id: str, detail: Mapping[str, Any], now: float) -> None:
+        if self._runnable_timeout_s is None:
+            return
+        children = (detail.get("arrayProperties") or {}).get("statusSummary") or {job_state(detail): 1}
+        if not children.get("RUNNABLE") or children.get("STARTING") or children.get("RUNNING"):
+            self._runnable_since.pop(job_id, None)
+            self._stuck.pop(job_id, None)
+            return
+        if job_id not in self._runnable_since:
+            has_run = any(children.get(state) for state in ENDED) or detail.get("attempts")
+            submitted_s = (detail.get("createdAt") or 0) / 1000
+            age_s = 0.0 if has_run or not submitted_s else max(0.0, self._now() - submitted_s)
+            self._runnable_since[job_id] = now - age_s
+        seconds = now - self._runnable_since[job_id]
+        if seconds >= self._runnable_timeout_s:
+            self._stuck[job_id] = seconds
 
 
 def _sum(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:

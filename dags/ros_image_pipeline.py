@@ -29,6 +29,7 @@ Each drive becomes one AWS Batch job; the tables are `{output}/{topic}/schema=..
 | `recursive` | take the bags in sub-folders too | `false` |
 | `overwrite` | extract bags again that the lake has, and replace them | `false` |
 | `fail_on` | states that fail the run, also `damaged`, `succeeded_with_rejects` | `["failed", "partial"]` |
+| `min_success_ratio` | share of the drives that must not end in such a state, or the run fails | `1.0` |
 | `ros_distro` | the ROS 2 distribution whose standard types bags without definitions use | the newest |
 | `msg_path` | `["s3://bucket/my_packages"]`: message packages for types that bags do not define | none |
 | `pointcloud` | `decoded`: a list column for each field of a cloud (x, y, z, intensity, ...) | `recorded` |
@@ -45,6 +46,7 @@ What goes on from drives in the lake can be scheduled on `AssetAlias("ros_to_par
 | `ros_to_parquet_stack` | stack of `airflow-batch-ros stack`, whose lake, queue and definition are taken | |
 | `ros_to_parquet_job_queue` | Batch job queue | the stack's, else `ros-to-parquet` |
 | `ros_to_parquet_job_definition` | Batch job definition | the stack's, else `ros-to-parquet` |
+| `ros_to_parquet_on_demand_queue` | queue for shards that Spot has reclaimed twice | the stack's |
 | `ros_to_parquet_aws_conn_id` | AWS connection | `aws_default` |
 
 (In the environment: `AIRFLOW_VAR_ROS_TO_PARQUET_OUTPUT`, and so on.)
@@ -59,6 +61,7 @@ DESCRIPTIONS = {
     "recursive": "Take the bags in sub-folders too",
     "overwrite": "Extract bags again that the lake has, and replace them",
     "fail_on": 'States of a drive that fail the run; `["failed", "partial"]` by default',
+    "min_success_ratio": "Share of the drives, 0 to 1, that must not end so; `1.0`, all, by default",
     "ros_distro": "ROS 2 distribution whose standard types are tried first where a bag does not define a "
     "type; the newest by default",
     "msg_path": 'S3 URIs of message packages, for types that a bag does not define: `["s3://bucket/my_packages"]`',
@@ -94,6 +97,7 @@ with DAG(
         stack_name=variable("stack", ""),
         job_queue=variable("job_queue", ""),
         job_definition=variable("job_definition", ""),
+        on_demand_queue=variable("on_demand_queue", ""),
         aws_conn_id=variable("aws_conn_id", "aws_default"),
         default_args={"retries": 2},
     )

@@ -23,7 +23,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="submit the shards that a run lacks; never what is live or done",
         description="Submits for each drive of a run the shards that are missing, as a new generation; "
         "drives that are live or done stay as they are. Jobs are as they were when the run was submitted, "
-        "but for what is said here: more memory, say.",
+        "but with more memory or time where shards ran out of it, and as is said here.",
         epilog=EXIT_HELP,
     )
     add_run(parser)
@@ -80,6 +80,7 @@ def _submit_missing(
                 options=options,
                 shard_bytes=record.shard_bytes,
                 say=say,
+                chosen=_chosen(arguments),
             ).submit_all()
         except FanoutError as error:
             errors.append(error)
@@ -90,6 +91,13 @@ def _submit_missing(
             submitted=len(jobs) + sum(error.submitted for error in errors),
         )
     return jobs
+
+
+def _chosen(arguments: argparse.Namespace) -> frozenset[str]:
+    """What is said here, and so not adapted to what shards failed by; vCPUs and memory go together."""
+    flags = settings_of.read_flags(arguments)
+    said = {name for name in ("vcpus", "memory_mib", "job_queue") if flags.find(name) is not None}
+    return frozenset(said | {"vcpus", "memory_mib"} if said & {"vcpus", "memory_mib"} else said)
 
 
 def _options(arguments: argparse.Namespace, record: RunRecord) -> SubmitOptions:
@@ -110,6 +118,8 @@ def _options(arguments: argparse.Namespace, record: RunRecord) -> SubmitOptions:
         job_definition=flags.find("job_definition") or options.job_definition,
         vcpus=options.vcpus if vcpus is None else vcpus,
         memory_mib=options.memory_mib if memory_mib is None else memory_mib,
+        max_memory_mib=flags.number("max_memory_mib", int) or options.max_memory_mib,
+        on_demand_queue=flags.find("on_demand_queue") or options.on_demand_queue,
         tags={**options.tags, **flags.tags},
         requester_pays=flags.flag("requester_pays", default=options.requester_pays),
         extra={name: value for name, value in extra.items() if value or name != "containerOverrides"},

@@ -36,6 +36,15 @@ def add_wait(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="most seconds between two looks; the first ones follow sooner (default: %(default)g)",
     )
+    parser.add_argument(
+        "--runnable-timeout",
+        type=float,
+        metavar="SECONDS",
+        help="with --wait: say why a job stays RUNNABLE for longer (default: never)",
+    )
+    parser.add_argument(
+        "--end-stuck", action="store_true", help="end what stays RUNNABLE longer than --runnable-timeout"
+    )
     parser.add_argument("--json", action="store_true", help="JSON on stdout; lines for people on stderr")
 
 
@@ -58,7 +67,14 @@ def report(
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
-        wait(clients.batch, jobs, say=say, poll_s=arguments.poll_seconds)
+        wait(
+            clients.batch,
+            jobs,
+            say=say,
+            poll_s=arguments.poll_seconds,
+            runnable_timeout_s=arguments.runnable_timeout,
+            end_stuck=arguments.end_stuck,
+        )
     except (KeyboardInterrupt, BotoCoreError, ClientError):
         say(f"waits no longer; the jobs go on: airflow-batch-ros status|cancel {run} --output {output}")
         raise
@@ -128,12 +144,21 @@ def submit_planning(
     return report(arguments, clients, jobs, run=run.run_id, output=lake.output, say=say)
 
 
-def wait(batch: BatchClient, jobs: Sequence[DriveJob], *, say: Callable[[str], None], poll_s: float) -> None:
+def wait(
+    batch: BatchClient,
+    jobs: Sequence[DriveJob],
+    *,
+    say: Callable[[str], None],
+    poll_s: float,
+    runnable_timeout_s: float | None = None,
+    end_stuck: bool = False,
+) -> None:
     """Until all jobs have ended; says how many shards of each drive are done when that changes."""
     from airflow_batch_ros.jobs import describe
+    from airflow_batch_ros.stuck import look_after
     from airflow_batch_ros.waiting import Waiting
 
-    waiting = Waiting([job.job_id for job in jobs if job.job_id])
+    waiting = Waiting([job.job_id for job in jobs if job.job_id], runnable_timeout_s=runnable_timeout_s)
     told: dict[str, str] = {}
     started = time.monotonic()
     while True:
@@ -143,6 +168,8 @@ def wait(batch: BatchClient, jobs: Sequence[DriveJob], *, say: Callable[[str], N
                 told[job.drive_id] = news
                 say(news)
         waiting.update(details)
+        for stuck in look_after(batch, waiting, end=end_stuck):
+            say(stuck)
         if not waiting.open:
             return
         time.sleep(min(poll_s, max(MIN_POLL_S, (time.monotonic() - started) / 5)))
@@ -186,7 +213,7 @@ def _finish(
 
 def summary_lines(drives: Sequence[DriveSummary]) -> list[str]:
     """A table of drives; then what is to be said of those that do not fail the run."""
-    from airflow_batch_ros.summary import CAUSES_SHOWN, shown_causes
+    from airflow_batch_ros.summary import CAUSES_SHOWN, shown_causes, tolerated
 
     head = ("drive", "state", ">shards", ">bags", ">messages", ">rows", ">rejects", ">MB read", ">MB written")
     rows = [
@@ -208,4 +235,4 @@ def summary_lines(drives: Sequence[DriveSummary]) -> list[str]:
         shown, more = shown_causes(drive, CAUSES_SHOWN)
         if not drive.failed and shown:
             lines += [f"{drive.job.drive_id}:", *shown, *more]
-    return lines
+    return lines + tolerated(drives)

@@ -30,6 +30,8 @@ NAMES = (
     "planner_definition",
     "vcpus",
     "memory_mib",
+    "max_memory_mib",
+    "on_demand_queue",
     "share_identifier",
     "requester_pays",
     "allowed_uris",
@@ -161,6 +163,16 @@ def add_job_options(parser: argparse.ArgumentParser, *, default: str) -> None:
     group.add_argument("--memory-mib", metavar="N", help="of each container (default: the definition's)")
     group.add_argument("--share-identifier", metavar="NAME", help="of a queue with fair share")
     group.add_argument(
+        "--max-memory-mib",
+        metavar="N",
+        help="most that a container is given where shards ran out of memory (default: 122880)",
+    )
+    group.add_argument(
+        "--on-demand-queue",
+        metavar="NAME_OR_ARN",
+        help="where shards go that Spot has reclaimed twice (default: the stack's, else nowhere)",
+    )
+    group.add_argument(
         "--tag", action="append", default=[], metavar="KEY=VALUE", help="of the jobs; repeatable"
     )
     group.add_argument(
@@ -240,6 +252,7 @@ def with_stack(settings: Settings, clients: Clients, *, needed: Sequence[str]) -
         "job_queue": found.job_queue,
         "job_definition": found.job_definition,
         "planner_definition": found.planner_definition,
+        "on_demand_queue": found.on_demand_queue,
         "requester_pays": str(found.requester_pays),
     }
     if empty := [name for name in missing if not values[name]]:
@@ -248,10 +261,10 @@ def with_stack(settings: Settings, clients: Clients, *, needed: Sequence[str]) -
             f"airflow-batch-ros stack update {stack.value}"
         )
     origin = f"stack {stack.value}"
-    return replace(
-        settings,
-        given={**settings.given, **{name: Setting(values[name], origin) for name in missing}},
-    )
+    taken = {name: Setting(values[name], origin) for name in missing}
+    if "job_queue" in taken and found.on_demand_queue:
+        taken["on_demand_queue"] = Setting(found.on_demand_queue, origin)
+    return replace(settings, given={**taken, **settings.given})
 
 
 def with_defaults(settings: Settings) -> Settings:

@@ -56,7 +56,15 @@ def _status(arguments: argparse.Namespace) -> int:
     else:
         for line in _lines(run, drives, bags=arguments.bags):
             print(line)
-    return Exit.DRIVES_FAILED if any(drive.failing for drive in drives) else Exit.OK
+    return Exit.DRIVES_FAILED if _run_fails(run, drives) else Exit.OK
+
+
+def _run_fails(run: FoundRun, drives: Sequence[DriveStanding]) -> bool:
+    """Whether the drives that have failed so far fail the run, whatever becomes of the others."""
+    from airflow_batch_ros.summary import fails
+
+    ratio = max((drive.record.conf.min_success_ratio for drive in run.drives), default=1.0)
+    return bool(drives) and fails(sum(drive.failing for drive in drives), len(drives), ratio)
 
 
 def _with_logs(run: FoundRun, drives: Sequence[DriveStanding]) -> list[DriveStanding]:
@@ -111,7 +119,7 @@ def as_dict(run: FoundRun, drives: Sequence[DriveStanding], *, bags: bool) -> di
         "output": run.lake.output,
         "submitted_at": last.submitted_at,
         "ended": all(drive.ended for drive in drives),
-        "failed": any(drive.failing for drive in drives),
+        "failed": _run_fails(run, drives),
         "drives": entries,
         "totals": {name: sum(entry[name] for entry in entries) for name in counted},
     }
@@ -138,6 +146,7 @@ def _drive_dict(drive: DriveStanding, *, bags: bool) -> dict[str, Any]:
         "rejected": result.rejected if result else 0,
         "failed_shards": [asdict(shard) for shard in drive.failed_shards],
         "problems": [*drive.notes, *(result.problems if result else ())],
+        "drift": [str(each) for each in result.drift] if result else [],
     }
     if bags:
         entry["bag_list"] = [asdict(bag) for bag in drive.bags]
@@ -182,7 +191,7 @@ def _lines(run: FoundRun, drives: Sequence[DriveStanding], *, bags: bool) -> lis
 
 
 def _causes(run: FoundRun, drive: DriveStanding) -> list[str]:
-    """Why a drive is not whole, or how to get it on its way."""
+    """Why a drive is not whole, which definitions changed in it, and how to get it on its way."""
     from airflow_batch_ros.status import ShardState, Underway
     from airflow_batch_ros.summary import shown_log
     from ros_to_parquet.contract import DriveState
@@ -199,6 +208,7 @@ def _causes(run: FoundRun, drive: DriveStanding) -> list[str]:
         for reason, shards in alike.items()
     ]
     causes += [[text] for text in (*drive.notes, *(drive.result.problems if drive.result else ()))]
+    causes += [[str(each)] for each in (drive.result.drift if drive.result else ())]
     more = drive.shards.get(ShardState.FAILED, 0) - len(drive.failed_shards) if drive.failed_shards else 0
     more += max(0, len(causes) - CAUSES_SHOWN)
     lines = [f"    {line}" for cause in causes[:CAUSES_SHOWN] for line in cause]

@@ -82,7 +82,7 @@ def _submit(arguments: argparse.Namespace) -> int:
     from airflow_batch_ros.allowed import check_allowed, of_job_definition
     from airflow_batch_ros.conf import parse_conf
     from airflow_batch_ros.fanout import Fanout, FanoutError
-    from airflow_batch_ros.jobs import SubmitOptions
+    from airflow_batch_ros.jobs import DEFAULT_MAX_MEMORY_MIB, SubmitOptions
     from airflow_batch_ros.lake import Lake
     from ros_to_parquet.contract import Run
 
@@ -100,6 +100,8 @@ def _submit(arguments: argparse.Namespace) -> int:
         job_definition=settings.given["job_definition"].value,
         vcpus=settings.number("vcpus", float),
         memory_mib=settings.number("memory_mib", int),
+        max_memory_mib=settings.number("max_memory_mib", int) or DEFAULT_MAX_MEMORY_MIB,
+        on_demand_queue=settings.find("on_demand_queue") or "",
         tags=settings.tags,
         extra={"shareIdentifier": share} if (share := settings.find("share_identifier")) else {},
         requester_pays=settings.flag("requester_pays"),

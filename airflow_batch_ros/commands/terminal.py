@@ -93,7 +93,13 @@ def _fail(error: object, code: Exit) -> int:
 
 def teller(arguments: argparse.Namespace) -> Callable[[str], None]:
     """Prints lines for people: on stdout, or on stderr where stdout is for JSON."""
-    return functools.partial(print, file=sys.stderr if arguments.json else sys.stdout, flush=True)
+    from ros_to_parquet.contract import one_line
+
+    def tell(text: str) -> None:
+        lines = [one_line(line) for line in text.split("\n")]
+        print("\n".join(lines), file=sys.stderr if arguments.json else sys.stdout, flush=True)
+
+    return tell
 
 
 def print_json(value: Any) -> None:
@@ -103,7 +109,9 @@ def print_json(value: Any) -> None:
 def table_lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Aligned columns; one whose head begins with `RIGHT` to the right."""
     right = [name.startswith(RIGHT) for name in head]
-    lines = [[name.removeprefix(RIGHT) for name in head], *rows]
+    from ros_to_parquet.contract import one_line
+
+    lines = [[name.removeprefix(RIGHT) for name in head], *([one_line(cell) for cell in row] for row in rows)]
     widths = [max(len(line[place]) for line in lines) for place in range(len(head))]
     return [
         "  ".join(

@@ -81,7 +81,7 @@ class LocalAirflow:
         passwords.write_text(json.dumps({USER: PASSWORD}))
         with self.log.open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "airflow", "standalone"],
+                [sys.executable, "-m", "airflow_batch_ros.local.standalone"],
                 env=self._environment(port, passwords),
                 cwd=home,
                 stdin=subprocess.DEVNULL,

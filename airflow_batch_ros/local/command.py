@@ -79,11 +79,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="KEY:SECRET",
         help="of S3 (default: the last ones, or new ones)",
     )
-    up.add_argument(
-        "--s3-faults",
-        action="store_true",
-        help="have a proxy before S3, without which `local fault` has none of S3's",
-    )
     _add_server_options(up)
     up.set_defaults(run=_up)
 
@@ -109,7 +104,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--airflow-port", type=int, default=0, help="of Airflow (default: 8080, or a free one)"
     )
     _add_server_options(airflow)
-    airflow.set_defaults(run=_airflow, all_interfaces=False, credentials=None, s3_faults=False)
+    airflow.set_defaults(run=_airflow, all_interfaces=False, credentials=None)
 
     for name, run, text in (
         ("down", _down, "end the one that runs, with its jobs; S3's data stays"),
@@ -173,6 +168,11 @@ def _add_server_options(parser: argparse.ArgumentParser) -> None:
         "--port", type=int, default=0, help="of all but S3 (default: the last one, or a free one)"
     )
     parser.add_argument("--s3-port", type=int, default=0, help="of S3 (default: likewise)")
+    parser.add_argument(
+        "--s3-faults",
+        action="store_true",
+        help="have a proxy before S3, without which `local fault` has none of S3's",
+    )
     parser.add_argument("--slots", type=int, default=0, help="jobs that run at a time (default: one a CPU)")
     parser.add_argument(
         "--containers",

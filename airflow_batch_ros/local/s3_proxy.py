@@ -183,7 +183,7 @@ class _Handler(BaseHTTPRequestHandler):
         if found is not None and self.path in found.memory:
             self._send(*found.memory[self.path])
             return
-        if self.headers.get("Expect", "").lower() == "100-continue":
+        if self._waits_to_send():
             self.send_response_only(100)
             self.end_headers()
         connection = HTTPConnection(*self.store, timeout=_STORE_PATIENCE_S)
@@ -205,10 +205,9 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in self.headers.items():
             if name.lower() not in _HOP_BY_HOP:
                 connection.putheader(name, value)
-        chunked = "chunked" in self.headers.get("Transfer-Encoding", "").lower()
-        if chunked:
+        if chunked := self._is_chunked():
             connection.putheader("Transfer-Encoding", "chunked")
-        body = self._body(chunked=chunked)
+        body = self._body()
         if isinstance(fault, S3Cut) and (chunked or int(self.headers.get("Content-Length") or 0)):
             body = _cut(body, fault.after_bytes)
         elif isinstance(fault, S3Slow) and fault.bytes_per_second:
@@ -219,9 +218,16 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True  # the store has answered before it had all; so do we
         return connection.getresponse()
 
-    def _body(self, *, chunked: bool) -> Iterator[bytes]:
+    def _is_chunked(self) -> bool:
+        return "chunked" in self.headers.get("Transfer-Encoding", "").lower()
+
+    def _waits_to_send(self) -> bool:
+        """Whether the client sends its body only when it is told to go on."""
+        return self.headers.get("Expect", "").lower() == "100-continue"
+
+    def _body(self) -> Iterator[bytes]:
         """What the client sends, without its chunks."""
-        if not chunked:
+        if not self._is_chunked():
             yield from self._exactly(int(self.headers.get("Content-Length") or 0))
             return
         while size := int(self.rfile.readline().partition(b";")[0], 16):
@@ -285,11 +291,13 @@ class _Handler(BaseHTTPRequestHandler):
             f"<Resource>/{escape(asked.bucket)}/{escape(asked.key)}</Resource>"
             "<RequestId>FAULT</RequestId></Error>"
         )
-        if self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers:
-            self.close_connection = True  # what it has sent, or waits to send, is not read
-            headers = [("Content-Type", "application/xml"), ("Connection", "close")]
+        headers = [("Content-Type", "application/xml")]
+        if self._waits_to_send():
+            self.close_connection = True
+            headers.append(("Connection", "close"))
         else:
-            headers = [("Content-Type", "application/xml")]
+            for _ in self._body():  # a connection that is closed before would lose the answer
+                pass
         self._send(status, headers, body.encode())
 
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, BaseOperator
 
 from airflow_batch_ros.allowed import AllowList, check_allowed, of_job_definition, parse_allowed
 from airflow_batch_ros.conf import CONF_KEYS, ConfError, PipelineConf, parse_conf, parse_output
-from airflow_batch_ros.jobs import DriveJob, SubmitOptions, describe, log_group, shown_ids
+from airflow_batch_ros.jobs import (
+    DEFAULT_MAX_MEMORY_MIB,
+    DriveJob,
+    SubmitOptions,
+    describe,
+    log_group,
+    shown_ids,
+)
 from airflow_batch_ros.links.batch import BatchJobLink, BatchLogsLink, LakeLink
 from airflow_batch_ros.plan import DEFAULT_SHARD_BYTES
 
@@ -21,6 +28,8 @@ if TYPE_CHECKING:
     from airflow_batch_ros.hooks.batch import RosToParquetBatchHook
     from airflow_batch_ros.stack.outputs import StackOutputs
 
+
+N = TypeVar("N", int, float)
 
 DEFAULT_NAME = "ros-to-parquet"
 """Of the job queue and the job definition, where neither they nor a stack are named."""
@@ -44,9 +53,15 @@ class RosToParquetBatchOperator(BaseOperator):
     :param job_definition: Batch job definition, whose image's entry point is ``ros-to-parquet``; by default
         the stack's, else ``ros-to-parquet``.
     :param fail_on: states of a drive that fail the run, where the conf has no ``fail_on``.
+    :param min_success_ratio: share of the drives, 0 to 1, that must not end in such a state, or the run
+        fails; where the conf has none. By default 1: any drive fails it.
     :param shard_bytes: stored bytes of bags that one container reads; larger bags are split.
     :param vcpus: vCPUs of each container; by default the job definition's.
     :param memory_mib: memory of each container; by default the job definition's.
+    :param max_memory_mib: most that a container is given where shards ran out of memory; each time that what
+        is missing is submitted again they get twice what they had.
+    :param on_demand_queue: where shards go that Spot has reclaimed twice; by default the stack's queue that
+        is not on Spot, where its default queue is taken.
     :param tags: tags of the jobs and of what Batch starts for them.
     :param requester_pays: the buckets of bags bill who reads them, and you agree to pay; by default what the
         stack says, else False.
@@ -69,8 +84,11 @@ class RosToParquetBatchOperator(BaseOperator):
         "job_queue",
         "job_definition",
         "fail_on",
+        "min_success_ratio",
         "vcpus",
         "memory_mib",
+        "max_memory_mib",
+        "on_demand_queue",
         "tags",
         "submit_options",
         "console_base_url",
@@ -90,9 +108,12 @@ class RosToParquetBatchOperator(BaseOperator):
         job_queue: str | None = None,
         job_definition: str | None = None,
         fail_on: Sequence[str] | None = None,
+        min_success_ratio: float | str | None = None,
         shard_bytes: int = DEFAULT_SHARD_BYTES,
         vcpus: float | str | None = None,
         memory_mib: int | str | None = None,
+        max_memory_mib: int | str | None = None,
+        on_demand_queue: str | None = None,
         tags: Mapping[str, str] | None = None,
         requester_pays: bool | None = None,
         submit_options: Mapping[str, Any] | None = None,
@@ -109,9 +130,12 @@ class RosToParquetBatchOperator(BaseOperator):
         self.job_queue = job_queue
         self.job_definition = job_definition
         self.fail_on = fail_on
+        self.min_success_ratio = min_success_ratio
         self.shard_bytes = shard_bytes
         self.vcpus = vcpus
         self.memory_mib = memory_mib
+        self.max_memory_mib = max_memory_mib
+        self.on_demand_queue = on_demand_queue
         self.tags = tags
         self.requester_pays = requester_pays
         self.submit_options = submit_options
@@ -147,9 +171,11 @@ class RosToParquetBatchOperator(BaseOperator):
     def _submit_all(self, context: Context) -> list[dict[str, Any]]:
         from airflow_batch_ros.fanout import Fanout
         from airflow_batch_ros.hooks.batch import RosToParquetBatchHook
-        from ros_to_parquet.contract import Run
+        from ros_to_parquet.contract import Run, one_line
 
-        defaults = {} if self.fail_on is None else {"fail_on": self.fail_on}
+        ratio = _number("min_success_ratio", float, self.min_success_ratio)
+        own = {"fail_on": self.fail_on, "min_success_ratio": ratio}
+        defaults = {key: value for key, value in own.items() if value is not None}
         conf = parse_conf(raw_conf(context) if self.conf is None else self.conf, defaults=defaults)
         hook = RosToParquetBatchHook(aws_conn_id=self.aws_conn_id, region_name=self.region_name or None)
         stack = self._stack(hook, conf)
@@ -165,7 +191,7 @@ class RosToParquetBatchOperator(BaseOperator):
             run=Run(dag_id=context["ti"].dag_id, run_id=context["run_id"]),
             options=options,
             shard_bytes=self.shard_bytes,
-            say=self.log.info,
+            say=lambda line: self.log.info(one_line(line)),
             killed=self._killed,
         )
         jobs = self._fanout.submit_all()
@@ -216,16 +242,14 @@ class RosToParquetBatchOperator(BaseOperator):
         return lists
 
     def _submit_options(self, stack: StackOutputs | None) -> SubmitOptions:
-        try:
-            vcpus = float(self.vcpus) if self.vcpus not in (None, "", "None") else None
-            memory_mib = int(self.memory_mib) if self.memory_mib not in (None, "", "None") else None
-        except ValueError as error:
-            raise ConfError([f"vcpus {self.vcpus!r} and memory_mib {self.memory_mib!r}: {error}"]) from error
         return SubmitOptions(
             job_queue=self.job_queue or (stack.job_queue if stack else DEFAULT_NAME),
             job_definition=self.job_definition or (stack.job_definition if stack else DEFAULT_NAME),
-            vcpus=vcpus,
-            memory_mib=memory_mib,
+            vcpus=_number("vcpus", float, self.vcpus),
+            memory_mib=_number("memory_mib", int, self.memory_mib),
+            max_memory_mib=_number("max_memory_mib", int, self.max_memory_mib) or DEFAULT_MAX_MEMORY_MIB,
+            on_demand_queue=self.on_demand_queue
+            or ("" if stack is None or self.job_queue else stack.on_demand_queue),
             tags=dict(self.tags or {}),
             extra=dict(self.submit_options or {}),
             requester_pays=bool(stack and stack.requester_pays)
@@ -254,6 +278,20 @@ class RosToParquetBatchOperator(BaseOperator):
             if job.console_url:
                 self.log.info("drive %s: %s", job.drive_id, job.console_url)
         return linked
+
+
+def _number(name: str, kind: Callable[[Any], N], value: object) -> N | None:
+    """An argument that may have come from a template.
+
+    Raises:
+        ConfError: not a number.
+    """
+    if value in (None, "", "None"):
+        return None
+    try:
+        return kind(value)
+    except (TypeError, ValueError) as error:
+        raise ConfError([f"argument {name}: a number is expected, not {value!r}"]) from error
 
 
 def raw_conf(context: Context) -> dict[str, Any]:

@@ -42,6 +42,9 @@ class RosToParquetBatchSensor(BaseSensorOperator):
     :param terminate_on_kill: end the jobs when the task is killed, marked or cleared, deferred or not.
         (In mode ``reschedule`` there is nobody to be told between two pokes.)
     :param unknown_after_s: seconds after which a job that Batch does not know counts as ended.
+    :param runnable_timeout: seconds after which a job that stays RUNNABLE (of an array: none of its children
+        starts or runs) is called stuck: the log says why, as far as Batch does. None for never.
+    :param end_stuck: end such jobs; their shards then fail with the cause ``stuck_in_runnable``.
     :param poke_interval: seconds between two polls; deferred the first ones follow sooner.
     :param aws_conn_id: AWS connection for S3 and Batch.
     :param region_name: wins over the connection's region.
@@ -59,6 +62,8 @@ class RosToParquetBatchSensor(BaseSensorOperator):
         deferrable: bool = True,
         terminate_on_kill: bool = False,
         unknown_after_s: float = DEFAULT_UNKNOWN_AFTER_S,
+        runnable_timeout: timedelta | float | None = None,
+        end_stuck: bool = False,
         poke_interval: timedelta | float = 30,
         aws_conn_id: str | None = "aws_default",
         region_name: str | None = None,
@@ -69,6 +74,8 @@ class RosToParquetBatchSensor(BaseSensorOperator):
         self.deferrable = deferrable
         self.terminate_on_kill = terminate_on_kill
         self.unknown_after_s = unknown_after_s
+        self.runnable_timeout = runnable_timeout
+        self.end_stuck = end_stuck
         self.aws_conn_id = aws_conn_id
         self.region_name = region_name
         self._waiting: Waiting | None = None
@@ -88,6 +95,8 @@ class RosToParquetBatchSensor(BaseSensorOperator):
                     terminate_on_kill=self.terminate_on_kill,
                     aws_conn_id=self.aws_conn_id,
                     region_name=self.region_name or None,
+                    runnable_timeout_s=self._runnable_timeout_s(),
+                    end_stuck=self.end_stuck,
                 ),
                 method_name="execute_complete",
                 timeout=timedelta(seconds=self.timeout),
@@ -119,16 +128,26 @@ class RosToParquetBatchSensor(BaseSensorOperator):
     def _poll(self, context: Context) -> bool:
         """Whether a job is still to end."""
         from airflow_batch_ros.jobs import look_at
+        from airflow_batch_ros.stuck import look_after
 
         if self._waiting is None:
             self._waiting = Waiting(
-                self._job_ids(), unknown_after_s=self.unknown_after_s, waited_s=self._waited_s(context)
+                self._job_ids(),
+                unknown_after_s=self.unknown_after_s,
+                waited_s=self._waited_s(context),
+                runnable_timeout_s=self._runnable_timeout_s(),
             )
-        if self._waiting.open and (
-            news := self._waiting.update(look_at(self._hook().batch, self._waiting.open))
-        ):
-            self.log.info(news)
+        if self._waiting.open:
+            batch = self._hook().batch
+            if news := self._waiting.update(look_at(batch, self._waiting.open)):
+                self.log.info(news)
+            for stuck in look_after(batch, self._waiting, end=self.end_stuck):
+                self.log.warning(stuck)
         return bool(self._waiting.open)
+
+    def _runnable_timeout_s(self) -> float | None:
+        given = self.runnable_timeout
+        return given.total_seconds() if isinstance(given, timedelta) else given
 
     def _store_links(self, context: Context) -> None:
         """The operator's links, for this task too: to the console that the operator named."""

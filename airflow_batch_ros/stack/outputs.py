@@ -16,18 +16,25 @@ if TYPE_CHECKING:
 
 FORMATS = ("table", "env", "json", "airflow")
 
+_ON_DEMAND = {"FARGATE_SPOT": "FargateQueueArn", "SPOT": "Ec2QueueArn"}
+"""The output that names a queue for the same job definition as the platform's, which is never reclaimed."""
+
 _NOT_THERE = "does not exist"
 
 
 @dataclass(frozen=True, slots=True)
 class StackOutputs:
-    """Outputs of a stack whose image is there, by the names that the operators use."""
+    """Outputs of a stack whose image is there, by the names that the operators use.
+
+    ``on_demand_queue`` is empty where the default queue is not on Spot, or the stack has no other.
+    """
 
     job_queue: str
     job_definition: str
     planner_definition: str
     output_uri: str
     requester_pays: bool
+    on_demand_queue: str = ""
 
 
 def find_stack(cloudformation: CloudFormationClient, name: str) -> StackTypeDef | None:
@@ -85,7 +92,12 @@ def resolve(cloudformation: CloudFormationClient, name: str) -> StackOutputs:
         planner_definition=outputs.get("PlannerJobDefinitionArn", ""),
         output_uri=outputs["OutputUri"],
         requester_pays=outputs.get("RequesterPays") == "true",
+        on_demand_queue=_on_demand_queue(outputs),
     )
+
+
+def _on_demand_queue(outputs: Mapping[str, str]) -> str:
+    return outputs.get(_ON_DEMAND.get(outputs.get("Platform", ""), ""), "")
 
 
 def render(outputs: Mapping[str, str], form: str) -> str:
@@ -99,6 +111,7 @@ def render(outputs: Mapping[str, str], form: str) -> str:
         "ros_to_parquet_output": outputs.get("OutputUri"),
         "ros_to_parquet_job_queue": outputs.get("JobQueueArn"),
         "ros_to_parquet_job_definition": outputs.get("JobDefinitionArn"),
+        "ros_to_parquet_on_demand_queue": _on_demand_queue(outputs),
     }
     known = {name: value for name, value in variables.items() if value}
     if form == "airflow":  # as `airflow variables import` takes it

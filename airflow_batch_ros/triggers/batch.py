@@ -17,6 +17,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from airflow_batch_ros.hooks.batch import RosToParquetBatchHook
 from airflow_batch_ros.jobs import look_at, shown_ids, terminate
 from airflow_batch_ros.lake import Lake
+from airflow_batch_ros.stuck import look_after
 from airflow_batch_ros.waiting import Waiting
 
 T = TypeVar("T")
@@ -52,6 +53,9 @@ class RosToParquetBatchTrigger(BaseTrigger):
     :param poll_interval_s: most seconds between two polls. Before, they are a fifth of the time waited so
         far, so that short jobs are noticed soon and long ones cost few requests.
     :param unknown_after_s: seconds after which a job that Batch does not know counts as ended.
+    :param runnable_timeout_s: seconds after which a job that is RUNNABLE is stuck, which the log then says;
+        None for never.
+    :param end_stuck: end such jobs.
     :param terminate_on_kill: end the jobs when a user acts on the waiting task; never when the triggerer
         restarts.
     :param job_ids_uri: S3 URI of a list of further ids, as JSON; see `MAX_JOB_IDS`.
@@ -67,6 +71,8 @@ class RosToParquetBatchTrigger(BaseTrigger):
         aws_conn_id: str | None,
         region_name: str | None,
         job_ids_uri: str | None = None,
+        runnable_timeout_s: float | None = None,
+        end_stuck: bool = False,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.job_ids = job_ids
@@ -76,6 +82,8 @@ class RosToParquetBatchTrigger(BaseTrigger):
         self.aws_conn_id = aws_conn_id
         self.region_name = region_name
         self.job_ids_uri = job_ids_uri
+        self.runnable_timeout_s = runnable_timeout_s
+        self.end_stuck = end_stuck
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         return (
@@ -88,6 +96,8 @@ class RosToParquetBatchTrigger(BaseTrigger):
                 "aws_conn_id": self.aws_conn_id,
                 "region_name": self.region_name,
                 "job_ids_uri": self.job_ids_uri,
+                "runnable_timeout_s": self.runnable_timeout_s,
+                "end_stuck": self.end_stuck,
             },
         )
 
@@ -137,7 +147,9 @@ class RosToParquetBatchTrigger(BaseTrigger):
             ids = await in_thread(self._all_ids)
         except (ClientError, BotoCoreError, LookupError) as error:
             return {"status": "error", "message": f"the jobs to wait for could not be read: {error}"}
-        waiting = Waiting(ids, unknown_after_s=self.unknown_after_s)
+        waiting = Waiting(
+            ids, unknown_after_s=self.unknown_after_s, runnable_timeout_s=self.runnable_timeout_s
+        )
         started = time.monotonic()
         failures = 0
         await asyncio.sleep(min(self.poll_interval_s, FIRST_POLL_S))
@@ -153,6 +165,9 @@ class RosToParquetBatchTrigger(BaseTrigger):
                 failures = 0
                 if news := waiting.update(details):
                     self.log.info(news)
+                if self.runnable_timeout_s is not None:
+                    for stuck in await in_thread(lambda: look_after(batch, waiting, end=self.end_stuck)):
+                        self.log.warning(stuck)
                 if not waiting.open:
                     return {"status": "ended", "states": waiting.counts}
             interval_s = max(MIN_INTERVAL_S, (time.monotonic() - started) / 5)

@@ -19,17 +19,24 @@ from ros_to_parquet import __version__, contract, memory, termination
 from ros_to_parquet.contract import ALLOW_VARIABLE, EXIT_CODE_HELP, ContractError, ExitCode
 from ros_to_parquet.log import event, now
 from ros_to_parquet.termination import TerminatedError
-from ros_to_parquet.text import print_table
+from ros_to_parquet.text import print_table, say, shown
 
 if TYPE_CHECKING:
     from ros_to_parquet.contract import Manifest, Plan
+    from ros_to_parquet.history import TopicDrift
     from ros_to_parquet.memory import MemoryBudget
     from ros_to_parquet.rebuild import Rebuilt
 
 # Heavy imports (numpy, pyarrow, boto3) happen in the commands that need them: --version and --help are for
 # people, and a container's health check.
 
+DEBUG_VARIABLE = "ROS_TO_PARQUET_DEBUG"
+"""Environment variable: not empty, errors of the engine itself are logged with what they say."""
+
 OPEN_FILES = 10_000
+
+REPORT_MODULES = ("matplotlib", "PIL")
+"""Of the extra ``report``."""
 
 PLANNING_COMMANDS = ("submit", "retry")
 PLANNING_GROUP = "ros_to_parquet.commands"
@@ -128,6 +135,44 @@ def build_parser() -> argparse.ArgumentParser:
     back.add_argument("--to", dest="stop", metavar="TIME", help="first log time not to take")
     back.set_defaults(call=command_rebuild)
 
+    report = commands.add_parser(
+        "report",
+        help="a drive in the lake as one HTML page",
+        description="What a drive is and whether it is all there: topics over time and their gaps, the "
+        "track, frames of cameras, a lidar cloud, numeric fields, coordinate frames, bags and shards, in one "
+        "file that needs no network.",
+    )
+    report.add_argument("lake", metavar="LAKE", help="where the lake is; path or URI")
+    report.add_argument("--drive-id", required=True, metavar="ID")
+    report.add_argument(
+        "--output",
+        metavar="FILE",
+        help="HTML file to write; path or URI (default: in the lake, _reports/drive_id=ID/report.html)",
+    )
+    report.set_defaults(call=command_report)
+    drift = commands.add_parser(
+        "drift",
+        help="topics of a lake whose definition changed",
+        description="Which topics of a lake have several definitions: how these differ field by field, from "
+        "which drive and bag on, and in how many drives and rows. A topic is broken if no table holds all.",
+    )
+    drift.add_argument("lake", metavar="LAKE", help="where the lake is; path or URI")
+    _add_topic_globs(drift)
+    drift.add_argument("--all", action="store_true", help="topics with one definition too")
+    drift.add_argument("--json", action="store_true", help="as JSON")
+    drift.set_defaults(call=command_drift)
+
+    views = commands.add_parser(
+        "views",
+        help="SQL views of a lake's topics, for DuckDB",
+        description="Prints SQL that makes a view of each topic in DuckDB, named as its table. Definitions "
+        "that one table holds are read together; what is cast and what is null is in the view's comment. "
+        "Else the topic has a view for each definition, TABLE@DIGITS.",
+    )
+    views.add_argument("lake", metavar="LAKE", help="where the lake is; path or URI")
+    _add_topic_globs(views)
+    views.set_defaults(call=command_views)
+
     info = commands.add_parser(
         "info", help="what is in a bag", description="Topics, types, counts, times, compression."
     )
@@ -213,7 +258,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = int(ExitCode.OK)
     except ModuleNotFoundError as error:
-        reason = f"{error}: this command needs the engine (pip install 'ros-to-parquet[engine]')"
+        extra = "engine,report" if error.name in REPORT_MODULES else "engine"
+        reason = f"{error}: this command needs more of it: pip install 'ros-to-parquet[{extra}]'"
         code = _fail(ExitCode.ENGINE_ERROR, reason)
     except KeyboardInterrupt:
         code = _fail(ExitCode.RETRY, "interrupted")
@@ -278,9 +324,25 @@ def explain(error: Exception | TerminatedError) -> tuple[ExitCode, str]:
             return ExitCode.OUTPUT_FAILED, str(error)
         case MemoryError():
             return ExitCode.OUT_OF_MEMORY, "out of memory; give the job more"
-        case _:
+        case OSError():  # such as a full disk
             traceback.print_exception(error)
             return ExitCode.ENGINE_ERROR, f"{type(error).__name__}: {error}"
+        case _:
+            return ExitCode.ENGINE_ERROR, _unexpected(error)
+
+
+def _unexpected(error: BaseException) -> str:
+    """Prints where an error that nobody thought of came from; without its words, which may quote a bag."""
+    if os.environ.get(DEBUG_VARIABLE):
+        traceback.print_exception(error)
+        return f"{type(error).__name__}: {error}"
+    frames: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        frames = [*traceback.format_tb(cause.__traceback__), f"{type(cause).__name__}\n", *frames]
+        cause = cause.__cause__ or cause.__context__
+    print("".join(frames), end="", file=sys.stderr, flush=True)
+    return f"{type(error).__name__}; what it says may quote a bag: {DEBUG_VARIABLE}=1 logs it"
 
 
 # --- run --------------------------------------------------------------------------------------------
@@ -303,6 +365,7 @@ def command_run(arguments: argparse.Namespace) -> int:
             manifest = run.run_shard(plan, shard, job, budget=budget, progress=progress.show)
     except (Exception, TerminatedError) as error:  # noqa: BLE001 (each becomes an exit code and a record)
         code, reason = explain(error)
+        reason = shown(reason)
         record = contract.FailedRecord(plan.plan_id, shard, job.job_id, job.attempt, int(code), reason, now())
         uri = join(plan.output, contract.failed_key(plan.drive_id, plan.plan_id, shard))
         _record_failure(open_storage(plan.output).write, uri, record)
@@ -423,7 +486,7 @@ def command_extract(arguments: argparse.Namespace) -> int:
     for name in made.covered:
         event("already_in_the_lake", bag=name)
     if not made.shards:
-        print(
+        say(
             f"Nothing to do: {made.output} has all {len(made.covered)} bags of drive {made.drive_id} already."
         )
         return int(ExitCode.OK)
@@ -466,16 +529,16 @@ def print_extracted(plan: Plan, manifest: Manifest) -> None:
         print_table(("topic", "type", "rows", "rejected"), rows)
     for topic in manifest.topics:
         if topic.transform:
-            print(f"  {topic.topic}: {topic.transform}")
+            say(f"  {topic.topic}: {topic.transform}")
     for problem in contract.fold(plan, [manifest]).problems:
-        print(f"! {problem}")
+        say(f"! {problem}")
     count = sum(topic.transform.rows_out if topic.transform else topic.rows for topic in manifest.topics)
     size = manifest.bytes_read / 1e6
     speed = f", {size / manifest.seconds:.0f} MB/s" if manifest.seconds > 0.01 else ""
     bags = "1 bag" if len(manifest.bags) == 1 else f"{len(manifest.bags)} bags"
     print(f"{count:,} rows from {bags}, {size:,.1f} MB in {manifest.seconds:.1f} s{speed}")
     if count:
-        print(f"{plan.output}/*/*/drive_id={plan.drive_id}/*.parquet")
+        say(f"{plan.output}/*/*/drive_id={plan.drive_id}/*.parquet")
 
 
 # --- rebuild ----------------------------------------------------------------------------------------
@@ -544,21 +607,81 @@ def print_rebuilt(rebuilt: Rebuilt, output: str, *, seconds: float) -> None:
     )
     for topic in rebuilt.topics:
         if topic.rejected:
-            print(f"! {topic.topic}: {topic.rejected:,} messages were rejected when the drive was extracted")
+            say(f"! {topic.topic}: {topic.rejected:,} messages were rejected when the drive was extracted")
         if topic.unwritten:
-            print(f"! {topic.topic}: {topic.unwritten:,} messages are {topic.unwritten_as}: not written")
+            say(f"! {topic.topic}: {topic.unwritten:,} messages are {topic.unwritten_as}: not written")
         if topic.repaired_strings:
-            print(f"! {topic.topic}: {topic.repaired_strings:,} strings were not UTF-8 and stay escaped")
+            say(f"! {topic.topic}: {topic.repaired_strings:,} strings were not UTF-8 and stay escaped")
     if rebuilt.not_extracted:
-        print(f"! {rebuilt.not_extracted:,} messages are of topics that were not extracted")
+        say(f"! {rebuilt.not_extracted:,} messages are of topics that were not extracted")
     if rebuilt.flawed_bags:
-        print(f"! {rebuilt.flawed_bags:,} bags were damaged or unreadable: what could be read is there")
+        say(f"! {rebuilt.flawed_bags:,} bags were damaged or unreadable: what could be read is there")
     if rebuilt.extras_left_out:
-        print(f"! {rebuilt.extras_left_out:,} attachments and metadata records are not in the lake")
+        say(f"! {rebuilt.extras_left_out:,} attachments and metadata records are not in the lake")
     if rebuilt.unfinished:
         print("! an extraction of this drive is under way or has failed: what it has finished is there")
     print(f"{rebuilt.messages:,} messages, {rebuilt.size_bytes / 1e6:,.1f} MB in {seconds:.1f} s")
-    print(output)
+    say(output)
+
+
+# --- drift and views --------------------------------------------------------------------------------
+
+DRIFT_FIELDS = 20
+"""Fields of a change that are printed; JSON has all."""
+
+
+def command_drift(arguments: argparse.Namespace) -> int:
+    from ros_to_parquet.history import lines
+
+    found = _read_drift(arguments, single=arguments.all)
+    if arguments.json:
+        print(json.dumps({"topics": [each.as_dict() for each in found]}, indent=2))
+        return int(ExitCode.OK)
+    for line in lines(found, fields=DRIFT_FIELDS):
+        print(line)
+    if not found:
+        print("No topic has more than one definition.")
+    return int(ExitCode.OK)
+
+
+def command_views(arguments: argparse.Namespace) -> int:
+    from ros_to_parquet.storage import normalize
+    from ros_to_parquet.views import statements
+
+    for statement in statements(normalize(arguments.lake), _read_drift(arguments, single=True)):
+        print(statement)
+    return int(ExitCode.OK)
+
+
+def _read_drift(arguments: argparse.Namespace, *, single: bool) -> list[TopicDrift]:
+    """Raises `storage.NotFoundError` where there is no lake."""
+    from ros_to_parquet.lake import Lake
+    from ros_to_parquet.storage import NotFoundError
+
+    lake = Lake(arguments.lake)
+    if not lake.drives():
+        raise NotFoundError(f"{lake.uri}: no lake is there (no drive has a manifest)")
+    return lake.drift(arguments.topics, exclude=arguments.exclude, single=single)
+
+
+# --- report -----------------------------------------------------------------------------------------
+
+
+def command_report(arguments: argparse.Namespace) -> int:
+    from ros_to_parquet.lake import Lake
+    from ros_to_parquet.report.make import ReportError, make_report
+    from ros_to_parquet.storage import join, normalize, open_storage
+
+    lake = Lake(arguments.lake)
+    try:
+        drive, page = make_report(lake, arguments.drive_id)
+    except ReportError as error:
+        return _fail(ExitCode.INPUT_MISSING, str(error))
+    uri = normalize(arguments.output or join(lake.uri, contract.report_key(arguments.drive_id)))
+    open_storage(uri).write(uri, page.encode())
+    print(f"{drive.messages:,} messages of {len(drive.topics)} topics, {len(page.encode()) / 1e6:.1f} MB")
+    say(uri)
+    return int(ExitCode.OK)
 
 
 # --- transforms -------------------------------------------------------------------------------------

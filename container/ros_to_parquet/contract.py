@@ -16,6 +16,7 @@ Object layout below an output URI (``{output}``)::
     _manifests/drive_id={drive}/{plan id}/{shard}.json     a shard's manifest: its commit
     _manifests/drive_id={drive}/{plan id}/drive.json       the drive's manifest for this plan
     _attachments/drive_id={drive}/{shard name}-...         files that bags have attached
+    _schemas/{table}/{hash8}.json                          the definition behind a table's schema=
     _leases/drive_id={drive}.json                          who writes this drive
 """
 
@@ -29,7 +30,7 @@ import re
 import types
 import typing
 import urllib.parse
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from fnmatch import fnmatchcase
@@ -147,6 +148,63 @@ class ParquetStyle(StrEnum):
 
     COMPATIBLE = "compatible"
     COMPACT = "compact"
+
+
+_PERMISSIONS = (
+    ("ListMultipartUploads", "s3:ListBucketMultipartUploads"),
+    ("List", "s3:ListBucket"),
+    ("Get", "s3:GetObject"),
+    ("Head", "s3:GetObject, and s3:ListBucket of the bucket, without which what is missing is refused too"),
+    ("Abort", "s3:AbortMultipartUpload"),
+    ("Delete", "s3:DeleteObject"),
+    ("", "s3:PutObject"),
+)
+"""By how the names of operations begin; the first that fits."""
+
+_CREDENTIALS = frozenset(
+    {"ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken"}
+)
+
+
+def s3_advice(operation: str, code: str, message: str) -> str:
+    """What to do about an error of S3's that does not pass by itself; empty where nothing is known.
+
+    >>> s3_advice("GetObject", "AccessDenied", "Access Denied")
+    'let the role that asks do s3:GetObject there'
+    """
+    if code.startswith("KMS.") or "kms:" in message:
+        if code.startswith("KMS.") and "AccessDenied" not in code:
+            return "the KMS key that it is encrypted with cannot be used: enable it, or undo its deletion"
+        action = "kms:Decrypt" if operation.startswith(("Get", "Head")) else "kms:GenerateDataKey"
+        return (
+            f"the KMS key that it is encrypted with is what refuses: let the role that asks do {action} with "
+            "that key, in its own policy and in the key's"
+        )
+    if code == "InvalidObjectState":
+        return "it is archived (Glacier): restore it first (aws s3api restore-object), then run again"
+    if code in _CREDENTIALS:
+        return "check the credentials that are used, and this machine's clock"
+    if code == "NoSuchBucket":
+        return "check the bucket's name"
+    if code == "400":  # the answer to a HEAD, which has no body that would say more
+        return "check the credentials that are used, their region, and the KMS key that it is encrypted with"
+    if code in ("AccessDenied", "403", "Forbidden", "AllAccessDisabled"):
+        permission = next(each for prefix, each in _PERMISSIONS if operation.startswith(prefix))
+        return f"let the role that asks do {permission} there"
+    return ""
+
+
+class Change(StrEnum):
+    """How a definition of a topic differs from another one, by what it takes to read both as one table.
+
+    ``same``: nothing, the columns are the same; ``widened``: a cast that keeps every value; ``added``: nulls,
+    where one of them lacks fields (and casts, where types are wider too); ``broken``: no table holds both.
+    """
+
+    SAME = "same"
+    WIDENED = "widened"
+    ADDED = "added"
+    BROKEN = "broken"
 
 
 # --- the plan ---------------------------------------------------------------------------------------
@@ -401,11 +459,23 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class OutputFile:
-    """One Parquet file. ``path`` is relative to the output URI."""
+    """One Parquet file.
+
+    Attributes:
+        path: relative to the output URI.
+        first_log_time_ns: the least of its column; None where it has none (no rows, a transform that leaves
+            the column out), or an earlier version wrote the manifest.
+        last_log_time_ns: likewise, the greatest.
+        first_bag: the bag that ``first_log_time_ns`` is of, as in the column ``bag``; without it, of the rows
+            that were written first.
+    """
 
     path: str
     rows: int
     size_bytes: int
+    first_log_time_ns: int | None = None
+    last_log_time_ns: int | None = None
+    first_bag: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -561,6 +631,26 @@ class Manifest:
 
 
 @dataclass(frozen=True, slots=True)
+class SchemaTotal:
+    """One definition of a table of a drive: a ``schema=`` partition with rows.
+
+    Attributes:
+        schema: eight hex digits, as in the partition's name.
+        first_log_time_ns: see `OutputFile`.
+        last_log_time_ns: likewise.
+        first_bag: likewise; empty where nobody knows.
+        sample: path of one of its files, relative to the output URI.
+    """
+
+    schema: str
+    rows: int
+    first_log_time_ns: int | None
+    last_log_time_ns: int | None
+    first_bag: str
+    sample: str
+
+
+@dataclass(frozen=True, slots=True)
 class TableTotal:
     """One table of a drive, over all shards of a plan."""
 
@@ -573,6 +663,79 @@ class TableTotal:
     bytes_written: int
     transforms: tuple[Transformed, ...] = ()
     """One for each transform, and version of it, that rows of the table went through."""
+    schemas: tuple[SchemaTotal, ...] = ()
+    """In the order of their first log times; none where an earlier version wrote the manifest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """A topic's definition that a drive has beside another one, or that the lake has first from this drive.
+
+    Attributes:
+        schema: its eight digits, as in ``schema=``.
+        before: those of the definition that it is compared with: the drive's own before it, else one that
+            the lake had.
+        before_drive: a drive that has that one.
+        bag: the drive's first bag with the definition, and ``first_log_time_ns`` its first message there.
+        fields: what differs, a text each; the first `MAX_FIELDS`.
+    """
+
+    topic: str
+    table: str
+    change: Change
+    schema: str
+    before: str
+    before_drive: str
+    bag: str
+    first_log_time_ns: int | None
+    fields: tuple[str, ...]
+    field_count: int
+
+    def __str__(self) -> str:
+        since = f" from bag {self.bag} on" if self.bag else ""
+        listed = "; ".join(self.fields) or "nothing in its columns"
+        more = self.field_count - len(self.fields)
+        return (
+            f"topic {self.topic}: its definition changed{since}: {self.change} (schema {self.schema} here, "
+            f"{self.before} in drive {self.before_drive}): {listed}{f'; and {more} more' if more > 0 else ''}"
+        )
+
+
+MAX_FIELDS = 10
+"""Fields of a changed definition that are named in manifests; all are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaRecord:
+    """The definition behind a ``schema=`` partition, kept once, so that nobody opens Parquet to compare it.
+
+    Attributes:
+        table: of the partition.
+        schema: its eight digits.
+        topic: one of those that the table is of.
+        definition: as in the key-value metadata of the partition's files; so are format and encoding.
+        transform: ``name version`` of the transform that made the columns; empty where none did.
+        arrow_schema: the columns: Arrow's IPC form of the schema, in base64.
+        drive_id: the drive that brought it first.
+        plan_id: the plan that did.
+        first_log_time_ns: of its messages in that drive.
+        first_bag: of that drive.
+    """
+
+    contract_version: int
+    table: str
+    schema: str
+    topic: str
+    type_name: str
+    definition: str
+    definition_format: str
+    encoding: str
+    transform: str
+    arrow_schema: str
+    drive_id: str
+    plan_id: str
+    first_log_time_ns: int | None
+    first_bag: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -582,6 +745,8 @@ class DriveManifest:
     Attributes:
         unverified_bags: bags without an index of their own to check the count against.
         problems: one sentence each, naming bag, topic and offset; the first `MAX_REASONS`.
+        drift: definitions that changed; the first `MAX_REASONS`.
+        drift_count: how many there are.
     """
 
     contract_version: int
@@ -604,6 +769,8 @@ class DriveManifest:
     problems: tuple[str, ...]
     replaces: tuple[str, ...] = ()
     covered: tuple[str, ...] = field(default=())
+    drift: tuple[Drift, ...] = ()
+    drift_count: int = 0
 
 
 def fold(plan: Plan, manifests: Iterable[Manifest]) -> DriveManifest:
@@ -620,6 +787,7 @@ def fold(plan: Plan, manifests: Iterable[Manifest]) -> DriveManifest:
     shards = bytes_read = bytes_written = 0
     seconds = 0.0
     tables: dict[str, TableTotal] = {}
+    schemas: dict[str, tuple[SchemaTotal, ...]] = {}
     statuses: dict[str, BagStatus] = {}
     unverified: set[str] = set()
     problems: list[str] = []
@@ -651,6 +819,7 @@ def fold(plan: Plan, manifests: Iterable[Manifest]) -> DriveManifest:
                 bytes_written=total.bytes_written + sum(file.size_bytes for file in topic.files),
                 transforms=add_transforms(total.transforms, (topic.transform,) if topic.transform else ()),
             )
+            schemas[topic.table] = add_schemas((*schemas.get(topic.table, ()), *file_schemas(topic)))
             idle = [rule for rule in idle if not topic_matches(topic.topic, [rule.topics])]
             if topic.rejected:
                 first = topic.rejects[0]
@@ -694,11 +863,50 @@ def fold(plan: Plan, manifests: Iterable[Manifest]) -> DriveManifest:
         bytes_read=bytes_read,
         bytes_written=bytes_written,
         shard_seconds=round(seconds, 3),
-        tables=tuple(tables[name] for name in sorted(tables)),
+        tables=tuple(dataclasses.replace(tables[name], schemas=schemas[name]) for name in sorted(tables)),
         problems=tuple(problems),
         replaces=plan.replaces,
         covered=plan.covered,
     )
+
+
+def file_schemas(topic: TopicResult) -> Iterator[SchemaTotal]:
+    """Of each of a topic's files with rows, what it adds to its definition."""
+    for file in topic.files:
+        digits = schema_of(file.path)
+        if file.rows and digits:
+            # An earlier version knew the times of all of a topic's messages together; a transform may have
+            # left them out.
+            said = file if file.first_log_time_ns is not None else topic
+            yield SchemaTotal(
+                digits,
+                file.rows,
+                said.first_log_time_ns,
+                said.last_log_time_ns,
+                file.first_bag,
+                file.path,
+            )
+
+
+def _add_schema(first: SchemaTotal, second: SchemaTotal) -> SchemaTotal:
+    earliest = min(first, second, key=_by_time)
+    lasts = [each.last_log_time_ns for each in (first, second) if each.last_log_time_ns is not None]
+    return dataclasses.replace(
+        earliest, rows=first.rows + second.rows, last_log_time_ns=max(lasts, default=None)
+    )
+
+
+def add_schemas(schemas: Iterable[SchemaTotal]) -> tuple[SchemaTotal, ...]:
+    """All together, in the order of their first log times; those of the same digits are one."""
+    added: dict[str, SchemaTotal] = {}
+    for each in schemas:
+        known = added.get(each.schema)
+        added[each.schema] = each if known is None else _add_schema(known, each)
+    return tuple(sorted(added.values(), key=_by_time))
+
+
+def _by_time(schema: SchemaTotal) -> tuple[bool, int, str]:
+    return schema.first_log_time_ns is None, schema.first_log_time_ns or 0, schema.schema
 
 
 def standing_manifests(manifests: Iterable[Manifest], commits: Iterable[DriveManifest]) -> list[Manifest]:
@@ -805,6 +1013,10 @@ def generation_key(drive_id: str, plan_id: str, generation: int) -> str:
     return f"{plan_folder(drive_id, plan_id)}/generation-{generation}.json"
 
 
+def sizes_key(drive_id: str, plan_id: str, generation: int) -> str:
+    return f"{plan_folder(drive_id, plan_id)}/sizes-{generation}.json"
+
+
 def job_record_key(drive_id: str, plan_id: str, generation: int) -> str:
     return f"{plan_folder(drive_id, plan_id)}/job-{generation}.json"
 
@@ -831,6 +1043,27 @@ def drive_manifest_key(drive_id: str, plan_id: str) -> str:
 
 def attachment_folder(drive_id: str) -> str:
     return f"_attachments/drive_id={drive_id}"
+
+
+def report_key(drive_id: str) -> str:
+    return f"_reports/drive_id={drive_id}/report.html"
+
+
+SCHEMAS_FOLDER = "_schemas"
+
+
+def schema_key(table: str, schema: str) -> str:
+    """Where the record of a table's definition is."""
+    return f"{SCHEMAS_FOLDER}/{table}/{schema}.json"
+
+
+def schema_of(path: str) -> str:
+    """The digits of the ``schema=`` partition that a file lies in; empty where it lies in none.
+
+    >>> schema_of("imu.data/schema=1a2b3c4d/drive_id=d/x.parquet"), schema_of("imu/x.parquet")
+    ('1a2b3c4d', '')
+    """
+    return next((step.removeprefix("schema=") for step in path.split("/") if step.startswith("schema=")), "")
 
 
 def lease_key(drive_id: str) -> str:
@@ -860,6 +1093,19 @@ def is_allowed(uri: str, allowed: Iterable[str]) -> bool:
     if ".." in re.split(r"[/\\]", plain):
         return False
     return any(f"{uri}/".startswith(f"{place.rstrip('/')}/") for place in allowed)
+
+
+_MOVES = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Characters that a terminal or a log acts upon: control characters, ends of lines, changes of direction."""
+
+
+def one_line(text: str) -> str:
+    """``text``, of which a bag or a store may have said a part, for a line of a log or a terminal.
+
+    >>> one_line("/cam\\n\\x1b[2Jera")
+    '/cam\\\\n\\\\x1b[2Jera'
+    """
+    return _MOVES.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def topic_key(topic: str) -> str:
@@ -935,19 +1181,17 @@ def from_json(kind: type[T], data: bytes, *, where: str) -> T:
 
 def _parse(kind: Any, raw: Any, where: str) -> Any:
     """``raw`` (from JSON) as ``kind``: a dataclass, an enum, a scalar, an optional or a tuple of those."""
-    origin = typing.get_origin(kind)
-    if origin is tuple:
+    if type(raw) is kind:  # a scalar, as most are; what JSON gives is no dataclass
+        return raw
+    shape, inner = _shape(kind)
+    if shape is tuple:
         if not isinstance(raw, list):
             raise ContractError(f"{where}: expected a list, not {raw!r:.80}")
-        item = typing.get_args(kind)[0]
-        return tuple(_parse(item, value, f"{where}[{place}]") for place, value in enumerate(raw))
-    if origin in (typing.Union, types.UnionType):
-        if raw is None:
-            return None
-        (inner,) = (option for option in typing.get_args(kind) if option is not types.NoneType)
-        return _parse(inner, raw, where)
-    if dataclasses.is_dataclass(kind):
-        return _parse_dataclass(typing.cast(type, kind), raw, where)
+        return tuple(_parse(inner, value, f"{where}[{place}]") for place, value in enumerate(raw))
+    if shape is typing.Optional:
+        return None if raw is None else _parse(inner, raw, where)
+    if shape is dataclass:
+        return _parse_dataclass(kind, raw, where)
     if issubclass(kind, StrEnum):
         try:
             return kind(raw)
@@ -955,27 +1199,45 @@ def _parse(kind: Any, raw: Any, where: str) -> Any:
             raise ContractError(f"{where}: {error}") from error
     if kind is float and type(raw) is int:
         return float(raw)
-    if type(raw) is not kind:
-        raise ContractError(f"{where}: expected {kind.__name__}, not {raw!r:.80}")
-    return raw
+    raise ContractError(f"{where}: expected {kind.__name__}, not {raw!r:.80}")
+
+
+@functools.cache
+def _shape(kind: Any) -> tuple[Any, Any]:
+    """``tuple`` or ``Optional`` and what is in it, ``dataclass``, or None for enums and scalars."""
+    origin = typing.get_origin(kind)
+    if origin is tuple:
+        return tuple, typing.get_args(kind)[0]
+    if origin in (typing.Union, types.UnionType):
+        (inner,) = (option for option in typing.get_args(kind) if option is not types.NoneType)
+        return typing.Optional, inner
+    return dataclass if dataclasses.is_dataclass(kind) else None, None
 
 
 def _parse_dataclass(kind: type, raw: Any, where: str) -> Any:
     if not isinstance(raw, dict):
         raise ContractError(f"{where}: expected an object, not {raw!r:.80}")
-    fields = {field.name: field for field in dataclasses.fields(kind)}
+    fields = _fields(kind)
     if unknown := sorted(raw.keys() - fields.keys()):
         raise ContractError(f"{where}: unknown keys {', '.join(unknown)}")
-    hints = _type_hints(kind)
     values = {}
-    for name, known in fields.items():
+    for name, (hint, required) in fields.items():
         if name in raw:
-            values[name] = _parse(hints[name], raw[name], f"{where}.{name}")
-        elif known.default is dataclasses.MISSING and known.default_factory is dataclasses.MISSING:
+            value = raw[name]
+            values[name] = value if type(value) is hint else _parse(hint, value, f"{where}.{name}")
+        elif required:
             raise ContractError(f"{where}: key {name} is missing")
     return kind(**values)
 
 
 @functools.cache
-def _type_hints(kind: type) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
+def _fields(kind: Any) -> dict[str, tuple[Any, bool]]:
+    """A dataclass's fields by name: their types, and whether they have no default."""
+    hints = typing.get_type_hints(kind)
+    return {
+        field.name: (
+            hints[field.name],
+            field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING,
+        )
+        for field in dataclasses.fields(kind)
+    }

@@ -15,7 +15,7 @@ from ros_to_parquet.bag.extras import Extras, HasExtras, MetadataRecord
 from ros_to_parquet.beside import find_beside, open_beside
 from ros_to_parquet.progress import Progress
 from ros_to_parquet.storage import normalize, open_storage
-from ros_to_parquet.text import print_table
+from ros_to_parquet.text import print_table, say
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +71,17 @@ class BagInfo:
     def print(self) -> None:
         """Prints it for people."""
         how = ", ".join(f"{name} ({count} chunks)" for name, count in sorted(self.compressions.items()))
-        print(f"{self.uri}")
-        print(f"  format       {self.format}, {self.size_bytes:,} bytes, compression: {how or 'no chunks'}")
+        say(f"{self.uri}")
+        say(f"  format       {self.format}, {self.size_bytes:,} bytes, compression: {how or 'no chunks'}")
         index = (
             "no index to check against"
             if self.indexed_messages is None
             else f"index says {self.indexed_messages:,}"
         )
-        print(f"  messages     {self.messages:,} ({index})")
+        say(f"  messages     {self.messages:,} ({index})")
         if self.first_log_time_ns is not None and self.last_log_time_ns is not None:
             first, last = self.first_log_time_ns, self.last_log_time_ns
-            print(f"  log time     {_time(first)} to {_time(last)} ({(last - first) / 1e9:,.1f} s)")
+            say(f"  log time     {_time(first)} to {_time(last)} ({(last - first) / 1e9:,.1f} s)")
         named = ("  bag",) if any(topic.bag for topic in self.topics) else ()
         print_table(
             (*named, "topic" if named else "  topic", "type", "encoding", "definition", "messages", "bytes"),
@@ -99,13 +99,13 @@ class BagInfo:
         )
         for attachment in self.attachments:
             kind = f", {attachment.media_type}" if attachment.media_type else ""
-            print(f"  attachment   {attachment.name} ({attachment.size_bytes:,} bytes{kind})")
+            say(f"  attachment   {attachment.name} ({attachment.size_bytes:,} bytes{kind})")
         for record in self.metadata:
-            print(f"  metadata     {record.name}: {_shown(record)}")
+            say(f"  metadata     {record.name}: {_shown(record)}")
         if self.extras_left_out:
-            print(f"  and {self.extras_left_out:,} more attachments and metadata records")
+            say(f"  and {self.extras_left_out:,} more attachments and metadata records")
         for problem in (*self.damage, *([self.remark] if self.remark else [])):
-            print(f"  ! {problem}")
+            say(f"  ! {problem}")
 
 
 def _shown(record: MetadataRecord) -> str:

@@ -283,8 +283,21 @@ def _type_of(value: Any) -> str:
 
 
 def _wrong(path: str, value: Any, wanted: str) -> RecordError:
+    """Says what kind of value is there, not which: reasons are logged, what messages say is not."""
     place = f"field {path}" if path else "the message"
-    return RecordError(f"{place} is {json.dumps(value)!s:.80}, not {wanted}")
+    return RecordError(f"{place} is {_KINDS[type(value)]}, not {wanted}")
+
+
+_KINDS: Final = {
+    type(None): "null",
+    bool: "true or false",
+    int: "an integer",
+    float: "a number",
+    str: "a string",
+    list: "an array",
+    dict: "an object",
+}
+"""What JSON calls what it is read as."""
 
 
 def _struct(properties: list[_Property], path: str, nullable: bool) -> _Node:
@@ -323,7 +336,7 @@ def _integer(path: str) -> Convert:
         if not isinstance(value, int) or isinstance(value, bool):
             raise _wrong(path, value, "an integer")
         if not -(2**63) <= value < 2**63:
-            raise _wrong(path, value, "an integer of 64 bits")
+            raise _wrong(path, value, "one of 64 bits")
         return value
 
     return convert
@@ -335,8 +348,8 @@ def _number(path: str) -> Convert:
             raise _wrong(path, value, "a number")
         try:
             return float(value)
-        except OverflowError as error:
-            raise _wrong(path, value, "a number of 64 bits") from error
+        except OverflowError:
+            raise _wrong(path, value, "a number of 64 bits") from None
 
     return convert
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from ros_to_parquet import contract
-from ros_to_parquet.contract import DriveManifest, Manifest, Plan
+from ros_to_parquet.contract import DriveManifest, Manifest, Plan, SchemaTotal
 from ros_to_parquet.log import event
 from ros_to_parquet.storage import (
     AccessDeniedError,
@@ -21,10 +23,14 @@ from ros_to_parquet.storage import (
     normalize,
     open_storage,
 )
+from ros_to_parquet.text import and_more
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.dataset as ds
+
+    from ros_to_parquet.drift import TopicDefinition
+    from ros_to_parquet.history import TopicDrift
 
 T = TypeVar("T")
 
@@ -65,6 +71,53 @@ def read_drive(storage: Storage, output: str, drive_id: str) -> DriveRecord:
         if len(record.commits) == len(keys.commits) and len(record.manifests) == len(keys.manifests):
             break  # else a commit has replaced some of them meanwhile
     return record
+
+
+@dataclass(frozen=True, slots=True)
+class TableSchemas:
+    """The topics and definitions that a table has, in the order of their first log times."""
+
+    topics: tuple[str, ...] = ()
+    schemas: tuple[SchemaTotal, ...] = ()
+
+    def add(self, topics: Iterable[str], schemas: Iterable[SchemaTotal]) -> TableSchemas:
+        return TableSchemas(
+            tuple(dict.fromkeys((*self.topics, *topics))),
+            contract.add_schemas((*self.schemas, *schemas)),
+        )
+
+
+def read_schemas(storage: Storage, output: str, drive_id: str) -> dict[str, TableSchemas]:
+    """What a drive has rows of, by table; see `contract.standing_manifests`.
+
+    Drive manifests say it for all shards at once; only of plans that are not committed are shards' read.
+    """
+    for _ in range(_READ_TRIES):
+        found: dict[str, TableSchemas] = {}
+        keys = _list_drive(storage, output, drive_id)
+        commits = list(_load(storage, DriveManifest, keys.commits))
+        committed = {commit.plan_id for commit in commits}
+        superseded = {plan_id for commit in commits for plan_id in commit.replaces}
+        # An earlier version's commit does not say it.
+        saying = [
+            commit for commit in commits if all(each.schemas or not each.rows for each in commit.tables)
+        ]
+        for commit in saying:
+            if commit.plan_id not in superseded:
+                for each in commit.tables:
+                    found[each.table] = found.get(each.table, TableSchemas()).add(each.topics, each.schemas)
+        done = superseded | {commit.plan_id for commit in saying}
+        uris = [uri for uri in keys.manifests if uri.split("/")[-2] not in done]
+        read = 0
+        for manifest in _load(storage, Manifest, uris):
+            read += 1
+            if manifest.plan_id in committed or not manifest.replaces:
+                for topic in manifest.topics:
+                    table = found.get(topic.table, TableSchemas())
+                    found[topic.table] = table.add([topic.topic], contract.file_schemas(topic))
+        if len(commits) == len(keys.commits) and read == len(uris):
+            break  # else a commit has replaced some of them meanwhile
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +172,7 @@ def commit_drive(storage: Storage, plan: Plan) -> DriveManifest | None:
         commit = contract.fold(plan, _load(storage, Manifest, manifests))
         if commit.shards < len(plan.shards):  # removed meanwhile: another run has replaced this one's
             return None
+        commit = _with_drift(storage, plan, commit)
         try:
             storage.create(key, contract.to_json(commit))
         except FileExistsError:
@@ -128,16 +182,39 @@ def commit_drive(storage: Storage, plan: Plan) -> DriveManifest | None:
     return commit
 
 
+def _with_drift(storage: Storage, plan: Plan, commit: DriveManifest) -> DriveManifest:
+    from ros_to_parquet.schema_records import find_drift
+
+    found = find_drift(storage, plan, commit)
+    for each in found[: contract.MAX_REASONS]:
+        event(
+            "schema_drift",
+            drive_id=plan.drive_id,
+            topic=each.topic,
+            change=each.change,
+            bag=each.bag,
+            schema=each.schema,
+            before=each.before,
+            before_drive=each.before_drive,
+            fields=list(each.fields),
+        )
+    return dataclasses.replace(commit, drift=tuple(found[: contract.MAX_REASONS]), drift_count=len(found))
+
+
 def sweep(storage: Storage, plan: Plan) -> list[str]:
     """Removes the drive's files that no manifest names, and the manifests of replaced plans.
 
-    Uploads of killed attempts are ended, too.
+    Uploads of killed attempts are ended, too. A listing that lacks manifests of the plan is not gone by.
     While the plan has the drive's lease, that is: later, files without a manifest are another run's work.
     Returns the URIs of what it removed.
     """
     if not _has_lease(storage, plan):
         return []
     keys = _list_drive(storage, plan.output, plan.drive_id)
+    if sum(uri.split("/")[-2] == plan.plan_id for uri in keys.manifests) < len(plan.shards):
+        reason = "the listing lacks manifests that are there"
+        event("not_swept", drive_id=plan.drive_id, reason=reason)
+        return []
     superseded = {
         replaced for commit in _load(storage, DriveManifest, keys.commits) for replaced in commit.replaces
     }
@@ -222,14 +299,43 @@ def describe(lease: contract.Lease) -> str:
 # --- reading ----------------------------------------------------------------------------------------
 
 
-def _common_schema(schemas: Sequence[pa.Schema], partitions: pa.Schema) -> pa.Schema:
-    """All columns of all schemas, then the partitions; those that not all files have are nullable."""
+PARTITIONS = ("schema", "drive_id")
+
+READ_TOGETHER = b"ros_to_parquet.read_together"
+"""Metadata of the schema of a dataset of several definitions: JSON of what is cast and null in each."""
+
+
+def _common_schema(files: Sequence[tuple[str, pa.Schema]]) -> pa.Schema:
+    """The columns of all files, then the partitions; ``files`` are digits and what a file was written from.
+
+    Raises:
+        drift.DriftError: no table holds them all.
+    """
     import pyarrow as pa
 
-    common = pa.unify_schemas(schemas)
-    everywhere = set.intersection(*(set(schema.names) for schema in schemas))
-    fields = [field if field.name in everywhere else field.with_nullable(True) for field in common]
-    return pa.schema([*fields, *partitions], common.metadata)
+    from ros_to_parquet import drift
+    from ros_to_parquet.schema_records import definition_of_file
+
+    kinds: dict[tuple[str, pa.Schema], TopicDefinition] = {}
+    said: dict[bytes, bytes] = dict(files[0][1].metadata or {})
+    for digits, columns in files:
+        kinds.setdefault((digits, columns.remove_metadata()), definition_of_file(columns))
+        said = {key: value for key, value in said.items() if (columns.metadata or {}).get(key) == value}
+    known = [(digits, each) for (digits, _), each in kinds.items()]
+    try:
+        common = drift.common_columns(known)
+    except drift.DriftError as error:
+        together = [list(dict.fromkeys(digits for digits, _ in group)) for group in drift.groups(known)]
+        apart = and_more([f"schema={group if len(group) > 1 else group[0]!r}" for group in together])
+        raise drift.DriftError(f"{error}. Read them apart: {apart}") from error
+    done: dict[str, list[str]] = {}
+    for digits, columns in kinds:
+        for text in drift.adaptations(columns, common):
+            if text not in done.setdefault(digits, []):
+                done[digits].append(text)
+    if done:
+        said[READ_TOGETHER] = json.dumps(done, sort_keys=True).encode()
+    return pa.schema([*common, *((name, pa.string()) for name in PARTITIONS)], said)
 
 
 class Lake:
@@ -257,49 +363,95 @@ class Lake:
         """Names of the tables that the drives (all by default) have rows in, sorted."""
         return sorted({file.path.partition("/")[0] for file in self._files(drives)})
 
-    def dataset(self, table: str, *, drives: Sequence[str] | None = None) -> ds.Dataset:
+    def topic(
+        self,
+        topic: str,
+        *,
+        drives: Sequence[str] | None = None,
+        schema: str | Sequence[str] | None = None,
+    ) -> ds.Dataset:
+        """`dataset` of the topic's table.
+
+        Example:
+            >>> lake.topic("/imu/data").to_table(columns=["log_time", "orientation"])  # doctest: +SKIP
+        """
+        return self.dataset(contract.table_name(topic), drives=drives, schema=schema)
+
+    def dataset(
+        self,
+        table: str,
+        *,
+        drives: Sequence[str] | None = None,
+        schema: str | Sequence[str] | None = None,
+    ) -> ds.Dataset:
         """One table as a ``pyarrow.dataset``, partition columns ``schema`` and ``drive_id`` as strings.
 
-        It has every column that any of the files has, in the order they are met; a file that lacks one
-        (another format of bag, another version of the definition) has nulls there.
+        It has every column that any of the files has, those of older files first. A file that lacks one
+        (another format of bag, another version of the definition) has nulls there; a type that is wider in
+        another version of the definition is read as that one (`drift.compare` says what is wider). What is
+        cast and null in which version is in the metadata of the dataset's schema (`READ_TOGETHER`).
+
+        Args:
+            schema: one version of the definition alone, or some, by their digits (as in the partition
+                ``schema``).
 
         Raises:
-            KeyError: no such table in these drives.
-            ValueError: versions of the definition differ in a column's type, so that no table holds both.
+            KeyError: no such table, or version, in these drives.
+            drift.DriftError: versions of the definition differ so that no table holds both.
         """
         import pyarrow as pa
         import pyarrow.dataset as ds
         import pyarrow.parquet as pq
 
+        from ros_to_parquet import drift
         from ros_to_parquet.parquet_options import recorded_schema
 
-        paths = [file.path for file in self._files(drives) if file.path.startswith(f"{table}/")]
-        if not paths:
+        found = [file for file in self._files(drives) if file.path.startswith(f"{table}/")]
+        if not found:
             raise KeyError(
                 f"{self.uri}: no table {table}; there are {', '.join(self.tables(drives)) or 'none'}"
             )
+        versions = sorted({contract.schema_of(file.path) for file in found})
+        wanted = versions if schema is None else [schema] if isinstance(schema, str) else schema
+        if missing := [each for each in wanted if each not in versions]:
+            raise KeyError(
+                f"{self.uri}: table {table}: no schema {', '.join(missing)}; there are {', '.join(versions)}"
+            )
+        chosen = [file for file in found if contract.schema_of(file.path) in wanted]
         filesystem, root = arrow_filesystem(self.uri)
-        files = [f"{root}/{path}" for path in paths]
+        files = [f"{root}/{file.path}" for file in chosen]
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="lake") as pool:
             footers = pool.map(lambda file: pq.read_metadata(file, filesystem=filesystem), files)
             schemas = [recorded_schema(footer) for footer in footers]
-        partitions = pa.schema([("schema", pa.string()), ("drive_id", pa.string())])
+        ages = [file.first_log_time_ns or 0 for file in chosen]
+        by_age = sorted(range(len(chosen)), key=lambda number: ages[number])
         try:
-            schema = _common_schema(schemas, partitions)
-        except pa.ArrowTypeError as error:
-            versions = sorted({path.split("/")[1] for path in paths})
-            raise ValueError(
-                f"{self.uri}: table {table}: the definition changed between {', '.join(versions)}: {error}; "
-                "read one of these folders at a time"
-            ) from error
+            common = _common_schema(
+                [(contract.schema_of(chosen[each].path), schemas[each]) for each in by_age]
+            )
+        except drift.DriftError as error:
+            raise drift.DriftError(f"{self.uri}: table {table}: {error}") from error
         return ds.dataset(
             files,
-            schema=schema,
+            schema=common,
             filesystem=filesystem,
             format="parquet",
-            partitioning=ds.HivePartitioning(partitions),
+            partitioning=ds.HivePartitioning(pa.schema([(name, pa.string()) for name in PARTITIONS])),
             partition_base_dir=root,
         )
+
+    def drift(
+        self, topics: Sequence[str] = ("*",), *, exclude: Sequence[str] = (), single: bool = False
+    ) -> list[TopicDrift]:
+        """The topics (by shell globs) that have several definitions, and how these differ.
+
+        Args:
+            single: those with one definition too.
+        """
+        from ros_to_parquet.history import read_drift
+
+        options = contract.ExtractOptions(tuple(topics), tuple(exclude))
+        return read_drift(self._storage, self.uri, options, single=single)
 
     def _files(self, drives: Sequence[str] | None) -> list[contract.OutputFile]:
         wanted = self.drives() if drives is None else drives

@@ -270,7 +270,7 @@ def _msg_text(structs: Mapping[str, Struct]) -> str:
 def _collect(node: Node, structs: dict[str, Struct]) -> None:
     if isinstance(node, Array | Sequence):
         _collect(node.item, structs)
-    elif isinstance(node, Struct) and "/" in node.type_name and node.type_name not in structs:
+    elif isinstance(node, Struct) and node.type_name not in (*ROS1_BUILTINS, *structs):
         structs[node.type_name] = node
         for field in node.fields:
             _collect(field.node, structs)

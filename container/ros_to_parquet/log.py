@@ -8,6 +8,8 @@ import threading
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
+from ros_to_parquet.text import shown
+
 _lock = threading.Lock()
 
 
@@ -19,6 +21,7 @@ def now() -> str:
 def event(name: str, /, *, stream: TextIO | None = None, **fields: Any) -> None:
     """Writes one event to standard error (or ``stream``) as one line."""
     out = stream or sys.stderr
+    fields = {key: shown(value) if isinstance(value, str) else value for key, value in fields.items()}
     if out.isatty():
         said = " ".join(f"{key}={value}" for key, value in fields.items())
         line = f"\r\033[K{name}: {said}"

@@ -208,8 +208,8 @@ def _as_json(message: Any, notes: Notes) -> str:
 
     try:
         return notes.text(json_format.MessageToJson(message, indent=None))
-    except (json_format.SerializeToJsonError, RecursionError) as error:
-        raise RecordError(f"a {message.DESCRIPTOR.full_name} that JSON cannot say: {error}") from error
+    except (json_format.SerializeToJsonError, RecursionError) as error:  # which quotes what is in it
+        raise RecordError(f"a {message.DESCRIPTOR.full_name} that JSON cannot say") from error
 
 
 _SCALARS: Final[dict[int, tuple[pa.DataType, bool, Convert]]] = {

@@ -153,6 +153,25 @@ def _concatenated(arrays: Sequence[Int64Array | None]) -> Int64Array | None:
 
 
 @dataclass(slots=True)
+class _Span:
+    """The first and last log time that a file has, and the bag that the first one is of."""
+
+    first_ns: int | None
+    last_ns: int | None
+    first_bag: str
+
+    def add(self, other: _Span) -> None:
+        if other.first_ns is None or other.last_ns is None:
+            return
+        if self.first_ns is None or other.first_ns < self.first_ns:
+            self.first_ns, self.first_bag = other.first_ns, other.first_bag
+        self.last_ns = other.last_ns if self.last_ns is None else max(self.last_ns, other.last_ns)
+
+
+_NO_ROWS = _Span(None, None, "")
+
+
+@dataclass(slots=True)
 class _Tally:
     """What has become of one topic and definition so far."""
 
@@ -194,7 +213,9 @@ class _Tally:
             offset, log_time_ns = int(about.offsets[index]), int(about.log_times_ns[index])
             self.rejects.append(contract.Reject(bag, offset, log_time_ns, reason))
 
-    def result(self, files: Mapping[str, parquet.TableFile]) -> contract.TopicResult:
+    def result(
+        self, files: Mapping[str, parquet.TableFile], spans: Mapping[str, _Span]
+    ) -> contract.TopicResult:
         if self.messages != self.rows + self.rejected:
             raise AssertionError(
                 f"{self.topic}: {self.messages} messages, {self.rows} rows, {self.rejected} rejects"
@@ -214,10 +235,7 @@ class _Tally:
             bytes_in=self.bytes_in,
             first_log_time_ns=self.first_log_time_ns,
             last_log_time_ns=self.last_log_time_ns,
-            files=tuple(
-                contract.OutputFile(path, files[path].rows, files[path].upload.size_bytes)
-                for path in self.paths
-            ),
+            files=tuple(_output_file(files[path], spans.get(path, _NO_ROWS)) for path in self.paths),
             rejects=tuple(self.rejects),
             remark="; ".join(filter(None, (self.remark, self._cloud_remark()))),
             transform=None if self.transform is None else self._transformed(self.transform),
@@ -234,6 +252,17 @@ class _Tally:
         count = self.clouds_as_recorded
         which = "1 cloud is" if count == 1 else f"{count:,} clouds are" if count else "clouds are"
         return f"{which} kept as recorded, in the column data: {self.cloud_problem}"
+
+
+def _output_file(file: parquet.TableFile, span: _Span) -> contract.OutputFile:
+    return contract.OutputFile(
+        path=file.path,
+        rows=file.rows,
+        size_bytes=file.upload.size_bytes,
+        first_log_time_ns=span.first_ns,
+        last_log_time_ns=span.last_ns,
+        first_bag=span.first_bag,
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -328,6 +357,7 @@ class _Extraction:
         self._tallies: dict[tuple[str, str, str], _Tally] = {}
         self._sinks: dict[tuple[str, str, str, pa.Schema], _Sink] = {}
         self._taken: set[str] = set()
+        self._spans: dict[str, _Span] = {}
         self._bag = ""
         self._bag_name = pa.array([""])
         self._member = ""
@@ -544,7 +574,7 @@ class _Extraction:
             if target.table.sink.transform is not None:
                 self._apply(target.table.sink.transform, target, target.table.sink, own)
             else:
-                self._tables.append(target.table.sink.path, own)
+                self._write(target.table.sink.path, own)
 
     def _append(
         self, target: _Target, sink: _Sink, about: _Messages, decoded: Decoded, *, large: bool
@@ -556,13 +586,25 @@ class _Extraction:
             self._apply(sink.transform, target, sink, rows)
             return
         if not large:
-            self._tables.append(sink.path, rows)
+            self._write(sink.path, rows)
             return
         if reason := self._too_large_to_write(rows, int(about.lengths[0])):
             tally.rows -= len(decoded.rows)
             tally.reject(self._bag, about, [(row, reason) for row in decoded.rows.tolist()])
             return
-        self._tables.append_large(self._large_path(sink), rows)
+        self._write(self._large_path(sink), rows, large=True)
+
+    def _write(self, path: str, rows: pa.RecordBatch, *, large: bool = False) -> None:
+        """Hands rows of the current bag to the file at ``path``."""
+        span = _span_of(rows, self._bag)
+        if path in self._spans:
+            self._spans[path].add(span)
+        else:
+            self._spans[path] = span
+        if large:
+            self._tables.append_large(path, rows)
+        else:
+            self._tables.append(path, rows)
 
     def _too_large_to_write(self, rows: pa.RecordBatch, size_bytes: int) -> str:
         """Why a large row cannot be written, and what to do; empty where it can."""
@@ -604,11 +646,11 @@ class _Extraction:
                 if reason := self._too_large_to_write(piece, piece.nbytes):
                     raise running.too_large(reason)
                 self._tables.settle()
-                self._tables.append_large(self._large_path(file), piece)
+                self._write(self._large_path(file), piece, large=True)
                 continue
             if piece.get_total_buffer_size() > 2 * piece.nbytes:
                 piece = pa.concat_batches([piece])  # a copy: a slice would keep the whole in memory
-            self._tables.append(file.path, piece)
+            self._write(file.path, piece)
 
     def _rows(self, sink: _Sink, about: _Messages, decoded: Decoded) -> pa.RecordBatch:
         """Rows of the sink, or of another one with the same columns."""
@@ -626,7 +668,7 @@ class _Extraction:
     def results(self, files: Mapping[str, parquet.TableFile]) -> tuple[contract.TopicResult, ...]:
         """One result a topic and definition, sorted by topic."""
         tallies = sorted(self._tallies.items())
-        return tuple(tally.result(files) for _, tally in tallies)
+        return tuple(tally.result(files, self._spans) for _, tally in tallies)
 
     def _columns(self, about: _Messages, decoded: Decoded) -> list[pa.Array]:
         """In the order of `parquet.TableColumns.fields`, then the message's own."""
@@ -722,6 +764,15 @@ class _Extraction:
         )
         sink.tally.paths.append(path)
         return replace(sink, path=path, schema=self._tables.schema_of(path))
+
+
+def _span_of(rows: pa.RecordBatch, bag: str) -> _Span:
+    """Of rows of one bag; without times where a transform has left them out."""
+    place = rows.schema.get_field_index("log_time_ns")
+    if place < 0 or not rows.num_rows:
+        return _Span(None, None, bag)
+    times = np.from_dlpack(rows.column(place))
+    return _Span(int(times.min()), int(times.max()), bag)
 
 
 def _too_large(size_bytes: int, budget: MemoryBudget, expansion: int) -> str:

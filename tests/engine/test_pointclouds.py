@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from ros_to_parquet.cli import main
 from ros_to_parquet.contract import ExtractOptions, Manifest, ParquetStyle, PointClouds, TopicResult
+from ros_to_parquet.drift import DriftError
 from ros_to_parquet.lake import Lake
 from ros_to_parquet.rebuild import rebuild
 from tests.engine import roundtrip
@@ -122,19 +123,24 @@ def test_tables_of_several_fields_read_as_one(tmp_path: Path) -> None:
         assert one_kind.to_table(filter=ds.field("schema") == digits).num_rows in (1, 3)
 
 
-def test_a_field_whose_datatype_changes_is_read_by_partition(tmp_path: Path) -> None:
+def test_a_field_whose_datatype_changes_is_read_as_the_wider_or_by_partition(tmp_path: Path) -> None:
     clouds = [velodyne(3), Cloud([*XYZ, ("ring", 12, 2, 1)], 13, 2, bytes(range(26)))]
     extract(write_clouds(tmp_path / "a.mcap", clouds), output=tmp_path / "lake", options=DECODED)
-    with pytest.raises(
-        ValueError, match=r"Field ring has incompatible types.*read one of these folders at a"
-    ):
-        Lake(str(tmp_path / "lake")).dataset("topic")
+    rows = Lake(str(tmp_path / "lake")).dataset("topic").to_table().sort_by("log_time_ns")
+    assert rows["ring"].type.value_type == pa.uint16()
+    assert rows["ring"].to_pylist() == [[0, 1, 2], [12, 25]]
     files = str(tmp_path / "lake/topic/**/*.parquet")
     query = "FROM read_parquet(?, union_by_name = true) SELECT ring, typeof(ring) ORDER BY log_time_ns"
     assert duckdb.execute(query, [files]).fetchall() == [
         ([0, 1, 2], "USMALLINT[]"),
         ([12, 25], "USMALLINT[]"),
     ]
+    floats = Cloud([*XYZ, ("ring", 12, 7, 1)], 16, 1, bytes(16))
+    extract(
+        write_clouds(tmp_path / "b.mcap", [floats]), output=tmp_path / "lake", drive_id="e", options=DECODED
+    )
+    with pytest.raises(DriftError, match=r"`ring` uint\d+\[\] -> float32\[\]: an integer became a float"):
+        Lake(str(tmp_path / "lake")).dataset("topic")
 
 
 def test_point_clouds_stay_as_recorded_unless_asked(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ def small_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     """A thousandth of the real sizes."""
     monkeypatch.setattr(ranges, "LEAST_BYTES", 64)
     monkeypatch.setattr(ranges, "GAP_BYTES", 256)
+    monkeypatch.setattr(ranges, "_WAIT_S", 0.0001)
 
 
 @dataclass
@@ -137,6 +138,15 @@ def test_what_came_cut_off_is_asked_for_again(store: Store, source: RangeSource)
     store.fetch = lambda start, end: DATA[start : end - 1]
     with pytest.raises(TransientError, match="s3://b/x: got 1023 of 1024 bytes at 102400"):
         source.read_at(100 * KB, KB)
+
+
+def test_what_was_cut_off_goes_on_where_it_ended(store: Store, source: RangeSource) -> None:
+    """However often, as long as something comes: only tries in a row that give nothing are counted."""
+    store.fetch = lambda start, end: b"" if len(store.asked) % 4 else DATA[start : min(start + 100, end)]
+    assert source.read_at(0, KB) == DATA[:KB]
+    given = [start for number, (start, _) in enumerate(store.asked, 1) if not number % 4]
+    assert given == list(range(0, KB, 100)), "no byte was asked for again that had come"
+    assert source.bytes_fetched == KB
 
 
 def test_other_errors_are_raised_at_once(store: Store, source: RangeSource) -> None:

@@ -51,7 +51,7 @@ def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedAws]:
     from airflow_batch_ros.local import EmbeddedAws, ServerOptions
 
     entrypoint = (sys.executable, str(Path(__file__).with_name("container.py")))
-    options = ServerOptions(entrypoint=entrypoint, slots=4, kill_grace_s=1.0)
+    options = ServerOptions(entrypoint=entrypoint, slots=4, kill_grace_s=1.0, minimum_timeout_s=1)
     with (
         EmbeddedAws(tmp_path_factory.mktemp("aws"), options=options) as running,
         pytest.MonkeyPatch.context() as patch,

@@ -53,10 +53,19 @@ def test_messages_of_s3(body: str, objects: list[str]) -> None:
     assert created_objects(body) == [StoredObject("raw", key) for key in objects]
 
 
-@pytest.mark.parametrize("body", ["hello", "3", "{}", '{"Records": [{"eventName": 3}]}', '{"Records": 1}'])
+@pytest.mark.parametrize(
+    "body",
+    [
+        *("hello", "3", "{}", '{"Records": [{"eventName": 3}]}', '{"Records": 1}', '{"secret": "4711"}'),
+        "[" * 200_000,
+        json.dumps({**EVENT_BRIDGE, "detail": {"bucket": {"name": "raw"}, "object": {"key": 4711}}}),
+        json.dumps({"Records": [{"eventName": "ObjectCreated:Put", "s3": {"bucket": {}}}]}),
+    ],
+)
 def test_other_messages_are_refused(body: str) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError) as caught:
         created_objects(body)
+    assert "4711" not in str(caught.value), "what it says is somebody else's; the reason is logged"
 
 
 def test_a_marker_stands_for_its_folder() -> None:

@@ -23,6 +23,7 @@ from airflow_batch_ros.conf import parse_conf
 from airflow_batch_ros.fanout import Fanout, FanoutError
 from airflow_batch_ros.jobs import LIVE, SubmitOptions, describe, job_state, recorded_jobs
 from airflow_batch_ros.lake import Lake, drive_folder
+from airflow_batch_ros.local import JobStuck
 from ros_to_parquet import contract
 from ros_to_parquet.contract import JobRecord, Lease, Run
 from tests.provider.bags import MESSAGES, UNREADABLE, cut_off, ros1_bag
@@ -33,6 +34,8 @@ from tests.provider.test_fanout import QUEUE, SMALL, wait_for_end
 if TYPE_CHECKING:
     from mypy_boto3_batch import BatchClient
     from mypy_boto3_s3 import S3Client
+
+    from airflow_batch_ros.local import EmbeddedAws
 
 PROGRAM = str(Path(sys.executable).with_name("airflow-batch-ros"))
 
@@ -282,6 +285,44 @@ def test_a_failed_shard_is_explained_and_run_again_alone(shell: Shell) -> None:
     )
 
 
+def test_a_retry_gives_more_memory_where_it_ran_out(shell: Shell) -> None:
+    wait = ("--wait", "--poll-seconds", "0.3")
+    assert shell.submit("r", "one", does="oom", more=wait).code == 1
+    refused = shell.run("retry", "r", *wait)
+    assert refused.code == 1
+    assert "drive one: 1 shard ran out of memory: 1024 MiB after 512" in refused.out
+    assert "shard 0: out_of_memory: exit code 137 (killed by the system" in refused.out
+    most = ("--max-memory-mib", "1500", "--job-definition", "test-good")
+    assert "memory: 1500 MiB after 1024" in shell.run("retry", "r", *most, *wait).out
+    details = describe(shell.batch, shell.job_ids("r", "one"))
+    needs = [details[job_id]["container"]["resourceRequirements"] for job_id in shell.job_ids("r", "one")]
+    assert [{each["type"]: each["value"] for each in every}["MEMORY"] for every in needs] == [
+        "512",
+        "1024",
+        "1500",
+    ]
+    assert shell.status("r")["drives"][0]["state"] == "succeeded"
+
+
+def test_what_stays_runnable_is_ended_and_a_share_of_the_drives_decides(
+    shell: Shell, aws: EmbeddedAws
+) -> None:
+    conf = shell.conf("one", "two", min_success_ratio=0.5)
+    words = ("submit", "--conf", conf, "--run-id", "r", "--job-definition", "test-good")
+    wait = ("--wait", "--poll-seconds", "0.3", "--runnable-timeout", "0.2", "--end-stuck")
+    with aws.faults(JobStuck(job="two-*")):
+        done = shell.run(*words, *wait)
+    assert done.code == 0
+    assert "MISCONFIGURATION:JOB_RESOURCE_REQUIREMENT; it is ended\n" in done.out
+    assert "1 of 2 drives failed (success ratio 0.5, min_success_ratio 0.5), which does not fail" in done.out
+    assert "    shard 0: stuck_in_runnable: Stuck in RUNNABLE for " in done.out
+    found = shell.run("status", "r", "--json")
+    assert (found.code, found.json["failed"]) == (0, False)
+    assert [drive["failed"] for drive in found.json["drives"]] == [False, True]
+    assert shell.run("retry", "r", "--wait", "--poll-seconds", "0.3").code == 0
+    assert [drive["state"] for drive in shell.status("r")["drives"]] == ["succeeded"] * 2
+
+
 def test_a_damaged_and_an_unreadable_bag_are_named(shell: Shell) -> None:
     put(shell.s3, shell.bucket, "bad/cut.bag", body=cut_off(ros1_bag(messages=2000)))
     put(shell.s3, shell.bucket, "bad/junk.bag", body=UNREADABLE)
@@ -511,6 +552,8 @@ WAYS = {
     "job_queue": ("--job-queue", "AIRFLOW_BATCH_ROS_JOB_QUEUE"),
     "job_definition": ("--job-definition", "AIRFLOW_BATCH_ROS_JOB_DEFINITION"),
     "output": ("--output", "AIRFLOW_BATCH_ROS_OUTPUT"),
+    "max_memory_mib": ("--max-memory-mib", "AIRFLOW_BATCH_ROS_MAX_MEMORY_MIB"),
+    "on_demand_queue": ("--on-demand-queue", "AIRFLOW_BATCH_ROS_ON_DEMAND_QUEUE"),
     "share_identifier": ("--share-identifier", "AIRFLOW_BATCH_ROS_SHARE_IDENTIFIER"),
     "region": ("--region", "AIRFLOW_BATCH_ROS_REGION"),
     "profile": ("--profile", "AIRFLOW_BATCH_ROS_PROFILE"),
@@ -606,6 +649,8 @@ def test_a_stack_says_what_nothing_else_does(shell: Shell, aws: Any, monkeypatch
         "JobQueueArn": QUEUE,
         "JobDefinitionArn": "test-good",
         "OutputUri": f"s3://{shell.bucket}/from-stack",
+        "Platform": "FARGATE_SPOT",
+        "FargateQueueArn": "not-on-spot",
     }
     template = {
         "Resources": {"Group": {"Type": "AWS::Logs::LogGroup"}},
@@ -619,6 +664,8 @@ def test_a_stack_says_what_nothing_else_does(shell: Shell, aws: Any, monkeypatch
     assert cli.main(words) == 0
     (drive,) = json.loads(shell.capsys.readouterr().out)["drives"]
     assert drive["output"] == values["OutputUri"]
+    (record,) = runs.find(Lake(shell.s3, values["OutputUri"]), "r")
+    assert record.submit_options.on_demand_queue == "not-on-spot"
     definition = describe(shell.batch, [drive["job_id"]])[drive["job_id"]]["jobDefinition"]
     assert "/test-good:" in definition
     assert cli.main(["status", "r"]) == 0

@@ -62,6 +62,7 @@ def test_every_optional_key() -> None:
             "recursive": True,
             "overwrite": True,
             "fail_on": ["damaged", "failed"],
+            "min_success_ratio": 0.75,
             "ros_distro": "humble",
             "msg_path": ["s3://msgs-bucket/ours/", "s3://msgs-bucket/theirs"],
             "pointcloud": "decoded",
@@ -83,6 +84,7 @@ def test_every_optional_key() -> None:
     assert conf.recursive
     assert conf.overwrite
     assert conf.fail_on == (DriveState.DAMAGED, DriveState.FAILED)
+    assert conf.min_success_ratio == 0.75
 
 
 def test_the_order_of_transforms_makes_no_other_conf() -> None:
@@ -174,6 +176,8 @@ BAD: list[tuple[object, str]] = [
     ),
     ({**GOOD, "recursive": "yes"}, "key 'recursive': expected true or false, not \"yes\""),
     ({**GOOD, "overwrite": 1}, "key 'overwrite': expected true or false, not 1"),
+    ({**GOOD, "min_success_ratio": 1.5}, "key 'min_success_ratio': expected a number from 0 to 1, not 1.5"),
+    ({**GOOD, "min_success_ratio": True}, "key 'min_success_ratio': expected a number from 0 to 1, not true"),
     ({**GOOD, "fail_on": "failed"}, "key 'fail_on': expected a list of drive states (succeeded, "),
     (
         {**GOOD, "ros_distro": "hydra"},

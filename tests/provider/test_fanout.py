@@ -14,11 +14,13 @@ import botocore.client
 import pytest
 
 from airflow_batch_ros import fanout as fanouts
-from airflow_batch_ros import lease
+from airflow_batch_ros import jobs, lease
+from airflow_batch_ros.causes import Cause
 from airflow_batch_ros.conf import PipelineConf
 from airflow_batch_ros.fanout import Fanout, FanoutError
 from airflow_batch_ros.jobs import LIVE, DriveJob, SubmitOptions, describe, job_state
 from airflow_batch_ros.lake import Lake, drive_folder
+from airflow_batch_ros.local import HostReclaimed, JobEnds
 from airflow_batch_ros.summary import summarize_drive
 from ros_to_parquet import contract
 from ros_to_parquet.contract import DriveState, JobRecord, Lease, Plan, Run
@@ -109,6 +111,14 @@ class World:
     def state(self, job: DriveJob) -> str:
         assert job.job_id is not None
         return job_state(describe(self.batch, [job.job_id]).get(job.job_id))
+
+    def detail(self, job: DriveJob) -> Any:
+        assert job.job_id is not None
+        return describe(self.batch, [job.job_id])[job.job_id]
+
+    def needs(self, job: DriveJob) -> dict[str, str]:
+        """What the job's containers are given."""
+        return {each["type"]: each["value"] for each in self.detail(job)["container"]["resourceRequirements"]}
 
     def rows(self, drive_id: str, plan_id: str) -> int:
         """By the drive's manifest."""
@@ -294,6 +304,94 @@ def test_several_missing_shards_run_as_an_array_with_an_index_map(world: World) 
     assert (second.array_size, second.submitted_shards) == (2, 2)
     world.wait(second)
     assert world.rows("drive_2", second.plan_id) == 3 * MESSAGES
+
+
+def test_shards_that_ran_out_of_memory_are_given_twice_as_much(world: World) -> None:
+    put(world.s3, world.bucket, "drive_2/d.bag", body=ros1_bag(first=300))
+    reason = "OutOfMemoryError: Container killed due to memory usage"
+    with world.aws.faults(JobEnds(job="drive_2-*", index=1, exit_code=137, reason=reason)):
+        (first,) = world.fanout("drive_2", shard_bytes=SMALL).submit_all()
+        world.wait(first)
+    assert world.needs(first)["MEMORY"] == "512"
+    said: list[str] = []
+    fanout = world.fanout("drive_2", definition="oom", shard_bytes=SMALL)
+    fanout.say = said.append
+    (second,) = fanout.submit_all()
+    world.wait(second)
+    assert (second.submitted_shards, world.needs(second)["MEMORY"]) == (1, "1024")
+    assert "drive drive_2: 1 shard ran out of memory: 1024 MiB after 512" in said
+    (third,) = world.fanout("drive_2", definition="hang", shard_bytes=SMALL).submit_all()
+    assert world.needs(third)["MEMORY"] == "2048"
+    world.end("drive_2")
+    world.wait(third)
+    # Who says how much gets just that, and what was given once stays.
+    chosen = world.fanout("drive_2", definition="hang", shard_bytes=SMALL)
+    chosen.options = replace(chosen.options, memory_mib=700)
+    chosen.chosen = frozenset({"memory_mib", "vcpus"})
+    (fourth,) = chosen.submit_all()
+    assert world.needs(fourth)["MEMORY"] == "700"
+    world.end("drive_2")
+    world.wait(fourth)
+    (last,) = world.fanout("drive_2", shard_bytes=SMALL).submit_all()
+    world.wait(last)
+    assert world.needs(last)["MEMORY"] == "2048"
+    assert world.rows("drive_2", last.plan_id) == 3 * MESSAGES
+
+
+def test_a_shard_that_timed_out_is_given_twice_the_time(world: World) -> None:
+    def fanout(definition: str) -> Fanout:
+        made = world.fanout("drive_1", definition=definition)
+        made.options = replace(made.options, extra={"timeout": {"attemptDurationSeconds": 1}})
+        return made
+
+    (first,) = fanout("hang").submit_all()
+    world.wait(first)
+    ended = summarize_drive(world.batch, world.lake, first, world.detail(first))
+    assert ended.causes == {Cause.TIMEOUT: 1}
+    (second,) = fanout("hang").submit_all()
+    assert world.detail(second)["timeout"] == {"attemptDurationSeconds": 2}
+
+
+def test_what_spot_reclaims_twice_goes_on_demand(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    (spot,) = world.batch.describe_job_queues(jobQueues=[QUEUE])["jobQueues"]
+    steady = f"{world.bucket}-on-demand"
+    world.batch.create_job_queue(
+        jobQueueName=steady,
+        state="ENABLED",
+        priority=1,
+        computeEnvironmentOrder=spot["computeEnvironmentOrder"],
+    )
+
+    def fanout(definition: str = "good") -> Fanout:
+        made = world.fanout("drive_1", definition=definition)
+        made.options = replace(made.options, on_demand_queue=steady)
+        return made
+
+    with world.aws.faults(HostReclaimed(job="drive_1-*", times=2)):
+        (first,) = fanout().submit_all()
+        world.wait(first)
+        ended = summarize_drive(world.batch, world.lake, first, world.detail(first))
+        assert ended.causes == {Cause.SPOT_RECLAIM: 1}
+        (second,) = fanout().submit_all()
+        world.wait(second)
+    assert [first.job_queue, second.job_queue] == [QUEUE, QUEUE], "once is nothing unusual"
+    # Killed between the submission and its record, the job is found where it went.
+    with monkeypatch.context() as patch, pytest.raises(KilledError):
+        patch.setattr(jobs, "_record", raise_killed)
+        fanout("hang").submit_all()
+    (third,) = fanout("hang").submit_all()
+    assert (third.work, third.job_queue) == ("adopted", steady)
+    assert world.detail(third)["jobQueue"].endswith(f"/{steady}")
+    world.batch.terminate_job(jobId=str(third.job_id), reason="make room")
+    world.wait(third)
+    (last,) = fanout().submit_all()
+    assert last.job_queue == steady, "what was moved stays"
+    world.wait(last)
+    assert world.rows("drive_1", last.plan_id) == MESSAGES
+
+
+def raise_killed(*_: Any, **__: Any) -> Any:
+    raise KilledError
 
 
 def test_a_drive_that_was_not_committed_is_committed_by_one_more_job(world: World) -> None:

@@ -25,6 +25,7 @@ from airflow_batch_ros.jobs import (
     submit_request,
 )
 from airflow_batch_ros.lake import Lake
+from airflow_batch_ros.stuck import why_runnable
 from airflow_batch_ros.waiting import Waiting
 from ros_to_parquet import contract
 from ros_to_parquet.contract import Generation, JobRecord
@@ -407,3 +408,130 @@ def test_polls_of_other_processes_count_as_waited() -> None:
     waiting = Waiting(["a"], unknown_after_s=60, waited_s=61)
     waiting.update({})
     assert waiting.open == []
+
+
+class Clock:
+    """Monotonic seconds, and the time of day a thousand seconds ahead of them."""
+
+    def __init__(self) -> None:
+        self.s = 0.0
+
+    def waiting(self, *job_ids: str, timeout_s: float | None = 60) -> Waiting:
+        return Waiting(
+            list(job_ids), runnable_timeout_s=timeout_s, clock=lambda: self.s, now=lambda: self.s + 1000
+        )
+
+
+def test_a_job_that_never_ran_is_stuck_by_batchs_clock() -> None:
+    clock = Clock()
+    waiting, never = clock.waiting("a"), clock.waiting("a", timeout_s=None)
+    young = {"status": "RUNNABLE", "createdAt": 990_000, "attempts": []}
+    for each in (waiting, never):
+        each.update({"a": young})
+        assert each.take_stuck() == []
+    clock.s = 50
+    for each in (waiting, never):
+        each.update({"a": young})
+    assert never.take_stuck() == []
+    assert waiting.take_stuck() == [("a", 60.0)]
+    assert waiting.take_stuck() == [], "it is said once"
+
+
+def test_a_job_that_runs_now_and_then_is_not_stuck() -> None:
+    clock = Clock()
+    waiting = clock.waiting("a")
+    again = {"status": "RUNNABLE", "createdAt": 1, "attempts": [{"statusReason": "Host EC2"}]}
+    waiting.update({"a": again})
+    clock.s = 59
+    waiting.update({"a": again})
+    waiting.update({"a": {"status": "RUNNING"}})
+    waiting.update({"a": again})
+    clock.s = 118
+    waiting.update({"a": again})
+    assert waiting.take_stuck() == []
+    clock.s = 119
+    waiting.update({"a": again})
+    assert waiting.take_stuck() == [("a", 60.0)]
+
+
+@pytest.mark.parametrize(
+    ("children", "stuck"),
+    [
+        ({"RUNNABLE": 9}, True),
+        ({"RUNNABLE": 9, "SUCCEEDED": 1}, True),
+        ({"RUNNABLE": 9, "RUNNING": 1}, False),
+        ({"RUNNABLE": 9, "STARTING": 1}, False),
+        ({"PENDING": 10}, False),
+    ],
+)
+def test_an_array_is_stuck_where_none_of_its_children_gets_on(children: dict[str, int], stuck: bool) -> None:
+    clock = Clock()
+    waiting = clock.waiting("a")
+    array = {"status": "PENDING", "arrayProperties": {"size": 10, "statusSummary": children}}
+    for clock.s in (0, 60):
+        waiting.update({"a": array})
+    assert bool(waiting.take_stuck()) is stuck
+
+
+# --- why a job does not start -----------------------------------------------------------------------
+
+
+class Queues:
+    """Batch with one queue and its compute environment."""
+
+    def __init__(self, queue: dict[str, Any], environment: dict[str, Any]) -> None:
+        order = [{"order": 1, "computeEnvironment": "arn:ce"}]
+        self.queue = {"jobQueueName": "spot", "computeEnvironmentOrder": order, **queue}
+        self.environment = {"computeEnvironmentName": "spot-ce", **environment}
+
+    def describe_job_queues(self, **_: Any) -> Any:
+        return {"jobQueues": [self.queue]}
+
+    def describe_compute_environments(self, **_: Any) -> Any:
+        return {"computeEnvironments": [self.environment]}
+
+    def list_jobs(self, **_: Any) -> Any:
+        return {"jobSummaryList": [{"statusReason": "CAPACITY:INSUFFICIENT_INSTANCE_CAPACITY"}]}
+
+
+WELL = {"state": "ENABLED", "status": "VALID"}
+LARGE = {"container": {"resourceRequirements": [{"type": "VCPU", "value": "64"}]}}
+
+
+@pytest.mark.parametrize(
+    ("detail", "queue", "environment", "why"),
+    [
+        ({}, WELL, WELL, "Batch gives no reason; its queue and compute environments are in order: "),
+        ({"statusReason": "MISCONFIGURATION:X"}, WELL, WELL, "MISCONFIGURATION:X"),
+        ({"arrayProperties": {"size": 2}}, WELL, WELL, "CAPACITY:INSUFFICIENT_INSTANCE_CAPACITY"),
+        ({}, {"state": "DISABLED", "status": "VALID"}, WELL, "queue spot is DISABLED and VALID"),
+        (
+            {},
+            WELL,
+            {"state": "ENABLED", "status": "INVALID", "statusReason": "CLIENT_ERROR - Not authorized"},
+            "compute environment spot-ce is ENABLED and INVALID (CLIENT_ERROR - Not authorized)",
+        ),
+        (
+            LARGE,
+            WELL,
+            {**WELL, "computeResources": {"maxvCpus": 16}},
+            "it asks for 64 vCPUs, and compute environment spot-ce has 16 at most",
+        ),
+        (LARGE, WELL, {**WELL, "computeResources": {"maxvCpus": 64}}, "Batch gives no reason"),
+    ],
+)
+def test_why_a_job_does_not_start(
+    detail: dict[str, Any], queue: dict[str, Any], environment: dict[str, Any], why: str
+) -> None:
+    job = {"jobId": "x", "jobQueue": "arn:q", **detail}
+    assert why_runnable(cast(Any, Queues(queue, environment)), job).startswith(why)
+
+
+def test_a_queue_that_cannot_be_asked_is_said() -> None:
+    class Denying(Queues):
+        def describe_job_queues(self, **_: Any) -> Any:
+            raise ClientError({"Error": {"Code": "AccessDeniedException"}}, "DescribeJobQueues")
+
+    job = {"jobId": "x", "jobQueue": "q", "statusReason": "CAPACITY:X"}
+    said = why_runnable(cast(Any, Denying(WELL, WELL)), job)
+    assert said.startswith("CAPACITY:X (its queue cannot be asked: ")

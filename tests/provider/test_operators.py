@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -26,12 +27,14 @@ from airflow_batch_ros.fanout import KilledError
 from airflow_batch_ros.hooks.batch import RosToParquetBatchHook
 from airflow_batch_ros.jobs import describe, job_state
 from airflow_batch_ros.lake import Lake
+from airflow_batch_ros.local import JobStuck
 from airflow_batch_ros.operators.batch import RosToParquetBatchOperator
 from airflow_batch_ros.sensors.batch import RosToParquetBatchSensor
 from airflow_batch_ros.triggers import batch as triggers
 from airflow_batch_ros.triggers.batch import RosToParquetBatchTrigger
 from ros_to_parquet import contract
 from tests.engine.installed import install
+from tests.engine.test_drift import write
 from tests.provider.bags import MESSAGES, UNREADABLE, cut_off, ros1_bag
 from tests.provider.builders import put
 from tests.provider.conftest import make_context
@@ -40,6 +43,8 @@ from tests.provider.test_fanout import wait_for_end
 if TYPE_CHECKING:
     from mypy_boto3_batch import BatchClient
     from mypy_boto3_s3 import S3Client
+
+    from airflow_batch_ros.local import EmbeddedAws
 
 pytestmark = pytest.mark.airflow
 
@@ -124,6 +129,7 @@ def test_the_operator_returns_an_entry_a_drive_and_stores_links(pipeline: Pipeli
         "covered": 0,
         "ignored": 0,
         "fail_on": ["failed", "partial"],
+        "min_success_ratio": 1.0,
         "console_url": f"http://console/batch/home?region=us-east-1#jobs/detail/{entry['job_id']}",
     }
     urls = pipeline.context["ti"].pushed["ros_to_parquet_links"]
@@ -149,7 +155,7 @@ def test_the_conf_comes_from_the_run_and_the_params(pipeline: Pipeline) -> None:
         ({"conf": "{"}, "it is text, and not JSON"),
         ({"output_uri": None}, "key 'output': missing, and there is no default (argument output_uri of the"),
         ({"output_uri": "lake"}, "argument 'output_uri' of the operator: expected an S3 URI"),
-        ({"memory_mib": "much"}, "vcpus None and memory_mib 'much'"),
+        ({"memory_mib": "much"}, "argument memory_mib: a number is expected, not 'much'"),
     ],
 )
 def test_a_bad_conf_fails_without_a_retry(pipeline: Pipeline, changes: dict[str, Any], text: str) -> None:
@@ -282,12 +288,25 @@ def test_the_summary_of_a_good_run(pipeline: Pipeline) -> None:
         "causes": {},
         "failed_shards": [],
         "problems": [],
+        "drift_count": 0,
+        "drift": [],
     }
     assert more["job_seconds"] > 0
     assert more["bytes_written"] > 0
     assert good["rows"] == MESSAGES
     totals = summary["totals"]
     assert (totals["drives"], totals["states"], totals["rows"]) == (2, {"succeeded": 2}, 3 * MESSAGES)
+
+
+def test_a_definition_that_changes_within_a_drive_is_in_the_summary(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    changed = write(tmp_path / "b.bag", "float32 temperature\n", [{"temperature": 0.5}], topic="/temperature")
+    pipeline.put("good/b.bag", changed.read_bytes())
+    (drive,) = pipeline.wait(pipeline.submit("good"))["drives"]
+    assert (drive["state"], drive["drift_count"], len(drive["drift"])) == ("succeeded", 1, 1)
+    assert "topic /temperature: its definition changed from bag b.bag on: added (" in drive["drift"][0]
+    assert "`temperature` float64 -> float32: read as float64" in drive["drift"][0]
 
 
 def test_transforms_of_the_conf_run_in_the_job_and_are_counted(pipeline: Pipeline, tmp_path: Path) -> None:
@@ -407,6 +426,34 @@ def test_fail_on_decides_what_fails(pipeline: Pipeline) -> None:
         AirflowFailException, match="1 of 1 drive failed:\n- short: damaged, 1 of 1 shards done"
     ):
         pipeline.wait([{**jobs[0], "fail_on": ["damaged"]}])
+
+
+@pytest.mark.parametrize(("ratio", "fails"), [(0.5, False), (0.6, True)])
+def test_a_share_of_the_drives_decides(pipeline: Pipeline, ratio: float, fails: bool) -> None:
+    (good,) = pipeline.submit("good", min_success_ratio=str(ratio))
+    assert good["min_success_ratio"] == ratio
+    pipeline.put("bad/x.bag", ros1_bag())
+    made = pipeline.conf("bad", min_success_ratio=ratio)
+    (bad,) = pipeline.submit(conf=made, min_success_ratio=1.0, definition="oom")
+    assert bad["min_success_ratio"] == ratio, "the conf's wins"
+    sensor = pipeline.sensor([good, bad])
+    said: list[str] = []
+    sensor.log.info = lambda text, *_: said.append(text)  # type: ignore[method-assign]
+    try:
+        summary = sensor.execute(pipeline.context)  # type: ignore[arg-type]
+        message = ""
+    except AirflowFailException as error:
+        summary, message = pipeline.context["ti"].pushed["return_value"], str(error)
+    how = f"1 of 2 drives failed (success ratio 0.5, min_success_ratio {ratio})"
+    totals = summary["totals"]
+    assert (totals["failed"], totals["failed_drives"], totals["causes"]) == (fails, 1, {"out_of_memory": 1})
+    if fails:
+        assert message.startswith(f"{how}:\n- bad: failed")
+    else:
+        assert not message
+        place = said.index(f"{how}, which does not fail the run:")
+        assert said[place + 1].startswith("- bad: failed (s3://")
+        assert said[place + 2].startswith("    shard 0: out_of_memory: exit code 137")
 
 
 def test_the_log_says_why_a_drive_is_not_whole_that_does_not_fail_the_run(pipeline: Pipeline) -> None:
@@ -529,6 +576,44 @@ async def collect(trigger: Any) -> list[Any]:
     return [event.payload async for event in trigger.run()]
 
 
+@pytest.mark.parametrize("deferred", [True, False])
+def test_a_job_that_stays_runnable_is_ended_with_why(
+    pipeline: Pipeline, aws: EmbeddedAws, deferred: bool
+) -> None:
+    pipeline.put("good/b.bag", ros1_bag(first=50))
+    with aws.faults(JobStuck(job="good-*", reason="CAPACITY:INSUFFICIENT_INSTANCE_CAPACITY")):
+        jobs = pipeline.submit("good", shard_bytes=SMALL)
+        assert jobs[0]["array_size"] == 2
+        stuck: dict[str, Any] = {"runnable_timeout": timedelta(seconds=0.2), "end_stuck": True}
+        sensor = pipeline.sensor(jobs, **stuck)
+        with pytest.raises(AirflowFailException) as caught:
+            if deferred:
+                (event,) = asyncio.run(collect(defer(pipeline, jobs, **stuck)))
+                sensor.execute_complete(pipeline.context, event)  # type: ignore[arg-type]
+            else:
+                sensor.execute(pipeline.context)  # type: ignore[arg-type]
+    assert "shard 1: stuck_in_runnable: Stuck in RUNNABLE for " in str(caught.value)
+    assert " s: CAPACITY:INSUFFICIENT_INSTANCE_CAPACITY" in str(caught.value)
+    assert pipeline.wait(pipeline.submit("good"))["drives"][0]["rows"] == 2 * MESSAGES
+
+
+def test_a_job_that_stays_runnable_is_said_and_left(pipeline: Pipeline, aws: EmbeddedAws) -> None:
+    with aws.faults(JobStuck(job="good-*")) as faults:
+        sensor = pipeline.sensor(pipeline.submit("good"), runnable_timeout=0.0)
+        said: list[str] = []
+
+        def note(text: str, *_: Any) -> None:
+            if text.startswith("job "):
+                said.append(text)
+                faults.end()  # there is a machine now
+
+        sensor.log.warning = note  # type: ignore[method-assign,assignment]
+        assert sensor.execute(pipeline.context)["totals"]["rows"] == MESSAGES  # type: ignore[arg-type]
+    (text,) = said
+    assert "Stuck in RUNNABLE for " in text
+    assert text.endswith(": MISCONFIGURATION:JOB_RESOURCE_REQUIREMENT")
+
+
 def test_the_trigger_is_serialized_exactly(pipeline: Pipeline) -> None:
     jobs = pipeline.submit("good", definition="hang")
     trigger = defer(pipeline, jobs, terminate_on_kill=True, poke_interval=12, unknown_after_s=7.0)
@@ -542,6 +627,8 @@ def test_the_trigger_is_serialized_exactly(pipeline: Pipeline) -> None:
         "aws_conn_id": "aws_default",
         "region_name": None,
         "job_ids_uri": None,
+        "runnable_timeout_s": None,
+        "end_stuck": False,
     }
     assert RosToParquetBatchTrigger(**arguments).serialize() == trigger.serialize()
 

@@ -22,6 +22,7 @@ import pytest
 
 from airflow_batch_ros.jobs import LIVE, describe, job_state, terminate
 from airflow_batch_ros.local.airflow import session_members
+from tests.local.sockets import listening
 from tests.provider.bags import MESSAGES, ros1_bag
 from tests.provider.builders import put
 from tests.provider.conftest import EXAMPLES, ROOT
@@ -153,6 +154,7 @@ def airflow(
         session = json.loads((home / "session.json").read_text())["pid"]
         assert len(session_members(session)) > 4
         running.session = session
+        assert not [each for each in listening(session_members(session)) if not each[0].is_loopback]
         connection = json.loads(aws.environment()["AIRFLOW_CONN_AWS_DEFAULT"])
         connection |= {"connection_id": "aws_in_database", "extra": json.dumps(connection["extra"])}
         running.call("POST", "/api/v2/connections", connection)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -33,6 +33,9 @@ def test_arguments_are_given_once_and_reach_the_tasks() -> None:
             output_uri="s3://lake/x",
             stack_name="ros",
             fail_on=["damaged"],
+            min_success_ratio=0.5,
+            runnable_timeout=timedelta(hours=2),
+            end_stuck=True,
             aws_conn_id="aws",
             region_name="eu-west-1",
             deferrable=False,
@@ -43,7 +46,8 @@ def test_arguments_are_given_once_and_reach_the_tasks() -> None:
         before >> group >> after
     assert group.submit.conf == {"drives_to_process": {"drive_1": {"bucket": "raw", "prefix": "d/"}}}
     assert (group.submit.output_uri, group.submit.stack_name, group.submit.vcpus) == ("s3://lake/x", "ros", 2)
-    assert group.submit.fail_on == ["damaged"]
+    assert (group.submit.fail_on, group.submit.min_success_ratio) == (["damaged"], 0.5)
+    assert (group.wait.runnable_timeout, group.wait.end_stuck) == (timedelta(hours=2), True)
     assert (group.wait.deferrable, group.wait.timeout, group.wait.terminate_on_kill) == (False, 77, True)
     for each in (group.submit, group.wait):
         assert (each.aws_conn_id, each.region_name) == ("aws", "eu-west-1")

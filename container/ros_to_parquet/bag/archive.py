@@ -211,10 +211,13 @@ class Contents:
                 "a zip archive within compressed data, whose directory is at its end: unpack it first",
             )
             return
+        file = _File(source)
         try:
-            with zipfile.ZipFile(cast(Any, _File(source))) as archive:
+            with zipfile.ZipFile(cast(Any, file)) as archive:
                 members = archive.infolist()
         except (zipfile.BadZipFile, ValueError, struct.error, NotImplementedError) as error:
+            if file.failure is not None:  # which zipfile takes for the end of the file
+                raise file.failure from error
             self.harm(
                 name,
                 0,
@@ -281,6 +284,8 @@ class _File:
     def __init__(self, source: CountedSource) -> None:
         self._source = source
         self._place = 0
+        self.failure: OSError | None = None
+        """Why it could not be read: the store, not the file."""
 
     def tell(self) -> int:
         return self._place
@@ -298,7 +303,11 @@ class _File:
         length = self._source.size - self._place if length < 0 else length
         if length > _MAX_DIRECTORY_BYTES:
             raise ValueError(f"{length:,} bytes are more than any archive needs to describe its files")
-        data = self._source.read_at(self._place, length)
+        try:
+            data = self._source.read_at(self._place, length)
+        except OSError as error:
+            self.failure = error
+            raise
         self._place += len(data)
         return data
 

@@ -25,6 +25,7 @@ from ros_to_parquet.bag.model import (
     UInt8Array,
 )
 from ros_to_parquet.bag.scan import (
+    BEGINNING_BYTES,
     Batch,
     Cut,
     Framing,
@@ -247,6 +248,14 @@ class ChunkedReader(ABC, Generic[R]):
         if problems and not cut:
             self._harm_chunk(offset, compression, problems)
         yield from self._run(content, records, np.full(len(records), offset, np.int64))
+
+    def _begins_chunk(self, offset: int) -> bool:
+        """Whether a chunk begins where the index says so; it is noted where none does."""
+        chunk = self._open_chunk(np.frombuffer(self._source.read_at(offset, BEGINNING_BYTES), np.uint8))
+        if chunk and offset + chunk.head_bytes + chunk.stored_bytes <= self._source.size:
+            return True
+        self._harm(offset, "the index says that a chunk begins here, and none does")
+        return False
 
     def _count_chunk(self, chunk: Chunk) -> str:
         compression = chunk.compression or "none"

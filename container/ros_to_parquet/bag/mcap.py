@@ -133,6 +133,7 @@ class McapReader(ChunkedReader[Records]):
             anchors=(self._summary.chunks if slice_count == 1 or self._split else ChunkIndex()).offsets,
             slice_index=slice_index,
             slice_count=slice_count,
+            begins_chunk=self._begins_chunk,
         )
 
     def expected_counts(self) -> dict[int, int] | None:
@@ -204,8 +205,8 @@ class McapReader(ChunkedReader[Records]):
         try:
             if record.window[0] == ATTACHMENT:
                 self._attachment(record.offset + _RECORD_HEAD_BYTES, record.window[_RECORD_HEAD_BYTES:])
-            else:
-                self.extras.left_out += 1  # metadata too large to be kept
+            elif record.window[0] == METADATA:  # too large to be kept
+                self.extras.left_out += 1
         except ValueError as error:
             self._harm(record.offset, f"an attachment record cannot be read: {error}")
 
@@ -344,6 +345,7 @@ class _Framing(ChunkFraming[Records]):
 
     def all_records(self, data: UInt8Array) -> Records:
         kinds, sizes, ends = self._scanner.scan(data)
+        kinds[kinds == 0] = -1  # no record is of this kind
         bodies = ends - sizes
         return Records(kinds=kinds, starts=bodies - _RECORD_HEAD_BYTES, bodies=bodies, ends=ends)
 
@@ -358,12 +360,12 @@ class _Framing(ChunkFraming[Records]):
 
     def records(self, window: UInt8Array) -> Records:
         records = self.all_records(window)
-        unsound = np.flatnonzero(records.kinds == 0)
+        unsound = np.flatnonzero(records.kinds < 0)
         return part(records, 0, int(unsound[0])) if len(unsound) else records
 
     def step(self, window: UInt8Array, left: int, /) -> Look | Need | Skip | Broken:
         if left == len(MAGIC) and window.tobytes() == MAGIC:  # the end of a stream
-            return Skip(left)
+            return Skip(left, noted=True)
         if len(window) < _RECORD_HEAD_BYTES:
             return Look(_RECORD_HEAD_BYTES)
         kind = int(window[0])

@@ -484,8 +484,10 @@ def _topics(database: apsw.Connection) -> Iterator[tuple[int, Connection]]:
         definitions.setdefault((type_name, ""), (encoding, text))
     names = ("name", "type", "serialization_format", "offered_qos_profiles", "type_description_hash")
     for topic_id, (topic, type_name, encoding, qos, digest) in _texts(
-        database, columns["topics"], "CAST(id AS INTEGER)", names, "topics WHERE id IS NOT NULL ORDER BY id"
+        database, columns["topics"], "CAST(id AS INTEGER)", names, "topics ORDER BY id"
     ):
+        if topic_id is None:  # SQLite lets a table have such ids, in a damaged file even this one
+            continue
         definition_format, definition = (
             definitions.get((type_name, digest))
             or definitions.get((type_name, ""))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -156,6 +156,10 @@ class Span:
     exact: bool = False
 
 
+_MOST_LOOKS = 8
+"""At chunks that may be none, before a bag is walked from its beginning."""
+
+
 def plan_span(
     *,
     size: int,
@@ -164,16 +168,19 @@ def plan_span(
     anchors: Int64Array,
     slice_index: int,
     slice_count: int,
+    begins_chunk: Callable[[int], bool],
 ) -> Span | None:
     """What slice ``slice_index`` of ``slice_count`` reads; None if nothing.
 
-    Without chunk offsets (``anchors``) a bag cannot be split: its first slice takes it whole.
+    Without chunk offsets (``anchors``) a bag cannot be split: its first slice takes it whole. An offset where
+    ``begins_chunk`` finds no chunk is not walked from: records would be passed over in silence.
     """
     if slice_count == 1 or not len(anchors):
         return Span(data_start, data_start, data_end, data_end, anchors) if slice_index == 0 else None
     begin, end = slice_bounds(size, slice_index, slice_count)
     before = int(np.searchsorted(anchors, begin, side="right"))
-    walk_from = int(anchors[before - 1]) if before else data_start
+    nearest = anchors[max(before - _MOST_LOOKS, 0) : before][::-1].tolist()
+    walk_from = next(filter(begins_chunk, nearest), data_start)
     return Span(walk_from, begin, min(end, data_end), data_end, anchors)
 
 
@@ -259,12 +266,12 @@ class Large:
     cut: bool = False
 
 
-_BEGINNING_BYTES = 8 << 10
+BEGINNING_BYTES = 8 << 10
 """More than the header of a chunk or message has."""
 
 
 def _beginning(buffer: ForwardBuffer, position: int, size: int) -> UInt8Array:
-    return buffer.window(position, min(size, _BEGINNING_BYTES))[:size]
+    return buffer.window(position, min(size, BEGINNING_BYTES))[:size]
 
 
 def walk(

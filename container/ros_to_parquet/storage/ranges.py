@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import bisect
+import random
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,7 +30,9 @@ READS_AHEAD = 4
 """Requests in flight ahead of a reader that goes forward, for one of S3's gives 50 to 90 MB/s."""
 
 _KEPT_RANGES = 4
-_TRIES = 3
+_TRIES = 5
+_WAIT_S = 0.1
+"""Before the second try; twice as long before each that follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,10 @@ class RangeSource:
         file_name: str,
         read_bytes: int = READ_BYTES,
     ) -> None:
-        """``fetch(start, end)`` gives these bytes, at most ``read_bytes``; called from several threads."""
+        """``fetch(start, end)`` gives these bytes, at most ``read_bytes``; called from several threads.
+
+        It gives fewer where the connection was cut: the rest is asked for then.
+        """
         self._info = info
         self._fetch = fetch
         self._file_name = file_name
@@ -161,21 +168,34 @@ class RangeSource:
         return made
 
     def _get(self, start: int, end: int) -> bytes:
-        for tries_left in reversed(range(_TRIES)):
+        """The bytes, in as many requests as it takes: a body that is cut off goes on where it ended.
+
+        Only tries in a row that give nothing are counted.
+        """
+        pieces: list[bytes] = []
+        place, tried = start, 0
+        while place < end:
+            if tried:
+                time.sleep(random.uniform(0.5, 1.0) * _WAIT_S * 2**tried)
             with self._counting:
                 self.requests += 1
+            tried += 1
             try:
-                data = self._fetch(start, end)
-                if len(data) != end - start:
-                    raise TransientError(f"{self.name}: got {len(data)} of {end - start} bytes at {start}")
-            except TransientError:  # a body cut off in the middle, which clients do not repeat themselves
-                if not tries_left:
+                data = self._fetch(place, end)
+            except TransientError:
+                if tried == _TRIES:
                     raise
-            else:
-                break
-        with self._counting:
-            self.bytes_fetched += len(data)
-        return data
+                continue
+            if len(data) > end - place or (not data and tried == _TRIES):
+                got = place - start + len(data)
+                raise TransientError(f"{self.name}: got {got} of {end - start} bytes at {start}")
+            if data:
+                pieces.append(data)
+                place += len(data)
+                tried = 0
+            with self._counting:
+                self.bytes_fetched += len(data)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def local_path(self) -> str:
         if self._scratch is None:

@@ -7,13 +7,15 @@ a listing shows what was put before it.
 from __future__ import annotations
 
 import os
+import random
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ros_to_parquet import termination
+from ros_to_parquet import contract, termination
 from ros_to_parquet.memory import DEFAULT_BUDGET
 from ros_to_parquet.storage.model import (
     AccessDeniedError,
@@ -38,7 +40,13 @@ PARTS_OF_A_SIZE = 500
 """Parts after which they grow by `PART_BYTES`: S3 takes 10,000 of them, which so can hold 840 GB."""
 
 CLIENT_ATTEMPTS = 8
-"""Tries of one request, by the client itself, with growing waits."""
+"""Tries of one request, by the client itself, with growing waits; ``AWS_MAX_ATTEMPTS`` says otherwise."""
+
+CONFLICT_TRIES = 5
+"""Of a conditional put that another one of the same object is in the way of."""
+
+_BODY_TRIES = 5
+_READ_BYTES = 1 << 20
 
 REQUEST_PAYER_VARIABLE = "ROS_TO_PARQUET_REQUEST_PAYER"
 """Environment variable: ``requester`` says that who reads pays, as some buckets of bags demand."""
@@ -46,6 +54,7 @@ REQUEST_PAYER_VARIABLE = "ROS_TO_PARQUET_REQUEST_PAYER"
 READS = ("HeadObject", "GetObject", "ListObjectsV2")
 """Operations that such a bucket only answers who says so; other buckets do not mind being told."""
 
+_CONFLICT = {"ConditionalRequestConflict", "409"}
 _NOT_FOUND = {"NoSuchKey", "NoSuchBucket", "NoSuchUpload", "NotFound", "404"}
 _DENIED = {
     "AccessDenied",
@@ -55,10 +64,8 @@ _DENIED = {
     "InvalidAccessKeyId",
     "SignatureDoesNotMatch",
     "ExpiredToken",
-    "KMS.DisabledException",
-    "KMS.AccessDeniedException",
 }
-_CONDITION = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
+_CONDITION = {"PreconditionFailed", "412", *_CONFLICT}
 
 
 @contextmanager
@@ -70,14 +77,15 @@ def _s3_errors(uri: str) -> Iterator[None]:
     except aws.ClientError as error:
         code = str(error.response.get("Error", {}).get("Code", ""))
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        said = f"{uri}: {code}: {error.response.get('Error', {}).get('Message', '')}".rstrip(": ")
+        message = str(error.response.get("Error", {}).get("Message", ""))
+        said = f"{uri}: S3 answered {error.operation_name} with {code}: {message}".rstrip(": .")
+        if advice := contract.s3_advice(error.operation_name, code, message):
+            said = f"{said}; {advice}"
         if code in _CONDITION:
             raise ChangedError(said) from error
         if code in _NOT_FOUND:
             raise NotFoundError(said) from error
-        if code == "InvalidObjectState":
-            raise AccessDeniedError(f"{uri}: archived (Glacier); restore it first") from error
-        if code in _DENIED or status == 403:
+        if code in _DENIED or status == 403 or code.startswith("KMS."):
             raise AccessDeniedError(said) from error
         if status >= 500 or code in {"SlowDown", "Throttling", "ThrottlingException", "RequestTimeout"}:
             raise TransientError(said) from error
@@ -121,7 +129,8 @@ def s3_client() -> S3Client:
             import boto3
             from botocore.config import Config
 
-            retries: Any = {"mode": "standard", "total_max_attempts": CLIENT_ATTEMPTS}
+            attempts = int(os.environ.get("AWS_MAX_ATTEMPTS") or CLIENT_ATTEMPTS)
+            retries: Any = {"mode": "standard", "total_max_attempts": attempts}
             config = Config(
                 retries=retries,
                 max_pool_connections=32,
@@ -172,8 +181,15 @@ class S3Storage:
 
     def read(self, uri: str) -> bytes:
         bucket, key = split_s3(uri)
-        with _s3_errors(uri):
-            return s3_client().get_object(Bucket=bucket, Key=key)["Body"].read()
+        for tries_left in reversed(range(_BODY_TRIES)):
+            with _s3_errors(uri):
+                answer = s3_client().get_object(Bucket=bucket, Key=key)
+                data, whole = _read_body(answer)
+            if whole:
+                return data
+            if tries_left:
+                _wait(_BODY_TRIES - tries_left)
+        raise TransientError(f"{uri}: the connection was cut each time, after {len(data)} bytes at last")
 
     def write(self, uri: str, data: bytes) -> None:
         bucket, key = split_s3(uri)
@@ -182,11 +198,23 @@ class S3Storage:
 
     def create(self, uri: str, data: bytes) -> None:
         bucket, key = split_s3(uri)
-        try:
-            with _s3_errors(uri):
-                s3_client().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
-        except ChangedError as error:
-            raise ExistsError(f"{uri}: already there") from error
+        from botocore.exceptions import ClientError
+
+        for tries_left in reversed(range(CONFLICT_TRIES)):
+            try:
+                with _s3_errors(uri):
+                    s3_client().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+            except ChangedError as error:
+                refused = error.__cause__
+                assert isinstance(refused, ClientError)
+                if refused.response["Error"]["Code"] in _CONFLICT and tries_left:
+                    _wait(CONFLICT_TRIES - tries_left)
+                    continue
+                # The answer to a put that was carried out may be lost, and the client's next try refused.
+                tried_before = refused.response["ResponseMetadata"].get("RetryAttempts", 0)
+                if not (tried_before and self.read(uri) == data):
+                    raise ExistsError(f"{uri}: already there") from error
+            return
 
     def delete(self, uri: str) -> None:
         bucket, key = split_s3(uri)
@@ -246,7 +274,7 @@ class S3Source(RangeSource):
                 answer = s3_client().get_object(
                     Bucket=self._bucket, Key=self._key, Range=f"bytes={start}-{end - 1}", **self._condition
                 )
-                return answer["Body"].read()
+                return _read_body(answer)[0]
         except ChangedError as error:
             raise ChangedError(f"{self.name}: changed since it was planned") from error
 
@@ -295,25 +323,52 @@ class S3Upload:
             return
         if self._part.size_bytes:
             self._send_part()
-        with _s3_errors(self.uri):
-            s3_client().complete_multipart_upload(
-                Bucket=self._bucket,
-                Key=self._key,
-                UploadId=self._upload_id,
-                MultipartUpload={
-                    "Parts": [
-                        {"ETag": etag, "PartNumber": number}
-                        for number, etag in enumerate(self._etags, start=1)
-                    ]
-                },
-            )
+        parts: Any = [
+            {"ETag": etag, "PartNumber": number} for number, etag in enumerate(self._etags, start=1)
+        ]
+        try:
+            with _s3_errors(self.uri):
+                s3_client().complete_multipart_upload(
+                    Bucket=self._bucket,
+                    Key=self._key,
+                    UploadId=self._upload_id,
+                    MultipartUpload={"Parts": parts},
+                )
+        except NotFoundError:
+            # The answer to a completion that was carried out may be lost: a second one finds no upload.
+            if not self._is_there():
+                raise
         self._upload_id = None
+
+    def _is_there(self) -> bool:
+        try:
+            return S3Storage().head(self.uri).size_bytes == self.size_bytes
+        except NotFoundError:
+            return False
 
     def abort(self) -> None:
         self._part.clear()
         if self._upload_id is not None:
             _abort_multipart(self.uri, self._upload_id)
             self._upload_id = None
+
+
+def _read_body(answer: Any) -> tuple[bytes, bool]:
+    """As much of an answer's body as comes, and whether that is all of it."""
+    from botocore import exceptions as aws
+
+    pieces: list[bytes] = []
+    try:
+        while piece := answer["Body"].read(_READ_BYTES):
+            pieces.append(piece)
+    except (aws.HTTPClientError, aws.IncompleteReadError):
+        return b"".join(pieces), False
+    return b"".join(pieces), True
+
+
+def _wait(tried: int) -> None:
+    """Seconds, ever more of them."""
+    time.sleep(random.uniform(0.5, 1.0) * min(0.1 * 2**tried, 5.0))
 
 
 def _abort_multipart(uri: str, upload_id: str) -> None:

@@ -84,7 +84,8 @@ def read(source: bytes | Any, folder: Path | None = None, **options: Any) -> Rea
     for block in reader.blocks():
         assert len(block) > 0
         assert block.connection in reader.connections()
-        assert block.starts.min() >= 0 and (block.starts + block.lengths).max() <= len(block.data)
+        assert block.starts.min() >= 0 and block.lengths.min() >= 0
+        assert block.oversize or (block.starts + block.lengths).max() <= len(block.data)
         for array in (block.publish_times_ns, block.sequences, block.offsets, block.log_times_ns):
             assert array is None or (array.dtype == "int64" and len(array) == len(block))
         found[block.connection.id] = found.get(block.connection.id, 0) + len(block)

@@ -196,6 +196,19 @@ def test_rows_of_a_database(tmp_path: Path) -> None:
     assert reader.damage == [] and reader.expected_counts() == reader.counts
 
 
+@pytest.mark.parametrize("junk", [b"\0" * 12, b"\0" * 9, b"\x89MCAP0\r\n", b"\x05"])
+@pytest.mark.parametrize("chunk_bytes", [20_000, 1 << 20])
+def test_what_is_no_record_in_a_chunk_is_damage(junk: bytes, chunk_bytes: int) -> None:
+    """Whether the chunk is decompressed at once or as it is read."""
+    file = McapFile()
+    file.add(mcap_chunk(MCAP_HEAD + mcap_records()[0] + junk, "zstd"))
+    budget = dataclasses.replace(BUDGET, chunk=chunk_bytes)
+    reader = open_bag(Memory(file.bytes(summary=False)), budget=budget)
+    assert sum(map(len, reader.blocks())) == 1
+    (damage,) = reader.damage
+    assert "its records break off" in damage.reason or "have unreadable headers" in damage.reason
+
+
 @pytest.mark.parametrize("zeros", [2, 8, 20, 5_000])
 def test_zeros_in_a_large_chunk_are_damage(zeros: int) -> None:
     """Between chunks recorders leave gaps; within one there should be messages where zeros are."""

@@ -138,6 +138,38 @@ def test_slices_are_the_whole(name: str, read_bytes: int, monkeypatch: pytest.Mo
         assert most >= 3
 
 
+@pytest.mark.parametrize("kind", ["ros1", "mcap"])
+@pytest.mark.parametrize("moved", [1, 5, 34, 70, 100])
+def test_a_slice_does_not_begin_where_the_index_lies(kind: str, moved: int) -> None:
+    """Walking from within a chunk might pass over messages that lie outside of chunks."""
+    messages = [Message("/a", T0 + n, b"payload %03d" % n) for n in range(30)]
+    if kind == "ros1":
+        bag = Ros1Bag()
+        records = [ros1_message(0, m.log_time_ns, m.payload) for m in messages]
+        bag.chunk([bag.connection(0, "/a"), *records[:10]], {0: 10})
+        for record in records[10:]:
+            bag.add(record)
+        bag.chunks = {place + moved: counts for place, counts in bag.chunks.items()}
+        data = bag.bytes()
+    else:
+        file = McapFile()
+        records = [mcap_message(0, n, m.log_time_ns, m.payload) for n, m in enumerate(messages)]
+        file.chunk(file.define(mcap_schema(1), mcap_channel(0, 1, "/a")) + b"".join(records[:10]), {0: 10})
+        for record in records[10:]:
+            file.add(record)
+        file.count({0: 20})
+        (place,) = file.chunk_places
+        told, lie = place.to_bytes(8, "little"), (place + moved).to_bytes(8, "little")
+        file.chunk_indexes = file.chunk_indexes.replace(told, lie)
+        data = file.bytes(crc=False)
+    reasons: list[str] = []
+    for count in range(2, 7):
+        slices = [read(data, slice_index=index, slice_count=count) for index in range(count)]
+        assert by_topic(m for part in slices for m in part.messages) == by_topic(messages)
+        reasons += [reason for part in slices for reason in part.reasons]
+    assert "the index says that a chunk begins here, and none does" in reasons
+
+
 def test_slices_of_what_has_messages_outside_of_chunks_do_not_claim_to_know_their_number() -> None:
     data, _ = mixed_mcap()
     assert read(data).reader.expected_counts() == {0: 12}

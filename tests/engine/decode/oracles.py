@@ -50,7 +50,8 @@ def from_object(value: Any, node: Node) -> Any:
                 for name, field in zip(names, node.fields, strict=True)
             }
         case Array() | Sequence():
-            if isinstance(node.item, Primitive) and node.item.name == "uint8":
+            is_none = isinstance(node, Array) and node.size == 0
+            if isinstance(node.item, Primitive) and node.item.name == "uint8" and not is_none:
                 return (
                     bytes(value) if isinstance(value, bytes) else np.array(value).astype(np.uint8).tobytes()
                 )

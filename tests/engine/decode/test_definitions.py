@@ -20,6 +20,7 @@ from ros_to_parquet.layout import (
     Sequence,
     String,
     Struct,
+    definition_of,
     fallback_layouts,
     resolve_layout,
     standard_layout,
@@ -386,3 +387,9 @@ def test_same_name_other_definition_is_another_layout() -> None:
     assert one.root != two.root
     assert resolve_layout(connection("pkg/Type", "uint8 a")) is one
     assert one.root.fields == (Field("a", Primitive("uint8", "uint8")),)
+
+
+def test_a_type_without_a_package_has_a_definition() -> None:
+    """Names of types are what a bag says, as of one that no ROS recorded."""
+    layout = resolve_layout(connection("Type", "int8 n\n"))
+    assert definition_of(layout) == ("int8 n\n", "ros2msg")

@@ -1,0 +1,466 @@
+"""The report's page: HTML that asks nobody for anything."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from ros_to_parquet import __version__
+from ros_to_parquet.contract import BagStatus, DriveState, Manifest
+from ros_to_parquet.report import plots
+from ros_to_parquet.report.clouds import CloudView
+from ros_to_parquet.report.drive import Bag, Drive, Topic
+from ros_to_parquet.report.frame_tree import FrameTree
+from ros_to_parquet.report.frames import Camera, ContactSheet
+from ros_to_parquet.report.rates import Rate, longest_gaps
+from ros_to_parquet.report.series import Group, Series
+from ros_to_parquet.report.time_axis import TimeAxis
+from ros_to_parquet.report.track import Track
+from ros_to_parquet.text import shown
+
+MOST_ROWS = 300
+"""Of each table; the manifests have all."""
+
+MOST_STRIPS = 120
+
+MOST_GAPS_SHOWN = 5
+
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+"""What a browser lets the page fetch: nothing."""
+
+_STATES = {
+    DriveState.SUCCEEDED: ("good", "succeeded"),
+    DriveState.SUCCEEDED_WITH_REJECTS: ("fair", "succeeded, with rejects"),
+    DriveState.DAMAGED: ("fair", "damaged"),
+    DriveState.PARTIAL: ("bad", "partial"),
+    DriveState.FAILED: ("bad", "failed"),
+    None: ("bad", "not committed"),
+}
+
+_CSS = (Path(__file__).parent / "report.css").read_text()
+
+
+def render(
+    drive: Drive,
+    axis: TimeAxis,
+    *,
+    lake: str,
+    made_at: str,
+    rates: Sequence[Rate],
+    track: Track | None,
+    sheet: ContactSheet,
+    clouds: Sequence[CloudView],
+    series: Series,
+    tree: FrameTree,
+) -> str:
+    """The whole page. ``rates`` are of the drive's topics, in their order."""
+    sections = [
+        ("timeline", "Timeline", list(_timeline(drive, axis, rates))),
+        ("track", "Track", list(_track(track))),
+        ("cameras", "Cameras", list(_cameras(axis, sheet))),
+        ("lidar", "Lidar, from above", list(_clouds(axis, clouds))),
+        ("fields", "Fields", list(_fields(axis, series))),
+        ("frames", "Coordinate frames", list(_tree(tree))),
+        ("topics", "Topics", list(_topics(drive, rates))),
+        ("bags", "Bags", list(_bags(drive.bags))),
+        ("shards", "Shards", list(_shards(drive.shards))),
+    ]
+    shown = [(name, title, parts) for name, title, parts in sections if parts]
+    links = "".join(f'<a href="#{name}">{title}</a>' for name, title, _ in shown)
+    body = "\n".join(
+        f'<section id="{name}" aria-labelledby="{name}-title"><h2 id="{name}-title">{title}</h2>\n'
+        + "\n".join(parts)
+        + "</section>"
+        for name, title, parts in shown
+    )
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
+<title>{_text(drive.drive_id)}: drive report</title>
+<style>{_CSS}</style></head><body>
+<header><p class="soft">Drive report</p><h1>{_text(drive.drive_id)}</h1>
+{_state(drive, axis)}
+<nav aria-label="sections">{links}</nav></header>
+<main>{_proof(drive)}
+{body}
+</main>
+<footer><p class="soft">From <code>{_text(lake)}</code>, made {_text(made_at)} by ros-to-parquet
+{__version__}.</p></footer>
+</body></html>
+"""
+
+
+# --- the head ---------------------------------------------------------------------------------------
+
+
+def _state(drive: Drive, axis: TimeAxis) -> str:
+    level, words = _STATES[drive.state]
+    span = ""
+    if drive.messages:
+        span = f" {_text(plots.when(drive.first_ns))} to {_text(plots.when(drive.last_ns))} UTC"
+        span += f", {plots.clock(axis.length_ns / 1e9)} recorded"
+    runs = ", ".join(f"<code>{_text(run)}</code>" for run in drive.run_ids[:3])
+    return f'<p><span class="state {level}">{words}</span>{span}</p>' + (
+        f'<p class="soft">Run {runs}</p>' if runs else ""
+    )
+
+
+def _proof(drive: Drive) -> str:
+    verified = sum(bag.verified is True for bag in drive.bags)
+    unverified = sum(bag.verified is None for bag in drive.bags)
+    flawed = [bag for bag in drive.bags if bag.status is not BagStatus.OK]
+    bytes_in = sum(topic.bytes_in for topic in drive.topics)
+    bytes_out = sum(topic.bytes_out for topic in drive.topics)
+    facts = [
+        ("messages", f"{drive.messages:,}"),
+        ("rows", f"{drive.rows:,}"),
+        ("rejected", f"{drive.rejected:,}"),
+        ("topics", f"{len({topic.name for topic in drive.topics}):,}"),
+        ("bags", f"{len(drive.bags):,}"),
+        ("message bytes", _size(bytes_in)),
+        ("Parquet", _size(bytes_out)),
+    ]
+    cells = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts)
+    whole = drive.messages == drive.rows + drive.rejected
+    sums = f"{drive.messages:,} messages = {drive.rows:,} rows + {drive.rejected:,} rejects"
+    lines = [f'<strong class="{"good" if whole else "bad"}">{sums}</strong>']
+    lines.append(f"{verified} of {len(drive.bags)} bags hold as many messages as their own index says")
+    if unverified:
+        lines.append(f"{unverified} have none to check against")
+    if flawed:
+        lines.append(f'<span class="bad">{len(flawed)} could not be read whole</span>')
+    problems = _list(drive.problems, 20)
+    return f'<dl class="facts">{cells}</dl><p>{"; ".join(lines)}.</p>{problems}'
+
+
+# --- sections ---------------------------------------------------------------------------------------
+
+
+def _timeline(drive: Drive, axis: TimeAxis, rates: Sequence[Rate]) -> Iterator[str]:
+    if not drive.messages:
+        return
+    cells = []
+    pairs = [(topic, rate) for topic, rate in zip(drive.topics, rates, strict=True) if topic.messages]
+    for topic, rate in pairs[:MOST_STRIPS]:
+        label = _strip_label(topic, rate)
+        gaps = f' <span class="bad">{len(rate.gaps)} gaps</span>' if rate.gaps else ""
+        cells.append(
+            f'<div class="row"><div class="name">{_text(topic.name)}</div>'
+            f'<div class="strip">{plots.strip(axis, rate, label)}</div>'
+            f'<div class="rate">{_rate(topic)}{gaps}</div></div>'
+        )
+    cells.append(f'<div class="row"><div class="strip">{plots.time_axis(axis)}</div></div>')
+    yield f'<div class="strips">{"".join(cells)}</div>'
+    yield from _more(len(pairs), MOST_STRIPS, "topics")
+    if axis.pauses:
+        pauses = "1 pause" if axis.pauses == 1 else f"{axis.pauses:,} pauses"
+        yield (
+            f"<p>Without {pauses} in which nothing was recorded: times here and below are of the "
+            f"{plots.clock(axis.length_ns / 1e9)} that remain.</p>"
+        )
+    yield (
+        '<p class="soft">Each strip is a topic\'s rate, from none to its own most. A gap, marked red, is an '
+        "interval of more than five times the topic's usual one, where it comes regularly.</p>"
+    )
+    worst = sorted(
+        ((gap, topic) for topic, rate in pairs for gap in longest_gaps(rate.gaps, MOST_GAPS_SHOWN)),
+        key=lambda pair: -pair[0].seconds,
+    )
+    if worst:
+        rows = [
+            (
+                topic.name,
+                f"{gap.seconds:.3f} s",
+                f"{plots.clock(axis.seconds(gap.start_ns))}",
+                plots.when(gap.start_ns),
+            )
+            for gap, topic in worst[:20]
+        ]
+        yield "<h3>Longest gaps</h3>" + _table(("topic", ">length", ">at", "log time, UTC"), rows)
+
+
+def _strip_label(topic: Topic, rate: Rate) -> str:
+    gaps = f"{len(rate.gaps)} gaps" if rate.gaps else "no gaps" if rate.regular else "irregular"
+    return f"{topic.name}: {topic.messages:,} messages, {_rate(topic)}, {gaps}"
+
+
+def _rate(topic: Topic) -> str:
+    rate = topic.rate_hz
+    if rate is None:
+        return f"{topic.messages:,}×"
+    return f"{rate:,.0f} Hz" if rate >= 100 else f"{rate:.3g} Hz"
+
+
+def _track(track: Track | None) -> Iterator[str]:
+    if track is None:
+        return
+    length = f"{track.length_m / 1000:.2f} km" if track.length_m >= 1000 else f"{track.length_m:.0f} m"
+    fastest = float(track.speed_mps.max())
+    label = f"track of {track.topic.name}: {length}, at most {fastest:.1f} m/s"
+    where = (
+        f"from latitude {track.origin[0]:.6f}, longitude {track.origin[1]:.6f}"
+        if track.origin
+        else "in the frame of the odometry, as no GPS topic has a place"
+    )
+    left_out = f"; {track.left_out:,} fixes are no place" if track.left_out else ""
+    yield (
+        f'<figure class="track">{plots.track_map(track, label)}'
+        f"<figcaption>{_text(track.topic.name)}: {length}, "
+        f"at most {fastest:.1f} m/s ({fastest * 3.6:.0f} km/h), {where}{left_out}</figcaption></figure>"
+    )
+
+
+def _cameras(axis: TimeAxis, sheet: ContactSheet) -> Iterator[str]:
+    for camera in sheet.cameras:
+        yield f"<h3>{_text(camera.topic.name)}</h3>"
+        yield f'<div class="frames">{"".join(_frames(axis, camera))}</div>'
+        problems = list(dict.fromkeys(frame.problem for frame in camera.frames if frame.problem))
+        if problems:
+            bad = sum(bool(frame.problem) for frame in camera.frames)
+            why = f"{bad} of {len(camera.frames)} frames cannot be shown: {problems[0]}"
+            yield f'<p class="bad">{_text(why)}</p>'
+    if sheet.left_out:
+        names = ", ".join(topic.name for topic in sheet.left_out)
+        yield f'<p class="soft">Not shown: {_text(names)}</p>'
+
+
+def _frames(axis: TimeAxis, camera: Camera) -> Iterator[str]:
+    for frame in camera.frames:
+        if frame.problem:
+            continue
+        at = plots.clock(axis.seconds(frame.log_time_ns))
+        width, height = frame.size
+        yield (
+            f'<figure><img loading="lazy" width="{width}" height="{height}" '
+            f'alt="frame of {_text(camera.topic.name)} at {at}" src="{_data("image/jpeg", frame.jpeg)}">'
+            f'<figcaption title="{_text(plots.when(frame.log_time_ns))} UTC">{at}</figcaption></figure>'
+        )
+
+
+def _clouds(axis: TimeAxis, clouds: Sequence[CloudView]) -> Iterator[str]:
+    if not clouds:
+        return
+    figures = []
+    for view in clouds:
+        name = _text(view.topic.name)
+        at = plots.clock(axis.seconds(view.log_time_ns))
+        if view.problem:
+            figures.append(f'<p class="bad">{name} at {at}: {_text(view.problem)}</p>')
+            continue
+        not_finite = f", {view.not_finite:,} not finite" if view.not_finite else ""
+        low, high = view.height_m
+        figures.append(
+            f'<figure><img loading="lazy" alt="{name} at {at} from above, {view.reach_m:.0f} m to each side" '
+            f'src="{_data("image/png", view.png)}">'
+            f"<figcaption>{name} at {at}: {view.points:,} points{not_finite}; "
+            f"{view.reach_m:.1f} m to each side, x up, y left; colour is height, {low:.1f} to {high:.1f} m"
+            "</figcaption></figure>"
+        )
+    yield f'<div class="clouds">{"".join(figures)}</div>'
+
+
+def _fields(axis: TimeAxis, series: Series) -> Iterator[str]:
+    if series.groups:
+        yield f'<div class="plots">{"".join(_plot(axis, group) for group in series.groups)}</div>'
+    if series.constants:
+        said = [
+            f"{group.topic.name} {path} = {_constant(line.most)}"
+            for group in series.constants
+            for path, line in zip(group.paths, group.lines, strict=True)
+        ]
+        yield f"<details><summary>{len(said)} fields never change</summary>{_list(said, MOST_ROWS)}</details>"
+    if series.left_out:
+        yield f'<p class="soft">{series.left_out:,} more messages within topics are not plotted.</p>'
+
+
+def _constant(values: Iterable[float]) -> str:
+    finite = [value for value in values if value == value]
+    return f"{finite[0]:g}" if finite else "never finite"
+
+
+def _plot(axis: TimeAxis, group: Group) -> str:
+    name = f"{group.topic.name} {group.path}".strip()
+    ranges = ", ".join(f"{line.name} {plots.numbers([*line.least, *line.most])}" for line in group.lines)
+    bad = f'; <span class="bad">{group.not_finite:,} not finite</span>' if group.not_finite else ""
+    svg = plots.group_plot(axis, group, f"{name} over time: {ranges}")
+    return f"<figure>{svg}<figcaption>{_text(name)}{bad}</figcaption></figure>"
+
+
+def _tree(tree: FrameTree) -> Iterator[str]:
+    if not tree.edges:
+        return
+    seen: set[str] = set()
+
+    def below(parent: str, depth: int) -> str:
+        if parent in seen or depth > 40:
+            return ""
+        seen.add(parent)
+        items = [
+            f'<li>{_text(edge.child)} <span class="soft">{"static" if edge.static else f"{edge.count:,}×"}'
+            f"</span>{below(edge.child, depth + 1)}</li>"
+            for edge in tree.below(parent)
+        ]
+        return f"<ul>{''.join(items)}</ul>" if items else ""
+
+    roots = tree.roots or [tree.edges[0].parent]
+    yield '<ul class="tree">' + "".join(f"<li>{_text(root)}{below(root, 0)}</li>" for root in roots) + "</ul>"
+    for child, parents in list(tree.parents_of.items())[:10]:
+        yield f'<p class="bad">{_text(child)} has {len(parents)} parents: {_text(", ".join(parents[:5]))}</p>'
+    unseen = [edge for edge in tree.edges if edge.parent not in seen]
+    if unseen:
+        loop = f"{len(unseen)} transforms are of a loop: {unseen[0].parent} and others"
+        yield f'<p class="bad">{_text(loop)}</p>'
+    if tree.left_out:
+        yield f'<p class="soft">{tree.left_out:,} more transforms are not shown.</p>'
+
+
+def _topics(drive: Drive, rates: Sequence[Rate]) -> Iterator[str]:
+    head = (
+        *(
+            "topic",
+            "type",
+            ">messages",
+            ">rate",
+            ">rejects",
+            ">gaps",
+            ">out of order",
+            "first, UTC",
+            "last, UTC",
+        ),
+        *(">bytes in", ">Parquet", "definition"),
+    )
+    rows = [
+        (
+            topic.name,
+            topic.type_name,
+            f"{topic.messages:,}",
+            f"{_rate(topic)}",
+            _Bad(f"{topic.rejected:,}") if topic.rejected else "0",
+            f"{len(rate.gaps):,}" if rate.regular else "",
+            f"{rate.out_of_order:,}",
+            plots.when(topic.first_ns) if topic.messages else "",
+            plots.when(topic.last_ns) if topic.messages else "",
+            f"{_size(topic.bytes_in)}",
+            f"{_size(topic.bytes_out)}",
+            ", ".join(topic.definitions),
+        )
+        for topic, rate in zip(drive.topics, rates, strict=True)
+    ]
+    yield _table(head, rows[:MOST_ROWS])
+    yield from _more(len(rows), MOST_ROWS, "topics")
+    remarks = [f"{topic.name}: {remark}" for topic in drive.topics for remark in topic.remarks]
+    yield _list(remarks, 50)
+
+
+def _bags(bags: Sequence[Bag]) -> Iterator[str]:
+    checked: dict[bool | None, str] = {
+        True: "as its index says",
+        False: _Bad("not as its index says"),
+        None: "has no index",
+    }
+    rows = [
+        (
+            bag.name,
+            bag.status.value if bag.status is BagStatus.OK else _Bad(bag.status.value),
+            f"{_size(bag.size_bytes)}",
+            f"{bag.messages:,}",
+            f"{bag.extracted:,}",
+            checked[bag.verified],
+            "; ".join(bag.damage[:3]),
+        )
+        for bag in bags
+    ]
+    yield _table(("bag", "state", ">size", ">messages", ">extracted", "count", "damage"), rows[:MOST_ROWS])
+    yield from _more(len(rows), MOST_ROWS, "bags")
+
+
+def _shards(shards: Sequence[Manifest]) -> Iterator[str]:
+    rows = [
+        (
+            f"{shard.shard}",
+            shard.plan_id,
+            f"{len(shard.bags)}",
+            f"{shard.seconds:.1f} s",
+            f"{shard.bytes_read / 1e6 / max(shard.seconds, 1e-9):.0f}",
+            f"{_size(shard.peak_memory_bytes)}",
+            f"{max(shard.attempt, 1)}",
+            shard.job_id or "on this machine",
+            shard.engine_version,
+        )
+        for shard in shards
+    ]
+    head = (">shard", "plan", ">bags", ">time", ">MB/s", ">peak memory", ">attempt", "job", "engine")
+    yield _table(head, rows[:MOST_ROWS])
+    yield from _more(len(rows), MOST_ROWS, "shards")
+
+
+# --- pieces -----------------------------------------------------------------------------------------
+
+
+class _Bad(str):
+    """A cell that is marked."""
+
+    __slots__ = ()
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Columns whose head begins with ``>`` are numbers. All text is escaped."""
+    numbers = [cell.startswith(">") for cell in head]
+    top = "".join(
+        f'<th scope="col"{_class(number)}>{_text(cell.lstrip(">"))}</th>'
+        for cell, number in zip(head, numbers, strict=True)
+    )
+    body = "".join(
+        f"<tr>{''.join(_cell(cell, number) for cell, number in zip(row, numbers, strict=True))}</tr>"
+        for row in rows
+    )
+    return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _class(number: bool) -> str:
+    return ' class="number"' if number else ""
+
+
+def _cell(cell: str, number: bool) -> str:
+    text = _text(cell)
+    kind = _class(number) or (' class="name"' if len(cell) > 30 else "")
+    marked = f'<span class="bad">{text}</span>' if isinstance(cell, _Bad) else text
+    return f"<td{kind}>{marked}</td>"
+
+
+def _list(lines: Sequence[str], most: int) -> str:
+    if not lines:
+        return ""
+    items = "".join(f"<li>{_text(line)}</li>" for line in lines[:most])
+    more = f"<li>and {len(lines) - most:,} more; the manifests have them</li>" if len(lines) > most else ""
+    return f"<ul>{items}{more}</ul>"
+
+
+def _more(count: int, most: int, what: str) -> Iterator[str]:
+    if count > most:
+        yield f'<p class="soft">{count - most:,} more {what} are not shown; the manifests have them.</p>'
+
+
+def _size(count: int) -> str:
+    """Bytes as people read them.
+
+    >>> _size(999), _size(12_345_678)
+    ('999 B', '12.3 MB')
+    """
+    if count < 1000:
+        return f"{count} B"
+    for unit, size in (("kB", 1e3), ("MB", 1e6), ("GB", 1e9)):
+        if count < 999.5 * size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count / 1e12:,.3g} TB"
+
+
+def _data(media_type: str, data: bytes) -> str:
+    return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
+
+
+def _text(text: str) -> str:
+    return html.escape(shown(text))

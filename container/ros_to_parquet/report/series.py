@@ -1,0 +1,169 @@
+"""Numeric fields over time: the least and the most in each part of the time axis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from ros_to_parquet.report.drive import Drive, Topic
+from ros_to_parquet.report.tables import Tables, leaf
+from ros_to_parquet.report.time_axis import TimeAxis
+
+BINS = 180
+"""Of the time axis."""
+
+MOST_GROUPS = 60
+"""Plots of a drive."""
+
+MOST_GROUPS_A_TOPIC = 8
+
+MOST_LINES = 4
+"""Fields of one message that share a plot: x, y, z and w."""
+
+# What is looked at first; then all others by name.
+_FIRST = ("sensor_msgs/Imu", "nav_msgs/Odometry", "sensor_msgs/NavSatFix", "geometry_msgs/")
+_NOT_PLOTTED = ("sensor_msgs/CameraInfo", "sensor_msgs/Image", "sensor_msgs/CompressedImage")
+_ENGINE_COLUMNS = (
+    "log_time",
+    "log_time_ns",
+    "stamp",
+    "stamp_ns",
+    "publish_time_ns",
+    "sequence",
+    "bag",
+    "header",
+)
+
+Float64Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A field: arrays of `BINS`, NaN where no message is."""
+
+    name: str
+    least: Float64Array
+    most: Float64Array
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Fields of one message within a topic: ``angular_velocity`` with its x, y and z.
+
+    Attributes:
+        path: of the message in a row; empty for fields of the topic's own message.
+        not_finite: values that are NaN or infinite.
+    """
+
+    topic: Topic
+    path: str
+    lines: tuple[Line, ...]
+    not_finite: int
+
+    @property
+    def paths(self) -> list[str]:
+        """Of each line, in a row."""
+        return [f"{self.path}.{line.name}" for line in self.lines] if len(self.lines) > 1 else [self.path]
+
+    @property
+    def constant(self) -> bool:
+        """Whether no line has two values: nothing to look at."""
+        return all(
+            not np.any(np.isfinite(line.least)) or np.nanmin(line.least) == np.nanmax(line.most)
+            for line in self.lines
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """What is to be plotted, what never changes, and how many groups more were not looked at."""
+
+    groups: tuple[Group, ...]
+    constants: tuple[Group, ...]
+    left_out: int
+
+
+def find_series(tables: Tables, drive: Drive, axis: TimeAxis) -> Series:
+    """Numeric fields of all topics that are not within lists; each topic is read once."""
+    groups: list[Group] = []
+    constants: list[Group] = []
+    left_out = 0
+    for topic in sorted(drive.topics, key=_order):
+        path = next(topic.paths, None)
+        if path is None or topic.type_name in _NOT_PLOTTED or not topic.rows:
+            continue
+        schema = tables.schema(path)
+        if "log_time_ns" not in schema.names:  # a transform need not keep it
+            continue
+        found = list(_numeric_groups(schema))
+        room = MOST_GROUPS_A_TOPIC if len(groups) < MOST_GROUPS else 0
+        left_out += len(found[room:])
+        for group in _read(tables, axis, topic, found[:room]):
+            (constants if group.constant else groups).append(group)
+    left_out += len(groups[MOST_GROUPS:])
+    return Series(tuple(groups[:MOST_GROUPS]), tuple(constants), left_out)
+
+
+def _order(topic: Topic) -> tuple[int, str]:
+    for place, prefix in enumerate(_FIRST):
+        if topic.type_name.startswith(prefix):
+            return place, topic.name
+    return len(_FIRST), topic.name
+
+
+def _numeric_groups(schema: pa.Schema) -> Iterator[list[str]]:
+    """Paths of the fields that are plotted together."""
+    columns = [field for field in schema if field.name not in _ENGINE_COLUMNS]
+    yield from _groups_in(columns, "")
+
+
+def _groups_in(fields: list[pa.Field], prefix: str) -> Iterator[list[str]]:
+    own = [f"{prefix}{each.name}" for each in fields if _is_numeric(each.type)]
+    together = bool(prefix) and len(own) <= MOST_LINES
+    yield from ([own] if together and own else [[path] for path in own])
+    for each in fields:
+        if pa.types.is_struct(each.type) and not _is_time(each.type):
+            yield from _groups_in(list(each.type), f"{prefix}{each.name}.")
+
+
+def _is_numeric(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind))
+
+
+def _is_time(kind: pa.DataType) -> bool:
+    return [child.name for child in kind] == ["sec", "nanosec"]
+
+
+def _read(tables: Tables, axis: TimeAxis, topic: Topic, groups: list[list[str]]) -> list[Group]:
+    paths = [path for group in groups for path in group]
+    if not paths:
+        return []
+    least = {path: np.full(BINS, np.inf) for path in paths}
+    most = {path: np.full(BINS, -np.inf) for path in paths}
+    not_finite = dict.fromkeys(paths, 0)
+    for batch in tables.batches(topic.paths, ["log_time_ns", *paths]):
+        places = axis.bins(leaf(batch, "log_time_ns").to_numpy(zero_copy_only=False), BINS)
+        for path in paths:
+            if path.partition(".")[0] not in batch.schema.names:
+                continue  # another definition of the topic
+            values = leaf(batch, path).cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+            finite = np.isfinite(values)
+            not_finite[path] += int(np.count_nonzero(~finite))
+            np.minimum.at(least[path], places[finite], values[finite])
+            np.maximum.at(most[path], places[finite], values[finite])
+    made = []
+    for group in groups:
+        lines = tuple(
+            Line(path.rpartition(".")[2], _or_nan(least[path]), _or_nan(most[path])) for path in group
+        )
+        parent = group[0].rpartition(".")[0] if len(group) > 1 else group[0]
+        made.append(Group(topic, parent, lines, sum(not_finite[path] for path in group)))
+    return made
+
+
+def _or_nan(values: Float64Array) -> Float64Array:
+    return np.where(np.isfinite(values), values, np.nan)

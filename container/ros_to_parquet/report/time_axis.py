@@ -1,0 +1,82 @@
+"""A drive's time without its long pauses: bags of a drive may be years apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+PAUSE_S = 60.0
+"""A pause in which no topic has a message is left out if it is longer than this, and than `PAUSE_SHARE`."""
+
+PAUSE_SHARE = 0.2
+"""Of all the time that something was recorded."""
+
+Int64Array = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class TimeAxis:
+    """Stretches of log time, one after the other, with nothing between them.
+
+    Attributes:
+        starts_ns, stops_ns: of each stretch, in order.
+        begins_ns: where each begins on the axis.
+    """
+
+    starts_ns: Int64Array
+    stops_ns: Int64Array
+    begins_ns: Int64Array
+
+    @property
+    def length_ns(self) -> int:
+        """At least one nanosecond."""
+        return max(int((self.stops_ns - self.starts_ns).sum()), 1) if len(self.starts_ns) else 1
+
+    @property
+    def pauses(self) -> int:
+        return max(len(self.starts_ns) - 1, 0)
+
+    def on_axis_ns(self, times_ns: Int64Array) -> Int64Array:
+        """Where log times are on the axis; one in a pause is where the pause is."""
+        number = np.clip(np.searchsorted(self.starts_ns, times_ns, side="right") - 1, 0, None)
+        inside = np.clip(times_ns, self.starts_ns[number], self.stops_ns[number]) - self.starts_ns[number]
+        placed: Int64Array = self.begins_ns[number] + inside
+        return placed
+
+    def bins(self, times_ns: Int64Array, count: int) -> Int64Array:
+        """Which of ``count`` equal parts of the axis each log time is in."""
+        parts = self.on_axis_ns(times_ns).astype(np.float64) * (count / self.length_ns)
+        return np.clip(parts.astype(np.int64), 0, count - 1)
+
+    def is_pause(self, start_ns: int, stop_ns: int) -> bool:
+        """Whether one of the pauses that are left out lies between two log times."""
+        return bool(np.any((self.stops_ns[:-1] >= start_ns) & (self.starts_ns[1:] <= stop_ns)))
+
+    def seconds(self, time_ns: int) -> float:
+        """Where a log time is, from the beginning of the axis."""
+        return float(self.on_axis_ns(np.array([time_ns], dtype=np.int64))[0]) / 1e9
+
+
+def make_axis(spans_ns: Iterable[tuple[int, int]]) -> TimeAxis:
+    """The axis of the times between each first and last message."""
+    merged: list[list[int]] = []
+    for start, stop in sorted(spans_ns):
+        if merged and start <= merged[-1][1]:
+            merged[-1][1] = max(merged[-1][1], stop)
+        else:
+            merged.append([start, stop])
+    recorded_ns = sum(stop - start for start, stop in merged)
+    pause_ns = max(PAUSE_S * 1e9, PAUSE_SHARE * recorded_ns)
+    kept: list[list[int]] = []
+    for start, stop in merged:
+        if kept and start - kept[-1][1] <= pause_ns:
+            kept[-1][1] = stop
+        else:
+            kept.append([start, stop])
+    starts = np.array([start for start, _ in kept], dtype=np.int64)
+    stops = np.array([stop for _, stop in kept], dtype=np.int64)
+    lengths = stops - starts
+    return TimeAxis(starts, stops, np.cumsum(lengths) - lengths)
