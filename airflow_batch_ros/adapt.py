@@ -6,7 +6,7 @@ All children of an array share their sizes, so a generation is given the most th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -39,9 +39,18 @@ class Had:
 
 
 def next_sizes(
-    batch: BatchClient, lake: Lake, plan: Plan, progress: Progress, options: SubmitOptions
+    batch: BatchClient,
+    lake: Lake,
+    plan: Plan,
+    progress: Progress,
+    options: SubmitOptions,
+    *,
+    chosen: Collection[str] = (),
 ) -> tuple[Sizes, list[str]]:
-    """What the generation after the one of ``progress``, which has ended, is given; and why, in words."""
+    """What the generation after the one of ``progress``, which has ended, is given; and why, in words.
+
+    Of the ``chosen`` ones nothing is given beyond what the generations before had.
+    """
     if progress.record is None or progress.generation is None or not progress.missing:
         return Sizes(), []
     job = drive_job(
@@ -53,7 +62,10 @@ def next_sizes(
     for shard in failed_shards(batch, lake, job, folder, progress.missing, progress.detail):
         causes[shard.cause] += 1
         job_ids.append(shard.job_id)
-    often = _reclaimed_often(batch, lake, plan, progress.missing) if options.on_demand_queue else 0
+    if "memory_mib" in chosen:
+        del causes[Cause.OUT_OF_MEMORY]
+    moves = options.on_demand_queue and "job_queue" not in chosen
+    often = _reclaimed_often(batch, lake, plan, progress.missing) if moves else 0
     had = _had(progress.detail)
     if had.memory_mib is None and job_ids[0]:  # of an array's parent it may not be said
         had = _had(describe(batch, job_ids[:1]).get(job_ids[0]))

@@ -85,6 +85,7 @@ _CONTAINER_REASONS: tuple[tuple[re.Pattern[str], Cause], ...] = tuple(
 )
 
 _EXIT_CODES: Mapping[int, Cause] = {
+    ExitCode.OK: Cause.LOST,  # what it left was there, and is gone
     ExitCode.USAGE: Cause.REFUSED,
     ExitCode.STRICT: Cause.BAG_UNREADABLE,
     ExitCode.TRANSFORM_FAILED: Cause.REFUSED,

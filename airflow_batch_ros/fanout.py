@@ -372,7 +372,7 @@ class Fanout:
             self.say(f"{name}: job {progress.record.job_id} of an earlier try is {progress.state}")
             return self._job(plan, Work.ADOPTED, progress.record, progress.record.array_size or 1)
         self._own(lake, plan, progress)  # again: planning the other drives took its time
-        sizes, said = next_sizes(self.batch, lake, plan, progress, self.options)
+        sizes, said = next_sizes(self.batch, lake, plan, progress, self.options, chosen=self.chosen)
         for each in said:
             self.say(f"{name}: {each}")
         given = (progress.sizes if progress.record is None else sizes).but(self.chosen)

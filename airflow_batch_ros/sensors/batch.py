@@ -32,10 +32,11 @@ class RosToParquetBatchSensor(BaseSensorOperator):
     """Waits until all Batch jobs of `RosToParquetBatchOperator` have ended; returns the run's summary.
 
     The summary (`airflow_batch_ros.summary.as_dict`) is made from the manifests in the lake: per drive its
-    state, tables, messages, rows, rejects, bytes, seconds, and each failed shard with its reason. A drive
-    whose state the run fails on (conf ``fail_on``) fails the task when all drives have ended, with the causes
-    of all in one message, and without a retry: waiting again cannot help. The summary is then there as
-    XCom all the same. Clearing the operator's task with this one runs what is missing.
+    state, tables, messages, rows, rejects, bytes, seconds, and each failed shard with its cause, reason and
+    link. Where too few of the drives (conf ``min_success_ratio``) are well (conf ``fail_on``), the task fails
+    when all have ended, with the causes of all in one message, and without a retry: waiting again cannot
+    help. The summary is then there as XCom all the same. Clearing the operator's task with this one runs
+    what is missing.
 
     :param jobs: the operator's return value.
     :param deferrable: wait in the triggerer, with one trigger for all jobs; else as ``mode`` says.

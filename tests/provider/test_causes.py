@@ -89,6 +89,7 @@ def unstarted(reason: str) -> dict[str, Any]:
         (ended(exit_code=139), Cause.ENGINE_ERROR),
         (ended(exit_code=70), Cause.ENGINE_ERROR),
         (ended(""), Cause.LOST),
+        (ended(exit_code=0), Cause.LOST),
         (None, Cause.LOST),
     ],
 )

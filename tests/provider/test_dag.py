@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from importlib.metadata import version
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from airflow_batch_ros.assets import DRIVES_ALIAS, LakeDrive
+from airflow_batch_ros.jobs import describe
+from airflow_batch_ros.local import JobEnds
 from tests.provider.bags import MESSAGES, UNREADABLE, cut_off, ros1_bag
 from tests.provider.builders import put
 from tests.provider.conftest import DAGS
@@ -16,6 +19,8 @@ from tests.provider.runs import asset_events, run
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+
+    from airflow_batch_ros.local import EmbeddedAws
 
 pytestmark = pytest.mark.airflow
 
@@ -123,6 +128,33 @@ def test_a_drive_whose_bags_are_broken(dag: Any, s3: S3Client, bucket: str, vari
         ("good", "succeeded"),
         ("short", "damaged"),
     ]
+
+
+def test_clearing_runs_what_failed_alone_and_with_more_memory(
+    dag: Any, aws: EmbeddedAws, s3: S3Client, bucket: str, variables: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run of the same id is what clearing all of its tasks makes of it."""
+    from airflow.models.dagrun import DagRun
+
+    monkeypatch.setattr(DagRun, "generate_run_id", lambda *_, **__: f"cleared-{bucket}")
+    put(s3, bucket, "raw/drive_1/a.bag", body=ros1_bag())
+    put(s3, bucket, "raw/drive_2/b.bag", body=ros1_bag(first=100))
+    conf = {"drives_to_process": drives(bucket, "drive_1", "drive_2")}
+    when = datetime(2026, 1, 1, tzinfo=UTC)
+    with aws.faults(JobEnds(job="drive_2-*", exit_code=137)):
+        state, tasks, returned = run(dag, conf, logical_date=when)
+    assert (state, tasks["submit"], tasks["wait"]) == ("failed", "success", "failed")
+    assert returned["wait"]["totals"]["causes"] == {"out_of_memory": 1}
+    first = returned["submit"]
+    state, tasks, returned = run(dag, conf, logical_date=when)
+    assert (state, tasks) == ("success", ALL_GOOD)
+    one, two = returned["submit"]
+    assert [one["plan_id"], two["plan_id"]] == [job["plan_id"] for job in first], "the same run"
+    assert (one["work"], one["job_id"]) == ("done", first[0]["job_id"])
+    assert (two["work"], two["generation"]) == ("submitted", 1)
+    detail = describe(aws.client("batch"), [two["job_id"]])[two["job_id"]]
+    assert {"type": "MEMORY", "value": "1024"} in detail["container"]["resourceRequirements"]
+    assert returned["wait"]["totals"]["rows"] == 2 * MESSAGES
 
 
 @pytest.mark.parametrize(

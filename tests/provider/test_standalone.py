@@ -208,6 +208,16 @@ def test_bad_confs_are_refused_and_a_kill_reaches_the_jobs(
         "the Airflow task that waits for it was killed",
     )
 
+    # Cleared as from the UI, the task submits what is missing, and nothing else.
+    clear = {"dag_run_id": run_id, "task_ids": ["submit"], "include_downstream": True, "dry_run": False}
+    airflow.call("POST", f"/api/v2/dags/{DAG}/clearTaskInstances", {**clear, "only_failed": False})
+    until(lambda: airflow.task(run_id, "wait") == "deferred", "the sensor defers again")
+    (again,) = airflow.xcom(DAG, run_id, "submit")
+    assert (again["work"], again["generation"], again["plan_id"]) == ("submitted", 1, job["plan_id"])
+    batch.terminate_job(jobId=again["job_id"], reason="the test is over")
+    until(lambda: airflow.task(run_id, "wait") == "failed", "the sensor has heard of it")
+    assert airflow.xcom(DAG, run_id, "wait")["totals"]["causes"] == {"cancelled": 1}
+
 
 def test_a_message_starts_a_drive_and_the_drive_what_goes_on_from_it(
     airflow: Standalone, aws: EmbeddedAws, s3: S3Client, queue_url: str
