@@ -68,7 +68,9 @@ RUNNABLE_TOO_LONG = "Stuck in RUNNABLE"
 # the exit code is then only that of a container that was told to stop.
 _RECLAIMED = re.compile(r"Host EC2 .*terminated|Your Spot Task was interrupted", re.IGNORECASE)
 _TIMED_OUT = re.compile(r"Job attempt duration exceeded timeout", re.IGNORECASE)
-_STUCK = re.compile(rf"MISCONFIGURATION:|CAPACITY:|ACTION_REQUIRED|^{RUNNABLE_TOO_LONG}", re.IGNORECASE)
+_STUCK = re.compile(
+    rf"MISCONFIGURATION:|CAPACITY:|ACTION_REQUIRED|Batch job is blocked|^{RUNNABLE_TOO_LONG}", re.IGNORECASE
+)
 
 # Of the reasons that ECS gives for a container, the first that matches.
 _CONTAINER_REASONS: tuple[tuple[re.Pattern[str], Cause], ...] = tuple(

@@ -91,18 +91,21 @@ def failed_shards(
     )
     for first in range(0, len(missing), DESCRIBE_LIMIT):
         some = missing[first : first + DESCRIBE_LIMIT]
-        records = _by_shard(lake, FailedRecord, folder.failed, some)
-        starts = _by_shard(lake, StartedRecord, folder.started, some)
         ids = [batch_ids[shard] for shard in some if shard in batch_ids]
         details = describe(batch, ids) if job.array_size else {}
         if job.job_id and detail is not None:
             details[job.job_id] = dict(detail)
+        unheard = [shard for shard in some if not _last_stream(details.get(batch_ids.get(shard, "")))]
+        records = _by_shard(lake, FailedRecord, folder.failed, some)
+        starts = _by_shard(lake, StartedRecord, folder.started, unheard)
         for shard in some:
             job_id = batch_ids.get(shard, "")
             own = details.get(job_id)
             started = starts.get(shard)
             failed = _explain(shard, records.get(shard), own, job_id)
-            stream = _last_stream(own) or (started.log_stream if started else "")
+            stream = _last_stream(own)
+            if not stream and started and (own is None or started.job_id in ("", job_id)):
+                stream = started.log_stream
             group = log_group(own) or DEFAULT_LOG_GROUP
             url = ""
             if base and (stream or job_id):
@@ -120,15 +123,19 @@ def add_log_lines(
     """The shards, with the last log lines of the first of each cause."""
     first: dict[Cause, int] = {}
     for place, shard in enumerate(shards):
-        if shard.log_stream:
+        if shard.log_stream or shard.url:
             first.setdefault(shard.cause, place)
     chosen = set(list(first.values())[:at_most])
     return tuple(
-        replace(shard, log_lines=last_lines(logs, shard.log_group, shard.log_stream))
-        if place in chosen
-        else shard
+        replace(shard, log_lines=_lines_of(logs, shard)) if place in chosen else shard
         for place, shard in enumerate(shards)
     )
+
+
+def _lines_of(logs: CloudWatchLogsClient, shard: FailedShard) -> tuple[str, ...]:
+    if not shard.log_stream:
+        return ("(it left no log)",)
+    return last_lines(logs, shard.log_group, shard.log_stream)
 
 
 def last_lines(logs: CloudWatchLogsClient, group: str, stream: str) -> tuple[str, ...]:

@@ -40,7 +40,7 @@ from airflow_batch_ros.lease import LeaseHeldError
 from airflow_batch_ros.pace import Pace
 from airflow_batch_ros.plan import DEFAULT_SHARD_BYTES, PlanError, check_fresh, check_saved, make_plan
 from ros_to_parquet import contract
-from ros_to_parquet.contract import ContractError, JobRecord, Lease, Plan, Run
+from ros_to_parquet.contract import ContractError, DriveManifest, JobRecord, Lease, Plan, Run
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
@@ -259,6 +259,7 @@ class Fanout:
             return self._resume(lake, source, saved)
         self._lease(lake, source.drive_id, plan_id)
         try:
+            lease.end_others(lake, source.drive_id, plan_id, self.run)
             plan = make_plan(
                 self.s3,
                 lake,
@@ -276,8 +277,10 @@ class Fanout:
     def _resume(self, lake: Lake, source: DriveSource, plan: Plan) -> _Prepared:
         check_saved(plan, source, self.conf)
         progress = read_progress(self.batch, lake, plan, job_queue=self.options.job_queue)
-        if plan.shards and not progress.committed and not progress.live:
-            self._own(lake, plan, progress)
+        if progress.committed:
+            self._check_not_taken_over(lake, plan)
+        elif plan.shards and not progress.live:
+            self._own(lake, plan, progress, resumed=True)
         return _Prepared(lake, plan, progress, saved=True)
 
     def _save(self, drive: _Prepared) -> _Prepared:
@@ -292,17 +295,27 @@ class Fanout:
         progress = read_progress(self.batch, lake, first, job_queue=self.options.job_queue)
         return _Prepared(lake, first, progress, saved=True)
 
-    def _own(self, lake: Lake, plan: Plan, progress: Progress) -> None:
-        """Makes sure of the lease of a saved plan; if it was lost meanwhile, that nobody did its work."""
-        current = lease.holder(lake, plan.drive_id)
+    def _own(self, lake: Lake, plan: Plan, progress: Progress, *, resumed: bool) -> None:
+        """Makes sure of the lease of a saved plan; if it was lost meanwhile, that nobody did its work.
+
+        It may have been when the plan is ``resumed``, whoever has it now: an earlier try may have been killed
+        when it had it again.
+        """
+        current = None if resumed else lease.holder(lake, plan.drive_id)
         if current is not None and current.plan_id == plan.plan_id:
             return
-        if self._lease(lake, plan.drive_id, plan.plan_id):
+        if self._lease(lake, plan.drive_id, plan.plan_id) or resumed:
             try:
+                lease.end_others(lake, plan.drive_id, plan.plan_id, self.run)
                 check_fresh(lake, plan, missing=progress.missing)
             except PlanError:
                 lease.release(lake, plan.drive_id, plan.plan_id)
                 raise
+
+    def _check_not_taken_over(self, lake: Lake, plan: Plan) -> None:
+        commit = lake.load(DriveManifest, contract.drive_manifest_key(plan.drive_id, plan.plan_id))
+        if commit is not None and commit.taken_over_by is not None:
+            raise PlanError(f"drive {plan.drive_id!r}: {commit.problems[0]}; start a new run")
 
     def _lease(self, lake: Lake, drive_id: str, plan_id: str) -> bool:
         acquired_at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -371,7 +384,7 @@ class Fanout:
             self.owned.append(progress.record.job_id)
             self.say(f"{name}: job {progress.record.job_id} of an earlier try is {progress.state}")
             return self._job(plan, Work.ADOPTED, progress.record, progress.record.array_size or 1)
-        self._own(lake, plan, progress)  # again: planning the other drives took its time
+        self._own(lake, plan, progress, resumed=False)  # again: planning the other drives took its time
         sizes, said = next_sizes(self.batch, lake, plan, progress, self.options, chosen=self.chosen)
         for each in said:
             self.say(f"{name}: {each}")

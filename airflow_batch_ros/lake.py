@@ -160,7 +160,10 @@ class Lake:
 
 @dataclass(frozen=True, slots=True)
 class DriveFolder:
-    """The keys that one plan of a drive has below ``_manifests``, by what they are."""
+    """The keys that one plan of a drive has below ``_manifests``, by what they are.
+
+    Of several tries of a shard ``started`` has the last one's record.
+    """
 
     shards: dict[int, str]
     started: dict[int, str]
@@ -185,15 +188,24 @@ def drive_folder(lake: Lake, drive_id: str, plan_id: str) -> DriveFolder:
 
 
 def _folder(keys: Iterable[str]) -> DriveFolder:
-    kinds: dict[str, dict[int, str]] = {"json": {}, "started.json": {}, "failed.json": {}}
+    shards: dict[int, str] = {}
+    started: dict[int, tuple[int, str]] = {}
+    failed: dict[int, str] = {}
     commit = None
     for key in keys:
-        stem, _, ending = key.rpartition("/")[2].partition(".")
+        stem, _, ending = key.rpartition("/")[2].removesuffix(".json").partition(".")
+        kind, _, number = ending.partition("-")
         if stem == "drive":
             commit = key
-        elif stem.isdigit() and ending in kinds:
-            kinds[ending][int(stem)] = key
-    return DriveFolder(kinds["json"], kinds["started.json"], kinds["failed.json"], commit)
+        elif not stem.isdigit():
+            continue
+        elif not kind:
+            shards[int(stem)] = key
+        elif kind == "started":
+            started[int(stem)] = max(started.get(int(stem), (0, "")), (int(number or 1), key))
+        elif kind == "failed":
+            failed[int(stem)] = key
+    return DriveFolder(shards, {shard: key for shard, (_, key) in started.items()}, failed, commit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,14 +229,15 @@ def read_holdings(lake: Lake, drive_id: str, *, but: str) -> list[Holding]:
     superseded = {replaced for commit in commits.values() for replaced in commit.replaces}
     holdings = []
     for plan_id, folder in folders.items():
-        keys = [folder.shards[shard] for shard in sorted(folder.shards)]
+        last_word = commits.get(plan_id)
+        keys = [key for shard, key in sorted(folder.shards.items()) if not contract.is_void(shard, last_word)]
         if plan_id in superseded or not keys:
             continue
-        if plan_id not in commits:
+        if last_word is None:
             (first,) = lake.load_all(Manifest, keys[:1])
             if first.replaces:
                 continue
-        holdings.append(Holding(plan_id, commits.get(plan_id), tuple(keys)))
+        holdings.append(Holding(plan_id, last_word, tuple(keys)))
     return holdings
 
 

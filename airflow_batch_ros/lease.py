@@ -1,16 +1,17 @@
 """One writer a drive: a lease object per (output, drive), taken with a conditional put.
 
-The engine checks it at a shard's start and commit and gives it back with the drive's commit, so a lease
-that is stolen in the worst moment costs work, never rows.
+The engine checks it at a shard's start and commit and gives it back with the drive's commit. Whoever gets it
+ends what others have begun (`end_others`), so that a run which only seemed dead cannot add to it any more: a
+lease that is stolen in the worst moment costs work, never rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from airflow_batch_ros.lake import Found, Lake, error_code
+from airflow_batch_ros.lake import Found, Lake, drive_folders, error_code
 from ros_to_parquet import contract
-from ros_to_parquet.contract import Lease
+from ros_to_parquet.contract import Lease, Manifest, Plan, Run
 
 GRACE_S = 600.0
 """How long a run may take between its lease and its first job, before others count it as dead."""
@@ -46,8 +47,8 @@ def acquire(lake: Lake, lease: Lease, *, sign_of_life: Callable[[Lease, float], 
             return False
         if alive := sign_of_life(holder, found.age_s):
             raise LeaseHeldError(
-                f"drive {lease.drive_id!r}: {describe(holder)} has it since {holder.acquired_at} ({alive}); "
-                "try again when that run has ended"
+                f"drive {lease.drive_id!r}: {contract.run_in_words(holder.run)} has it since "
+                f"{holder.acquired_at} ({alive}); try again when that run has ended"
             )
         if _take_over(lake, key, lease, found):
             return True
@@ -66,10 +67,22 @@ def release(lake: Lake, drive_id: str, plan_id: str) -> None:
         lake.delete(contract.lease_key(drive_id))
 
 
-def describe(lease: Lease) -> str:
-    """A lease's run, in words."""
-    run = f"run {lease.run.run_id!r}"
-    return f"{run} of DAG {lease.run.dag_id!r}" if lease.run.dag_id else f"{run} of the command line"
+def end_others(lake: Lake, drive_id: str, plan_id: str, run: Run) -> None:
+    """Leaves a last word on each other plan of the drive that has begun and not ended.
+
+    To be called with the lease, and before it is read what there is: what others write from here on is void.
+    """
+    for other_id, folder in drive_folders(lake, drive_id).items():
+        if folder.commit or other_id == plan_id:
+            continue
+        other = lake.load(Plan, contract.plan_key(drive_id, other_id))
+        if other is None:
+            continue  # somebody tidied up; without its plan no shard can be run
+        if len(folder.shards) == len(other.shards) and not other.replaces:
+            continue  # nothing can come any more
+        manifests = lake.load_all(Manifest, [key for _, key in sorted(folder.shards.items())])
+        word = contract.take_over(other, manifests, run)
+        lake.create(contract.drive_manifest_key(drive_id, other_id), contract.to_json(word))
 
 
 def _take_over(lake: Lake, key: str, lease: Lease, found: Found) -> bool:

@@ -400,7 +400,7 @@ def _held(lake: Lake, job: DriveJob) -> DriveManifest:
     total = _empty(job, DriveState.SUCCEEDED)
     for holding in read_holdings(lake, job.drive_id, but=job.plan_id):
         part = holding.commit
-        if part is None:
+        if part is None or part.taken_over_by:
             # What that run did not finish, others have: each bag is covered.
             plan = lake.load(Plan, contract.plan_key(job.drive_id, holding.plan_id))
             if plan is None:

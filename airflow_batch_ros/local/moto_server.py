@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import logging
 import os
 import threading
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlsplit
 
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import make_server
@@ -71,10 +72,12 @@ class MotoServer:
         path = environ.get("PATH_INFO", "")
         if path.startswith(f"{_METADATA_PATH}/"):
             return self._container_metadata(path.rpartition("/")[2])(environ, start_response)
+        if path.startswith(f"{console.BASE_PATH}/") and path != console.VIEW_PATH:
+            return Response(console.PAGE, mimetype="text/html")(environ, start_response)
+        if _is_of_another_site(environ):
+            return Response("not for web pages of others\n", status=403)(environ, start_response)
         if path == console.VIEW_PATH:
             return self._console_view(environ)(environ, start_response)
-        if path.startswith(f"{console.BASE_PATH}/"):
-            return Response(console.PAGE, mimetype="text/html")(environ, start_response)
         if path == api_faults.PATH:
             return api_faults.control(self._board, environ)(environ, start_response)
         return api_faults.answer(self._board, self._moto, environ, start_response)
@@ -113,3 +116,26 @@ class MotoServer:
         self._engine.close()
         self._server.shutdown()
         self._server.server_close()
+
+
+def _is_of_another_site(environ: Mapping[str, Any]) -> bool:
+    """Whether a browser sends it for another site's page, or to a name that only resolves to this machine.
+
+    Jobs are programs that run here, and nobody is asked who they are: a page that is open in the user's
+    browser must not submit any.
+    """
+    site, origin = environ.get("HTTP_SEC_FETCH_SITE"), environ.get("HTTP_ORIGIN")
+    if site is None and origin is None:
+        return False  # not a browser's
+    host = environ.get("HTTP_HOST", "")
+    own = site in (None, "none", "same-origin") and (origin is None or urlsplit(origin).netloc == host)
+    return not (own and _is_local_name(urlsplit(f"//{host}").hostname or ""))
+
+
+def _is_local_name(name: str) -> bool:
+    """An address, ``localhost``, or a name of this network (compose's): no name that anybody can register."""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return "." not in name
+    return True

@@ -34,11 +34,12 @@ def keep_extras(
     folder: str,
     *,
     reading: Callable[[], AbstractContextManager[None]],
+    copied: Callable[[str], None],
 ) -> KeptExtras:
     """Copies the attachments of a reader whose blocks are exhausted to ``{output}/{folder}``.
 
-    A copy has its name from its place in the bag, so that one made again replaces it; it is nothing until a
-    manifest names it. ``reading`` is entered to read the bag.
+    A copy has its name from its place in the bag; it is nothing until a manifest names it. ``reading`` is
+    entered to read the bag, and ``copied`` told the URI of each copy before it is there.
     """
     if not isinstance(reader, HasExtras):
         return KeptExtras()
@@ -48,6 +49,7 @@ def keep_extras(
         path, crc_ok = "", None
         if attachment.is_readable and attachment.size_bytes <= MAX_COPIED_BYTES:
             path = f"{folder}-{number:04d}-{_file_name(attachment.name)}"
+            copied(join(output, path))
             crc_ok = _copy(reader, attachment, storage, join(output, path), reading)
         kept.append(
             contract.Attachment(

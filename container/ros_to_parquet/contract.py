@@ -5,16 +5,16 @@ keys and no insignificant white space, so that a SHA-256 of it is reproducible.
 
 Object layout below an output URI (``{output}``)::
 
-    {table}/schema={hash8}/drive_id={drive}/{shard name}.parquet
+    {table}/schema={hash8}/drive_id={drive}/{shard name}.parquet   see `shard_name`
     _plans/runs/{run hash}/{hash}.json                     what a run was asked for, to find its drives by
     _plans/planning/{run hash}/{job id}.json               a Batch job that plans a run
     _plans/drive_id={drive}/{plan id}/plan.json            the plan, immutable
     _plans/drive_id={drive}/{plan id}/generation-{g}.json  shards of a generation, immutable
     _plans/drive_id={drive}/{plan id}/job-{g}.json         the Batch job of a generation
-    _manifests/drive_id={drive}/{plan id}/{shard}.started.json
+    _manifests/drive_id={drive}/{plan id}/{shard}.started.json     a try of a shard; the next: started-2
     _manifests/drive_id={drive}/{plan id}/{shard}.failed.json
-    _manifests/drive_id={drive}/{plan id}/{shard}.json     a shard's manifest: its commit
-    _manifests/drive_id={drive}/{plan id}/drive.json       the drive's manifest for this plan
+    _manifests/drive_id={drive}/{plan id}/{shard}.json     a shard's manifest: its commit, immutable
+    _manifests/drive_id={drive}/{plan id}/drive.json       the drive's manifest for this plan, immutable
     _attachments/drive_id={drive}/{shard name}-...         files that bags have attached
     _schemas/{table}/{hash8}.json                          the definition behind a table's schema=
     _leases/drive_id={drive}.json                          who writes this drive
@@ -34,7 +34,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from fnmatch import fnmatchcase
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
 
@@ -371,6 +371,8 @@ class Lease:
     run: Run
     acquired_at: str
     """ISO 8601, UTC; for people."""
+    process: str = ""
+    """Of a run of the command line: by which its machine knows whether it is alive (`process_id.own`)."""
 
 
 # --- names of bags ----------------------------------------------------------------------------------
@@ -423,7 +425,7 @@ def recording_stem(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class StartedRecord:
-    """A shard in flight: written first by every attempt."""
+    """A shard in flight: written first by every try, under a number of its own."""
 
     plan_id: str
     shard: int
@@ -740,11 +742,15 @@ class SchemaRecord:
 
 @dataclass(frozen=True, slots=True)
 class DriveManifest:
-    """A drive's commit for one plan: the fold of all its shards' manifests.
+    """The last word on one plan of a drive: its commit, the fold of all its shards' manifests.
+
+    Or, where another run took the drive before all of them were there, the fold of those that count.
 
     Attributes:
         unverified_bags: bags without an index of their own to check the count against.
         problems: one sentence each, naming bag, topic and offset; the first `MAX_REASONS`.
+        taken_over_by: the run that took the drive; None for a commit.
+        counted: then the shards whose manifests count: what others write later is void.
         drift: definitions that changed; the first `MAX_REASONS`.
         drift_count: how many there are.
     """
@@ -769,6 +775,8 @@ class DriveManifest:
     problems: tuple[str, ...]
     replaces: tuple[str, ...] = ()
     covered: tuple[str, ...] = field(default=())
+    taken_over_by: Run | None = None
+    counted: tuple[int, ...] = ()
     drift: tuple[Drift, ...] = ()
     drift_count: int = 0
 
@@ -870,6 +878,28 @@ def fold(plan: Plan, manifests: Iterable[Manifest]) -> DriveManifest:
     )
 
 
+def take_over(plan: Plan, manifests: Iterable[Manifest], by: Run) -> DriveManifest:
+    """The last word on a plan that is not committed and whose drive ``by`` has taken.
+
+    ``manifests`` are those there (an iterator: in the order of shards). They count, but for those of a plan
+    that replaces others: readers go on seeing what it was to replace.
+    """
+    counted = () if plan.replaces else tuple(manifests)
+    said = (
+        f"{run_in_words(by)} has taken the drive over: {len(counted)} of {len(plan.shards)} shards of this "
+        "run count, and no other will"
+    )
+    drive = fold(plan, counted)
+    return dataclasses.replace(
+        drive,
+        state=max(drive.state, DriveState.PARTIAL, key=list(DriveState).index),
+        problems=(said, *drive.problems)[:MAX_REASONS],
+        replaces=(),
+        taken_over_by=by,
+        counted=tuple(manifest.shard for manifest in counted),
+    )
+
+
 def file_schemas(topic: TopicResult) -> Iterator[SchemaTotal]:
     """Of each of a topic's files with rows, what it adds to its definition."""
     for file in topic.files:
@@ -912,16 +942,40 @@ def _by_time(schema: SchemaTotal) -> tuple[bool, int, str]:
 def standing_manifests(manifests: Iterable[Manifest], commits: Iterable[DriveManifest]) -> list[Manifest]:
     """The manifests whose rows are the drive's: of all its shard manifests and drive manifests.
 
-    A manifest is a commit of its own, but for two cases: a later commit has replaced its plan, or its plan
-    replaces others (``overwrite``) and is not committed yet, so that readers see the old or the new.
+    A manifest is a commit of its own, but for these: a later commit has replaced its plan; its plan replaces
+    others (``overwrite``) and is not committed yet, so that readers see the old or the new; another run took
+    the drive before it was there, and does its work.
     """
-    committed = {commit.plan_id for commit in commits}
+    commits = tuple(commits)
     superseded = {plan_id for commit in commits for plan_id in commit.replaces}
+    last_words = {commit.plan_id: commit for commit in commits}
     return [
         manifest
         for manifest in manifests
-        if manifest.plan_id not in superseded and (manifest.plan_id in committed or not manifest.replaces)
+        if manifest.plan_id not in superseded
+        and not is_void(manifest.shard, last_words.get(manifest.plan_id))
+        and (manifest.plan_id in last_words or not manifest.replaces)
     ]
+
+
+def is_void(shard: int, last_word: DriveManifest | None) -> bool:
+    """Whether the shard's manifest came after another run had taken the drive from its plan."""
+    return last_word is not None and last_word.taken_over_by is not None and shard not in last_word.counted
+
+
+def paths_of(manifest: Manifest) -> list[str]:
+    """All files that a manifest names."""
+    files = [file.path for topic in manifest.topics for file in topic.files]
+    return files + [each.path for bag in manifest.bags for each in bag.attachments if each.path]
+
+
+def run_in_words(run: Run) -> str:
+    """For people.
+
+    >>> run_in_words(Run("dag", "r1")), run_in_words(Run("", "extract-1"))
+    ("run 'r1' of DAG 'dag'", "run 'extract-1' of the command line")
+    """
+    return f"run {run.run_id!r} of " + (f"DAG {run.dag_id!r}" if run.dag_id else "the command line")
 
 
 def make_same_rows(one: ExtractOptions, other: ExtractOptions) -> bool:
@@ -1029,8 +1083,11 @@ def manifest_key(drive_id: str, plan_id: str, shard: int) -> str:
     return f"{manifest_folder(drive_id, plan_id)}/{shard:05d}.json"
 
 
-def started_key(drive_id: str, plan_id: str, shard: int) -> str:
-    return f"{manifest_folder(drive_id, plan_id)}/{shard:05d}.started.json"
+def started_key(drive_id: str, plan_id: str, shard: int, number: int = 1) -> str:
+    """Of the shard's try ``number``; the first is 1."""
+    return (
+        f"{manifest_folder(drive_id, plan_id)}/{shard:05d}.started{f'-{number}' if number > 1 else ''}.json"
+    )
 
 
 def failed_key(drive_id: str, plan_id: str, shard: int) -> str:
@@ -1070,9 +1127,13 @@ def lease_key(drive_id: str) -> str:
     return f"_leases/drive_id={drive_id}.json"
 
 
-def shard_name(plan_id: str, shard: int) -> str:
-    """File name of a shard's Parquet files, without its ending."""
-    return f"{plan_id}-{shard:05d}"
+def shard_name(plan_id: str, shard: int, number: int = 1) -> str:
+    """File name of the Parquet files of a shard's try ``number``, without its ending: no two tries share one.
+
+    >>> shard_name("0123456789ab", 7), shard_name("0123456789ab", 7, 2)
+    ('0123456789ab-00007', '0123456789ab-00007-try2')
+    """
+    return f"{plan_id}-{shard:05d}{f'-try{number}' if number > 1 else ''}"
 
 
 def is_allowed(uri: str, allowed: Iterable[str]) -> bool:
@@ -1125,11 +1186,16 @@ def topic_matches(topic: str, globs: Iterable[str]) -> bool:
     return any(fnmatchcase(name, glob) for name in names for glob in globs)
 
 
+MAX_TABLE_NAME: Final = 200
+"""Characters, of ASCII: file systems take 255 bytes a name, catalogues as many."""
+
+
 def table_name(topic: str) -> str:
     """The table of a topic: ``/flir_adk/rgb_front_left/image_raw`` is ``flir_adk.rgb_front_left.image_raw``.
 
     The leading ``/`` is dropped, ``/`` becomes ``.``, anything else outside ``[A-Za-z0-9_-]`` and a leading
-    ``_`` (which engines skip) are percent-encoded as UTF-8, so that no two topics share a table by accident.
+    ``_`` or ``.`` (which engines skip) are percent-encoded as UTF-8, so that no two topics share a table by
+    accident. No name is ``.`` or ``..``, nor longer than `MAX_TABLE_NAME`: a longer one ends in a hash of it.
 
     >>> table_name("/a/b"), table_name("/a_b"), table_name("a.b"), table_name("/_x")
     ('a.b', 'a_b', 'a%2Eb', '%5Fx')
@@ -1140,6 +1206,12 @@ def table_name(topic: str) -> str:
     )
     if encoded.startswith("_"):
         encoded = "%5F" + encoded[1:]
+    elif encoded.startswith("."):  # once would be the table of the topic without a name
+        encoded = "%2F%2F" + encoded[1:]
+    if len(encoded) > MAX_TABLE_NAME:
+        # In lower case, as no character is encoded: nothing else is called so.
+        ending = f"%7e{sha256(encoded.encode())[:16]}"
+        encoded = re.sub(r"%.?$", "", encoded[: MAX_TABLE_NAME - len(ending)]) + ending
     return encoded or "%2F"
 
 

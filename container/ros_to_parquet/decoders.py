@@ -10,7 +10,7 @@ from typing import Final
 
 from ros_to_parquet.bag.model import Connection, MessageBlock
 from ros_to_parquet.decode import Decoder, choose_layout
-from ros_to_parquet.definitions import TypeSource
+from ros_to_parquet.definitions import DefinitionError, TypeSource
 from ros_to_parquet.json_types import json_type
 from ros_to_parquet.layout import Layout, definition_of
 from ros_to_parquet.protobuf_types import protobuf_type
@@ -22,6 +22,10 @@ RECORD_TYPES: Final[Mapping[str, Callable[[Connection], RecordType]]] = {
     "protobuf": protobuf_type,
 }
 """By message encoding: those that are decoded one message at a time."""
+
+
+MAX_DEFINITION_CHARACTERS: Final = 1 << 20
+"""A longer one is not parsed, which takes fifty times as much memory; ROS's own have some thousands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,9 @@ class Decoders:
     def __init__(self) -> None:
         self._trial: dict[tuple[int, str], Decoder] = {}
         self._shared: dict[tuple[int, str], Decoder] = {}
+
+    def __len__(self) -> int:
+        return len(self._trial) + len(self._shared)
 
     def trial(self, layout: Layout, encoding: str) -> Decoder:
         """The one to try a layout with; it holds nothing."""
@@ -78,6 +85,11 @@ def prepare(block: MessageBlock, types: TypeSource, decoders: Decoders) -> Prepa
         DefinitionError: its messages cannot be decoded; says why and what to do.
     """
     connection = block.connection
+    if len(connection.definition) > MAX_DEFINITION_CHARACTERS:
+        raise DefinitionError(
+            f"type {connection.type_name:.80}: its definition has {len(connection.definition):,} characters, "
+            f"more than {MAX_DEFINITION_CHARACTERS:,}"
+        )
     if record_type := RECORD_TYPES.get(connection.encoding):
         return Prepared(RecordDecoder(record_type(connection)), connection, _text_hash(connection))
     layout, remark = choose_layout(block, types, decoders.trial)

@@ -67,6 +67,8 @@ _SIGNS: Final[dict[str, Callable[..., Value]]] = {
     "~": operator.invert,
 }
 _MAX_SHAPES: Final = 64
+_MAX_TOKENS: Final = 50_000
+"""Of one text: ROS's longest have a few thousand, and each takes half a kilobyte."""
 _SUMS: Final = 4
 """Level of `_OPERATORS` above the shifts: in ``sequence<T, N>`` a ``>`` is the end."""
 
@@ -180,7 +182,7 @@ def parse_idl(text: str, type_name: str) -> dict[str, Definition]:
     try:
         for section in split_sections(text):
             _, body = take_header(section, "IDL:")
-            _Parser(names, _tokens(body.text, body.first_line)).definitions((), end="")
+            _Parser(names, _tokens(body.text, body.first_line, type_name)).definitions((), end="")
         structs = [name for name, what in names.found.items() if isinstance(what, _Struct)]
         found = {name: _definition(names, name) for name in structs}
     except RecursionError as error:
@@ -193,13 +195,15 @@ def parse_idl(text: str, type_name: str) -> dict[str, Definition]:
     return found
 
 
-def _tokens(text: str, first_line: int) -> list[_Token]:
+def _tokens(text: str, first_line: int, type_name: str) -> list[_Token]:
     tokens, line = [], first_line
     for match in _TOKEN.finditer(text):
         assert match.lastgroup is not None
         if match.lastgroup != "space":
             rest = text[match.start() : match.start() + 100].partition("\n")[0]
             tokens.append(_Token(match.lastgroup, match[0], line, rest))
+            if len(tokens) > _MAX_TOKENS:
+                raise DefinitionSyntaxError(type_name, line, f"is past {_MAX_TOKENS:,} words and signs")
         line += match[0].count("\n")
     tokens.append(_Token("end", "", line, ""))
     return tokens

@@ -146,7 +146,7 @@ class _Builder:
         if len(_types(schema) - {"null"}) > 1 or len(seen) > MAX_DEPTH:
             return None
         required = schema.get("required")
-        required = set(required) if isinstance(required, list) else set()
+        required = set(map(str, required)) if isinstance(required, list) else set()
         found = []
         for key, inner in named.items():
             inner_path = _join(path, key)

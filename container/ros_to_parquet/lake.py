@@ -17,6 +17,7 @@ from ros_to_parquet.storage import (
     AccessDeniedError,
     NotFoundError,
     Storage,
+    StorageError,
     Unfinished,
     arrow_filesystem,
     join,
@@ -37,7 +38,7 @@ T = TypeVar("T")
 _THREADS = 16
 """Requests at a time: a drive of 10,000 shards is read in seconds."""
 
-_READ_TRIES = 5
+_READ_TRIES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +61,27 @@ class DriveRecord:
 
 
 def read_drive(storage: Storage, output: str, drive_id: str) -> DriveRecord:
-    """Reads every manifest of a drive."""
+    """Reads every manifest of a drive, as they were at one moment.
+
+    Raises:
+        StorageError: it is replaced again and again meanwhile.
+    """
+    keys = _list_drive(storage, output, drive_id)
     for _ in range(_READ_TRIES):
-        keys = _list_drive(storage, output, drive_id)
         record = DriveRecord(
             drive_id=drive_id,
             commits=tuple(_load(storage, DriveManifest, keys.commits)),
             manifests=tuple(_load(storage, Manifest, keys.manifests)),
         )
-        if len(record.commits) == len(keys.commits) and len(record.manifests) == len(keys.manifests):
-            break  # else a commit has replaced some of them meanwhile
-    return record
+        read, keys = keys, _list_drive(storage, output, drive_id)
+        # Listing takes its time, too; but for what a new last word makes void, nothing ever goes.
+        if (
+            keys.commits == read.commits
+            and set(keys.manifests) >= set(read.manifests)
+            and (len(record.commits), len(record.manifests)) == (len(read.commits), len(read.manifests))
+        ):
+            return record
+    raise StorageError(f"{output}: drive {drive_id} is being replaced again and again; try again later")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +107,6 @@ def read_schemas(storage: Storage, output: str, drive_id: str) -> dict[str, Tabl
         found: dict[str, TableSchemas] = {}
         keys = _list_drive(storage, output, drive_id)
         commits = list(_load(storage, DriveManifest, keys.commits))
-        committed = {commit.plan_id for commit in commits}
         superseded = {plan_id for commit in commits for plan_id in commit.replaces}
         # An earlier version's commit does not say it.
         saying = [
@@ -111,7 +121,7 @@ def read_schemas(storage: Storage, output: str, drive_id: str) -> dict[str, Tabl
         read = 0
         for manifest in _load(storage, Manifest, uris):
             read += 1
-            if manifest.plan_id in committed or not manifest.replaces:
+            if contract.standing_manifests([manifest], commits):
                 for topic in manifest.topics:
                     table = found.get(topic.table, TableSchemas())
                     found[topic.table] = table.add([topic.topic], contract.file_schemas(topic))
@@ -161,25 +171,35 @@ def commit_drive(storage: Storage, plan: Plan) -> DriveManifest | None:
 
     Idempotent, and safe from several shards at once: the drive manifest is written by a conditional put,
     then what it replaces and what no manifest names is removed, then the lease is given back.
+
+    Where another run has taken the drive over, it is that last word (`contract.take_over`), and nothing is
+    done.
     """
-    manifests = _list_drive(storage, plan.output, plan.drive_id, plan.plan_id).manifests
-    if len(manifests) < len(plan.shards):
+    keys = _list_drive(storage, plan.output, plan.drive_id, plan.plan_id)
+    uri = join(plan.output, contract.drive_manifest_key(plan.drive_id, plan.plan_id))
+    if keys.commits:
+        commit = contract.from_json(DriveManifest, storage.read(uri), where=uri)
+    elif len(keys.manifests) < len(plan.shards):
         return None
-    key = join(plan.output, contract.drive_manifest_key(plan.drive_id, plan.plan_id))
-    try:
-        commit = contract.from_json(DriveManifest, storage.read(key), where=key)
-    except NotFoundError:
-        commit = contract.fold(plan, _load(storage, Manifest, manifests))
+    else:
+        commit = contract.fold(plan, _load(storage, Manifest, keys.manifests))
         if commit.shards < len(plan.shards):  # removed meanwhile: another run has replaced this one's
             return None
-        commit = _with_drift(storage, plan, commit)
-        try:
-            storage.create(key, contract.to_json(commit))
-        except FileExistsError:
-            commit = contract.from_json(DriveManifest, storage.read(key), where=key)
-    sweep(storage, plan)
-    release_lease(storage, plan)
+        commit = _last_word(storage, plan, _with_drift(storage, plan, commit))
+    if commit.taken_over_by is None:
+        sweep(storage, plan)
+        release_lease(storage, plan)
     return commit
+
+
+def _last_word(storage: Storage, plan: Plan, word: DriveManifest) -> DriveManifest:
+    """``word``, or what was written before it."""
+    uri = join(plan.output, contract.drive_manifest_key(plan.drive_id, plan.plan_id))
+    try:
+        storage.create(uri, contract.to_json(word))
+    except FileExistsError:
+        return contract.from_json(DriveManifest, storage.read(uri), where=uri)
+    return word
 
 
 def _with_drift(storage: Storage, plan: Plan, commit: DriveManifest) -> DriveManifest:
@@ -201,10 +221,41 @@ def _with_drift(storage: Storage, plan: Plan, commit: DriveManifest) -> DriveMan
     return dataclasses.replace(commit, drift=tuple(found[: contract.MAX_REASONS]), drift_count=len(found))
 
 
-def sweep(storage: Storage, plan: Plan) -> list[str]:
-    """Removes the drive's files that no manifest names, and the manifests of replaced plans.
+def end_others(storage: Storage, plan: Plan) -> bool:
+    """Ends what other runs have begun of the drive and not committed; whether there was any.
 
-    Uploads of killed attempts are ended, too. A listing that lacks manifests of the plan is not gone by.
+    To be called with the lease: whoever had it before may be dead, or only slow, and about to write a
+    manifest. From here on it is void.
+    """
+    ended = False
+    for plan_id in _open_plans(storage, plan):
+        uri = join(plan.output, contract.plan_key(plan.drive_id, plan_id))
+        try:
+            other = contract.from_json(Plan, storage.read(uri), where=uri)
+        except NotFoundError:
+            continue  # somebody tidied up; without its plan no shard can be run
+        manifests = _list_drive(storage, plan.output, plan.drive_id, plan_id).manifests
+        if len(manifests) == len(other.shards) and not other.replaces:
+            continue  # nothing can come any more
+        _last_word(storage, other, contract.take_over(other, _load(storage, Manifest, manifests), plan.run))
+        ended = True
+    return ended
+
+
+def _open_plans(storage: Storage, plan: Plan) -> list[str]:
+    """Ids of the drive's other plans of which a shard was begun and which have no last word."""
+    folder = join(plan.output, contract.manifest_folder(plan.drive_id, "")).rstrip("/")
+    begun: dict[str, bool] = {}
+    for info in storage.objects(folder):
+        plan_id, name = info.uri.split("/")[-2:]
+        begun[plan_id] = begun.get(plan_id, True) and name != "drive.json"
+    return sorted(plan_id for plan_id, is_open in begun.items() if is_open and plan_id != plan.plan_id)
+
+
+def sweep(storage: Storage, plan: Plan) -> list[str]:
+    """Removes the drive's files that no manifest names, and manifests that are replaced or void.
+
+    Uploads of killed tries are ended, too. A listing that lacks manifests of the plan is not gone by.
     While the plan has the drive's lease, that is: later, files without a manifest are another run's work.
     Returns the URIs of what it removed.
     """
@@ -215,15 +266,16 @@ def sweep(storage: Storage, plan: Plan) -> list[str]:
         reason = "the listing lacks manifests that are there"
         event("not_swept", drive_id=plan.drive_id, reason=reason)
         return []
-    superseded = {
-        replaced for commit in _load(storage, DriveManifest, keys.commits) for replaced in commit.replaces
-    }
-    named: set[str] = set()
-    for manifest in _load(
-        storage, Manifest, [uri for uri in keys.manifests if uri.split("/")[-2] not in superseded]
-    ):
-        named.update(file.path for topic in manifest.topics for file in topic.files)
-        named.update(each.path for bag in manifest.bags for each in bag.attachments if each.path)
+    last_words = {commit.plan_id: commit for commit in _load(storage, DriveManifest, keys.commits)}
+    superseded = {replaced for commit in last_words.values() for replaced in commit.replaces}
+    kept: list[str] = []
+    void: list[str] = []
+    for uri in keys.manifests:
+        plan_id, name = uri.split("/")[-2:]
+        if plan_id not in superseded:
+            shard = int(name.removesuffix(".json"))
+            (void if contract.is_void(shard, last_words.get(plan_id)) else kept).append(uri)
+    named = {path for manifest in _load(storage, Manifest, kept) for path in contract.paths_of(manifest)}
 
     def orphans_in(table: str) -> list[str]:
         return [uri for uri, path in _drive_files(storage, plan, table) if path not in named]
@@ -236,7 +288,7 @@ def sweep(storage: Storage, plan: Plan) -> list[str]:
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="lake") as pool:
         orphans = [uri for found in pool.map(orphans_in, tables) for uri in found]
         orphans += [uri for uri, path in _attachments(storage, plan) if path not in named]
-        replaced = [uri for found in pool.map(manifests_of, sorted(superseded)) for uri in found]
+        replaced = void + [uri for found in pool.map(manifests_of, sorted(superseded)) for uri in found]
         unfinished = _unfinished(storage, plan)
         if not _has_lease(storage, plan):  # so what was found is older than any other run's work
             return []
@@ -260,20 +312,19 @@ def _attachments(storage: Storage, plan: Plan) -> Iterator[tuple[str, str]]:
 
 
 def _unfinished(storage: Storage, plan: Plan) -> list[Unfinished]:
-    """Uploads to the drive's partitions; none where the store does not tell."""
+    """Uploads to the drive's folders, and of its lease; none where the store does not tell."""
+    lease = contract.lease_key(plan.drive_id).rpartition("/")[2]
     try:
-        found = [
-            each for each in storage.unfinished(plan.output) if f"/drive_id={plan.drive_id}/" in each.uri
+        return [
+            each
+            for each in storage.unfinished(plan.output)
+            if f"/drive_id={plan.drive_id}/" in each.uri
+            or each.uri.rpartition("/")[2].endswith(f"-{lease}")  # as storages name what is put to a file
+            or each.uri.startswith(join(plan.output, f"{contract.SCHEMAS_FOLDER}/"))  # all drives': put again
         ]
     except AccessDeniedError as error:  # a right that nothing else needs
         event("unfinished_uploads_unknown", drive_id=plan.drive_id, reason=str(error))
         return []
-    attachments = join(plan.output, contract.attachment_folder(plan.drive_id))
-    return [
-        each
-        for each in found
-        if each.uri.startswith(f"{attachments}/") or not each.uri.startswith(join(plan.output, "_"))
-    ]
 
 
 def _has_lease(storage: Storage, plan: Plan) -> bool:
@@ -292,8 +343,7 @@ def release_lease(storage: Storage, plan: Plan) -> None:
 
 def describe(lease: contract.Lease) -> str:
     """Who has the lease, and since when."""
-    owner = lease.run.dag_id or "the command line"
-    return f"run {lease.run.run_id} of {owner} has it since {lease.acquired_at}"
+    return f"{contract.run_in_words(lease.run)} has it since {lease.acquired_at}"
 
 
 # --- reading ----------------------------------------------------------------------------------------
@@ -391,6 +441,9 @@ class Lake:
         another version of the definition is read as that one (`drift.compare` says what is wider). What is
         cast and null in which version is in the metadata of the dataset's schema (`READ_TOGETHER`).
 
+        It is of the files that there are now: to read them when a run has replaced the drive raises
+        ``FileNotFoundError``; ask for the dataset again.
+
         Args:
             schema: one version of the definition alone, or some, by their digits (as in the partition
                 ``schema``).
@@ -399,13 +452,18 @@ class Lake:
             KeyError: no such table, or version, in these drives.
             drift.DriftError: versions of the definition differ so that no table holds both.
         """
-        import pyarrow as pa
-        import pyarrow.dataset as ds
-        import pyarrow.parquet as pq
+        chosen = self._choose(table, drives, schema)
+        while True:
+            try:
+                return self._dataset(table, chosen)
+            except FileNotFoundError:
+                before, chosen = chosen, self._choose(table, drives, schema)
+                if chosen == before:  # not replaced since the manifests were read, but gone
+                    raise
 
-        from ros_to_parquet import drift
-        from ros_to_parquet.parquet_options import recorded_schema
-
+    def _choose(
+        self, table: str, drives: Sequence[str] | None, schema: str | Sequence[str] | None
+    ) -> list[contract.OutputFile]:
         found = [file for file in self._files(drives) if file.path.startswith(f"{table}/")]
         if not found:
             raise KeyError(
@@ -417,7 +475,16 @@ class Lake:
             raise KeyError(
                 f"{self.uri}: table {table}: no schema {', '.join(missing)}; there are {', '.join(versions)}"
             )
-        chosen = [file for file in found if contract.schema_of(file.path) in wanted]
+        return [file for file in found if contract.schema_of(file.path) in wanted]
+
+    def _dataset(self, table: str, chosen: Sequence[contract.OutputFile]) -> ds.Dataset:
+        import pyarrow as pa
+        import pyarrow.dataset as ds
+        import pyarrow.parquet as pq
+
+        from ros_to_parquet import drift
+        from ros_to_parquet.parquet_options import recorded_schema
+
         filesystem, root = arrow_filesystem(self.uri)
         files = [f"{root}/{file.path}" for file in chosen]
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="lake") as pool:

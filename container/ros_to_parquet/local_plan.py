@@ -5,10 +5,11 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ros_to_parquet import __version__, contract, lake
+from ros_to_parquet import __version__, contract, lake, process_id
 from ros_to_parquet.beside import find_beside, with_content
 from ros_to_parquet.contract import ExitCode, ExtractOptions, PlannedBag
 from ros_to_parquet.log import now
@@ -28,6 +29,8 @@ ACTIVE = ".bag.active"
 """A ROS 1 bag that is being recorded, or whose recorder was killed; taken where it is named, for it grows."""
 
 _METADATA = "metadata.yaml"
+
+_LEASE_TRIES = 5
 
 
 def make_plan(
@@ -65,27 +68,62 @@ def make_plan(
             "use --drive-id",
             ExitCode.USAGE,
         )
-    target = normalize(output)
-    storage = open_storage(target)
+    drive = _Drive(drive_id, planned, _source(uris, base), normalize(output), tuple(ignored))
+    storage = open_storage(drive.output)
     with output_errors():
-        record = _read_committed(storage, target, drive_id)
+        for _ in range(_LEASE_TRIES):
+            _finish_last(storage, drive.output, drive_id)
+            record = _read_committed(storage, drive.output, drive_id)
+            plan = _plan(drive, record, options, overwrite=overwrite)
+            if not plan.shards:
+                return plan
+            _take_lease(storage, plan, take_over=take_over)
+            # Whoever had the lease may have written since the record was read, and may be about to write.
+            if (
+                not lake.end_others(storage, plan)
+                and lake.read_drive(storage, drive.output, drive_id) == record
+            ):
+                uri = join(drive.output, contract.plan_key(drive_id, plan.plan_id))
+                storage.write(uri, contract.to_json(plan))
+                return plan
+            lake.release_lease(storage, plan)
+    raise ShardError(f"drive {drive_id}: other runs change it all the time; try again", ExitCode.PLAN_REFUSED)
+
+
+@dataclass(frozen=True, slots=True)
+class _Drive:
+    """What is asked for: bags from ``source`` into the lake at ``output``; ``ignored`` are no bags."""
+
+    drive_id: str
+    bags: tuple[PlannedBag, ...]
+    source: str
+    output: str
+    ignored: tuple[str, ...]
+
+
+def _plan(
+    drive: _Drive, record: lake.DriveRecord, options: ExtractOptions, *, overwrite: bool
+) -> contract.Plan:
+    """The plan for a drive of which the lake has ``record``."""
+    drive_id, planned, ignored = drive.drive_id, drive.bags, drive.ignored
     replaces = tuple(sorted({manifest.plan_id for manifest in record.manifests})) if overwrite else ()
     standing = contract.standing_manifests(record.manifests, record.commits)
     done = set() if overwrite else contract.covered_bags(standing, options)
     todo = tuple(bag for bag in planned if bag.content not in done)
     if not overwrite:
         _refuse_second_rows(drive_id, todo, standing)
-    # Nothing counts any more of a plan that was replaced; what one version cannot read, another may.
-    made_of = (todo, options, replaces, sorted(record.superseded), __version__)
+    # No more counts of a plan that was replaced or taken over; what one version cannot read, another may.
+    ended = {commit.plan_id for commit in record.commits if commit.taken_over_by}
+    made_of = (todo, options, replaces, sorted(record.superseded | ended), __version__)
     what = contract.sha256(repr(made_of).encode())[:16]
     run = contract.Run("", f"extract-{what}")
-    plan = contract.Plan(
+    return contract.Plan(
         contract_version=contract.CONTRACT_VERSION,
         plan_id=contract.make_plan_id(run, drive_id),
         run=run,
         drive_id=drive_id,
-        source=_as_uri(base) if is_uri(uris[0]) and base != "/" else base,
-        output=target,
+        source=drive.source,
+        output=drive.output,
         options=options,
         bags=todo,
         shards=(tuple(contract.BagSlice(number) for number in range(len(todo))),) if todo else (),
@@ -94,11 +132,20 @@ def make_plan(
         ignored_count=len(ignored),
         covered=tuple(bag.name for bag in planned if bag not in todo),
     )
-    if plan.shards:
-        with output_errors():
-            _take_lease(storage, plan, take_over=take_over)
-            storage.write(join(target, contract.plan_key(drive_id, plan.plan_id)), contract.to_json(plan))
-    return plan
+
+
+def _source(uris: Sequence[str], base: str) -> str:
+    return _as_uri(base) if is_uri(uris[0]) and base != "/" else base
+
+
+def _finish_last(storage: Storage, output: str, drive_id: str) -> None:
+    """Tidies up after a run that has committed and was killed before it gave the lease back."""
+    lease = join(output, contract.lease_key(drive_id))
+    with suppress(NotFoundError):
+        holder = contract.from_json(contract.Lease, storage.read(lease), where=lease)
+        storage.head(join(output, contract.drive_manifest_key(drive_id, holder.plan_id)))
+        uri = join(output, contract.plan_key(drive_id, holder.plan_id))
+        lake.commit_drive(storage, contract.from_json(contract.Plan, storage.read(uri), where=uri))
 
 
 def _read_committed(storage: Storage, output: str, drive_id: str) -> lake.DriveRecord:
@@ -229,16 +276,38 @@ def _drive_id(planned: Sequence[PlannedBag], base: str) -> str:
 
 
 def _take_lease(storage: Storage, plan: contract.Plan, *, take_over: bool) -> None:
+    """Takes the drive's lease, from a dead run too.
+
+    Raises:
+        ShardError: another run has it, or this one in another process.
+    """
     uri = join(plan.output, contract.lease_key(plan.drive_id))
-    lease = contract.to_json(contract.Lease(plan.drive_id, plan.plan_id, plan.run, now()))
-    try:
-        storage.create(uri, lease)
-    except ExistsError as error:
-        holder = contract.from_json(contract.Lease, storage.read(uri), where=uri)
-        if take_over:
-            storage.write(uri, lease)
-        elif holder.plan_id != plan.plan_id:
+    own = contract.Lease(plan.drive_id, plan.plan_id, plan.run, now(), process_id.own())
+    for _ in range(_LEASE_TRIES):
+        try:
+            storage.create(uri, contract.to_json(own))
+            return
+        except ExistsError:
+            pass
+        try:
+            holder = contract.from_json(contract.Lease, storage.read(uri), where=uri)
+        except NotFoundError:
+            continue  # given back meanwhile
+        if (holder.plan_id, holder.process) == (plan.plan_id, own.process) and own.process:
+            return  # a put that was tried again finds itself
+        alive = process_id.is_alive(holder.process)
+        if alive and not take_over:
+            raise ShardError(
+                f"drive {plan.drive_id}: {lake.describe(holder)} ({process_id.in_words(holder.process)})",
+                ExitCode.PLAN_REFUSED,
+            )
+        if holder.plan_id != plan.plan_id and alive is None and not take_over:
             raise ShardError(
                 f"drive {plan.drive_id}: {lake.describe(holder)}; if that run is dead, use --take-over",
                 ExitCode.PLAN_REFUSED,
-            ) from error
+            )
+        storage.write(uri, contract.to_json(own))
+        return
+    raise ShardError(
+        f"drive {plan.drive_id}: several runs are after its lease; try again", ExitCode.PLAN_REFUSED
+    )

@@ -19,6 +19,10 @@ LEAST_LIMIT_BYTES: Final = 128 << 20
 IMPORT_BYTES: Final = 128 << 20
 """Interpreter and libraries: what a shard of a bag without messages takes, and a little more."""
 
+TABLE_BYTES: Final = 16 << 10
+DECODER_BYTES: Final = 56 << 10
+"""What a topic's table takes until the shard is done, and a type's decoder: of few columns."""
+
 VARIABLE: Final = "ROS_TO_PARQUET_MEMORY_LIMIT"
 """Environment variable: the limit where the command line gives none."""
 
@@ -47,6 +51,7 @@ class MemoryBudget:
         in_flight: rows that are being encoded.
         upload: parts of S3 uploads; others wait on scratch.
         alone: a large message as columns, with what encoding them takes.
+        tables: decoders and tables that are open, by `TABLE_BYTES` and `DECODER_BYTES`.
     """
 
     limit: int
@@ -64,6 +69,7 @@ class MemoryBudget:
     in_flight: int
     upload: int
     alone: int
+    tables: int
 
 
 def share_out(limit_bytes: int) -> MemoryBudget:
@@ -80,6 +86,8 @@ def share_out(limit_bytes: int) -> MemoryBudget:
     24 of 32: the rest is what allocators keep back, and what a file's footer and statistics take. A large
     message comes when the writers have settled and is not read ahead of, so that it may be in memory three
     times over (24): as read, as decoded, as a Parquet page.
+
+    Tables may be so many that they take 24 more: no bag has both thousands of topics and large messages.
 
     Reads, row groups and what waits gain nothing past the sizes here, so they stop growing at the default or
     before: memory that is touched for the first time costs more than what is done with it.
@@ -102,6 +110,7 @@ def share_out(limit_bytes: int) -> MemoryBudget:
         in_flight=min(2 * share, 64 * mebibyte),
         upload=4 * share,
         alone=26 * share,
+        tables=24 * share,
     )
 
 

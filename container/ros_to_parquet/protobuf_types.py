@@ -80,6 +80,8 @@ def _message_class(connection: Connection, where: str) -> tuple[Any, type[Except
         pool = descriptor_pool.DescriptorPool()
         _add_files(pool, {file.name: file for file in files.file})
         found = message_factory.GetMessageClass(pool.FindMessageTypeByName(connection.type_name))
+    except RecursionError as error:
+        raise DefinitionError(f"{where}: its protobuf schema is nested too deep") from error
     except (binascii.Error, message.DecodeError, KeyError, TypeError, ValueError) as error:
         raise DefinitionError(
             f"{where}: its protobuf schema cannot be used: {error}; it must be a FileDescriptorSet with the "

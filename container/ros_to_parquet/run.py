@@ -13,6 +13,7 @@ import resource
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -44,7 +45,7 @@ from ros_to_parquet.decoders import Decoders, prepare
 from ros_to_parquet.definitions import TypeSource
 from ros_to_parquet.layout import MAX_MESSAGE_BYTES, DefinitionError
 from ros_to_parquet.log import event, now
-from ros_to_parquet.memory import DEFAULT_BUDGET, MemoryBudget, readable
+from ros_to_parquet.memory import DECODER_BYTES, DEFAULT_BUDGET, TABLE_BYTES, MemoryBudget, readable
 from ros_to_parquet.msg_path import MsgPathError, folders_of, load_types
 from ros_to_parquet.parquet_memory import encoding_bytes
 from ros_to_parquet.pointcloud import POINT_CLOUD, CloudDecoder, CloudTable, is_point_cloud
@@ -73,6 +74,9 @@ from ros_to_parquet.transforms import (
 
 MESSAGE_OVERHEAD_BYTES = 64
 """What a message takes in memory beside its payload (times, offsets): more than many a payload."""
+
+_REMOVALS = 16
+"""Files removed at a time."""
 
 _SHARED_TAKES = 4
 """How many times as much a decoder holds that several connections share: it is cut up among them."""
@@ -337,7 +341,7 @@ class _Work:
 
 
 class _Extraction:
-    """One shard in the making: blocks in, rows and counted rejects out."""
+    """One shard in the making: blocks in, rows and counted rejects out; its files are called ``name``."""
 
     def __init__(
         self,
@@ -347,15 +351,20 @@ class _Extraction:
         types: TypeSource,
         transforms: Transforms,
         budget: MemoryBudget = DEFAULT_BUDGET,
+        *,
+        name: str = "",
     ) -> None:
         self._plan = plan
         self._shard = shard
+        self.name = name or contract.shard_name(plan.plan_id, shard)
         self._types = types
         self._transforms = transforms
         self._tables = tables
         self._budget = budget
         self._tallies: dict[tuple[str, str, str], _Tally] = {}
         self._sinks: dict[tuple[str, str, str, pa.Schema], _Sink] = {}
+        self._topics: set[str] = set()
+        """Those that have a sink."""
         self._taken: set[str] = set()
         self._spans: dict[str, _Span] = {}
         self._bag = ""
@@ -368,11 +377,6 @@ class _Extraction:
         self._unfed: dict[_Work, list[MessageBlock]] = {}
         self._unfed_data: UInt8Array | None = None
         self._pending_bytes = 0
-
-    @property
-    def name(self) -> str:
-        """What the shard's files are called."""
-        return contract.shard_name(self._plan.plan_id, self._shard)
 
     def begin_bag(self, place: int) -> None:
         """Blocks that follow are of the shard's bag number ``place``."""
@@ -686,6 +690,8 @@ class _Extraction:
 
     def _resolve(self, block: MessageBlock) -> _Target:
         """The target of the block's connection."""
+        if refusal := self._no_room(block.connection.topic):
+            return _Target(self._tally(block.connection, ""), None, refusal)
         try:
             made = prepare(block, self._types, self._decoders)
         except DefinitionError as error:
@@ -708,6 +714,16 @@ class _Extraction:
         if clouds is None:
             table = replace(table, sink=self._sink(tally, table, made.schema_hash, made.decoder.schema))
         return _Target(tally, table)
+
+    def _no_room(self, topic: str) -> str:
+        """Why a topic gets no table, and what to do; empty where it has one or may."""
+        taken = TABLE_BYTES * len(self._sinks) + DECODER_BYTES * len(self._decoders)
+        if taken < self._budget.tables or topic in self._topics:
+            return ""
+        return (
+            f"a table more than the memory limit has room for ({len(self._sinks):,} are there): raise "
+            f"--memory-limit to {readable(2 * self._budget.limit)}, or choose topics"
+        )
 
     def _cloud_sink(self, tally: _Tally, table: _Table, clouds: CloudTable | None) -> _Sink:
         """What takes decoded clouds with these fields, or clouds that are kept as recorded."""
@@ -732,6 +748,7 @@ class _Extraction:
         schema = pa.schema(table.own.fields() + list(message))
         key = (table.connection.topic, table.connection.type_name, digits, schema)
         if key not in self._sinks:
+            self._topics.add(key[0])
             new = _Sink(tally, table.connection, digits, schema, metadata, transform=tally.transform)
             self._sinks[key] = new if new.transform is not None else self._open(new)
         return self._sinks[key]
@@ -881,22 +898,67 @@ def _run_shard(
     if manifest is not None:
         event("shard_already_done", drive_id=plan.drive_id, shard=shard, manifest=manifest_uri)
     else:
-        check_lease(storage, plan)
-        started_at = now()
-        started = contract.StartedRecord(
-            plan.plan_id, shard, job.job_id, job.attempt, job.log_stream, started_at
-        )
-        storage.write(
-            join(plan.output, contract.started_key(plan.drive_id, plan.plan_id, shard)),
-            contract.to_json(started),
-        )
-        event("shard_started", drive_id=plan.drive_id, shard=shard, bags=len(plan.shards[shard]))
-        manifest = _extract(plan, shard, started, budget=budget, progress=progress)
-        _log_shard(manifest)
+        try:
+            manifest = _try_shard(storage, plan, shard, job, budget=budget, progress=progress)
+        except (ShardError, StorageError) as error:
+            # Another try of the shard may have ended meanwhile, and with it all that this one had begun.
+            manifest = _read_manifest(storage, manifest_uri)
+            if manifest is None and isinstance(error, StorageError):
+                check_lease(storage, plan)  # or another run has the drive, which is why
+            if manifest is None:
+                raise
+            event("shard_done_elsewhere", drive_id=plan.drive_id, shard=shard, manifest=manifest_uri)
     commit = lake.commit_drive(storage, plan)
-    if commit is not None:
+    if commit is not None and contract.is_void(shard, commit):
+        _withdraw(storage, plan, manifest)
+        raise ShardError(
+            f"drive {plan.drive_id}: {commit.problems[0]}; shard {shard} was too late and is taken back",
+            ExitCode.PLAN_REFUSED,
+        )
+    if commit is not None and commit.taken_over_by is None:
         event("drive_committed", drive_id=plan.drive_id, state=commit.state, rows=commit.rows)
     return manifest
+
+
+def _try_shard(
+    storage: Storage,
+    plan: Plan,
+    shard: int,
+    job: JobIdentity,
+    *,
+    budget: MemoryBudget,
+    progress: Callable[[int], None],
+) -> Manifest:
+    check_lease(storage, plan)
+    started, number = _start(storage, plan, shard, job)
+    event("shard_started", drive_id=plan.drive_id, shard=shard, bags=len(plan.shards[shard]))
+    manifest = _extract(plan, shard, started, number, budget=budget, progress=progress)
+    _log_shard(manifest)
+    return manifest
+
+
+def _start(storage: Storage, plan: Plan, shard: int, job: JobIdentity) -> tuple[contract.StartedRecord, int]:
+    """The started record and number of this try of the shard, which no other has.
+
+    An earlier one that counts as dead may only be slow: it has files of its own, and of two that end one
+    writes the manifest.
+    """
+    started = contract.StartedRecord(plan.plan_id, shard, job.job_id, job.attempt, job.log_stream, now())
+    for number in count(1):
+        uri = join(plan.output, contract.started_key(plan.drive_id, plan.plan_id, shard, number))
+        try:
+            storage.create(uri, contract.to_json(started))
+        except FileExistsError:
+            continue
+        return started, number
+    raise AssertionError
+
+
+def _withdraw(storage: Storage, plan: Plan, manifest: Manifest) -> None:
+    """Removes what a void manifest names, and then the manifest."""
+    for path in contract.paths_of(manifest):
+        storage.delete(join(plan.output, path))
+    storage.delete(join(plan.output, contract.manifest_key(plan.drive_id, plan.plan_id, manifest.shard)))
 
 
 def _read_manifest(storage: Storage, uri: str) -> Manifest | None:
@@ -968,17 +1030,23 @@ def _extract(
     plan: Plan,
     shard: int,
     started: contract.StartedRecord,
+    number: int,
     *,
     budget: MemoryBudget,
     progress: Callable[[int], None],
 ) -> Manifest:
+    """Try ``number`` of a shard; the manifest is another one's that ended first, if there is one."""
     begin = time.monotonic()
     types = read_types(plan.options)
     transforms = read_transforms(plan.options)
     storage = open_storage(plan.output, upload_memory_bytes=budget.upload)
     bags: list[contract.BagResult] = []
-    with parquet.TableWriters(storage, plan.output, style=plan.options.parquet, budget=budget) as tables:
-        extraction = _Extraction(plan, shard, tables, types, transforms, budget)
+    with (
+        _removed_on_error(storage) as copied,
+        parquet.TableWriters(storage, plan.output, style=plan.options.parquet, budget=budget) as tables,
+    ):
+        name = contract.shard_name(plan.plan_id, shard, number)
+        extraction = _Extraction(plan, shard, tables, types, transforms, budget, name=name)
         read_before = 0
         for place, part in enumerate(plan.shards[shard]):
             result = _read_bag(
@@ -988,6 +1056,7 @@ def _extract(
                 extraction,
                 budget=budget,
                 progress=partial(_progress_from, progress, read_before),
+                copied=copied.append,
             )
             read_before += result.bytes_read
             bags.append(result)
@@ -998,8 +1067,46 @@ def _extract(
         with termination.deferred():  # what is published and what the manifest names are the same
             tables.publish()
             manifest = _manifest(plan, shard, started, begin=begin, topics=topics, bags=bags, budget=budget)
-            uri = join(plan.output, contract.manifest_key(plan.drive_id, plan.plan_id, shard))
-            storage.write(uri, contract.to_json(manifest))
+            copied.clear()  # from here on a manifest may name them, whatever goes wrong
+            return _commit(storage, plan, manifest, number)
+
+
+@contextmanager
+def _removed_on_error(storage: Storage) -> Iterator[list[str]]:
+    """A list for URIs of what is there before its manifest; an error removes what is in it."""
+    uris: list[str] = []
+    try:
+        yield uris
+    except BaseException:
+        with termination.deferred():
+            for uri in uris:
+                try:
+                    storage.delete(uri)
+                except StorageError as error:  # the drive's next sweep finds it; why there was one is told
+                    event("not_removed", uri=uri, reason=str(error))
+        raise
+
+
+def _commit(storage: Storage, plan: Plan, manifest: Manifest, number: int) -> Manifest:
+    """Writes the manifest of try ``number``, and removes the files of those that so have lost.
+
+    Of several tries of one shard the first manifest stays, whatever the others do: it is returned.
+    """
+    uri = join(plan.output, contract.manifest_key(plan.drive_id, plan.plan_id, manifest.shard))
+    paths = contract.paths_of(manifest)
+    try:
+        storage.create(uri, contract.to_json(manifest))
+    except FileExistsError:
+        event("shard_done_elsewhere", drive_id=plan.drive_id, shard=manifest.shard, manifest=uri)
+        lost = set(paths)
+        manifest = contract.from_json(Manifest, storage.read(uri), where=uri)
+        lost -= set(contract.paths_of(manifest))  # a put that was tried again finds itself
+    else:
+        own = contract.shard_name(plan.plan_id, manifest.shard, number)
+        others = [contract.shard_name(plan.plan_id, manifest.shard, other) for other in range(1, number)]
+        lost = {path.replace(f"/{own}", f"/{other}") for path in paths for other in others}
+    with ThreadPoolExecutor(_REMOVALS, thread_name_prefix="lake") as pool:
+        list(pool.map(lambda path: storage.delete(join(plan.output, path)), lost))
     return manifest
 
 
@@ -1049,6 +1156,7 @@ def _read_bag(
     *,
     budget: MemoryBudget,
     progress: Callable[[int], None],
+    copied: Callable[[str], None],
 ) -> contract.BagResult:
     """Reads one bag slice into the extraction; damage and unreadable bags become its result."""
     bag = plan.bags[part.bag]
@@ -1092,6 +1200,7 @@ def _read_bag(
             plan.output,
             f"{contract.attachment_folder(plan.drive_id)}/{extraction.name}-{place:04d}",
             reading=lambda: _input_errors(plan),
+            copied=copied,
         )
     return replace(
         _finished_bag(plan, bag, part, reader, extracted, folder),

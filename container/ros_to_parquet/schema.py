@@ -60,12 +60,15 @@ def arrow_fields(layout: Layout) -> list[pa.Field]:
 def unique_names(names: Iterable[str], *, taken: Iterable[str] = ()) -> list[str]:
     """``names``, with underscores behind those that are taken or met before, case not counting.
 
+    What is no text in them (half of a surrogate pair) is escaped.
+
     >>> unique_names(["stamp", "D", "d"], taken={"stamp"})
     ['stamp_', 'D', 'd_']
     """
     used = {name.lower() for name in taken}
     unique = []
-    for name in names:
+    for given in names:
+        name = given.encode("utf-8", "backslashreplace").decode()
         while name.lower() in used:
             name += "_"
         used.add(name.lower())

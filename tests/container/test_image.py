@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -110,6 +111,91 @@ def setuid_files(image: str) -> str:
 
 def test_nobody_becomes_root_by_a_file() -> None:
     assert setuid_files(IMAGE) == ""
+    snippet = (
+        "import os\n"
+        "for folder, _, names in os.walk('/'):\n"
+        "    for name in names if not folder.startswith(('/proc', '/sys')) else ():\n"
+        "        path = os.path.join(folder, name)\n"
+        "        if not os.path.islink(path) and 'security.capability' in os.listxattr(path):\n"
+        "            print(path)"
+    )
+    done = python(snippet, user="0")
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+
+
+SHELLS = ("sh", "bash", "dash", "rbash", "ash", "zsh", "busybox", "perl")
+NOT_NEEDED = (
+    *(
+        "apt",
+        "apt-get",
+        "dpkg",
+        "dpkg-deb",
+        "pip",
+        "pip3",
+        "easy_install",
+        "uv",
+        "gcc",
+        "make",
+        "curl",
+        "wget",
+    ),
+    *("su", "login", "newgrp", "chsh", "passwd", "mount", "umount", "nsenter", "unshare", "setpriv", "sudo"),
+)
+
+
+def found(names: tuple[str, ...], *, image: str = IMAGE) -> list[str]:
+    """Which of the programs are on the search path of root, or anywhere among programs."""
+    snippet = (
+        "import glob, os, shutil, sys\n"
+        "path = '/opt/ros-to-parquet/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'\n"
+        f"print(*[name for name in {names!r} if shutil.which(name, path=path)])"
+    )
+    done = python(snippet, user="0", image=image)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_there_is_no_shell_and_nothing_that_installs_or_changes_users() -> None:
+    assert found((*SHELLS, *NOT_NEEDED)) == []
+    assert found(("python", "ros-to-parquet")) == ["python", "ros-to-parquet"], "what is there is found"
+    for module in ("pip", "ensurepip"):
+        assert "No module named" in python(f"import {module}").stderr
+    assert run("-c", "true", options=("--entrypoint=/bin/sh",)).returncode != 0
+
+
+def test_only_scratch_and_tmp_can_be_written_to() -> None:
+    """Whatever the platform makes of the root: by the modes and owners of all that is there."""
+    words = ("find", IMAGE, "/", "-xdev", "(", "-type", "f", "-o", "-type", "d", ")")
+    look = ("run", "--rm", "--user=0", "--entrypoint", *words)
+    assert sorted(docker(*look, "-perm", "/002").splitlines()) == ["/scratch", "/tmp"]
+    user, group = python("import os; print(os.getuid(), *{os.getgid(), *os.getgroups()})").stdout.split()
+    assert docker(*look, "(", "-user", user, "-o", "-group", group, ")").splitlines() == ["/scratch"]
+
+
+def test_no_secret_is_in_its_layers(inspected: dict[str, Any]) -> None:
+    said = docker("history", "--no-trunc", "--format", "{{.CreatedBy}}", IMAGE) + json.dumps(
+        inspected["Config"]
+    )
+    names = r"(?i)\b\w*(secret|password|passwd|token|credential|api_?key|access_?key)\w*\s*=\s*[^\s$]"
+    assert not re.findall(names, said)
+    assert not re.findall(r"://[^/\s:@]+:[^/\s:@]+@|AKIA[0-9A-Z]{16}|-----BEGIN", said)
+    assert not [
+        name for name in re.findall(r"\b(PIP_\w+|UV_\w+|HTTPS?_PROXY)=", said) if name != "PIP_PACKAGES"
+    ]
+    names_of_secrets = (
+        "id_rsa",
+        "id_ed25519",
+        ".netrc",
+        ".pypirc",
+        ".git-credentials",
+        "credentials",
+        ".aws",
+        ".docker",
+    )
+    tests: list[str] = []
+    for name in names_of_secrets:
+        tests += ["-o", "-name", name]
+    assert docker("run", "--rm", "--user=0", "--entrypoint", "find", IMAGE, "/", "-xdev", *tests[1:]) == ""
 
 
 @pytest.mark.parametrize("user", [None, NOBODY], ids=["own user", "any user"])
@@ -285,6 +371,11 @@ def test_extra_packages(own_name: str) -> None:
     assert run("--version", image=own_name).returncode == 0
     # login brings files that are setuid.
     assert setuid_files(own_name) == ""
+    # Debian's packages may be scripts, and what is named stays.
+    assert found((*SHELLS, *NOT_NEEDED), image=own_name) == [
+        *("sh", "bash", "dash", "rbash", "perl"),
+        *("login", "newgrp"),
+    ]
 
 
 def test_packages_do_not_change_what_is_locked(own_name: str) -> None:

@@ -157,6 +157,12 @@ def test_what_is_not_json_is_refused() -> None:
         ("/täst", "t%C3%A4st"),
         ("/", "%2F"),
         ("/Foo Bar", "Foo%20Bar"),
+        ("//", "%2F%2F"),
+        ("///", "%2F%2F."),
+        ("//a", "%2F%2Fa"),
+        ("/" + "n" * 200, "n" * 200),
+        ("/" + "n" * 201, "n" * 181 + "%7e291c4194382c6bd5"),
+        ("/" + "\N{GRINNING FACE}" * 60, "%F0%9F%98%80" * 15 + "%7e9781b3a1be313613"),
     ],
 )
 def test_table_names(topic: str, table: str) -> None:

@@ -175,3 +175,83 @@ def test_a_replaced_run_does_not_commit_again(tmp_path: Path) -> None:
     late = WatchedStorage("old/00000.json", gone.unlink)
     assert lake.commit_drive(late, old) is None
     assert not (tmp_path / contract.drive_manifest_key("d", "old")).exists()
+
+
+def begin_shard(plan: Plan, shard: int) -> None:
+    started = contract.StartedRecord(plan.plan_id, shard, "", 1, "", "")
+    storage = LocalStorage()
+    storage.write(
+        join(plan.output, contract.started_key("d", plan.plan_id, shard)), contract.to_json(started)
+    )
+    storage.write(join(plan.output, contract.plan_key("d", plan.plan_id)), contract.to_json(plan))
+
+
+def rows_of(output: Path) -> list[str]:
+    """Files that count."""
+    record = lake.read_drive(LocalStorage(), str(output), "d")
+    return [file.path.rpartition("/")[2] for file in record.files()]
+
+
+def test_what_a_run_writes_when_its_drive_was_taken_over_is_void_and_swept(tmp_path: Path) -> None:
+    dead, taker = plan_of(tmp_path, 3, plan_id="dead"), plan_of(tmp_path, 1, plan_id="taker")
+    begin_shard(dead, 1)
+    write_shard(dead, 0)
+    take_lease(taker)
+    storage = LocalStorage()
+    assert lake.end_others(storage, taker)
+    assert not lake.end_others(storage, taker)
+    for shard in (1, 2):
+        write_shard(dead, shard)  # it was only slow
+    word = lake.commit_drive(storage, dead)
+    assert word is not None
+    assert (word.taken_over_by, word.counted, word.state) == (taker.run, (0,), contract.DriveState.PARTIAL)
+    said = (
+        "run 'run' of DAG 'dag' has taken the drive over: 1 of 3 shards of this run count, and no other will"
+    )
+    assert word.problems[0] == said
+    assert rows_of(tmp_path) == ["dead-00000.parquet"]
+    write_shard(taker, 0)
+    assert lake.commit_drive(storage, taker) is not None
+    assert rows_of(tmp_path) == ["dead-00000.parquet", "taker-00000.parquet"]
+    assert parquet_files(tmp_path) == ["dead-00000.parquet", "taker-00000.parquet"]
+    left = sorted(path.name for path in (tmp_path / "_manifests" / "drive_id=d" / "dead").iterdir())
+    assert left == ["00000.json", "00001.started.json", "drive.json"]
+
+
+def test_an_overwriting_run_that_was_taken_over_replaces_nothing(tmp_path: Path) -> None:
+    old = plan_of(tmp_path, 1, plan_id="old")
+    dead = plan_of(tmp_path, 2, plan_id="dead", replaces=("old",))
+    taker = plan_of(tmp_path, 1, plan_id="taker")
+    take_lease(old)
+    write_shard(old, 0)
+    lake.commit_drive(LocalStorage(), old)
+    begin_shard(dead, 1)
+    for shard in range(2):
+        write_shard(dead, shard)
+    take_lease(taker)
+    assert lake.end_others(LocalStorage(), taker)
+    lake.commit_drive(LocalStorage(), dead)
+    assert rows_of(tmp_path) == ["old-00000.parquet"]
+
+
+def test_a_run_that_only_lacks_its_commit_is_left_to_it(tmp_path: Path) -> None:
+    """Nothing can come to it, and all of it counts."""
+    done, taker = plan_of(tmp_path, 2, plan_id="done"), plan_of(tmp_path, 1, plan_id="taker")
+    begin_shard(done, 0)
+    for shard in range(2):
+        write_shard(done, shard)
+    assert not lake.end_others(LocalStorage(), taker)
+    commit = lake.commit_drive(LocalStorage(), done)
+    assert commit is not None and commit.taken_over_by is None
+
+
+def test_two_last_shards_at_once_commit_the_drive_once(tmp_path: Path) -> None:
+    """Each sees all manifests; the other one commits when this one is about to."""
+    plan = plan_of(tmp_path, 2)
+    take_lease(plan)
+    for shard in range(2):
+        write_shard(plan, shard)
+    first: list[object] = []
+    slow = WatchedStorage("00000.json", lambda: first.append(lake.commit_drive(LocalStorage(), plan)))
+    assert [lake.commit_drive(slow, plan)] == first
+    assert not (tmp_path / contract.lease_key("d")).exists()

@@ -83,6 +83,7 @@ def peak_bytes(
     environment: Mapping[str, str] = MappingProxyType({}),
     limit_bytes: int = LIMIT_BYTES,
     options: Sequence[str] = (),
+    timeout_s: float = 120,
 ) -> int:
     """A child's peak is at least its parent's when it was started: so a small shell of nothing starts it."""
     command = [sys.executable, "-m", "ros_to_parquet", "extract", str(bag), "--output", str(output)]
@@ -97,7 +98,7 @@ def peak_bytes(
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=timeout_s,
         check=False,
     )
     code, peak = done.stdout.split()[-2:]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 
 import ros_to_parquet
 from ros_to_parquet import cli
@@ -132,7 +133,7 @@ def test_definitions_are_data(folder: Path, tmp_path: Path) -> None:
         "a\nb",
         "../x",
     ]
-    definitions = [
+    definitions: list[tuple[str, str, str | bytes]] = [
         ("ros2msg", "cdr", f"uint8 a\nstring b {touch!r}\nuint8 C={touch}"),
         ("ros2msg", "cdr", f"uint8 a ; {touch}"),
         ("ros2msg", "cdr", "uint8 a\n" + "=" * 80 + f"\nMSG: ../../{touch}\nuint8 b"),
@@ -145,17 +146,30 @@ def test_definitions_are_data(folder: Path, tmp_path: Path) -> None:
         ("jsonschema", "json", json.dumps({"$ref": f"file://{tmp_path}/1/other.json"})),
         ("jsonschema", "json", json.dumps({"$ref": "http://127.0.0.1:9/other.json"})),
     ]
+    proto = FileDescriptorProto(name="../../pwned.proto", package="m.msg")
+    message = proto.message_type.add(name="S")
+    for number, name in enumerate(("a", "begin", "halt", "__class__", touch), 1):
+        field = message.field.add(name=name, number=number, label=1, type=9, json_name=f"../{number}{touch}")
+        field.default_value = touch
+    whole = FileDescriptorSet(file=[proto]).SerializeToString()
+    del message.field[-1]  # without the name that no protobuf can have
+    sets = [
+        ("protobuf", "protobuf", whole),
+        ("protobuf", "protobuf", FileDescriptorSet(file=[proto]).SerializeToString()),
+    ]
     file = McapFile()
-    for number, (language, encoding, definition) in enumerate(definitions, 1):
-        file.add(file.define(mcap_schema(number, "m/msg/S", language, definition)))
+    for number, (language, encoding, definition) in enumerate(definitions + sets, 1):
+        kind = "m.msg.S" if language == "protobuf" else "m/msg/S"
+        file.add(file.define(mcap_schema(number, kind, language, definition)))
         file.add(file.define(mcap_channel(number, number, f"/t{number}", encoding)))
-        payload = b"{}" if encoding == "json" else bytes(64)
+        payload = {"json": b"{}", "protobuf": b"\x0a\x01x"}.get(encoding, bytes(64))
         file.add(mcap_message(number, 0, T0 + number, payload))
-    file.count(dict.fromkeys(range(1, len(definitions) + 1), 1))
+    file.count(dict.fromkeys(range(1, len(definitions + sets) + 1), 1))
     lake = extract(folder, file.bytes(), "x.mcap")
     assert outside(tmp_path, lake) == [str(folder / "x.mcap")]
     (manifest,) = ros_to_parquet.open(str(lake)).drive("d").manifests
-    assert [topic.rows + topic.rejected for topic in manifest.topics] == [1] * len(definitions)
+    assert [topic.rows + topic.rejected for topic in manifest.topics] == [1] * len(definitions + sets)
+    assert [topic.rows for topic in manifest.topics if topic.topic in ("/t8", "/t9")] == [0, 1]
 
 
 def test_connection_headers_choose_no_path(folder: Path, tmp_path: Path) -> None:
@@ -188,11 +202,14 @@ import os, sys
 
 DEEDS = ("os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "os.symlink", "socket.connect")
 
+def tell(*words):  # in one write: there are several threads
+    os.write(1, f"\\n{' '.join(words)}\\n".encode())
+
 def hook(name, arguments):
     if name == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR):
-        print("wrote", os.path.abspath(str(arguments[0])), flush=True)
+        tell("wrote", os.path.abspath(str(arguments[0])))
     elif name in DEEDS:
-        print("did", name, flush=True)
+        tell("did", name)
 
 from ros_to_parquet import cli
 sys.addaudithook(hook)

@@ -471,7 +471,9 @@ def test_another_runs_lease_stops_a_shard_and_names_that_run(tmp_path: Path) -> 
     )
     lease_path = tmp_path / "lake" / contract.lease_key("drive_1")
     lease_path.write_bytes(contract.to_json(other))
-    with pytest.raises(run.ShardError, match="run scheduled__7 of nightly has it since 2026-01-01") as caught:
+    with pytest.raises(
+        run.ShardError, match="run 'scheduled__7' of DAG 'nightly' has it since 2026-01-01"
+    ) as caught:
         run.run_shard(plan, 0, JOB)
     assert caught.value.exit_code is ExitCode.PLAN_REFUSED
     assert list((tmp_path / "lake").rglob("*.parquet")) == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -30,6 +29,7 @@ def ended(
 
 MISCONFIGURED = "MISCONFIGURATION:JOB_RESOURCE_REQUIREMENT"
 NO_CAPACITY = "CAPACITY:INSUFFICIENT_INSTANCE_CAPACITY - Service cannot fulfill the capacity requested"
+UNDETERMINED = "UNDETERMINED - Batch job is blocked, root cause is undetermined."
 OUT_OF_MEMORY = "OutOfMemoryError: Container killed due to memory usage"
 PULL = "CannotPullContainerError: pull image manifest has been retried 5 time(s): failed to resolve ref"
 NO_RIGHT = f"{PULL}: AccessDeniedException: not authorized to perform ecr:BatchGetImage"
@@ -51,6 +51,7 @@ def unstarted(reason: str) -> dict[str, Any]:
     [
         # Spot, on EC2 and on Fargate, whether the container had time to end or not
         (ended("Host EC2 (instance i-0f2c6e1bd) terminated."), Cause.SPOT_RECLAIM),
+        (ended("Host EC2 Terminated"), Cause.SPOT_RECLAIM),
         (ended("Your Spot Task was interrupted.", exit_code=75), Cause.SPOT_RECLAIM),
         (ended("Your Spot Task was interrupted.", exit_code=137), Cause.SPOT_RECLAIM),
         (ended(exit_code=143), Cause.SPOT_RECLAIM),
@@ -71,6 +72,7 @@ def unstarted(reason: str) -> dict[str, Any]:
         (unstarted("CannotCreateContainerError: bad mount"), Cause.REFUSED),
         (ended(MISCONFIGURED, isCancelled=True), Cause.STUCK_IN_RUNNABLE),
         (ended(NO_CAPACITY, isCancelled=True), Cause.STUCK_IN_RUNNABLE),
+        (ended(UNDETERMINED, isCancelled=True), Cause.STUCK_IN_RUNNABLE),
         (ended("Stuck in RUNNABLE for 3600 s", isTerminated=True), Cause.STUCK_IN_RUNNABLE),
         # Somebody's act, whatever the container did about it
         (ended("make room", isTerminated=True), Cause.CANCELLED),
@@ -190,10 +192,12 @@ def test_a_log_that_is_not_there_is_said() -> None:
 
 
 def test_lines_are_of_the_first_shard_of_each_cause() -> None:
-    causes = [Cause.DISK, Cause.DISK, Cause.LOST, Cause.TIMEOUT, Cause.THROTTLED]
+    causes = [Cause.DISK, Cause.DISK, Cause.LOST, Cause.IMAGE_MISSING, Cause.TIMEOUT, Cause.THROTTLED]
     shards = [FailedShard(number, cause, "x", log_stream="s") for number, cause in enumerate(causes)]
-    shards[2] = SimpleNamespace(cause=Cause.LOST, log_stream="", log_lines=())  # type: ignore[call-overload]
+    shards[2] = FailedShard(2, Cause.LOST, "x")
+    shards[3] = FailedShard(3, Cause.IMAGE_MISSING, "x", url="http://console/job")
     logs = Logs(["said"])
-    found = add_log_lines(cast(Any, logs), shards, at_most=2)
-    assert [bool(shard.log_lines) for shard in found] == [True, False, False, True, False]
+    found = add_log_lines(cast(Any, logs), shards, at_most=3)
+    said, none = ("said",), ("(it left no log)",)
+    assert [shard.log_lines for shard in found] == [said, (), (), none, said, ()]
     assert logs.asked == 2

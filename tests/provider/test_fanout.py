@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -256,6 +256,54 @@ def test_killed_anywhere_and_started_again_it_submits_each_drive_once(
     assert calls > 15, "the operator makes more calls than that"
 
 
+@pytest.mark.parametrize(
+    "every", [pytest.param(7, id="some calls"), pytest.param(1, id="all calls", marks=pytest.mark.long)]
+)
+def test_killed_anywhere_in_a_later_generation_it_submits_that_once_and_adopts_it(
+    world: World, monkeypatch: pytest.MonkeyPatch, every: int
+) -> None:
+    """After AWS calls in turn: of the retry after an array failed, and of the one that finds a live array."""
+    calls, finished = 1, False
+    while not finished:
+        run = f"run_{calls}"
+
+        def fanout(run: str = run) -> Fanout:
+            made = world.fanout("drive_2", run_id=run, definition="hang", shard_bytes=SMALL)
+            return replace(made, output=f"{made.output}/{run}")
+
+        def live(plan_id: str) -> list[str]:
+            pages = world.batch.get_paginator("list_jobs").paginate(
+                jobQueue=QUEUE, filters=[{"name": "JOB_NAME", "values": [f"drive_2-{plan_id}-*"]}]
+            )
+            found = [job for page in pages for job in page["jobSummaryList"]]
+            return [job["jobId"] for job in found if job["status"] in LIVE]
+
+        def killed(after: int = calls, fanout: Callable[[], Fanout] = fanout) -> bool:
+            try:
+                with killed_after(after, monkeypatch):
+                    fanout().submit_all()
+            except KilledError:
+                return True
+            return False
+
+        (first,) = fanout().submit_all()
+        assert first.array_size == 2
+        world.batch.terminate_job(jobId=str(first.job_id), reason="fails")
+        world.wait(first)
+        finished = not killed()
+        assert len(live(first.plan_id)) <= 1
+        (second,) = fanout().submit_all()
+        assert (second.generation, second.array_size) == (1, 2)
+        assert live(second.plan_id) == [second.job_id], f"killed after call {calls}"
+        finished = not killed() and finished
+        (third,) = fanout().submit_all()
+        assert (third.work, third.job_id) == ("adopted", second.job_id)
+        assert live(second.plan_id) == [second.job_id]
+        world.batch.terminate_job(jobId=str(second.job_id), reason="the test is over")
+        calls += every
+    assert calls > 12, "the operator makes more calls than that"
+
+
 def test_a_retry_loads_the_saved_plan_and_does_not_list(world: World) -> None:
     (first,) = world.fanout("drive_1", definition="hang").submit_all()
     put(world.s3, world.bucket, "drive_1/late.bag", body=ros1_bag(first=70))
@@ -489,6 +537,33 @@ def test_a_dead_runs_lease_is_taken_over_and_it_cannot_come_back(world: World) -
     ):
         world.fanout("drive_1").submit_all()
     assert lease.holder(world.lake, "drive_1") is None
+
+
+def test_a_run_whose_drive_was_taken_over_says_so_and_adds_nothing(world: World) -> None:
+    """One of its two shards is done when it dies; another run does the rest; then its job comes to life."""
+    (dead,) = world.fanout("drive_2", definition="some fail", shard_bytes=SMALL).submit_all()
+    world.wait(dead)
+    (taker,) = world.fanout("drive_2", run_id="run_2", shard_bytes=SMALL).submit_all()
+    assert (taker.bags, taker.covered) == (1, 1)
+    world.wait(taker)
+    word = world.lake.load(contract.DriveManifest, contract.drive_manifest_key("drive_2", dead.plan_id))
+    assert word is not None
+    assert (word.counted, word.rows, word.state) == ((0,), MESSAGES, DriveState.PARTIAL)
+    with pytest.raises(FanoutError, match=r"run_2' of DAG 'dag' has taken the drive over: 1 of 2 shards"):
+        world.fanout("drive_2", shard_bytes=SMALL).submit_all()
+    late = world.batch.submit_job(
+        jobName="late",
+        jobQueue=QUEUE,
+        jobDefinition=world.definitions["good"],
+        containerOverrides={"command": ["run", "--plan", dead.plan_uri, "--shard", "1"]},
+    )["jobId"]
+    wait_for_end(world.batch, [late])
+    assert describe(world.batch, [late])[late]["container"]["exitCode"] == 78
+    summary = summarize_drive(world.batch, world.lake, dead, None)
+    assert summary.failed and "has taken the drive over" in summary.result.problems[0]
+    (nothing,) = world.fanout("drive_2", run_id="run_3").submit_all()
+    found = summarize_drive(world.batch, world.lake, nothing, None)
+    assert (found.state, found.result.rows) == (DriveState.SUCCEEDED, 2 * MESSAGES)
 
 
 def other_lease(world: World, *, dag_id: str, run_id: str = "other") -> Lease:

@@ -27,7 +27,7 @@ from airflow_batch_ros.fanout import KilledError
 from airflow_batch_ros.hooks.batch import RosToParquetBatchHook
 from airflow_batch_ros.jobs import describe, job_state
 from airflow_batch_ros.lake import Lake
-from airflow_batch_ros.local import JobStuck
+from airflow_batch_ros.local import ImageNotFound, JobStuck
 from airflow_batch_ros.operators.batch import RosToParquetBatchOperator
 from airflow_batch_ros.sensors.batch import RosToParquetBatchSensor
 from airflow_batch_ros.triggers import batch as triggers
@@ -402,6 +402,28 @@ def test_a_job_killed_for_memory_is_said_with_the_meaning_of_its_code(pipeline: 
         AirflowFailException, match=r"exit code 137 \(killed by the system, most often for memory\)"
     ):
         pipeline.wait(pipeline.submit("good", definition="oom"))
+
+
+def test_what_never_started_is_said_with_a_link_to_its_job(pipeline: Pipeline, aws: EmbeddedAws) -> None:
+    """Not with the log that an earlier job of the shard has left."""
+    pipeline.put("bad/x.bag", ros1_bag())
+    (first,) = pipeline.submit("bad")
+    wait_for_end(pipeline.batch, [first["job_id"]])
+    lake = Lake(pipeline.s3, first["output"])
+    for key in (
+        contract.manifest_key("bad", first["plan_id"], 0),
+        contract.drive_manifest_key("bad", first["plan_id"]),
+    ):
+        lake.delete(key)  # as if it had been killed before them; that it began is recorded
+    with aws.faults(ImageNotFound(job="bad-*")):
+        (second,) = pipeline.submit("bad")
+        with pytest.raises(AirflowFailException) as caught:
+            pipeline.wait([second])
+    place = "    shard 0: image_missing: CannotPullContainerError: "
+    lines = str(caught.value).splitlines()
+    (at,) = (number for number, line in enumerate(lines) if line.startswith(place))
+    assert lines[at + 1].endswith(f"#jobs/detail/{second['job_id']}")
+    assert lines[at + 2] == "        | (it left no log)"
 
 
 def test_the_engines_own_reason_comes_first(pipeline: Pipeline) -> None:

@@ -19,6 +19,7 @@ from ros_to_parquet.bag.model import (
     RandomAccess,
 )
 from ros_to_parquet.bag.source import CountedSource, LocalFile
+from ros_to_parquet.bag.streams import MAX_MEMORY_BYTES
 from ros_to_parquet.memory import DEFAULT_BUDGET, MemoryBudget
 
 __all__ = [
@@ -73,7 +74,12 @@ def open_bag(
         _check_metadata(metadata)
     head = counted.read_at(0, HEAD_BYTES)
     if packing(head):
-        return ArchiveReader(counted, partial(_open, wanted=wanted, budget=budget), slice_index=slice_index)
+        return ArchiveReader(
+            counted,
+            partial(_open, wanted=wanted, budget=budget),
+            slice_index=slice_index,
+            memory_bytes=min(MAX_MEMORY_BYTES, 5 * budget.limit // 8),
+        )
     return _open(
         counted,
         head,

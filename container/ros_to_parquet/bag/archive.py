@@ -21,9 +21,18 @@ from ros_to_parquet.bag.model import (
     Damage,
     MessageBlock,
     differing_counts,
+    note,
 )
 from ros_to_parquet.bag.source import CountedSource, ForwardSource
-from ros_to_parquet.bag.streams import Checked, Decompressed, Section, Staged, Window
+from ros_to_parquet.bag.streams import (
+    MAX_MEMORY_BYTES,
+    Bounded,
+    Checked,
+    Decompressed,
+    Section,
+    Staged,
+    Window,
+)
 from ros_to_parquet.contract import SQLITE_SHARED, bag_format, recording_stem, sqlite_owner
 
 HEAD_BYTES = 512
@@ -84,7 +93,7 @@ class Packed:
 
 
 class Contents:
-    """The bags in an archive or compressed file.
+    """The bags in an archive or compressed file, ``root``; a decompressor may take ``memory_bytes``.
 
     Attributes:
         kinds: archives and compressions that were met, the outermost first.
@@ -93,7 +102,9 @@ class Contents:
             ``metadata.yaml`` of a rosbag2 folder is none of them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, root: CountedSource, memory_bytes: int) -> None:
+        self._root = root
+        self._memory_bytes = memory_bytes
         self.kinds: dict[str, None] = {}
         self.damage: list[Damage] = []
         self.others: list[str] = []
@@ -115,12 +126,13 @@ class Contents:
         elif kind == "tar":
             yield from self._tar(source, name, depth)
         else:
-            content = ForwardSource(Decompressed(source, kind))
+            stream = Decompressed(source, kind, memory_bytes=self._memory_bytes)
+            content = ForwardSource(Bounded(stream, self._root))
             yield from self.bags(content, name, depth + 1)
             self._finish(content, name)
 
     def harm(self, name: str, offset: int, reason: str) -> None:
-        self.damage.append(Damage(offset, _said(name, reason), True))
+        note(self.damage, Damage(offset, _said(name, reason), True))
 
     def _finish(self, source: ForwardSource | Window, name: str) -> None:
         """Notes what is wrong with a member, or with what was decompressed, now that it has been read."""
@@ -225,8 +237,13 @@ class Contents:
                 "copy it again, or repair it with `zip -FF`",
             )
             return
+        reached = 0
         for member in sorted(members, key=lambda member: member.header_offset):
             path = _joined(name, member.filename)
+            if member.header_offset < reached:
+                self.harm(path, 0, "it lies within the file before it, as in a decompression bomb: not read")
+                continue
+            reached = member.header_offset + _ZIP_LOCAL_HEADER.size + member.compress_size
             if not member.is_dir() and self._is_bag(path, member.file_size):
                 yield from self._zip_member(source, member, path, depth)
 
@@ -258,8 +275,10 @@ class Contents:
             yield from self.bags(CountedSource(window), name, depth + 1)
             self._finish(window, name)
         else:
-            stream = Decompressed(source, codec, start=start, size=member.compress_size)
-            content = ForwardSource(Checked(stream, member.CRC, member.file_size))
+            stream = Decompressed(
+                source, codec, start=start, size=member.compress_size, memory_bytes=self._memory_bytes
+            )
+            content = ForwardSource(Bounded(Checked(stream, member.CRC, member.file_size), self._root))
             yield from self.bags(content, name, depth + 1)
             self._finish(content, name)
 
@@ -370,6 +389,7 @@ class ArchiveReader:
         source: the archive.
         open_reader: makes a reader of a bag that is not packed and its first bytes.
         slice_index: the first slice is the whole.
+        memory_bytes: what a decompressor may take.
 
     Raises:
         BagError: there is damage and no bag that can be read.
@@ -381,13 +401,14 @@ class ArchiveReader:
         open_reader: Callable[[CountedSource, bytes], BagReader],
         *,
         slice_index: int,
+        memory_bytes: int = MAX_MEMORY_BYTES,
     ) -> None:
         self.compressions: dict[str, int] = {}
         self.counts: dict[int, int] = {}
         self.unread_messages = 0
         self._source = source
         self._open_reader = open_reader
-        self._contents = Contents()
+        self._contents = Contents(source, memory_bytes)
         self.damage = self._contents.damage
         self._formats: dict[str, None] = {}
         self._connections: list[Connection] = []
@@ -520,7 +541,7 @@ class ArchiveReader:
             for record in reader.extras.metadata:
                 self.extras.add_metadata(replace(record, member=packed.name))
         for damage in reader.damage:
-            self.damage.append(replace(damage, reason=_said(packed.name, damage.reason)))
+            note(self.damage, replace(damage, reason=_said(packed.name, damage.reason)))
         for compression, count in reader.compressions.items():
             self.compressions[compression] = self.compressions.get(compression, 0) + count
         expected = reader.expected_counts()

@@ -11,10 +11,29 @@ import numpy as np
 
 from ros_to_parquet.bag.decompress import ZSTD_MAGIC, decompress_message
 from ros_to_parquet.bag.join import Waiting, gathered, joined
-from ros_to_parquet.bag.model import Connection, Damage, Int64Array, MessageBlock, Messages, UInt8Array
-from ros_to_parquet.memory import MemoryBudget
+from ros_to_parquet.bag.model import (
+    MAX_DAMAGE,
+    Connection,
+    Damage,
+    Int64Array,
+    MessageBlock,
+    Messages,
+    UInt8Array,
+)
+from ros_to_parquet.memory import MemoryBudget, readable
 
 MAX_BLOCK_MESSAGES = 65_536
+
+_TEXTS = ("topic", "type_name", "definition", "definition_format", "definition_hash", "encoding", "member")
+
+_NO_ROOM = -1
+"""The id of a connection that is not kept."""
+
+_PAST_ROOM, _OTHERS = -(1 << 63) - 2, -(1 << 63) - 1
+"""In the place of recorded ids: of connections that are not kept; of undefined ones, where they are many."""
+
+_CONNECTION_BYTES = 2 << 10
+"""What a connection takes in memory beside its texts, its messages' counts in the manifest included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +58,10 @@ class ConnectionTable:
         self._budget = budget
         self._taken: list[bool] = []
         self._meaning: dict[int, int] = {}
-        self._known: dict[int, list[int]] = {}
+        self._known: dict[int, dict[tuple[object, ...], int]] = {}
         self._lookup = np.full(self._TABLE_SIZE, -1, np.int64)
+        self._definitions: dict[str, str] = {}
+        self._held_bytes = 0
         self._undefined: dict[int, list[int]] = {}
         self._waiting = Waiting(budget.joined)
         self.connections: list[Connection] = []
@@ -48,18 +69,27 @@ class ConnectionTable:
         self.compressed_messages = 0
 
     def define(self, recorded_id: int, content: Connection) -> int:
-        """The connection that ``recorded_id`` means from here on; its id."""
-        for known in self._known.setdefault(recorded_id, []):
-            if dataclasses.replace(content, id=known) == self.connections[known]:
-                self._mean(recorded_id, known)
-                return known
-        connection = dataclasses.replace(content, id=len(self.connections))
-        self.connections.append(connection)
-        self.counts[connection.id] = 0
-        self._taken.append(self._wanted(connection.topic))
-        self._known[recorded_id].append(connection.id)
-        self._mean(recorded_id, connection.id)
-        return connection.id
+        """The connection that ``recorded_id`` means from here on; its id, or `_NO_ROOM`."""
+        known = self._known.get(recorded_id, {})
+        key = (*(getattr(content, name) for name in _TEXTS), tuple(content.metadata.items()))
+        if key not in known:
+            definition = self._definitions.setdefault(content.definition, content.definition)
+            size_bytes = _CONNECTION_BYTES + len(content.topic) + len(content.type_name)
+            size_bytes += len(definition) if definition is content.definition else 0
+            size_bytes += sum(len(name) + len(value) for name, value in content.metadata.items())
+            if self._held_bytes + size_bytes > self._budget.limit // 8:
+                self._mean(recorded_id, _NO_ROOM)
+                return _NO_ROOM
+            self._held_bytes += size_bytes
+            self._known[recorded_id] = known
+            known[key] = len(self.connections)
+            # Equal texts are kept once, however many connections have them.
+            connection = dataclasses.replace(content, id=known[key], definition=definition)
+            self.connections.append(connection)
+            self.counts[connection.id] = 0
+            self._taken.append(self._wanted(connection.topic))
+        self._mean(recorded_id, known[key])
+        return known[key]
 
     def _mean(self, recorded_id: int, connection_id: int) -> None:
         self._meaning[recorded_id] = connection_id
@@ -85,20 +115,28 @@ class ConnectionTable:
             if recorded_id not in self._known:
                 counts[-1] = counts.get(-1, 0) + count
                 continue
-            first, *others = self._known[recorded_id]
+            first, *others = self._known[recorded_id].values()
             counts[first] += count - sum(self.counts[other] for other in others)
             for other in others:
                 counts[other] += self.counts[other]
         return counts
 
     def undefined(self) -> list[Damage]:
-        """Messages that had to be left because the bag defines no such connection."""
+        """Messages that had to be left: the bag defines no such connection, or there is no room for it."""
         return [
-            Damage(
-                offset, f"{count:,} messages of connection {recorded_id}, which the bag never defines", False
-            )
+            Damage(offset, f"{count:,} messages of {self._called(recorded_id)}", False)
             for recorded_id, (count, offset) in sorted(self._undefined.items())
         ]
+
+    def _called(self, recorded_id: int) -> str:
+        """Connections whose messages had to be left, and why."""
+        if recorded_id == _PAST_ROOM:
+            return (
+                f"connections past the first {len(self.connections):,}, for which the memory limit has no "
+                f"room: raise --memory-limit to {readable(2 * self._budget.limit)}"
+            )
+        which = "others" if recorded_id == _OTHERS else f"connection {recorded_id}"
+        return f"{which}, which the bag never defines"
 
     def blocks(
         self, data: UInt8Array, messages: Messages, definitions: Sequence[Definition] = ()
@@ -116,11 +154,10 @@ class ConnectionTable:
             else:
                 self.define(definition.recorded_id, definition.content)
         ids = self._resolve(messages.connections)
-        for definition in again:
-            recorded_id = definition.recorded_id
-            before = self._meaning[recorded_id]
-            if (after := self.define(recorded_id, definition.content)) != before:
-                ids[(messages.connections == recorded_id) & (messages.starts > definition.position)] = after
+        if again:
+            meanings = [self.define(definition.recorded_id, definition.content) for definition in again]
+            rows, places = _last_before(messages, again)
+            ids[rows] = np.array(meanings, np.int64)[places]
         yield from self._resolved(data, self._counted(messages, ids))
 
     def oversize(self, messages: Messages) -> Iterator[MessageBlock]:
@@ -188,6 +225,10 @@ class ConnectionTable:
         for recorded_id, offset, count in zip(
             recorded.tolist(), offsets.tolist(), counts.tolist(), strict=True
         ):
+            if recorded_id in self:
+                recorded_id = _PAST_ROOM
+            elif recorded_id not in self._undefined and len(self._undefined) >= MAX_DAMAGE:
+                recorded_id = _OTHERS
             self._undefined.setdefault(recorded_id, [0, offset])[0] += count
 
     def _cut(self, data: UInt8Array, messages: Messages) -> Iterator[MessageBlock]:
@@ -258,6 +299,23 @@ class ConnectionTable:
             size_bytes += len(payload)
         if payloads:
             yield _rebuilt(block.part(first, len(block)), payloads)
+
+
+def _last_before(messages: Messages, definitions: Sequence[Definition]) -> tuple[Int64Array, Int64Array]:
+    """Messages with a definition of their connection before them in the buffer, and which is the last."""
+    recorded = np.array([definition.recorded_id for definition in definitions], np.int64)
+    positions = np.array([definition.position for definition in definitions], np.int64)
+    distinct = np.unique(recorded)
+    place = np.minimum(np.searchsorted(distinct, messages.connections), len(distinct) - 1)
+    rows = np.flatnonzero(distinct[place] == messages.connections)
+    # Numbers that are in the order of connections, and within one in the order of the buffer.
+    width = 1 + max(int(positions.max()), int(messages.starts.max(initial=0)))
+    keys = np.searchsorted(distinct, recorded) * width + positions
+    order = np.argsort(keys, kind="stable")
+    before = np.searchsorted(keys[order], place[rows] * width + messages.starts[rows]) - 1
+    last = order[np.maximum(before, 0)]
+    fits = (before >= 0) & (recorded[last] == messages.connections[rows])
+    return rows[fits], last[fits]
 
 
 def groups(ids: Int64Array) -> Iterator[tuple[int, Int64Array | slice]]:

@@ -23,6 +23,7 @@ from ros_to_parquet.bag.model import (
     MessageBlock,
     Messages,
     UInt8Array,
+    note,
 )
 from ros_to_parquet.bag.scan import (
     BEGINNING_BYTES,
@@ -40,6 +41,7 @@ from ros_to_parquet.bag.scan import (
     without,
 )
 from ros_to_parquet.bag.source import GAP_BYTES, CountedSource, ForwardBuffer
+from ros_to_parquet.bag.streams import BOMB, is_bomb
 from ros_to_parquet.memory import MemoryBudget
 
 _HEADER_BYTES = 64
@@ -107,6 +109,8 @@ class ChunkedReader(ABC, Generic[R]):
         self._framing = framing
         self._budget = budget
         self._largest = {"chunk": budget.chunk, "record": budget.message + _HEADER_BYTES}
+        self._unpacked_bytes = 0
+        self._is_given_up = False
         self._table = ConnectionTable(wanted, budget)
         self.counts = self._table.counts
 
@@ -153,7 +157,8 @@ class ChunkedReader(ABC, Generic[R]):
                     self._table.define(definition.recorded_id, definition.content)
                 yield from self._walk(_to_be_read(span, left_out, overruns), [])
         yield from self._table.rest()
-        self.damage.extend(self._table.undefined())
+        for damage in self._table.undefined():
+            note(self.damage, damage)
         if compressed := self._table.compressed_messages:
             self.compressions["zstd"] = self.compressions.get("zstd", 0) + compressed
 
@@ -204,7 +209,7 @@ class ChunkedReader(ABC, Generic[R]):
             self.unread_messages += count
 
     def _harm(self, offset: int, reason: str, *, ends_bag: bool = False) -> None:
-        self.damage.append(Damage(offset, reason, ends_bag))
+        note(self.damage, Damage(offset, reason, ends_bag))
 
     def _batch(self, batch: Batch[R]) -> Iterator[MessageBlock]:
         records = batch.records
@@ -226,6 +231,8 @@ class ChunkedReader(ABC, Generic[R]):
             if not cut:
                 self._harm(offset, "a chunk's header cannot be read")
             return
+        if self._gives_up(offset):
+            return
         if chunk.size_bytes > self._budget.chunk:
             yield from self._unpacked(offset, chunk, pieces(chunk.stored, self._budget.window), cut=cut)
             return
@@ -237,6 +244,7 @@ class ChunkedReader(ABC, Generic[R]):
             problems.append(problem)
         elif chunk.crc32 and zlib.crc32(content.data) != chunk.crc32:
             problems.append("its checksum is wrong")
+        self._unpacked_bytes += len(content)
         records = self._framing.all_records(content)
         reached = int(records.ends[-1]) if len(records) else 0
         if reached < len(content):  # a length is wrong, or the end is missing
@@ -248,6 +256,13 @@ class ChunkedReader(ABC, Generic[R]):
         if problems and not cut:
             self._harm_chunk(offset, compression, problems)
         yield from self._run(content, records, np.full(len(records), offset, np.int64))
+
+    def _gives_up(self, offset: int) -> bool:
+        """Whether chunks are not unpacked any more, from the one at ``offset`` on."""
+        if not self._is_given_up and is_bomb(self._unpacked_bytes, self._source):
+            self._is_given_up = True
+            self._harm(offset, BOMB, ends_bag=True)
+        return self._is_given_up
 
     def _begins_chunk(self, offset: int) -> bool:
         """Whether a chunk begins where the index says so; it is noted where none does."""
@@ -277,6 +292,8 @@ class ChunkedReader(ABC, Generic[R]):
                 if not found.cut:
                     self._harm(found.offset, "a chunk's header cannot be read")
                 return
+            if self._gives_up(found.offset):
+                return
             begin = found.offset + chunk.head_bytes
             end = min(begin + chunk.stored_bytes, found.offset + found.size)
             stored = self._stored(buffer, begin, end)
@@ -298,7 +315,12 @@ class ChunkedReader(ABC, Generic[R]):
     ) -> Iterator[MessageBlock]:
         """The messages of a chunk that is decompressed as it is read; damage is noted when all is read."""
         compression = self._count_chunk(chunk)
-        content = Unpacked(chunk.compression, stored, piece_bytes=self._budget.window)
+        content = Unpacked(
+            chunk.compression,
+            stored,
+            piece_bytes=self._budget.window,
+            window_bytes=self._budget.limit // 8,
+        )
         inner = Span(0, 0, chunk.size_bytes, chunk.size_bytes, np.zeros(0, np.int64))
         buffer = ForwardBuffer(content, None, window_bytes=self._budget.window)
         broken = ""
@@ -313,10 +335,12 @@ class ChunkedReader(ABC, Generic[R]):
                 broken, reached = found.reason, found.offset
             elif isinstance(found, Passed) and not broken:
                 broken, reached = "no record begins where one should", found.offset
-        size_bytes, crc32 = content.finish()
+        size_bytes, crc32 = content.finish(chunk.size_bytes)
+        self._unpacked_bytes += size_bytes
         problems = [content.problem] if content.problem else []
         if size_bytes != chunk.size_bytes:
-            problems.insert(0, f"{chunk.size_bytes:,} bytes recorded, {size_bytes:,} found")
+            there = "more" if size_bytes > chunk.size_bytes else f"{size_bytes:,}"
+            problems.insert(0, f"{chunk.size_bytes:,} bytes recorded, {there} found")
         elif chunk.crc32 and crc32 != chunk.crc32:
             problems.append("its checksum is wrong")
         if broken:

@@ -24,8 +24,8 @@ _PIECE_BYTES = 4 << 10
 _SALVAGED_BYTES = 64 << 10
 """What is had at a time of a stream that may be broken."""
 
-_MAX_WINDOW_BYTES = 128 << 20
-"""How far back a zstd frame may refer, which takes as much memory; zstd's own default, too."""
+_LEAST_WINDOW_BYTES = 8 << 20
+"""How far back a zstd frame may always refer, which takes as much memory: as its format asks of readers."""
 
 _ERRORS = (RuntimeError, OSError, EOFError, ValueError, MemoryError, zstandard.ZstdError)
 
@@ -45,7 +45,7 @@ _STREAMS: dict[str, Callable[[], _Stream]] = {
     "lz4": lz4.frame.LZ4FrameDecompressor,
 }
 
-_COMPRESSIONS = ("", "none", "zstd", *_STREAMS)
+COMPRESSIONS = ("", "none", "zstd", *_STREAMS)
 
 
 def pieces(data: UInt8Array, piece_bytes: int) -> Iterator[bytes]:
@@ -54,8 +54,12 @@ def pieces(data: UInt8Array, piece_bytes: int) -> Iterator[bytes]:
         yield data[start : start + piece_bytes].tobytes()
 
 
-def unpack(compression: str, stored: Iterator[bytes], *, piece_bytes: int) -> Iterator[bytes]:
+def unpack(
+    compression: str, stored: Iterator[bytes], *, piece_bytes: int, window_bytes: int
+) -> Iterator[bytes]:
     """The content of one or several streams in a row, in pieces of at most ``piece_bytes``.
+
+    A zstd frame may refer back to ``window_bytes`` before, or to 8 MiB.
 
     Raises:
         Any of `_ERRORS`: it is cut off or broken, after what there is of it.
@@ -63,15 +67,15 @@ def unpack(compression: str, stored: Iterator[bytes], *, piece_bytes: int) -> It
     if compression in ("", "none"):
         yield from stored
     elif compression == "zstd":
-        yield from _unpack_zstd(stored, piece_bytes)
+        yield from _unpack_zstd(stored, piece_bytes, max(window_bytes, _LEAST_WINDOW_BYTES))
     elif compression in _STREAMS:
         yield from _unpack_stream(_STREAMS[compression], stored, piece_bytes)
     else:
         raise ValueError(_not_supported(compression))
 
 
-def _unpack_zstd(stored: Iterator[bytes], piece_bytes: int) -> Iterator[bytes]:
-    decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES)
+def _unpack_zstd(stored: Iterator[bytes], piece_bytes: int, window_bytes: int) -> Iterator[bytes]:
+    decompressor = zstandard.ZstdDecompressor(max_window_size=window_bytes)
     # read1 gives what there is after each step of input, so that what precedes a broken place is not lost.
     source: Any = _Feed(stored)
     with decompressor.stream_reader(source, read_across_frames=True) as reader:
@@ -117,9 +121,11 @@ class Unpacked:
     ``problem`` says what is wrong with it, as far as it was read.
     """
 
-    def __init__(self, compression: str, stored: Iterator[bytes], *, piece_bytes: int) -> None:
+    def __init__(
+        self, compression: str, stored: Iterator[bytes], *, piece_bytes: int, window_bytes: int
+    ) -> None:
         self.problem = ""
-        self._pieces = unpack(compression, stored, piece_bytes=piece_bytes)
+        self._pieces = unpack(compression, stored, piece_bytes=piece_bytes, window_bytes=window_bytes)
         self._position = 0
         self._crc32 = 0
         self._rest = memoryview(b"")
@@ -150,9 +156,9 @@ class Unpacked:
             self._rest = memoryview(piece)
         return True
 
-    def finish(self) -> tuple[int, int]:
-        """Reads to the end; how many bytes there were, and their CRC-32."""
-        while self._more():
+    def finish(self, most_bytes: int) -> tuple[int, int]:
+        """Reads to the end, or past ``most_bytes``; how many bytes there were, and their CRC-32."""
+        while self._position <= most_bytes and self._more():
             self._position += len(self._rest)
             self._rest = memoryview(b"")
         return self._position, self._crc32
@@ -175,7 +181,7 @@ def decompress(
     if compression in ("", "none"):
         problem = "" if len(data) == size_bytes else f"{size_bytes:,} bytes recorded, {len(data):,} found"
         return data, problem
-    if compression not in _COMPRESSIONS:
+    if compression not in COMPRESSIONS:
         return data[:0], _not_supported(compression)
     if not size_bytes and not len(data):
         return data, ""  # a chunk that holds nothing may be no stream, either
@@ -220,7 +226,7 @@ def _salvage(compression: str, stored: Iterator[bytes], most_bytes: int) -> tupl
     size_bytes = 0
     problem = ""
     try:
-        for piece in unpack(compression, stored, piece_bytes=_SALVAGED_BYTES):
+        for piece in unpack(compression, stored, piece_bytes=_SALVAGED_BYTES, window_bytes=4 * most_bytes):
             found.append(piece)
             size_bytes += len(piece)
             if size_bytes > most_bytes:

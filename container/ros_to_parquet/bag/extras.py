@@ -10,7 +10,7 @@ MAX_RECORDS = 1000
 """Attachments, and metadata records, of one bag that are kept; the rest is counted."""
 
 MAX_METADATA_BYTES = 256 << 10
-"""What the metadata records of one bag that are kept take together."""
+"""What the metadata records of one bag that are kept take together; as much the names of attachments."""
 
 HELD_BYTES = 1 << 20
 """An attachment that is no larger is held in memory when it is passed; others are read when asked for."""
@@ -61,10 +61,11 @@ class Extras:
         self.metadata: list[MetadataRecord] = []
         self.left_out = 0
         self._metadata_bytes = 0
+        self._name_bytes = 0
         self._held_bytes = 0
 
     def add_metadata(self, record: MetadataRecord) -> None:
-        size = sum(len(key) + len(value) for key, value in record.values)
+        size = len(record.name) + sum(len(key) + len(value) for key, value in record.values)
         if len(self.metadata) >= MAX_RECORDS or self._metadata_bytes + size > MAX_METADATA_BYTES:
             self.left_out += 1
             return
@@ -73,9 +74,11 @@ class Extras:
 
     def add_attachment(self, attachment: Attachment) -> bool:
         """Whether it is kept."""
-        if len(self.attachments) >= MAX_RECORDS:
+        size = len(attachment.name) + len(attachment.media_type)
+        if len(self.attachments) >= MAX_RECORDS or self._name_bytes + size > MAX_METADATA_BYTES:
             self.left_out += 1
             return False
+        self._name_bytes += size
         self.attachments.append(attachment)
         self._held_bytes += len(attachment.content or b"")
         return True

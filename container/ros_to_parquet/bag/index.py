@@ -22,6 +22,9 @@ from ros_to_parquet.bag.source import HasEnd
 MAX_INDEX_RECORD_BYTES = 64 << 20
 """No record of an index is longer: the longest are definitions and counts of 65,536 channels."""
 
+MAX_CONNECTIONS, MAX_CHUNKS = 1 << 17, 1 << 22
+"""What an index may name: counts take memory by the connection, and offsets by the chunk."""
+
 _PART_BYTES = 512 << 10
 """What is looked at together of an index: in memory that takes ten times as much."""
 
@@ -88,6 +91,7 @@ class IndexBuilder:
         self._is_wanted = wanted
         self._begin, self._end = begin, end
         self._wanted: dict[int, bool] = {}
+        self._count = 0
         self._offsets: list[Int64Array] = []
         self._ends: list[Int64Array] = []
         self._left_out: list[BoolArray] = []
@@ -101,9 +105,17 @@ class IndexBuilder:
         self._wanted[recorded_id] = self._wanted.get(recorded_id, False) or self._is_wanted(topic)
 
     def add(self, entries: ChunkEntries) -> None:
+        """Takes a piece of the index.
+
+        Raises:
+            ValueError: there is more of it than any bag has.
+        """
         distinct, inverse = np.unique(entries.ids, return_inverse=True)
         ids: list[int] = distinct.tolist()
         self.named.update(ids)
+        self._count += len(entries.offsets)
+        if len(self.named) > MAX_CONNECTIONS or self._count > MAX_CHUNKS:
+            raise ValueError(f"it names more than {MAX_CONNECTIONS:,} connections, or {MAX_CHUNKS:,} chunks")
         may_be_wanted = np.array([self._wanted.get(number, True) for number in ids], np.bool_)
         left_out = entries.tells.copy()
         left_out[entries.chunks[may_be_wanted[inverse] & (entries.counts > 0)]] = False

@@ -13,11 +13,14 @@ import numpy.typing as npt
 
 from ros_to_parquet.bag.blocks import Definition
 from ros_to_parquet.bag.chunked import Chunk, ChunkedReader, ChunkFraming
+from ros_to_parquet.bag.decompress import COMPRESSIONS
 from ros_to_parquet.bag.extras import HELD_BYTES, Attachment, Extras, MetadataRecord
 from ros_to_parquet.bag.index import ChunkEntries, ChunkIndex, IndexBuilder, flat_entries, index_pieces
 from ros_to_parquet.bag.model import BagFormat, Connection, Int64Array, MessageBlock, Messages, UInt8Array
 from ros_to_parquet.bag.scan import (
+    Batch,
     Broken,
+    Large,
     Look,
     Need,
     Passed,
@@ -29,13 +32,20 @@ from ros_to_parquet.bag.scan import (
     plan_span,
     slice_bounds,
 )
-from ros_to_parquet.bag.source import MAX_KEPT_BYTES, READ_BYTES, CountedSource, HasEnd, Kept
+from ros_to_parquet.bag.source import (
+    MAX_KEPT_BYTES,
+    READ_BYTES,
+    CountedSource,
+    ForwardBuffer,
+    HasEnd,
+    Kept,
+)
 from ros_to_parquet.memory import MemoryBudget
 
 MAGIC = b"\x89MCAP0\r\n"
 
 HEADER, FOOTER, SCHEMA, CHANNEL, MESSAGE, CHUNK = 1, 2, 3, 4, 5, 6
-CHUNK_INDEX, ATTACHMENT, ATTACHMENT_INDEX, STATISTICS = 8, 9, 10, 11
+MESSAGE_INDEX, CHUNK_INDEX, ATTACHMENT, ATTACHMENT_INDEX, STATISTICS = 7, 8, 9, 10, 11
 METADATA, METADATA_INDEX, SUMMARY_OFFSET, DATA_END = 12, 13, 14, 15
 
 _END_KINDS = (DATA_END, FOOTER, CHUNK_INDEX, ATTACHMENT_INDEX, STATISTICS, METADATA_INDEX, SUMMARY_OFFSET)
@@ -104,6 +114,9 @@ class McapReader(ChunkedReader[Records]):
         self._schemas: dict[int, _Schema] = {}
         self.extras = Extras()
         self._data_ended = False
+        self._last_kind = CHUNK
+        self._reached = 0
+        """The kind of the last record outside of chunks, and where it ended."""
         self._summary = _Summary(data_end=source.size)
         self._kept = Kept()  # of a stream
         self._has_footer = False
@@ -162,6 +175,24 @@ class McapReader(ChunkedReader[Records]):
                 else "the file was never closed: it may lack its last messages"
             )
             self._harm(self._source.size, reason, ends_bag=True)
+
+    def _batch(self, batch: Batch[Records]) -> Iterator[MessageBlock]:
+        kinds = batch.records.kinds
+        offsets = batch.offset + batch.records.starts
+        follows = self._reached == offsets[0]
+        before = np.append(self._last_kind if follows else CHUNK, kinds[:-1])
+        orphans = np.flatnonzero((kinds == MESSAGE_INDEX) & (before != CHUNK) & (before != MESSAGE_INDEX))
+        if len(orphans):
+            self._harm(
+                int(offsets[orphans[0]]),
+                "an index of messages that follows no chunk: what is before it was one, or is left over",
+            )
+        self._last_kind, self._reached = int(kinds[-1]), batch.offset + int(batch.records.ends[-1])
+        yield from super()._batch(batch)
+
+    def _large(self, found: Large, buffer: ForwardBuffer) -> Iterator[MessageBlock]:
+        self._last_kind, self._reached = int(found.window[0]), found.offset + found.size
+        yield from super()._large(found, buffer)
 
     def _check_end(self) -> None:
         """Takes the summary from the records that ended the stream."""
@@ -269,25 +300,7 @@ class McapReader(ChunkedReader[Records]):
         return statistics is not None and self._summary.chunks.messages == +Counter(statistics)
 
     def _open_chunk(self, record: UInt8Array) -> Chunk | None:
-        if len(record) < _RECORD_HEAD_BYTES or record[0] != CHUNK:
-            return None
-        body = record[_RECORD_HEAD_BYTES:]
-        fields = _Fields(body[:_MAX_CHUNK_HEAD_BYTES].tobytes())
-        try:
-            fields.skip(16)
-            size_bytes, crc32 = fields.integer(8), fields.integer(4)
-            compression = fields.text()
-            stored_bytes = fields.integer(8)
-        except ValueError:
-            return None
-        return Chunk(
-            compression=compression,
-            size_bytes=size_bytes,
-            crc32=crc32,
-            stored=body[fields.position :][:stored_bytes],
-            head_bytes=_RECORD_HEAD_BYTES + fields.position,
-            stored_bytes=stored_bytes,
-        )
+        return _opened(record)
 
     def _found(
         self, data: UInt8Array, records: Records, offsets: Int64Array
@@ -363,6 +376,10 @@ class _Framing(ChunkFraming[Records]):
         unsound = np.flatnonzero(records.kinds < 0)
         return part(records, 0, int(unsound[0])) if len(unsound) else records
 
+    def is_chunk(self, window: UInt8Array) -> bool:
+        chunk = _opened(window)
+        return chunk is not None and chunk.compression in COMPRESSIONS
+
     def step(self, window: UInt8Array, left: int, /) -> Look | Need | Skip | Broken:
         if left == len(MAGIC) and window.tobytes() == MAGIC:  # the end of a stream
             return Skip(left, noted=True)
@@ -381,6 +398,29 @@ class _Framing(ChunkFraming[Records]):
         if kind not in (SCHEMA, CHANNEL, MESSAGE, CHUNK, ATTACHMENT, METADATA):
             return Skip(_RECORD_HEAD_BYTES + size)
         return Need(_RECORD_HEAD_BYTES + size, "chunk" if kind == CHUNK else "record")
+
+
+def _opened(record: UInt8Array) -> Chunk | None:
+    """See `ChunkedReader._open_chunk`."""
+    if len(record) < _RECORD_HEAD_BYTES or record[0] != CHUNK:
+        return None
+    body = record[_RECORD_HEAD_BYTES:]
+    fields = _Fields(body[:_MAX_CHUNK_HEAD_BYTES].tobytes())
+    try:
+        fields.skip(16)
+        size_bytes, crc32 = fields.integer(8), fields.integer(4)
+        compression = fields.text()
+        stored_bytes = fields.integer(8)
+    except ValueError:
+        return None
+    return Chunk(
+        compression=compression,
+        size_bytes=size_bytes,
+        crc32=crc32,
+        stored=body[fields.position :][:stored_bytes],
+        head_bytes=_RECORD_HEAD_BYTES + fields.position,
+        stored_bytes=stored_bytes,
+    )
 
 
 class _Fields:

@@ -165,6 +165,18 @@ class Damage:
     ends_bag: bool
 
 
+MAX_DAMAGE = 1000
+"""Damaged parts of a bag that are kept: of more, the last one."""
+
+
+def note(found: list[Damage], damage: Damage) -> None:
+    """Adds damage to what was found, which has `MAX_DAMAGE` at most."""
+    if len(found) >= MAX_DAMAGE:
+        last = found.pop()
+        damage = dataclasses.replace(damage, ends_bag=damage.ends_bag or last.ends_bag)
+    found.append(damage)
+
+
 class RandomAccess(Protocol):
     """A bag's bytes, wherever they are. ``read_at`` returns fewer bytes than asked at the end only."""
 

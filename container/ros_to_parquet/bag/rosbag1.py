@@ -149,12 +149,12 @@ class Rosbag1Reader(ChunkedReader["Rosbag1Records"]):
             header_length = _integer(head[:4].tobytes())
             padding = _integer(head[4 + header_length : 8 + header_length].tobytes())
             data_start = len(MAGIC) + 8 + header_length + padding
-            if data_start <= self._source.size:
+            if data_start <= self._source.size and not _is_misled(head, data_start - len(MAGIC)):
                 index_pos = _integer(fields.get(b"index_pos", b""))
                 return _BagHeader(data_start, index_pos, _integer(fields.get(b"chunk_count", b"")))
         if _first_header(head[_USUAL_DATA_START - len(MAGIC) :]) is None:
             raise BagError("it is cut off inside its header, or damaged there: no message can be found")
-        self._harm(len(MAGIC), "the bag's header cannot be read, the bag is read without its index")
+        self._harm(len(MAGIC), "the bag's header is damaged, the bag is read without its index")
         return _BagHeader(_USUAL_DATA_START, 0, 0)
 
     def _open_chunk(self, record: UInt8Array) -> Chunk | None:
@@ -251,15 +251,14 @@ class _Framing(ChunkFraming[Rosbag1Records]):
         self, data: UInt8Array, heads: Int64Array, bodies: Int64Array, ends: Int64Array
     ) -> Rosbag1Records:
         starts = bodies - heads - 8
-        kinds, connections, times, counts = _header_values(data, starts + 4, heads)
-        seconds, nanoseconds = times & 0xFFFFFFFF, times >> 32
+        kinds, connections, times_ns, counts = _header_values(data, starts + 4, heads)
         return Rosbag1Records(
             kinds=kinds,
             starts=starts,
             bodies=bodies,
             ends=ends,
             connections=connections,
-            times_ns=np.where(times == _NO_VALUE, _NO_VALUE, seconds * 1_000_000_000 + nanoseconds),
+            times_ns=times_ns,
             counts=counts,
         )
 
@@ -274,6 +273,10 @@ class _Framing(ChunkFraming[Rosbag1Records]):
 
     def doubtful(self, records: Rosbag1Records) -> npt.NDArray[np.bool_]:
         return np.asarray(records.kinds < 0, np.bool_)
+
+    def is_chunk(self, window: UInt8Array) -> bool:
+        fields = _first_header(window)
+        return fields is not None and fields.get(b"op") == bytes((CHUNK,))
 
     def step(self, window: UInt8Array, left: int, /) -> Look | Need | Skip | Broken:
         zeros = _leading_zeros(window)
@@ -320,10 +323,11 @@ class _Framing(ChunkFraming[Rosbag1Records]):
 
 _NO_VALUE = -1
 _UINT32 = np.dtype("<u4")
+_TIME = np.dtype([("seconds", "<u4"), ("nanoseconds", "<u4")])
 _VALUES: Mapping[bytes, np.dtype[Any]] = {
     b"op": np.dtype(np.uint8),
     b"conn": _UINT32,
-    b"time": np.dtype("<i8"),
+    b"time": _TIME,
     b"count": _UINT32,
 }
 _CHUNK_POS: Mapping[bytes, np.dtype[Any]] = {b"chunk_pos": np.dtype("<i8")}
@@ -336,6 +340,8 @@ def _header_values(
     data: UInt8Array, starts: Int64Array, lengths: Int64Array, dtypes: Mapping[bytes, np.dtype[Any]] = _VALUES
 ) -> Int64Array:
     """The values of ``dtypes`` of all headers; int64, shape (values, headers), -1 where there is none.
+
+    Times are in nanoseconds.
 
     All headers of a kind are laid out alike by one recorder, so the first one is parsed and the others are
     only compared with it where they are not values.
@@ -373,8 +379,19 @@ def _read_alike(
     for number, (name, dtype) in enumerate(dtypes.items()):
         start, end = layout.get(name, (0, 0))
         if end - start == dtype.itemsize:
-            values[number, rows[alike]] = np.ascontiguousarray(raw[alike, start:end]).view(dtype)[:, 0]
+            found = np.ascontiguousarray(raw[alike, start:end]).view(dtype)[:, 0]
+            if dtype == _TIME:
+                found = found["seconds"].astype(np.int64) * 1_000_000_000 + found["nanoseconds"]
+            values[number, rows[alike]] = found
     return alike
+
+
+def _is_misled(head: UInt8Array, start: int) -> bool:
+    """Whether a bag header leads to where no record begins, though one does where one usually is."""
+    usual = _USUAL_DATA_START - len(MAGIC)
+    there = head[start:]
+    leads = start >= len(head) or _leading_zeros(there) >= 4 or _first_header(there) is not None
+    return not leads and start != usual and _first_header(head[usual:]) is not None
 
 
 def _layout(header: bytes) -> dict[bytes, tuple[int, int]] | None:

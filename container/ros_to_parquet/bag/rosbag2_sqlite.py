@@ -21,6 +21,7 @@ from ros_to_parquet.bag.model import (
     MessageBlock,
     Messages,
     UInt8Array,
+    note,
 )
 from ros_to_parquet.bag.source import CountedSource, own_pages
 from ros_to_parquet.bag.sqlite_files import LOG, Database
@@ -33,6 +34,12 @@ _MAX_ROWS = 64
 
 _MAX_GAPS = 1000
 """Unreadable stretches after which the rest is given up."""
+
+_MAX_TEXT_BYTES = 1 << 20
+"""Of a name, a definition or a profile; a longer one is left out."""
+
+_HEAP_BYTES = 32 << 20
+"""What SQLite takes for itself at most: pages that it keeps, and rows that are read."""
 
 _ERRORS = (apsw.Error, MemoryError, UnicodeError)
 """What a damaged database raises; it may ask for impossible amounts of memory, or hold names of any bytes."""
@@ -102,13 +109,22 @@ class SqliteReader:
 
     def _begin(self, database: Database, wanted: Callable[[str], bool]) -> None:
         connection = database.connection
-        connection.limit(apsw.SQLITE_LIMIT_LENGTH, max(self._size, 1 << 20))
+        connection.limit(apsw.SQLITE_LIMIT_LENGTH, max(self._budget.block // _MAX_ROWS, _MAX_TEXT_BYTES))
+        apsw.hard_heap_limit(_HEAP_BYTES)
+        connection.execute("PRAGMA trusted_schema = OFF")
         connection.execute("PRAGMA writable_schema = ON")  # or a file that is cut off cannot be read at all
         taken: dict[int, bool] = {}
         with _StepLimit(connection, self._size):
             for topic_id, content in _topics(connection):
                 self._table.define(topic_id, content)
                 taken[topic_id] = taken.get(topic_id, False) or wanted(content.topic)
+            for table in _TEXT_TABLES:
+                if count := _long_texts(connection, table):
+                    self._harm(
+                        -1,
+                        f"{count:,} rows of its table {table!r} have text of more than {_MAX_TEXT_BYTES:,} "
+                        "bytes, which is left out",
+                    )
         self._query = _rows_query(
             _row_id(_columns(connection, "messages")),
             [topic_id for topic_id, is_wanted in taken.items() if not is_wanted],
@@ -176,12 +192,13 @@ class SqliteReader:
         if self._indexed is not None and self._indexed < found:
             self._harm(-1, f"its index has {self._indexed:,} messages, and {found:,} were found")
             self._indexed = None
-        self.damage.extend(self._table.undefined())
+        for damage in self._table.undefined():
+            note(self.damage, damage)
         if compressed := self._table.compressed_messages:
             self.compressions["zstd"] = compressed
 
     def _harm(self, rowid: int, reason: str, *, ends_bag: bool = False) -> None:
-        self.damage.append(Damage(rowid, reason, ends_bag))
+        note(self.damage, Damage(rowid, reason, ends_bag))
 
     def _rows(self, database: Database, index: _IndexCount) -> Iterator[_Rows]:
         """All rows that can be read, some at a time; where some cannot, damage is noted.
@@ -284,7 +301,7 @@ def _rows_query(row_id: str, unwanted: Sequence[int], small_bytes: int) -> str:
     Of contents that are larger than ``small_bytes`` it gives the size, which is known without reading them.
     """
     topic_id, data = "IFNULL(CAST(topic_id AS INTEGER), -1)", "IFNULL(CAST(data AS BLOB), x'')"
-    data = f"CASE WHEN length(data) > {small_bytes} THEN length(data) ELSE {data} END"
+    data = f"CASE WHEN octet_length(data) > {small_bytes} THEN octet_length(data) ELSE {data} END"
     if unwanted:
         data = f"CASE WHEN {topic_id} IN ({', '.join(map(str, unwanted))}) THEN x'' ELSE {data} END"
     time_ns = "IFNULL(CAST(timestamp AS INTEGER), 0)"
@@ -458,6 +475,23 @@ def _header(source: CountedSource) -> tuple[int, int]:
     return page_bytes, max(pages * page_bytes - source.size, 0)
 
 
+_TEXT_TABLES = ("topics", "message_definitions")
+_TABLES = (*_TEXT_TABLES, "messages")
+
+
+def _long_texts(database: apsw.Connection, table: str) -> int:
+    """How many rows of a table have text that is too long, so that it is left out."""
+    names = sorted(_columns(database, table))
+    if not names:
+        return 0
+    is_long = " OR ".join(f"octet_length({_quoted(name)}) > {_MAX_TEXT_BYTES}" for name in names)
+    return int(database.execute(f"SELECT COUNT(*) FROM {table} WHERE {is_long}").get)
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
 def _topics(database: apsw.Connection) -> Iterator[tuple[int, Connection]]:
     """The topics by their recorded id.
 
@@ -465,7 +499,7 @@ def _topics(database: apsw.Connection) -> Iterator[tuple[int, Connection]]:
         BagError: there are no tables of topics and messages.
         apsw.Error: they cannot be read.
     """
-    columns = {table: _columns(database, table) for table in ("topics", "messages", "message_definitions")}
+    columns = {table: _columns(database, table) for table in _TABLES}
     for table in ("topics", "messages"):
         if not columns[table]:
             raise BagError(f"a SQLite database, but no rosbag2 bag: it has no table {table!r}")
@@ -473,6 +507,10 @@ def _topics(database: apsw.Connection) -> Iterator[tuple[int, Connection]]:
         if columns[table] and (kind := _kind(database, table)) != "table":  # a view may have rows without end
             raise BagError(
                 f"a SQLite database, but no rosbag2 bag: its {table!r} is not a table but of kind {kind!r}"
+            )
+        if columns[table] and _computed(database, table):  # whatever that makes, and however large
+            raise BagError(
+                f"a SQLite database, but no rosbag2 bag: its {table!r} has columns that are computed"
             )
     definitions: dict[tuple[str, str], tuple[str, str]] = {}
     names: tuple[str, ...] = ("topic_type", "encoding", "encoded_message_definition", "type_description_hash")
@@ -516,7 +554,11 @@ def _texts(
     """What ``first`` gives, and columns as text, empty where a bag's version of the schema has none such."""
     # As bytes, for text in a database may be any.
     blobs = [
-        f"CAST(IFNULL(CAST({name} AS TEXT), '') AS BLOB)" if name in columns else "x''" for name in names
+        f"CASE WHEN octet_length({name}) > {_MAX_TEXT_BYTES} THEN x'' "
+        f"ELSE CAST(IFNULL(CAST({name} AS TEXT), '') AS BLOB) END"
+        if name in columns
+        else "x''"
+        for name in names
     ]
     encoding = str(database.pragma("encoding"))
     for key, *values in database.execute(f"SELECT {first}, {', '.join(blobs)} FROM {rest}"):
@@ -527,6 +569,11 @@ def _kind(database: apsw.Connection, table: str) -> str:
     """What a name stands for: ``table``, ``view``, ``virtual`` or ``shadow``; empty for nothing."""
     query = "SELECT type FROM pragma_table_list(?) WHERE schema = 'main'"
     return "".join(str(kind) for (kind,) in database.execute(query, (table,)))
+
+
+def _computed(database: apsw.Connection, table: str) -> bool:
+    query = "SELECT COUNT(*) FROM pragma_table_xinfo(?) WHERE hidden > 0"
+    return bool(database.execute(query, (table,)).get)
 
 
 def _columns(database: apsw.Connection, table: str) -> set[str]:

@@ -7,7 +7,6 @@ Nothing else is needed to find messages, so an index that is missing or lies doe
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
@@ -134,6 +133,10 @@ class Framing(Protocol[R_co]):
 
         ``left`` bytes are left in the bag, of which the window shows some.
         """
+        ...
+
+    def is_chunk(self, window: UInt8Array) -> bool:
+        """Whether a chunk's record begins at the start of the window."""
         ...
 
 
@@ -266,6 +269,28 @@ class Large:
     cut: bool = False
 
 
+def _swallowing(
+    buffer: ForwardBuffer, framing: Framing[R], anchors: Int64Array, position: int, records: R
+) -> int | None:
+    """The first of a window's records within which a chunk begins by the bag's index: its length is wrong.
+
+    An index may be wrong itself: a chunk must be there.
+    """
+    if not len(anchors) or not len(records):
+        return None
+    starts, ends = position + records.starts, position + records.ends
+    after = np.searchsorted(anchors, starts, side="right")
+    following = anchors[np.minimum(after, len(anchors) - 1)]
+    for row in np.flatnonzero((after < len(anchors)) & (following < ends)).tolist():
+        if _is_chunk(buffer, framing, int(following[row])):
+            return int(row)
+    return None
+
+
+def _is_chunk(buffer: ForwardBuffer, framing: Framing[R], offset: int) -> bool:
+    return framing.is_chunk(buffer.peek(offset, BEGINNING_BYTES))
+
+
 BEGINNING_BYTES = 8 << 10
 """More than the header of a chunk or message has."""
 
@@ -291,6 +316,9 @@ def walk(
             if not left:
                 return
         records = framing.records(window)
+        swallowing = _swallowing(buffer, framing, span.anchors, position, records)
+        if swallowing is not None:
+            records = part(records, 0, swallowing)
         if len(records):
             first, last = np.searchsorted(records.starts, (span.begin - position, span.end - position))
             if first < last:
@@ -299,7 +327,14 @@ def walk(
             need = 1
             continue
         step = framing.step(window, left)
-        if not isinstance(step, Broken) and step.size <= left:
+        goes_on = _first_after(span.anchors, position)
+        swallows = (
+            not isinstance(step, Broken | Look)
+            and goes_on is not None
+            and goes_on < position + step.size
+            and _is_chunk(buffer, framing, goes_on)
+        )
+        if not isinstance(step, Broken) and not swallows and step.size <= left:
             before_span = isinstance(step, Need) and position + step.size <= span.begin
             if isinstance(step, Skip) or before_span:
                 if isinstance(step, Skip) and step.noted and position >= span.begin:
@@ -308,21 +343,21 @@ def walk(
                 need = 1
                 continue
             if isinstance(step, Need) and step.size > largest[step.what]:
-                # Where a chunk begins inside of it by the bag's index, its length is wrong.
-                if (_first_after(span.anchors, position) or math.inf) >= position + step.size:
-                    yield Large(position, step.size, _beginning(buffer, position, left))
-                    position += step.size
-                    need = 1
-                    continue
-                step = Broken(f"a record says it is {step.size:,} bytes long")
-            elif step.size > len(window):
+                yield Large(position, step.size, _beginning(buffer, position, left))
+                position += step.size
+                need = 1
+                continue
+            if step.size > len(window):
                 need = step.size
                 continue
-        goes_on = _first_after(span.anchors, position)
         if isinstance(step, Broken):
             reason, shown = step.reason, 0
         else:
             reason = f"cut off inside a {step.what}: {left:,} of {step.size:,} bytes are there"
+            if swallows and step.size <= left:
+                reason = (
+                    f"a {step.what} says that it is {step.size:,} bytes long, but a chunk begins within it"
+                )
             shown = left if goes_on is None else goes_on - position
             if isinstance(step, Skip):
                 shown = 0

@@ -277,6 +277,13 @@ class ForwardBuffer:
             self._start, self._data = offset, memoryview(b"".join((kept, data)) if kept else data)
         return np.frombuffer(self._data, np.uint8)[offset - self._start :]
 
+    def peek(self, offset: int, length: int) -> UInt8Array:
+        """Bytes anywhere in a source that is no stream, read for themselves unless they are at hand."""
+        place = offset - self._start
+        if place < 0 or place + length > len(self._data):
+            return np.frombuffer(self._source.read_at(offset, length), np.uint8)
+        return np.frombuffer(self._data[place : place + length], np.uint8)
+
     def _exactly(self, offset: int, size: int, at_hand: int) -> UInt8Array:
         """So many bytes in pages of their own (see `give_back`), put together without a second copy."""
         pages = own_pages(size)

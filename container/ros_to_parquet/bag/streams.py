@@ -37,6 +37,14 @@ _ERRORS = (
 )
 
 
+_TOO_MUCH_MEMORY = ("Memory usage limit", "too much memory")
+"""How xz and zstd say so."""
+
+MAX_RATIO = 10_000
+FREE_BYTES = 16 << 30
+"""What unpacks to more than so many times its size, and to more than this, is taken for a bomb."""
+
+
 class _Decoder(Protocol):
     @property
     def eof(self) -> bool: ...
@@ -70,12 +78,15 @@ class _Zlib:
 
 
 class _Zstd:
-    """Likewise zstandard's, which makes all that there is of what it is fed."""
+    """Likewise zstandard's, which makes all that there is of what it is fed: so that is little at a time."""
 
-    needs_input = True
+    _PIECE_BYTES = 256
+    """At most 8 MiB are made of as many."""
 
-    def __init__(self) -> None:
-        self._stream = zstandard.ZstdDecompressor().decompressobj()
+    def __init__(self, memory_bytes: int) -> None:
+        self._stream = zstandard.ZstdDecompressor(max_window_size=memory_bytes).decompressobj()
+        self._rest = b""
+        self._error: zstandard.ZstdError | None = None
 
     @property
     def eof(self) -> bool:
@@ -83,20 +94,43 @@ class _Zstd:
 
     @property
     def unused_data(self) -> bytes:
-        return self._stream.unused_data
+        return self._stream.unused_data + self._rest
 
-    def decompress(self, data: bytes, _: int, /) -> bytes:
-        return self._stream.decompress(data)
+    @property
+    def needs_input(self) -> bool:
+        return not self._rest and self._error is None
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes:
+        if self._error is not None:
+            raise self._error
+        data = self._rest + data
+        made: list[bytes] = []
+        size = place = 0
+        while place < len(data) and size < max_length and not self._stream.eof:
+            piece = data[place : place + self._PIECE_BYTES]
+            place += len(piece)
+            try:
+                made.append(self._stream.decompress(piece))
+            except zstandard.ZstdError as error:  # what was made before it comes first
+                self._error = error
+                break
+            size += len(made[-1])
+        self._rest = data[place:]
+        return b"".join(made)
 
 
-_DECODERS: Mapping[str, Callable[[], _Decoder]] = {
-    "gzip": lambda: _Zlib(31),
-    "deflate": lambda: _Zlib(-15),
-    "bzip2": bz2.BZ2Decompressor,
-    "xz": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ),
-    "lz4": lz4.frame.LZ4FrameDecompressor,
+_DECODERS: Mapping[str, Callable[[int], _Decoder]] = {
+    "gzip": lambda _: _Zlib(31),
+    "deflate": lambda _: _Zlib(-15),
+    "bzip2": lambda _: bz2.BZ2Decompressor(),
+    "xz": lambda memory_bytes: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=memory_bytes),
+    "lz4": lambda _: lz4.frame.LZ4FrameDecompressor(),
     "zstd": _Zstd,
 }
+"""By what they may take in memory."""
+
+MAX_MEMORY_BYTES = 128 << 20
+"""What a decompressor may take: zstd's own default. ``xz -9`` asks for 65 MiB, ``zstd --long`` for 128."""
 
 
 class Decompressed:
@@ -110,15 +144,23 @@ class Decompressed:
         codec: ``gzip``, ``bzip2``, ``xz``, ``lz4``, ``zstd``, or ``deflate``, which is one stream alone.
         start: where they begin in the source.
         size: how many there are.
+        memory_bytes: what the decompressor may take.
     """
 
     def __init__(
-        self, source: CountedSource, codec: str, *, start: int = 0, size: int = UNKNOWN_BYTES
+        self,
+        source: CountedSource,
+        codec: str,
+        *,
+        start: int = 0,
+        size: int = UNKNOWN_BYTES,
+        memory_bytes: int = MAX_MEMORY_BYTES,
     ) -> None:
         self.problem = ""
         self._source = source
         self._codec = codec
-        self._decoder = _DECODERS[codec]()
+        self._memory_bytes = memory_bytes
+        self._decoder = _DECODERS[codec](memory_bytes)
         self._start = self._place = start
         self._end = start + size
         self._input = b""
@@ -147,7 +189,13 @@ class Decompressed:
         try:
             made = decoder.decompress(fed, _STEP_BYTES)
         except _ERRORS as error:
-            self._end_with(f"the {self._codec} data is damaged before its byte {self._used:,}: {error}")
+            if any(said in str(error) for said in _TOO_MUCH_MEMORY):
+                self._end_with(
+                    f"the {self._codec} data takes more than the {self._memory_bytes:,} bytes of memory "
+                    "that are left to unpack it: raise --memory-limit, or unpack it first"
+                )
+            else:
+                self._end_with(f"the {self._codec} data is damaged before its byte {self._used:,}: {error}")
             return b""
         if decoder.eof:
             self._taken -= len(decoder.unused_data or b"")
@@ -170,7 +218,7 @@ class Decompressed:
         while self._fill(1) and not self._input[self._taken]:
             self._taken += 1
         if self._fill(1):
-            self._decoder = _DECODERS[self._codec]()
+            self._decoder = _DECODERS[self._codec](self._memory_bytes)
         else:
             self._ended = True
 
@@ -215,6 +263,38 @@ class Section:
             found = self._place - self._start
             self.problem = f"it is cut off: {found:,} of {self._end - self._start:,} bytes are there"
         return data
+
+
+class Bounded:
+    """A stream that ends where it has become a decompression bomb, by what was read of the ``root``."""
+
+    def __init__(self, stream: ByteStream, root: CountedSource) -> None:
+        self._stream = stream
+        self._root = root
+        self._found = 0
+        self._is_bomb = False
+
+    @property
+    def problem(self) -> str:
+        return BOMB if self._is_bomb else self._stream.problem
+
+    def read(self, length: int) -> bytes:
+        self._is_bomb = self._is_bomb or is_bomb(self._found, self._root)
+        if self._is_bomb:
+            return b""
+        data = self._stream.read(length)
+        self._found += len(data)
+        return data
+
+
+BOMB = (
+    f"it unpacks to more than {MAX_RATIO:,} times its size and is taken for a decompression bomb: what "
+    "follows is not read; unpack it first if it is none"
+)
+
+
+def is_bomb(unpacked_bytes: int, source: CountedSource) -> bool:
+    return unpacked_bytes > max(FREE_BYTES, MAX_RATIO * source.bytes_read)
 
 
 class Checked:

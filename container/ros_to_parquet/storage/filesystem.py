@@ -40,6 +40,8 @@ from ros_to_parquet.storage.scratch import Memory, Spool
 HIDDEN = ".partial-"
 """What the names of files begin with that are not published yet."""
 
+_PUT_TRIES = 5
+
 Fetch = Callable[[int, int], bytes]
 
 
@@ -238,14 +240,20 @@ class FileSystemStorage:
             self._put_or_nothing(uri, data)
             return
         folder, _, name = uri.rpartition("/")
-        hidden = f"{folder}/{HIDDEN}{uuid.uuid4().hex[:12]}-{name}"
-        self._put_or_nothing(hidden, data)
-        try:
-            self._move(hidden, uri)
-        except StorageError:
-            with suppress(StorageError):
-                self.delete(hidden)
-            raise
+        for left in range(_PUT_TRIES, 0, -1):
+            hidden = f"{folder}/{HIDDEN}{uuid.uuid4().hex[:12]}-{name}"
+            data.seek(0)
+            self._put_or_nothing(hidden, data)
+            try:
+                self._move(hidden, uri)
+                return
+            except NotFoundError:  # somebody's sweep took it for a dead process'
+                if left == 1:
+                    raise
+            except StorageError:
+                with suppress(StorageError):
+                    self.delete(hidden)
+                raise
 
     def _put_or_nothing(self, uri: str, data: BinaryIO) -> None:
         try:

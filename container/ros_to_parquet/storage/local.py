@@ -138,6 +138,11 @@ class LocalSource:
 
 _FOLDER_TRIES = 100
 
+_PUT_TRIES = 5
+
+_NAME_KEPT = 100
+"""Characters of a file's name that the one beside it ends in: who finds it knows whose it was."""
+
 
 def _append(path: str, _flags: int) -> int:
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)  # not made again if somebody removed it
@@ -186,15 +191,16 @@ class LocalUpload:
         self.uri = uri
         self.size_bytes = 0
         with local_errors(uri):
-            handle, self._partial = self._begin(Path(uri).parent)
+            handle, self._partial = self._begin(Path(uri))
             os.close(handle)
 
-    def _begin(self, folder: Path) -> tuple[int, str]:
-        """A file in the folder, which others may remove while it is empty (`LocalStorage.delete`)."""
+    def _begin(self, path: Path) -> tuple[int, str]:
+        """A file in its folder, which others may remove while it is empty (`LocalStorage.delete`)."""
+        folder, suffix = path.parent, f"-{path.name[-_NAME_KEPT:]}"
         for _ in range(_FOLDER_TRIES):
             with suppress(FileNotFoundError, FileExistsError):
                 folder.mkdir(parents=True, exist_ok=True)
-                return tempfile.mkstemp(prefix=self.PARTIAL, dir=folder)
+                return tempfile.mkstemp(prefix=self.PARTIAL, suffix=suffix, dir=folder)
         raise NotADirectoryError(f"{folder} cannot be made")
 
     def write(self, data: Any) -> int:
@@ -223,12 +229,17 @@ class LocalUpload:
 
 def _put(uri: str, data: bytes, *, exclusive: bool) -> None:
     with termination.deferred():
-        upload = LocalUpload(uri)
-        try:
-            upload.write(data)
-            upload.publish(exclusive=exclusive)
-        finally:
-            upload.abort()
+        for left in range(_PUT_TRIES, 0, -1):
+            upload = LocalUpload(uri)
+            try:
+                upload.write(data)
+                upload.publish(exclusive=exclusive)
+                return
+            except NotFoundError:  # somebody's sweep took it for a dead process'
+                if left == 1:
+                    raise
+            finally:
+                upload.abort()
 
 
 def _read_umask() -> int:

@@ -177,7 +177,9 @@ def test_a_length_that_reaches_over_the_next_chunk_is_wrong() -> None:
     data[place + 1 : place + 9] = (20_000 + 22 + 60).to_bytes(8, "little")
     reader, blocks = blocks_of(bytes(data))
     assert [time - T0 for block in blocks for time in block.log_times_ns.tolist()] == [0, 2]
-    assert [damage.reason for damage in reader.damage] == ["a record says it is 20,091 bytes long"]
+    assert [damage.reason for damage in reader.damage] == [
+        "a record says that it is 20,091 bytes long, but a chunk begins within it"
+    ]
 
 
 def test_rows_of_a_database(tmp_path: Path) -> None:

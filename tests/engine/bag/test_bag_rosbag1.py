@@ -420,7 +420,7 @@ def test_a_bag_header_that_cannot_be_read() -> None:
     data, messages = simple_ros1()
     found = read(data.replace(b"op=\x03", b"oq=\x03"))
     assert found.by_topic == by_topic(messages)
-    assert found.reasons[0] == "the bag's header cannot be read, the bag is read without its index"
+    assert found.reasons[0] == "the bag's header is damaged, the bag is read without its index"
 
 
 def test_zeroed_out_bag() -> None:
