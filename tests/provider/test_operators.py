@@ -719,7 +719,7 @@ def test_a_cancellation_keeps_its_message_while_batch_is_asked(
 ) -> None:
     """By that message Airflow 3.3 knows that a user acted, and calls on_kill."""
     trigger = defer(pipeline, pipeline.submit("good", definition="hang"))
-    monkeypatch.setattr(triggers, "describe", lambda batch, ids: time.sleep(1.0))
+    monkeypatch.setattr(triggers, "look_at", lambda batch, ids: time.sleep(1.0))
 
     async def cancel() -> tuple[Any, ...]:
         waiting = asyncio.ensure_future(collect(trigger))
