@@ -35,7 +35,7 @@ from airflow_batch_ros.jobs import (
     submit_next,
     terminate,
 )
-from airflow_batch_ros.lake import Lake, error_code
+from airflow_batch_ros.lake import Lake, error_code, said_by
 from airflow_batch_ros.lease import LeaseHeldError
 from airflow_batch_ros.pace import Pace
 from airflow_batch_ros.plan import DEFAULT_SHARD_BYTES, PlanError, check_fresh, check_saved, make_plan
@@ -344,8 +344,7 @@ class Fanout:
         Raises:
             _MayPassError: it may pass by itself.
         """
-        detail = error.response.get("Error", {})
-        said = ": ".join(str(detail[key]) for key in ("Code", "Message") if detail.get(key))
+        said = said_by(error)
         if error_code(error) not in _PERMANENT:
             tries = error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0) + 1
             problem = (
@@ -358,9 +357,6 @@ class Fanout:
         else:
             bucket = source.removeprefix("s3://").partition("/")[0]
             service, check = "S3", f"bucket {bucket!r}, output {self.output!r}"
-        advice = contract.s3_advice(error.operation_name, error_code(error), str(detail.get("Message", "")))
-        if service == "S3" and advice:
-            said = f"{said}; {advice}"
         return (
             f"drive {drive_id!r}: {service} refused {error.operation_name} ({said}); check {check} and what "
             f"the connection may do there [{cause_of_error(error_code(error))}]"

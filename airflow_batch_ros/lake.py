@@ -246,6 +246,14 @@ def error_code(error: Any) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
+def said_by(error: Any) -> str:
+    """What AWS answered by a botocore ``ClientError``, and what to do about it where that is known."""
+    detail = error.response.get("Error", {})
+    said = ": ".join(str(detail[key]) for key in ("Code", "Message") if detail.get(key))
+    advice = contract.s3_advice(error.operation_name, error_code(error), str(detail.get("Message", "")))
+    return f"{said}; {advice}" if advice else said
+
+
 def _wait(tried: int) -> None:
     """Seconds, ever more of them."""
     time.sleep(random.uniform(0.5, 1.0) * min(0.1 * 2**tried, 5.0))

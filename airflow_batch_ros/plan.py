@@ -36,6 +36,7 @@ from ros_to_parquet.contract import (
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import ObjectTypeDef
 
 DEFAULT_SHARD_BYTES = 1 << 30
 
@@ -50,13 +51,23 @@ class PlanError(ValueError):
     """A drive that cannot be planned; the message names the drive and says what to do."""
 
 
+_ARCHIVES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
+"""Storage classes whose objects cannot be read before they are restored."""
+
+
 @dataclass(frozen=True, slots=True)
 class ListedObject:
-    """An object below a drive's prefix: ``name`` is its key without the prefix."""
+    """An object below a drive's prefix.
+
+    Attributes:
+        name: its key without the prefix.
+        archived: it cannot be read before it is restored.
+    """
 
     name: str
     size_bytes: int
     etag: str
+    archived: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +106,7 @@ def list_drive(
 ) -> Listing:
     """Lists a drive, however many pages that takes. What lies below ``output`` is not part of it."""
     own = _below(source, output)
-    asked: _Asked = {"Bucket": source.bucket}
+    asked: _Asked = {"Bucket": source.bucket, "OptionalObjectAttributes": ["RestoreStatus"]}
     if requester_pays:
         asked["RequestPayer"] = "requester"
     if recursive:
@@ -121,6 +132,7 @@ class _Asked(TypedDict):
     """What all listings of a drive are asked with."""
 
     Bucket: str
+    OptionalObjectAttributes: list[Literal["RestoreStatus"]]
     RequestPayer: NotRequired[Literal["requester"]]
 
 
@@ -129,8 +141,15 @@ def _objects(s3: S3Client, source: DriveSource, asked: _Asked) -> Iterator[Liste
     for page in pages:
         for item in page.get("Contents", []):
             if not item["Key"].endswith("/"):  # a folder's marker, as consoles make them
-                name = item["Key"].removeprefix(source.prefix)
-                yield ListedObject(name, item["Size"], item["ETag"].strip('"'))
+                yield _listed(item, source)
+
+
+def _listed(item: ObjectTypeDef, source: DriveSource) -> ListedObject:
+    restored = bool(item.get("RestoreStatus", {}).get("RestoreExpiryDate"))
+    archived = item.get("StorageClass") in _ARCHIVES and not restored
+    return ListedObject(
+        item["Key"].removeprefix(source.prefix), item["Size"], item["ETag"].strip('"'), archived
+    )
 
 
 def _level(
@@ -143,10 +162,8 @@ def _level(
         **asked, Prefix=source.prefix + folder, Delimiter="/"
     )
     for page in pages:
-        for item in page.get("Contents", []):
-            if not item["Key"].endswith("/"):
-                name = item["Key"].removeprefix(source.prefix)
-                objects.append(ListedObject(name, item["Size"], item["ETag"].strip('"')))
+        found = page.get("Contents", [])
+        objects += [_listed(item, source) for item in found if not item["Key"].endswith("/")]
         folders += [each["Prefix"].removeprefix(source.prefix) for each in page.get("CommonPrefixes", [])]
     return objects, folders
 
@@ -270,6 +287,18 @@ def _refuse_twins(source: DriveSource, bags: Sequence[PlannedBag]) -> None:
         raise PlanError(
             f"drive {source.drive_id!r}: under {source.uri} one recording seems to be there more than once: "
             f'{named}; say which to leave out, for example "bags": {example}'
+        )
+
+
+def _refuse_archived(source: DriveSource, listing: Listing, bags: Sequence[PlannedBag]) -> None:
+    """A job that reads one would fail. Those that the lake has already may be archived as they like."""
+    archived = {each.name for each in listing.objects if each.archived}
+    found = [bag.name for bag in bags if bag.name in archived]
+    if found:
+        raise PlanError(
+            f"drive {source.drive_id!r}: under {source.uri} {_count(found, 'bag')} to read "
+            f"{'is' if len(found) == 1 else 'are'} archived (Glacier): {_shown(found)}; restore what is to "
+            "be read (aws s3api restore-object) and try again, or leave it out by the conf's 'bags'"
         )
 
 
@@ -421,6 +450,7 @@ def make_plan(
     else:
         coverage = read_coverage(lake, source.drive_id, conf.options, plan_id=plan_id)
     work, covered = todo(selection.bags, coverage, drive_id=source.drive_id, shard_bytes=shard_bytes)
+    _refuse_archived(source, listing, [bag for bag, _ in work])
     return Plan(
         contract_version=CONTRACT_VERSION,
         plan_id=plan_id,

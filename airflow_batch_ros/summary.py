@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_batch_ros.causes import Cause, cause_of, cause_of_problem
 from airflow_batch_ros.failures import LOGS_A_DRIVE, LOGS_A_RUN, FailedShard, add_log_lines, failed_shards
 from airflow_batch_ros.jobs import DriveJob, Work, describe, end_reason, job_seconds, job_state
-from airflow_batch_ros.lake import DRIVE_THREADS, Lake, drive_folder, read_holdings
+from airflow_batch_ros.lake import DRIVE_THREADS, Lake, drive_folder, read_holdings, said_by
 from ros_to_parquet import contract
 from ros_to_parquet.contract import (
     MAX_REASONS,
@@ -51,6 +51,10 @@ _SEVERITY = (
     DriveState.PARTIAL,
     DriveState.FAILED,
 )
+
+
+class SummaryError(RuntimeError):
+    """What has become of a drive cannot be read; the message names it, and says what AWS said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +104,21 @@ def summarize(
     """How the drives of a run ended, whose jobs have; with log lines of the first shards that failed.
 
     Raises:
-        ContractError: a manifest cannot be read.
+        ContractError: a manifest is none.
+        SummaryError: a manifest, or a job, cannot be read.
     """
+    from botocore.exceptions import ClientError
+
     details = describe(batch, [job.job_id for job in jobs if job.job_id])
 
     def one(job: DriveJob) -> DriveSummary:
-        return summarize_drive(batch, Lake(s3, job.output), job, details.get(job.job_id or ""))
+        try:
+            return summarize_drive(batch, Lake(s3, job.output), job, details.get(job.job_id or ""))
+        except ClientError as error:
+            raise SummaryError(
+                f"drive {job.drive_id!r}: its job has ended, and what it left below {job.output}/_manifests "
+                f"cannot be read: {error.operation_name}: {said_by(error)}; nothing is lost: try again"
+            ) from error
 
     drives = []
     logs_left = LOGS_A_RUN

@@ -54,6 +54,7 @@ def guarded(command: Callable[[argparse.Namespace], int]) -> Callable[[argparse.
         from airflow_batch_ros.jobs import THROTTLED
         from airflow_batch_ros.lake import error_code
         from airflow_batch_ros.runs import RunNotFoundError
+        from airflow_batch_ros.summary import SummaryError
         from ros_to_parquet.contract import ContractError
 
         try:
@@ -66,6 +67,8 @@ def guarded(command: Callable[[argparse.Namespace], int]) -> Callable[[argparse.
             return _fail(error, error.code)
         except FanoutError as error:
             return _fail(error, Exit.RETRY if error.retry_helps else Exit.REFUSED)
+        except SummaryError as error:
+            return _fail(error, Exit.RETRY)
         except ContractError as error:
             return _fail(error, Exit.REFUSED)
         except botocore_errors.ClientError as error:

@@ -178,7 +178,10 @@ class RosToParquetBatchSensor(BaseSensorOperator):
         from airflow_batch_ros import summary
 
         hook = self._hook()
-        drives = summary.summarize(hook.s3, hook.batch, hook.logs, self._drive_jobs())
+        try:
+            drives = summary.summarize(hook.s3, hook.batch, hook.logs, self._drive_jobs())
+        except summary.SummaryError as error:
+            raise AirflowException(str(error)) from None
         for line in summary.log_lines(drives):
             self.log.info(line)
         result = summary.as_dict(drives)

@@ -774,8 +774,9 @@ class _Extraction:
         candidates = (
             f"{folder}/{self.name}{f'-{number}' if number > 1 else ''}.parquet" for number in count(1)
         )
-        path = next(candidate for candidate in candidates if candidate not in self._taken)
-        self._taken.add(path)
+        # Where file systems fold case, topics that differ by it share a folder.
+        path = next(candidate for candidate in candidates if candidate.casefold() not in self._taken)
+        self._taken.add(path.casefold())
         self._tables.open(
             path, sink.schema, {**_table_metadata(sink.connection, sink.digits), **sink.metadata}
         )

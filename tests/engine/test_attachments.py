@@ -152,7 +152,7 @@ def test_too_large_to_copy_is_listed_with_its_place(tmp_path: Path, monkeypatch:
 
 def test_as_many_as_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extras, "MAX_RECORDS", 2)
-    monkeypatch.setattr(extras, "MAX_METADATA_BYTES", 8)
+    monkeypatch.setattr(extras, "MAX_METADATA_BYTES", 9)
     records = [mcap_attachment(str(number), b"") for number in range(5)]
     records += [
         mcap_metadata("long", key="123456"),

@@ -11,6 +11,7 @@ import sqlite3
 import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -43,6 +44,7 @@ from tests.engine.bag.bag_bytes import (
     ros1_chunk,
     ros1_message,
     ros1_record,
+    text,
     u32,
 )
 from tests.engine.hostile import extract
@@ -377,6 +379,22 @@ def test_a_chunk_that_is_none_any_more_is_missed(made: Extract) -> None:
     assert "an index of messages that follows no chunk" in lake.reasons[0]
 
 
+@pytest.mark.parametrize("place", ["a message", "the header", "nowhere"])
+def test_the_checksum_of_all_data(made: Extract, place: str) -> None:
+    """Of messages outside of chunks it is the only one."""
+    data = mcap_of(BEFORE, AFTER)
+    end = data.rindex(MCAP_END)
+    data = data[:end] + mcap_record(15, u32(zlib.crc32(data[:end]))) + data[end + 13 :]
+    changed = {"a message": data.index(b"after"), "the header": data.index(b"tests"), "nowhere": len(data)}[
+        place
+    ]
+    lake = made("a.mcap", data[:changed] + data[changed : changed + 1].swapcase() + data[changed + 1 :])
+    assert lake.texts() == ["before", "After" if place == "a message" else "after"]
+    assert any("checksum of all its data is wrong" in reason for reason in lake.reasons) == (
+        place != "nowhere"
+    )
+
+
 def test_a_bag_header_that_leads_astray(made: Extract) -> None:
     bag = Ros1Bag()
     bag.chunk([bag.connection(0, "/a"), ros1_message(0, T0, u32(1) + b"x")], {0: 1})
@@ -625,6 +643,13 @@ def test_a_chunk_is_not_unpacked_past_what_it_says(made: Extract) -> None:
     lake = made("a.bag", data + ros1_chunk(ros1_message(0, T0 + 1, u32(5) + b"after"), "bz2"))
     assert lake.texts() == ["before", "after"]
     assert f"{size:,} bytes recorded, more found" in lake.reasons[0]
+
+
+@pytest.mark.parametrize("size", [1 << 62, 1 << 63, (1 << 64) - 1])
+def test_chunks_and_records_in_them_of_sizes_past_all_places(made: Extract, size: int) -> None:
+    content = BEFORE + struct.pack("<BQ", 5, size - 100) + bytes(50)
+    body = struct.pack("<QQQI", T0, T0, size, 0) + text("") + struct.pack("<Q", len(content)) + content
+    assert "before" in made("a.mcap.zst", zstandard.compress(mcap_of(mcap_record(6, body)))).texts()
 
 
 def test_a_window_that_is_larger_than_what_is_left_for_it(made: Extract) -> None:

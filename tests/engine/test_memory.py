@@ -142,6 +142,7 @@ def test_the_shares_of_the_default() -> None:
         "in_flight": 64 * MIB,
         "upload": 128 * MIB,
         "alone": 832 * MIB,
+        "tables": 768 * MIB,
     }
 
 

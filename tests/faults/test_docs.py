@@ -13,6 +13,7 @@ FILES = (
     "tests/faults/test_night.py",
     "tests/faults/test_submitting.py",
     "tests/engine/test_storage_faults.py",
+    "tests/provider/test_plan.py",
 )
 
 

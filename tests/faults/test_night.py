@@ -38,7 +38,8 @@ from airflow_batch_ros.local import (
     S3LostAnswer,
     S3Slow,
 )
-from airflow_batch_ros.summary import DriveSummary, failure_message, summarize_drive
+from airflow_batch_ros.summary import DriveSummary, SummaryError, failure_message, summarize_drive
+from airflow_batch_ros.summary import summarize as summarize_run
 from ros_to_parquet import contract
 from ros_to_parquet.contract import DriveState, ExitCode, Run
 from ros_to_parquet.storage import arrow_filesystem
@@ -111,7 +112,7 @@ DRIVES: dict[str, Drive] = {
     "nothing": Drive(()),
     # What passes is survived: within an attempt, or by another one.
     "slow-down": Drive((S3Error(error="SlowDown", **bag("slow-down"), times=4),)),
-    "slow": Drive((S3Slow(before_s=0.3, bytes_per_second=40_000, **bag("slow")),)),
+    "slow": Drive((S3Slow(before_s=0.3, bytes_per_second=40_000, **bag("slow")),), long=True),
     "cut": Drive((S3Cut(after_bytes=3000, **bag("cut")),)),
     "put-500": Drive((S3Error(error="InternalError", **tables("put-500"), times=1),), attempts=2),
     "lost-answers": Drive(
@@ -122,7 +123,6 @@ DRIVES: dict[str, Drive] = {
             lost("_plans/drive_id=lost-answers/*/job-0.json"),
             lost("_manifests/drive_id=lost-answers/*/00000.json"),
         ),
-        attempts=2,
     ),
     "reclaimed": Drive((HostReclaimed(job="reclaimed-*", times=1, at_line="*shard_started*"),), attempts=2),
     # What stays is said.
@@ -171,6 +171,7 @@ DRIVES: dict[str, Drive] = {
         S3Error(error="NoSuchKey", **bag("gone")),
         code=ExitCode.INPUT_MISSING,
         said=("drive gone, bag s3://raw/gone/0.bag: ", "NoSuchKey"),
+        long=True,
     ),
     "changed": failed(
         Cause.INPUT_MISSING,
@@ -198,6 +199,7 @@ DRIVES: dict[str, Drive] = {
         code=None,
         said=("Batch does not know job",),
         attempts=None,
+        long=True,
     ),
     "mixed": Drive(
         (
@@ -359,6 +361,21 @@ def test_every_message_is_there_once(night: Night) -> None:
     assert set(rows.values()) == {1}
     filesystem, path = arrow_filesystem(f"{OUTPUT}/temperature")
     assert ds.dataset(path, filesystem=filesystem, format="parquet").count_rows() == len(expected)
+
+
+def test_a_summary_that_cannot_be_read_says_whose(aws: EmbeddedAws, clients: Clients, night: Night) -> None:
+    """As the waiting task says it, which may be tried again."""
+    drive, job = next(iter(night.jobs.items()))
+    denied = S3Error(error="AccessDenied", operation="GetObject", key=f"out/_manifests/drive_id={drive}/*")
+    with aws.faults(denied), pytest.raises(SummaryError) as caught:
+        summarize_run(clients.s3, clients.batch, clients.logs, [job])
+    assert str(caught.value) == (
+        f"drive '{drive}': its job has ended, and what it left below {OUTPUT}/_manifests cannot be read: "
+        "GetObject: AccessDenied: Access Denied; let the role that asks do s3:GetObject there; nothing is "
+        "lost: try again"
+    )
+    (summary,) = summarize_run(clients.s3, clients.batch, clients.logs, [job])
+    assert summary.state is DriveState.SUCCEEDED
 
 
 @pytest.mark.parametrize("what", ["stream", "group"])

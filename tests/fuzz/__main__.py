@@ -16,8 +16,11 @@ from ros_to_parquet.memory import IMPORT_BYTES, LEAST_LIMIT_BYTES
 from tests.fuzz.targets import CORPUS, TARGETS
 
 HANG_SECONDS = 10
-SLACK_BYTES = 384 << 20
-"""What the fuzzer itself takes, and the caches of a process that has seen thousands of bags."""
+RUNS = 5000
+"""After so many a new process begins: atheris never gives back the result of a comparison of arrays."""
+
+SLACK_BYTES = 2 << 30
+"""For what the fuzzer keeps so. Each input's own memory is held to the limit by the targets."""
 
 _STATUS = re.compile(r"^#(\d+)\s.*cov: (\d+) ft: (\d+)")
 
@@ -46,6 +49,7 @@ def fuzz(name: str, seconds: int) -> int:
     while (left := int(end - time.monotonic())) > 0:
         arguments = [
             f"-max_total_time={left}",
+            f"-runs={RUNS + len(list(corpus.iterdir()))}",
             f"-timeout={HANG_SECONDS}",
             f"-rss_limit_mb={limit_bytes >> 20}",
             f"-artifact_prefix={findings}/",

@@ -111,7 +111,7 @@ def _executed(data: bytes, rng: random.Random) -> bytes:
             database.set_progress_handler(lambda: 1, 100_000)
             database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 1 << 20)
             database.executescript(statement)
-        except (sqlite3.Error, MemoryError, OverflowError):
+        except (sqlite3.Error, MemoryError, OverflowError, UnicodeError):
             return data
         changed = database.serialize()
     return changed if 0 < len(changed) <= 1 << 18 else data

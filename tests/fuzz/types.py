@@ -6,8 +6,10 @@ with its length (uint16) before it. Any bytes are an input.
 
 from __future__ import annotations
 
+import base64
 import functools
 import random
+import re
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -79,8 +81,6 @@ class Case:
     def connection(self) -> Connection:
         encoding, definition_format = KINDS[self.kind % len(KINDS)]
         if encoding == "protobuf":
-            import base64
-
             text = base64.b64encode(self.definition).decode()
         else:
             text = self.definition.decode("utf-8", "backslashreplace")
@@ -137,7 +137,8 @@ def _check(data: bytes) -> None:
         found = dict(zip(decoded.rows.tolist(), values, strict=True))
         _compare_with_naive(decoder, case, found)
         root = decoder.layout.root
-        if root.fields and "." not in root.type_name:
+        # What has no way to be written anew: empty messages, other names, other formats' constants.
+        if root.fields and "." not in root.type_name and not root.constants and not _is_wide(root):
             _assert_explains_itself(connection, decoder.layout)
         if zlib.crc32(data) % 4 == 0 and decoder.layout.source == "recorded":
             _compare_with_rosbags(decoder, case, found)
@@ -369,8 +370,6 @@ def mutate(data: bytes, other: bytes, rng: random.Random, raw: Raw) -> bytes:
 
 def _reworded(definition: bytes, rng: random.Random) -> bytes:
     """A word taken out, put in, or in the place of another."""
-    import re
-
     words = re.findall(rb"\s+|\w+|[^\w\s]", definition) or [b""]
     place = rng.randrange(len(words))
     word = rng.choice(_WORDS).encode()

@@ -682,7 +682,8 @@ def test_access_that_is_denied_while_submitting_does_not_hold_up_the_others(worl
     assert not caught.value.retry_helps
     assert str(caught.value).startswith(
         "1 drive cannot be run; 1 other is submitted:\n- drive 'drive_1': S3 refused PutObject "
-        f"(AccessDenied); check bucket '{world.bucket}', output "
+        "(AccessDenied; let the role that asks do s3:PutObject there); "
+        f"check bucket '{world.bucket}', output "
     )
     assert str(caught.value).endswith(" [access_denied]")
 

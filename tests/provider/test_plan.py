@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from airflow_batch_ros.plan import (
     ListedObject,
     Listing,
     PlanError,
+    _listed,
     bag_format,
     check_fresh,
     check_saved,
@@ -463,6 +465,36 @@ def test_a_drive_with_nothing_new_gets_an_empty_plan(s3: S3Client, bucket: str, 
     save_manifests(lake, [manifest(first, 0)], commit_of=first)
     again = make(s3, bucket, lake)
     assert (again.bags, again.shards, again.covered) == ((), (), ("a.bag",))
+
+
+@pytest.mark.parametrize("recursive", [False, True])
+def test_archived_bags_are_refused_unless_the_lake_has_them(
+    s3: S3Client, bucket: str, lake: Lake, recursive: bool
+) -> None:
+    put(s3, bucket, "drive_1/a.bag")
+    done = dataclasses.replace(make(s3, bucket, lake), plan_id="0123456789ab")
+    save_manifests(lake, [manifest(done, 0)], commit_of=done)
+    s3.put_object(Bucket=bucket, Key="drive_1/a.bag", Body=b"bag", StorageClass="GLACIER")
+    s3.put_object(Bucket=bucket, Key="drive_1/b.bag", Body=b"bag", StorageClass="GLACIER_IR")
+    again = make(s3, bucket, lake, recursive=recursive)
+    assert (names(again.bags), again.covered) == (["b.bag"], ("a.bag",))
+    s3.put_object(Bucket=bucket, Key="drive_1/c.bag", Body=b"bag", StorageClass="DEEP_ARCHIVE")
+    with pytest.raises(PlanError) as caught:
+        make(s3, bucket, lake, recursive=recursive)
+    assert str(caught.value) == (
+        f"drive 'drive_1': under s3://{bucket}/drive_1/ 1 bag to read is archived (Glacier): c.bag; restore "
+        "what is to be read (aws s3api restore-object) and try again, or leave it out by the conf's 'bags'"
+    )
+
+
+def test_a_restored_bag_is_taken() -> None:
+    item: Any = {"Key": "drive_1/a.bag", "Size": 3, "ETag": '"e"', "StorageClass": "GLACIER"}
+    assert _listed(item, SOURCE) == ListedObject("a.bag", 3, "e", archived=True)
+    under_way = item | {"RestoreStatus": {"IsRestoreInProgress": True}}
+    assert _listed(under_way, SOURCE).archived
+    expires = datetime(2027, 1, 1, tzinfo=UTC)
+    restored = item | {"RestoreStatus": {"IsRestoreInProgress": False, "RestoreExpiryDate": expires}}
+    assert not _listed(restored, SOURCE).archived
 
 
 def test_overwriting_takes_all_and_replaces_all(s3: S3Client, bucket: str, lake: Lake) -> None:

@@ -244,7 +244,8 @@ class Contents:
                 self.harm(path, 0, "it lies within the file before it, as in a decompression bomb: not read")
                 continue
             reached = member.header_offset + _ZIP_LOCAL_HEADER.size + member.compress_size
-            if not member.is_dir() and self._is_bag(path, member.file_size):
+            # Not is_dir(), which raises where a file has no name.
+            if not member.filename.endswith("/") and self._is_bag(path, member.file_size):
                 yield from self._zip_member(source, member, path, depth)
 
     def _zip_member(

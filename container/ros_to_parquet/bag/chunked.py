@@ -38,9 +38,10 @@ from ros_to_parquet.bag.scan import (
     merged,
     part,
     walk,
+    walked_from_chunk,
     without,
 )
-from ros_to_parquet.bag.source import GAP_BYTES, CountedSource, ForwardBuffer
+from ros_to_parquet.bag.source import GAP_BYTES, UNKNOWN_BYTES, CountedSource, ForwardBuffer, Readable
 from ros_to_parquet.bag.streams import BOMB, is_bomb
 from ros_to_parquet.memory import MemoryBudget
 
@@ -106,6 +107,8 @@ class ChunkedReader(ABC, Generic[R]):
         self.compressions: dict[str, int] = {}
         self.unread_messages = 0
         self._source = source
+        self._data: Readable = source
+        """The source, as records and chunks are read of it."""
         self._framing = framing
         self._budget = budget
         self._largest = {"chunk": budget.chunk, "record": budget.message + _HEADER_BYTES}
@@ -146,6 +149,7 @@ class ChunkedReader(ABC, Generic[R]):
 
         With an ``index``, and its ``definitions``, chunks that hold nothing wanted are left out.
         """
+        span = walked_from_chunk(span, self._begins_chunk)
         left_out = merged(index.left_out, index.left_out_ends) if index else []
         overruns: list[tuple[int, int]] = []
         yield from self._walk(without(span, left_out), overruns)
@@ -172,7 +176,7 @@ class ChunkedReader(ABC, Generic[R]):
         pieces_to_read = None
         if not self._source.forward:
             pieces_to_read = self._source.expect(merged(begins, ends, GAP_BYTES), window_bytes)
-        buffer = ForwardBuffer(self._source, pieces_to_read, window_bytes=window_bytes)
+        buffer = ForwardBuffer(self._data, pieces_to_read, window_bytes=window_bytes)
         reached = 0
         for span in spans:
             if reached > span.walk_from:
@@ -321,7 +325,8 @@ class ChunkedReader(ABC, Generic[R]):
             piece_bytes=self._budget.window,
             window_bytes=self._budget.limit // 8,
         )
-        inner = Span(0, 0, chunk.size_bytes, chunk.size_bytes, np.zeros(0, np.int64))
+        end = min(chunk.size_bytes, UNKNOWN_BYTES)  # of any 64 bits; places have 63
+        inner = Span(0, 0, end, end, np.zeros(0, np.int64))
         buffer = ForwardBuffer(content, None, window_bytes=self._budget.window)
         broken = ""
         reached = 0

@@ -10,7 +10,10 @@ MAX_RECORDS = 1000
 """Attachments, and metadata records, of one bag that are kept; the rest is counted."""
 
 MAX_METADATA_BYTES = 256 << 10
-"""What the metadata records of one bag that are kept take together; as much the names of attachments."""
+"""What the metadata records of one bag that are kept take together."""
+
+MAX_NAME_BYTES = 256 << 10
+"""Likewise the names and media types of attachments."""
 
 HELD_BYTES = 1 << 20
 """An attachment that is no larger is held in memory when it is passed; others are read when asked for."""
@@ -75,7 +78,7 @@ class Extras:
     def add_attachment(self, attachment: Attachment) -> bool:
         """Whether it is kept."""
         size = len(attachment.name) + len(attachment.media_type)
-        if len(self.attachments) >= MAX_RECORDS or self._name_bytes + size > MAX_METADATA_BYTES:
+        if len(self.attachments) >= MAX_RECORDS or self._name_bytes + size > MAX_NAME_BYTES:
             self.left_out += 1
             return False
         self._name_bytes += size

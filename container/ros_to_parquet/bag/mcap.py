@@ -6,7 +6,8 @@ import base64
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -39,8 +40,9 @@ from ros_to_parquet.bag.source import (
     ForwardBuffer,
     HasEnd,
     Kept,
+    Summed,
 )
-from ros_to_parquet.memory import MemoryBudget
+from ros_to_parquet.memory import MemoryBudget, readable
 
 MAGIC = b"\x89MCAP0\r\n"
 
@@ -53,6 +55,7 @@ _END_KINDS = (DATA_END, FOOTER, CHUNK_INDEX, ATTACHMENT_INDEX, STATISTICS, METAD
 
 _RECORD_HEAD_BYTES = 9
 _FOOTER_BYTES = _RECORD_HEAD_BYTES + 20
+_DATA_END_BYTES = _RECORD_HEAD_BYTES + 4
 _MAX_CHUNK_HEAD_BYTES = 4096
 _MAX_ATTACHMENT_HEAD_BYTES = 64 << 10
 _MESSAGE_INDEX_HEAD_BYTES = _RECORD_HEAD_BYTES + 2 + 4
@@ -114,6 +117,9 @@ class McapReader(ChunkedReader[Records]):
         self._schemas: dict[int, _Schema] = {}
         self.extras = Extras()
         self._data_ended = False
+        self._schema_bytes = 0
+        self._data_crc32 = 0
+        self._summed: Summed | None = None
         self._last_kind = CHUNK
         self._reached = 0
         """The kind of the last record outside of chunks, and where it ended."""
@@ -134,6 +140,8 @@ class McapReader(ChunkedReader[Records]):
             except ValueError as error:
                 self._harm(footer_start, f"the summary cannot be used, the file is read without it: {error}")
                 self._summary = _Summary(source.size - len(MAGIC))  # a footer may be missing, too
+            if slice_count == 1:
+                self._sum_data(self._summary.data_end)
         self._schemas.update(self._summary.schemas)
         for definition in self._summary.definitions:
             self._table.define(definition.recorded_id, definition.content)
@@ -146,8 +154,20 @@ class McapReader(ChunkedReader[Records]):
             anchors=(self._summary.chunks if slice_count == 1 or self._split else ChunkIndex()).offsets,
             slice_index=slice_index,
             slice_count=slice_count,
-            begins_chunk=self._begins_chunk,
         )
+
+    def _sum_data(self, data_end: int) -> None:
+        """Has the checksum of the data made as it is read, where the file has one, just before ``data_end``.
+
+        The data begins where the file does.
+        """
+        record = _Fields(self._source.read_at(data_end - _DATA_END_BYTES, _DATA_END_BYTES))
+        with suppress(ValueError):
+            if record.integer(1) == DATA_END and record.integer(8) == _DATA_END_BYTES - _RECORD_HEAD_BYTES:
+                self._data_crc32 = record.integer(4)
+        if self._data_crc32:
+            self._summed = self._data = Summed(self._source, data_end - _DATA_END_BYTES)
+            self._summed.read_at(0, len(MAGIC))
 
     def expected_counts(self) -> dict[int, int] | None:
         statistics = self._summary.statistics
@@ -168,6 +188,8 @@ class McapReader(ChunkedReader[Records]):
         )
         if self._source.forward:
             self._check_end()
+        if self._summed and self._summed.crc32() not in (None, self._data_crc32):
+            self._harm(-1, "the checksum of all its data is wrong: something in it is not as it was recorded")
         if not self._closed and not any(damage.ends_bag for damage in self.damage):
             reason = (
                 "the file was cut off in its summary, after the last message"
@@ -204,6 +226,19 @@ class McapReader(ChunkedReader[Records]):
                 self._summary = _read_summary(self._kept, _Framing(), footer_start, builder)
             except ValueError as error:
                 self._harm(footer_start, f"the summary cannot be used to check the file: {error}")
+
+    def _keep_schema(self, offset: int, schema_id: int, schema: _Schema) -> None:
+        """Keeps a schema; past what the memory limit has room for, without its text."""
+        self._schema_bytes += len(schema.text)
+        if self._schema_bytes > self._budget.limit // 8:
+            self._harm(
+                offset,
+                f"schema {schema.name:.80} and what follows are left: definitions of {self._schema_bytes:,} "
+                f"bytes have no room in the memory limit; raise --memory-limit to "
+                f"{readable(2 * self._budget.limit)}",
+            )
+            schema = replace(schema, text="", encoding="")
+        self._schemas[schema_id] = schema
 
     def _keep_end(self, data: UInt8Array, records: Records, offsets: Int64Array) -> None:
         """Keeps the records that come after the data."""
@@ -317,8 +352,7 @@ class McapReader(ChunkedReader[Records]):
                     continue
                 body = record.tobytes()
                 if kind == SCHEMA:
-                    schema_id, schema = _schema(body)
-                    self._schemas[schema_id] = schema
+                    self._keep_schema(int(offsets[row]), *_schema(body))
                 elif kind == CHANNEL:
                     definitions.append(_channel(body, self._schemas, position=int(records.starts[row])))
                 else:

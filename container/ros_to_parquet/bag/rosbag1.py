@@ -111,7 +111,6 @@ class Rosbag1Reader(ChunkedReader["Rosbag1Records"]):
             anchors=(self._index.chunks if self._index else ChunkIndex()).offsets,
             slice_index=slice_index,
             slice_count=slice_count,
-            begins_chunk=self._begins_chunk,
         )
 
     def expected_counts(self) -> dict[int, int] | None:

@@ -209,9 +209,16 @@ class SqliteReader:
         first = _LEAST_ROWID
         most = _MAX_ROWS
         gaps = 0
+        doubt = ""  # an error at ``first`` that is not noted yet
         while True:
             try:
                 for taken in _fetch(database.connection, self._query, first, most, self._budget.message):
+                    if (
+                        doubt and taken[0][0] > first
+                    ):  # a search in a damaged page may miss rows, and say nothing
+                        begin, end = max(first, 0), taken[0][0] - 1
+                        self._harm(begin, f"rows {begin:,} to {end:,} cannot be read: {doubt}")
+                    doubt = ""
                     alone = not isinstance(taken[3][0], bytes)
                     if alone and rows.rowids:
                         yield rows
@@ -226,12 +233,20 @@ class SqliteReader:
                     if rows.size_bytes >= self._budget.block or len(rows.rowids) >= MAX_BLOCK_MESSAGES:
                         yield rows
                         rows = _Rows()
+                if doubt:
+                    self._harm(
+                        max(first, 0),
+                        f"rows from {max(first, 0):,} on cannot be read: {doubt}",
+                        ends_bag=True,
+                    )
                 break
             except _ERRORS as error:
                 database.raise_failure()
                 if most > 1:  # again, one by one: the others of the rows taken together can be read
                     most = 1
+                    doubt = str(error)
                     continue
+                doubt = ""
                 gaps += 1
                 begin = max(first, 0)
                 readable = (

@@ -149,6 +149,7 @@ class Span:
         data_end: where the bag's data ends, maybe after ``end``.
         anchors: offsets of chunks by the bag's index, ascending: where to go on after a broken record.
         exact: a record that begins before ``end`` should not go on after it.
+        data_start: where the bag's first record begins.
     """
 
     walk_from: int
@@ -157,10 +158,7 @@ class Span:
     data_end: int
     anchors: Int64Array
     exact: bool = False
-
-
-_MOST_LOOKS = 8
-"""At chunks that may be none, before a bag is walked from its beginning."""
+    data_start: int = 0
 
 
 def plan_span(
@@ -171,20 +169,34 @@ def plan_span(
     anchors: Int64Array,
     slice_index: int,
     slice_count: int,
-    begins_chunk: Callable[[int], bool],
 ) -> Span | None:
     """What slice ``slice_index`` of ``slice_count`` reads; None if nothing.
 
-    Without chunk offsets (``anchors``) a bag cannot be split: its first slice takes it whole. An offset where
-    ``begins_chunk`` finds no chunk is not walked from: records would be passed over in silence.
+    Without chunk offsets (``anchors``) a bag cannot be split: its first slice takes it whole.
     """
     if slice_count == 1 or not len(anchors):
-        return Span(data_start, data_start, data_end, data_end, anchors) if slice_index == 0 else None
+        whole = Span(data_start, data_start, data_end, data_end, anchors, data_start=data_start)
+        return whole if slice_index == 0 else None
     begin, end = slice_bounds(size, slice_index, slice_count)
     before = int(np.searchsorted(anchors, begin, side="right"))
-    nearest = anchors[max(before - _MOST_LOOKS, 0) : before][::-1].tolist()
-    walk_from = next(filter(begins_chunk, nearest), data_start)
-    return Span(walk_from, begin, min(end, data_end), data_end, anchors)
+    walk_from = int(anchors[before - 1]) if before else data_start
+    return Span(walk_from, begin, min(end, data_end), data_end, anchors, data_start=data_start)
+
+
+_MOST_LOOKS = 8
+"""At chunks that may be none, before a bag is walked from its beginning."""
+
+
+def walked_from_chunk(span: Span, begins_chunk: Callable[[int], bool]) -> Span:
+    """The span, walked from the nearest offset by the index where there is a chunk.
+
+    From within a chunk or message, records might be passed over in silence.
+    """
+    if span.walk_from == span.data_start:
+        return span
+    before = int(np.searchsorted(span.anchors, span.walk_from, side="right"))
+    nearest = span.anchors[max(before - _MOST_LOOKS, 0) : before][::-1].tolist()
+    return dataclasses.replace(span, walk_from=next(filter(begins_chunk, nearest), span.data_start))
 
 
 def slice_bounds(size: int, slice_index: int, slice_count: int) -> tuple[int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import mmap
 import os
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, runtime_checkable
@@ -241,6 +242,29 @@ class Readable(Protocol):
     """Bytes that are read forward; ``read_at`` returns fewer than asked at the end only."""
 
     def read_at(self, offset: int, length: int) -> bytes: ...
+
+
+class Summed:
+    """A source whose CRC-32 to ``end`` is had of what is read in order from its begin."""
+
+    def __init__(self, source: Readable, end: int) -> None:
+        self._source = source
+        self._end = end
+        self._reached = 0
+        self._crc32 = 0
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        data = self._source.read_at(offset, length)
+        if offset <= self._reached < offset + len(data):
+            self._crc32 = zlib.crc32(
+                memoryview(data)[self._reached - offset : self._end - offset], self._crc32
+            )
+            self._reached = min(offset + len(data), self._end)
+        return data
+
+    def crc32(self) -> int | None:
+        """None where not all was read, or not in order."""
+        return self._crc32 if self._reached == self._end else None
 
 
 class ForwardBuffer:

@@ -85,10 +85,10 @@ def _s3_errors(uri: str) -> Iterator[None]:
             raise ChangedError(said) from error
         if code in _NOT_FOUND:
             raise NotFoundError(said) from error
+        if status >= 500 or "Throttling" in code or code in ("SlowDown", "RequestTimeout"):  # KMS's too
+            raise TransientError(said) from error
         if code in _DENIED or status == 403 or code.startswith("KMS."):
             raise AccessDeniedError(said) from error
-        if status >= 500 or code in {"SlowDown", "Throttling", "ThrottlingException", "RequestTimeout"}:
-            raise TransientError(said) from error
         raise StorageError(said) from error
     except aws.NoCredentialsError as error:
         raise AccessDeniedError(f"{uri}: no AWS credentials found") from error

@@ -414,6 +414,15 @@ def test_an_archive_without_bags_is_no_damage(pack: str) -> None:
     assert archive(found).remark == f"it holds no bag: {shown} and 2 more"
 
 
+def test_a_file_without_a_name_in_a_zip_is_passed_over() -> None:
+    bag, messages = simple_ros1()
+    packed = bytearray(zipped({"x": b"nobody knows", "a.bag": bag}, zipfile.ZIP_STORED))
+    entry = packed.index(b"PK\x01\x02")
+    packed[entry + 28 : entry + 32] = b"\0\0\1\0"  # the byte of its name is another field's from here on
+    found = read(bytes(packed))
+    assert found.by_topic == by_topic(messages) and found.is_as_expected
+
+
 def test_one_recording_that_is_there_twice_is_read_once() -> None:
     data, messages = simple_ros1()
     found = read(zipped({"x.bag": data, "x.orig.bag": data, "sub/x.bag": data}))
