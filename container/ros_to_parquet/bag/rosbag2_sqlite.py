@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from typing import Any
@@ -43,6 +44,10 @@ _HEAP_BYTES = 32 << 20
 
 _ERRORS = (apsw.Error, MemoryError, UnicodeError)
 """What a damaged database raises; it may ask for impossible amounts of memory, or hold names of any bytes."""
+
+
+class _OutOfOrderError(apsw.CorruptError):
+    """A table's pages do not lead from row id to row id."""
 
 
 class SqliteReader:
@@ -243,6 +248,8 @@ class SqliteReader:
             except _ERRORS as error:
                 database.raise_failure()
                 if most > 1:  # again, one by one: the others of the rows taken together can be read
+                    if isinstance(error, _OutOfOrderError):  # a search may go on as if nothing were wrong
+                        self._harm(max(first, 0), f"rows before {first:,} may be missing: {error}")
                     most = 1
                     doubt = str(error)
                     continue
@@ -338,9 +345,14 @@ def _fetch(
     cursor = database.execute(query, (first,))
     limit = 1
     while taken := list(itertools.islice(cursor, limit)):
+        found = [first - 1, *(row[0] for row in taken)]
+        # A loop of pages in a damaged file would never end; a page that is there twice gives its rows twice.
+        in_order = all(map(operator.lt, found, found[1:]))
+        if not in_order:
+            taken = taken[: next(place for place in range(len(taken)) if found[place + 1] <= found[place])]
+            if not taken:
+                raise _OutOfOrderError("the rows are out of order")
         rowids, topic_ids, timestamps, payloads = zip(*taken, strict=True)
-        if rowids[0] < first or rowids[-1] < rowids[0]:  # a loop in a damaged file would never end
-            raise apsw.CorruptError("the rows are out of order")
         begin = 0
         for place, payload in enumerate(payloads):
             if isinstance(payload, int):
@@ -356,6 +368,8 @@ def _fetch(
                 begin = place + 1
         if begin < len(rowids):
             yield tuple(column[begin:] for column in (rowids, topic_ids, timestamps, payloads))
+        if not in_order:
+            raise _OutOfOrderError("the rows are out of order")
         first = rowids[-1] + 1
         limit = most
 

@@ -395,6 +395,23 @@ def test_rows_that_a_search_in_a_damaged_page_misses_are_damage(tmp_path) -> Non
         assert there == whole or any("cannot be read" in reason for reason in found.reasons)
 
 
+def test_rows_of_a_page_that_is_there_twice_are_there_once(tmp_path) -> None:
+    rows = some_rows(40, size=20)
+    path = make(tmp_path / "a.db3", rows, page_size=512)
+    data = bytearray(path.read_bytes())
+    with closing(sqlite3.connect(path)) as database:
+        (root,) = database.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'messages'").fetchone()
+    start = (root - 1) * 512
+    first, second = (
+        start + int.from_bytes(data[start + place : start + place + 2], "big") for place in (12, 14)
+    )
+    data[first : first + 4] = data[second : second + 4]  # the root's first page is its second one
+    path.write_bytes(data)
+    found = read_file(path)
+    assert "may be missing: the rows are out of order" in found.reasons[0]
+    assert len(found.messages) == len(set(found.messages)) > 15
+
+
 def test_a_list_of_tables_that_is_broken_after_those_of_a_bag(tmp_path) -> None:
     path = make(tmp_path / "a.db3", some_rows(3), page_size=512)
     with closing(sqlite3.connect(path)) as database:
