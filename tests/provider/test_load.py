@@ -117,11 +117,11 @@ def test_requests_grow_with_drives_alone(
             jobs = first.submit_all()
         assert [job.shards for job in jobs] == [bags] * drives
         # Lease, plan, generation and the job's record; the run's record once. Is there a plan; is the lease
-        # still there. The drive; what of it is in the lake.
+        # still there. The drive; whether other runs have begun it; what of it is in the lake.
         assert calls == {
             "PutObject": 4 * drives + 1,
             "GetObject": 2 * drives,
-            "ListObjectsV2": 2 * drives,
+            "ListObjectsV2": 3 * drives,
             "SubmitJob": drives,
         }
         with counted_calls(monkeypatch) as calls:
