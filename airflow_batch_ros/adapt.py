@@ -57,15 +57,18 @@ def next_sizes(
         plan, Work.SUBMITTED, progress.record, submitted_shards=0, job_queue=options.job_queue, fail_on=()
     )
     folder = drive_folder(lake, plan.drive_id, plan.plan_id)
-    failed = failed_shards(batch, lake, job, folder, progress.missing, progress.detail)
-    causes = Counter(shard.cause for shard in failed)
+    causes: Counter[Cause] = Counter()
+    job_ids: list[str] = []
+    for shard in failed_shards(batch, lake, job, folder, progress.missing, progress.detail):
+        causes[shard.cause] += 1
+        job_ids.append(shard.job_id)
     if "memory_mib" in chosen:
         del causes[Cause.OUT_OF_MEMORY]
     moves = options.on_demand_queue and "job_queue" not in chosen
     often = _reclaimed_often(batch, lake, plan, progress.missing) if moves else 0
     had = _had(progress.detail)
-    if had.memory_mib is None and failed[0].job_id:  # of an array's parent it may not be said
-        had = _had(describe(batch, [failed[0].job_id]).get(failed[0].job_id))
+    if had.memory_mib is None and job_ids[0]:  # of an array's parent it may not be said
+        had = _had(describe(batch, job_ids[:1]).get(job_ids[0]))
     return grow(had, progress.sizes, causes, options, often=often)
 
 

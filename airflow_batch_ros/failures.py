@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -10,6 +10,7 @@ from airflow_batch_ros import console
 from airflow_batch_ros.causes import Cause, cause_of, last_exit_code
 from airflow_batch_ros.jobs import (
     DEFAULT_LOG_GROUP,
+    DESCRIBE_LIMIT,
     DriveJob,
     batch_reasons,
     describe,
@@ -70,10 +71,11 @@ def failed_shards(
     folder: DriveFolder,
     missing: Sequence[int],
     detail: Mapping[str, Any] | None,
-) -> tuple[FailedShard, ...]:
+) -> Iterator[FailedShard]:
     """Why each of the ``missing`` shards has no manifest: its own record, else what Batch says.
 
-    ``detail`` is the drive's job as DescribeJobs has it; None where Batch does not know it.
+    ``detail`` is the drive's job as DescribeJobs has it; None where Batch does not know it. What is read of a
+    shard is let go of before many others are: of thousands it is hundreds of MB.
     """
     generation = (
         None
@@ -81,37 +83,38 @@ def failed_shards(
         else lake.load(Generation, contract.generation_key(job.drive_id, job.plan_id, job.generation))
     )
     batch_ids = _batch_ids(job, generation, missing)
-    details = dict(describe(batch, sorted(set(batch_ids.values())))) if job.array_size else {}
-    if job.job_id and detail is not None:
-        details[job.job_id] = dict(detail)
-    unheard = [shard for shard in missing if not _last_stream(details.get(batch_ids.get(shard, "")))]
-    records = _by_shard(lake, FailedRecord, folder.failed, missing)
-    starts = _by_shard(lake, StartedRecord, folder.started, unheard)
     region = batch.meta.region_name
     base = (
         console.base_of(job.console_url)
         if job.console_url
         else console.base_for(batch.meta.endpoint_url, region)
     )
-    found = []
-    for shard in missing:
-        job_id = batch_ids.get(shard, "")
-        own = details.get(job_id)
-        started = starts.get(shard)
-        failed = _explain(shard, records.get(shard), own, job_id)
-        stream = _last_stream(own)
-        if not stream and started and (own is None or started.job_id in ("", job_id)):
-            stream = started.log_stream
-        group = log_group(own) or DEFAULT_LOG_GROUP
-        url = ""
-        if base and (stream or job_id):
-            url = (
-                console.log_url(base, region, group, stream)
-                if stream
-                else console.job_url(base, region, job_id)
-            )
-        found.append(replace(failed, log_group=group, log_stream=stream, url=url))
-    return tuple(found)
+    for first in range(0, len(missing), DESCRIBE_LIMIT):
+        some = missing[first : first + DESCRIBE_LIMIT]
+        ids = [batch_ids[shard] for shard in some if shard in batch_ids]
+        details = describe(batch, ids) if job.array_size else {}
+        if job.job_id and detail is not None:
+            details[job.job_id] = dict(detail)
+        unheard = [shard for shard in some if not _last_stream(details.get(batch_ids.get(shard, "")))]
+        records = _by_shard(lake, FailedRecord, folder.failed, some)
+        starts = _by_shard(lake, StartedRecord, folder.started, unheard)
+        for shard in some:
+            job_id = batch_ids.get(shard, "")
+            own = details.get(job_id)
+            started = starts.get(shard)
+            failed = _explain(shard, records.get(shard), own, job_id)
+            stream = _last_stream(own)
+            if not stream and started and (own is None or started.job_id in ("", job_id)):
+                stream = started.log_stream
+            group = log_group(own) or DEFAULT_LOG_GROUP
+            url = ""
+            if base and (stream or job_id):
+                url = (
+                    console.log_url(base, region, group, stream)
+                    if stream
+                    else console.job_url(base, region, job_id)
+                )
+            yield replace(failed, log_group=group, log_stream=stream, url=url)
 
 
 def add_log_lines(

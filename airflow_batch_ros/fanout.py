@@ -67,13 +67,16 @@ THREADS = 16
 SUBMITS_PER_S = 40.0
 """Most SubmitJob requests a second: AWS takes near 50 of an account, which others use too."""
 
+PROBLEMS_SHOWN = 100
+
 KILLED = "the Airflow task that submitted it was killed"
 
 
 class FanoutError(RuntimeError):
-    """Drives that could not be planned or submitted: all of them in one message.
+    """Drives that could not be planned or submitted: the first `PROBLEMS_SHOWN` of them in one message.
 
     Attributes:
+        problems: of all of them.
         retry_helps: at least one problem may pass by itself, and none is there to stay.
         submitted: how many other drives are submitted.
     """
@@ -85,7 +88,10 @@ class FanoutError(RuntimeError):
         drives = "1 drive" if len(problems) == 1 else f"{len(problems)} drives"
         others = "1 other is submitted" if submitted == 1 else f"{submitted} others are submitted"
         done = others if submitted else "nothing was submitted"
-        super().__init__(f"{drives} cannot be run; {done}:\n" + "\n".join(f"- {each}" for each in problems))
+        lines = [f"- {each}" for each in problems[:PROBLEMS_SHOWN]]
+        if len(problems) > PROBLEMS_SHOWN:
+            lines.append(f"- and {len(problems) - PROBLEMS_SHOWN} more")
+        super().__init__("\n".join([f"{drives} cannot be run; {done}:", *lines]))
 
 
 class _MayPassError(RuntimeError):

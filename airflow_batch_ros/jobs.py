@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
@@ -45,6 +47,12 @@ _PAYER = {"name": "ROS_TO_PARQUET_REQUEST_PAYER", "value": "requester"}
 """By which the engine says that it pays."""
 
 SUBMIT_TRIES = 6
+
+TERMINATE_THREADS = 8
+
+_IDS_SHOWN = 10
+
+_LOOKED_AT = ("status", "arrayProperties", "createdAt", "attempts")
 
 DEFAULT_MAX_MEMORY_MIB = 122_880
 """The most that Fargate has."""
@@ -521,6 +529,15 @@ def describe(batch: BatchClient, job_ids: Sequence[str]) -> dict[str, Any]:
     return details
 
 
+def look_at(batch: BatchClient, job_ids: Sequence[str]) -> dict[str, Any]:
+    """As `describe`, but of each job what a wait needs, so that one for a thousand stays small."""
+    looks: dict[str, Any] = {}
+    for start in range(0, len(job_ids), DESCRIBE_LIMIT):
+        for job_id, detail in describe(batch, job_ids[start : start + DESCRIBE_LIMIT]).items():
+            looks[job_id] = {name: detail[name] for name in _LOOKED_AT if name in detail}
+    return looks
+
+
 def job_state(detail: Mapping[str, Any] | None) -> str:
     """The state of a job as `describe` gives it."""
     return UNKNOWN if detail is None else str(detail["status"])
@@ -611,9 +628,30 @@ def terminate(batch: BatchClient, job_ids: Iterable[str], reason: str) -> list[s
     from botocore.exceptions import BotoCoreError, ClientError
 
     problems = []
-    for job_id in job_ids:
-        try:
-            batch.terminate_job(jobId=job_id, reason=reason)
-        except (BotoCoreError, ClientError) as error:
-            problems.append(f"job {job_id}: {error}")
+    left = deque(job_ids)
+
+    def end() -> None:
+        while True:
+            try:
+                job_id = left.popleft()
+            except IndexError:
+                return
+            try:
+                batch.terminate_job(jobId=job_id, reason=reason)
+            except (BotoCoreError, ClientError) as error:
+                problems.append(f"job {job_id}: {error}")
+
+    # Several at a time: who is killed has seconds to do it in. Not by an executor, whose lock the thread that
+    # a signal interrupts may hold.
+    threads = [threading.Thread(target=end) for _ in range(min(TERMINATE_THREADS, len(left)))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     return problems
+
+
+def shown_ids(job_ids: Sequence[str]) -> str:
+    """For a log: the first ids, and how many more."""
+    more = len(job_ids) - _IDS_SHOWN
+    return (", ".join(job_ids[:_IDS_SHOWN]) or "(none)") + (f" and {more} more" if more > 0 else "")

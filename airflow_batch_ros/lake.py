@@ -21,6 +21,9 @@ T = TypeVar("T")
 READ_THREADS = 16
 """Manifests read at a time: a drive of 10,000 shards is read in seconds."""
 
+DRIVE_THREADS = 4
+"""Drives read at a time, each with `READ_THREADS` for manifests: `clients.MAX_CONNECTIONS` together."""
+
 TRIES = 5
 """Of what a client does not try again by itself: a body that was cut, a put that met another one."""
 

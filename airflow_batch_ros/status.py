@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from airflow_batch_ros import planning
 from airflow_batch_ros.failures import FailedShard, failed_shards
 from airflow_batch_ros.jobs import DriveJob, Progress, Work, drive_job, read_progress
-from airflow_batch_ros.lake import DriveFolder, Lake, drive_folder
+from airflow_batch_ros.lake import DRIVE_THREADS, DriveFolder, Lake, drive_folder
 from airflow_batch_ros.runs import RunDrive
 from airflow_batch_ros.summary import summarize_drive
 from ros_to_parquet import contract
@@ -29,9 +29,6 @@ from ros_to_parquet.contract import (
 
 if TYPE_CHECKING:
     from mypy_boto3_batch import BatchClient
-
-DRIVE_THREADS = 4
-"""Drives read at a time, each with `lake.READ_THREADS` for manifests: `clients.MAX_CONNECTIONS` together."""
 
 
 class ShardState(StrEnum):
@@ -165,10 +162,12 @@ def read_standing(batch: BatchClient, lake: Lake, drive: RunDrive, *, bags: bool
     live = progress.live and not folder.commit
     states = shard_states(batch, plan, folder, progress)
     counts = Counter(states)
-    manifests: list[Manifest] = []
+    so_far: DriveManifest | None = None
+    of_bags: list[Manifest] = []
     if bags or live:
-        manifests = list(lake.load_all(Manifest, [folder.shards[shard] for shard in sorted(folder.shards)]))
-    standings = bag_standings(plan, manifests, states) if bags else ()
+        keys = [folder.shards[shard] for shard in sorted(folder.shards)]
+        so_far = contract.fold(plan, _noted(lake.load_all(Manifest, keys), of_bags if bags else None))
+    standings = bag_standings(plan, of_bags, states) if bags else ()
     if live:
         failing = [shard for shard, state in enumerate(states) if state is ShardState.FAILED]
         return DriveStanding(
@@ -176,8 +175,10 @@ def read_standing(batch: BatchClient, lake: Lake, drive: RunDrive, *, bags: bool
             plan.source,
             Underway.RUNNING if counts[ShardState.RUNNING] or counts[ShardState.DONE] else Underway.WAITING,
             counts,
-            contract.fold(plan, manifests),
-            failed_shards=failed_shards(batch, lake, job, folder, failing[:MAX_REASONS], progress.detail),
+            so_far,
+            failed_shards=tuple(
+                failed_shards(batch, lake, job, folder, failing[:MAX_REASONS], progress.detail)
+            ),
             job=job,
             job_state=progress.state,
             bags=standings,
@@ -200,6 +201,15 @@ def read_standing(batch: BatchClient, lake: Lake, drive: RunDrive, *, bags: bool
         summary.job_state,
         standings,
     )
+
+
+def _noted(manifests: Iterable[Manifest], of_bags: list[Manifest] | None) -> Iterator[Manifest]:
+    """The manifests as they come; what they say of bags is kept, and of topics not: those of 10,000 shards do
+    not fit into memory."""
+    for manifest in manifests:
+        if of_bags is not None:
+            of_bags.append(replace(manifest, topics=()))
+        yield manifest
 
 
 def shard_states(batch: BatchClient, plan: Plan, folder: DriveFolder, progress: Progress) -> list[ShardState]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow_batch_ros.causes import RUNNABLE_TOO_LONG
-from airflow_batch_ros.jobs import terminate
+from airflow_batch_ros.jobs import describe, terminate
 from airflow_batch_ros.waiting import Waiting
 
 if TYPE_CHECKING:
@@ -22,10 +22,22 @@ NOTHING_WRONG = (
 
 
 def look_after(batch: BatchClient, waiting: Waiting, *, end: bool) -> list[str]:
-    """A sentence on each job that has become stuck by the last poll; with ``end`` it is terminated."""
+    """A sentence on each job that has become stuck by the last poll; with ``end`` it is terminated.
+
+    Jobs of one queue and size are stuck for one reason, which is asked for once.
+    """
     said = []
-    for job_id, seconds in waiting.take_stuck():
-        text = f"{RUNNABLE_TOO_LONG} for {seconds:.0f} s: {why_runnable(batch, waiting.detail(job_id))}"
+    stuck = waiting.take_stuck()
+    details = describe(batch, [job_id for job_id, _ in stuck])
+    whys: dict[tuple[str, str], str] = {}
+    for job_id, seconds in stuck:
+        if job_id not in details:
+            continue  # Batch has forgotten it since
+        detail = details[job_id]
+        key = (detail["jobQueue"], str((detail.get("container") or {}).get("resourceRequirements")))
+        if key not in whys or detail.get("statusReason"):
+            whys[key] = why_runnable(batch, detail)
+        text = f"{RUNNABLE_TOO_LONG} for {seconds:.0f} s: {whys[key]}"
         said.append(f"job {job_id}: {text}" + ("; it is ended" if end else ""))
         if end:
             problems = terminate(batch, [job_id], text[:MAX_REASON_LENGTH])

@@ -6,13 +6,14 @@ import dataclasses
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from airflow_batch_ros.causes import Cause, cause_of, cause_of_problem
 from airflow_batch_ros.failures import LOGS_A_DRIVE, LOGS_A_RUN, FailedShard, add_log_lines, failed_shards
 from airflow_batch_ros.jobs import DriveJob, Work, describe, end_reason, job_seconds, job_state
-from airflow_batch_ros.lake import Lake, drive_folder, read_holdings, said_by
+from airflow_batch_ros.lake import DRIVE_THREADS, Lake, drive_folder, read_holdings, said_by
 from ros_to_parquet import contract
 from ros_to_parquet.contract import (
     MAX_REASONS,
@@ -36,6 +37,9 @@ MAX_TABLES = 2000
 MAX_REASON_LENGTH = 500
 
 CLEAR_TASK = "Clear the operator's task and what follows it to run only the shards that are missing."
+
+DRIVES_SHOWN = 100
+"""Failed drives that a message names; the summary has them all."""
 
 CAUSES_SHOWN = 10
 """Lines a drive in messages and logs."""
@@ -106,16 +110,21 @@ def summarize(
     from botocore.exceptions import ClientError
 
     details = describe(batch, [job.job_id for job in jobs if job.job_id])
-    drives = []
-    logs_left = LOGS_A_RUN
-    for job in jobs:
+
+    def one(job: DriveJob) -> DriveSummary:
         try:
-            drive = summarize_drive(batch, Lake(s3, job.output), job, details.get(job.job_id or ""))
+            return summarize_drive(batch, Lake(s3, job.output), job, details.get(job.job_id or ""))
         except ClientError as error:
             raise SummaryError(
                 f"drive {job.drive_id!r}: its job has ended, and what it left below {job.output}/_manifests "
                 f"cannot be read: {error.operation_name}: {said_by(error)}; nothing is lost: try again"
             ) from error
+
+    drives = []
+    logs_left = LOGS_A_RUN
+    with ThreadPoolExecutor(DRIVE_THREADS, thread_name_prefix="drives") as pool:
+        found = list(pool.map(one, jobs))
+    for drive in found:
         if drive.failed_shards and logs_left:
             shards = add_log_lines(logs, drive.failed_shards, at_most=min(LOGS_A_DRIVE, logs_left))
             logs_left -= sum(bool(shard.log_lines) for shard in shards)
@@ -153,8 +162,12 @@ def summarize_drive(
     keys = [folder.shards[shard] for shard in sorted(folder.shards)]
     result = contract.fold(plan, lake.load_all(Manifest, keys))
     missing = [shard for shard in range(len(plan.shards)) if shard not in folder.shards]
-    failed = failed_shards(batch, lake, job, folder, missing, detail)
-    causes: Mapping[Cause, int] = Counter(shard.cause for shard in failed)
+    causes: dict[Cause, int] = {}
+    failed: list[FailedShard] = []
+    for shard in failed_shards(batch, lake, job, folder, missing, detail):
+        causes[shard.cause] = causes.get(shard.cause, 0) + 1
+        if len(failed) < MAX_REASONS:
+            failed.append(shard)
     notes = ()
     if not missing:
         # Every shard is done, but the last job ended before it could commit the drive.
@@ -165,7 +178,7 @@ def summarize_drive(
         )
         causes = {cause_of(detail): 1}
     return DriveSummary(
-        *(job, result.state, result, failed[:MAX_REASONS], len(missing), state, seconds, uri, notes, causes)
+        *(job, result.state, result, tuple(failed), len(missing), state, seconds, uri, notes, causes)
     )
 
 
@@ -298,7 +311,7 @@ def _totals(drives: Sequence[DriveSummary]) -> dict[str, Any]:
 
 
 def failure_message(drives: Sequence[DriveSummary], *, advice: str = CLEAR_TASK) -> str | None:
-    """Why the run fails, all failed drives in one message; None where none failed.
+    """Why the run fails, with the first `DRIVES_SHOWN` failed drives, in one message; None where none failed.
 
     ``advice`` is how to run the shards that are missing.
     """
@@ -307,7 +320,7 @@ def failure_message(drives: Sequence[DriveSummary], *, advice: str = CLEAR_TASK)
     failed = [drive for drive in drives if drive.failed]
     lines = [f"{_how_many_failed(drives)}:"]
     budget = MAX_REASONS
-    for drive in failed:
+    for drive in failed[:DRIVES_SHOWN]:
         shown, more = shown_causes(drive, max(0, min(budget, CAUSES_SHOWN)))
         budget -= len(shown)
         lines.append(
@@ -315,6 +328,10 @@ def failure_message(drives: Sequence[DriveSummary], *, advice: str = CLEAR_TASK)
             f" ({drive.manifest_uri})"
         )
         lines += [*shown, *more]
+    if len(failed) > DRIVES_SHOWN:
+        states = Counter(str(drive.state) for drive in failed[DRIVES_SHOWN:])
+        counted = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+        lines.append(f"- and {len(failed) - DRIVES_SHOWN} more ({counted}): each is in the summary")
     if any(drive.failed_shard_count for drive in failed):
         lines.append(advice)
     return "\n".join(lines)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from airflow_batch_ros.jobs import ENDED, UNKNOWN, count_states, job_state
@@ -37,13 +38,19 @@ class Waiting:
         self._unknown_after_s = unknown_after_s
         self._clock = clock
         self._last_seen = dict.fromkeys(job_ids, clock() - waited_s)
-        self._details: dict[str, Mapping[str, Any] | None] = dict.fromkeys(job_ids)
+        # Of each job its shards' states alone: a thousand descriptions are tens of MB.
+        self._shards: dict[str, dict[str, int]] = {job_id: {UNKNOWN: 1} for job_id in self.open}
         self._told = ""
         self._runnable_timeout_s = runnable_timeout_s
         self._now = now
         self._runnable_since: dict[str, float] = {}
         self._stuck: dict[str, float] = {}
         self._taken: set[str] = set()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many jobs are in which state."""
+        return dict(Counter(self.states.values()))
 
     def update(self, details: Mapping[str, Mapping[str, Any]]) -> str | None:
         """Takes a poll of the `open` jobs; a line on how things stand if that has changed."""
@@ -54,7 +61,7 @@ class Waiting:
             if detail is None:
                 ended = now - self._last_seen[job_id] >= self._unknown_after_s
             else:
-                self._details[job_id] = detail
+                self._shards[job_id] = count_states([detail])
                 self._last_seen[job_id] = now
                 ended = job_state(detail) in ENDED
                 self._watch_runnable(job_id, detail, now)
@@ -62,7 +69,7 @@ class Waiting:
             if not ended:
                 still_open.append(job_id)
         self.open = still_open
-        told = f"jobs: {_shown(_counts(self.states))}; shards: {_shown(count_states(self._details.values()))}"
+        told = f"jobs: {_shown(self.counts)}; shards: {_shown(_sum(self._shards.values()))}"
         if told == self._told:
             return None
         self._told = told
@@ -77,10 +84,6 @@ class Waiting:
         found = [(job_id, seconds) for job_id, seconds in self._stuck.items() if job_id not in self._taken]
         self._taken.update(job_id for job_id, _ in found)
         return found
-
-    def detail(self, job_id: str) -> Mapping[str, Any]:
-        """The job by the last poll that knew it."""
-        return self._details[job_id] or {}
 
     def _watch_runnable(self, job_id: str, detail: Mapping[str, Any], now: float) -> None:
         if self._runnable_timeout_s is None:
@@ -100,10 +103,11 @@ class Waiting:
             self._stuck[job_id] = seconds
 
 
-def _counts(states: Mapping[str, str]) -> dict[str, int]:
+def _sum(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     counts: dict[str, int] = {}
-    for state in states.values():
-        counts[state] = counts.get(state, 0) + 1
+    for part in parts:
+        for state, count in part.items():
+            counts[state] = counts.get(state, 0) + count
     return counts
 
 

@@ -127,6 +127,7 @@ def poll(task: Task) -> dict[str, int]:
     import asyncio
 
     from airflow.models.trigger import Trigger
+    from cryptography.fernet import Fernet
 
     from airflow_batch_ros.triggers import batch as triggers
 
@@ -140,7 +141,8 @@ def poll(task: Task) -> dict[str, int]:
         "region_name": None,
     }
     trigger = triggers.RosToParquetBatchTrigger(**arguments)
-    kept = Trigger.encrypt_kwargs(trigger.serialize()[1])
+    kept = Trigger.encrypt_kwargs(trigger.serialize()[1])  # without a key, as nothing is kept here
+    encrypted = Fernet(Fernet.generate_key()).encrypt(kept.encode())
 
     async def look() -> None:
         waiting = asyncio.ensure_future(anext(trigger.run()))
@@ -148,7 +150,7 @@ def poll(task: Task) -> dict[str, int]:
         waiting.cancel()
 
     asyncio.run(look())
-    return {"trigger row": len(kept)}
+    return {"trigger row": len(encrypted)}
 
 
 def sum_up(task: Task) -> dict[str, int]:

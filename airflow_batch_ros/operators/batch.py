@@ -10,7 +10,14 @@ from airflow.providers.common.compat.sdk import AirflowException, AirflowFailExc
 
 from airflow_batch_ros.allowed import AllowList, check_allowed, of_job_definition, parse_allowed
 from airflow_batch_ros.conf import CONF_KEYS, ConfError, PipelineConf, parse_conf, parse_output
-from airflow_batch_ros.jobs import DEFAULT_MAX_MEMORY_MIB, DriveJob, SubmitOptions, describe, log_group
+from airflow_batch_ros.jobs import (
+    DEFAULT_MAX_MEMORY_MIB,
+    DriveJob,
+    SubmitOptions,
+    describe,
+    log_group,
+    shown_ids,
+)
 from airflow_batch_ros.links.batch import BatchJobLink, BatchLogsLink, LakeLink
 from airflow_batch_ros.plan import DEFAULT_SHARD_BYTES
 
@@ -194,7 +201,7 @@ class RosToParquetBatchOperator(BaseOperator):
         """Ends the jobs that this task has submitted or adopted."""
         self._killed = True
         if self._fanout is not None:
-            self.log.info("killed: terminating Batch jobs %s", ", ".join(self._fanout.owned) or "(none)")
+            self.log.info("killed: terminating Batch jobs %s", shown_ids(self._fanout.owned))
             for problem in self._fanout.kill():
                 self.log.error("could not terminate %s", problem)
 

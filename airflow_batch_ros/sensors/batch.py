@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_batch_ros.hooks.batch import RosToParquetBatchHook
+
+
+WAITS_FOLDER = "_plans/waits"
+"""Of the lake: lists of jobs that are too long for a trigger."""
 
 
 class RosToParquetBatchSensor(BaseSensorOperator):
@@ -79,11 +84,13 @@ class RosToParquetBatchSensor(BaseSensorOperator):
     def execute(self, context: Context) -> Any:
         self._store_links(context)
         if self.deferrable and self._poll(context):
-            from airflow_batch_ros.triggers.batch import RosToParquetBatchTrigger
+            from airflow_batch_ros.triggers.batch import MAX_JOB_IDS, RosToParquetBatchTrigger
 
+            ids = self._job_ids()
             self.defer(
                 trigger=RosToParquetBatchTrigger(
-                    job_ids=self._job_ids(),
+                    job_ids=ids[:MAX_JOB_IDS],
+                    job_ids_uri=self._save_ids(ids[MAX_JOB_IDS:]),
                     poll_interval_s=float(self.poke_interval),
                     unknown_after_s=self.unknown_after_s,
                     terminate_on_kill=self.terminate_on_kill,
@@ -111,17 +118,17 @@ class RosToParquetBatchSensor(BaseSensorOperator):
         """Ends the jobs, if that was asked for."""
         if not self.terminate_on_kill:
             return
-        from airflow_batch_ros.jobs import terminate
+        from airflow_batch_ros.jobs import shown_ids, terminate
         from airflow_batch_ros.triggers.batch import KILLED
 
         ids = self._job_ids()
-        self.log.info("killed: terminating Batch jobs %s", ", ".join(ids) or "(none)")
+        self.log.info("killed: terminating Batch jobs %s", shown_ids(ids))
         for problem in terminate(self._hook().batch, ids, KILLED):
             self.log.error("could not terminate %s", problem)
 
     def _poll(self, context: Context) -> bool:
         """Whether a job is still to end."""
-        from airflow_batch_ros.jobs import describe
+        from airflow_batch_ros.jobs import look_at
         from airflow_batch_ros.stuck import look_after
 
         if self._waiting is None:
@@ -133,7 +140,7 @@ class RosToParquetBatchSensor(BaseSensorOperator):
             )
         if self._waiting.open:
             batch = self._hook().batch
-            if news := self._waiting.update(describe(batch, self._waiting.open)):
+            if news := self._waiting.update(look_at(batch, self._waiting.open)):
                 self.log.info(news)
             for stuck in look_after(batch, self._waiting, end=self.end_stuck):
                 self.log.warning(stuck)
@@ -193,6 +200,19 @@ class RosToParquetBatchSensor(BaseSensorOperator):
 
     def _job_ids(self) -> list[str]:
         return [job.job_id for job in self._drive_jobs() if job.job_id]
+
+    def _save_ids(self, ids: list[str]) -> str | None:
+        """Where in the lake the ids are that do not fit into a trigger; None where all do."""
+        if not ids:
+            return None
+        from airflow_batch_ros.lake import Lake
+        from ros_to_parquet import contract
+
+        data = json.dumps(ids).encode()
+        lake = Lake(self._hook().s3, self._drive_jobs()[0].output)
+        key = f"{WAITS_FOLDER}/{contract.sha256(data)[:16]}.json"
+        lake.write(key, data)
+        return lake.uri(key)
 
     def _hook(self) -> RosToParquetBatchHook:
         from airflow_batch_ros.hooks.batch import RosToParquetBatchHook

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import time
 from collections.abc import AsyncIterator, Callable
@@ -14,11 +15,16 @@ from asgiref.sync import sync_to_async
 from botocore.exceptions import BotoCoreError, ClientError
 
 from airflow_batch_ros.hooks.batch import RosToParquetBatchHook
-from airflow_batch_ros.jobs import describe, terminate
+from airflow_batch_ros.jobs import look_at, shown_ids, terminate
+from airflow_batch_ros.lake import Lake
 from airflow_batch_ros.stuck import look_after
 from airflow_batch_ros.waiting import Waiting
 
 T = TypeVar("T")
+
+MAX_JOB_IDS = 1000
+"""In a trigger itself. Airflow keeps it, encrypted, in a text column; MySQL's takes 64 KiB, and so many ids
+are 54. Of more jobs the ids are in the lake."""
 
 MAX_FAILURES = 10
 """Polls in a row that may fail, each after the client's own retries, before the wait is given up."""
@@ -40,8 +46,8 @@ _HAS_ON_KILL = hasattr(BaseTrigger, "on_kill")
 class RosToParquetBatchTrigger(BaseTrigger):
     """Fires one event when the last of the jobs has ended.
 
-    The event is ``{"status": "ended", "states": {job id: state}}``, or, when Batch could not be asked,
-    ``{"status": "error", "message": text}``.
+    The event is ``{"status": "ended", "states": {state: number of jobs}}``, or, when Batch could not be
+    asked, ``{"status": "error", "message": text}``.
 
     :param job_ids: Batch job ids.
     :param poll_interval_s: most seconds between two polls. Before, they are a fifth of the time waited so
@@ -52,6 +58,7 @@ class RosToParquetBatchTrigger(BaseTrigger):
     :param end_stuck: end such jobs.
     :param terminate_on_kill: end the jobs when a user acts on the waiting task; never when the triggerer
         restarts.
+    :param job_ids_uri: S3 URI of a list of further ids, as JSON; see `MAX_JOB_IDS`.
     """
 
     def __init__(
@@ -63,6 +70,7 @@ class RosToParquetBatchTrigger(BaseTrigger):
         terminate_on_kill: bool,
         aws_conn_id: str | None,
         region_name: str | None,
+        job_ids_uri: str | None = None,
         runnable_timeout_s: float | None = None,
         end_stuck: bool = False,
     ) -> None:
@@ -73,6 +81,7 @@ class RosToParquetBatchTrigger(BaseTrigger):
         self.terminate_on_kill = terminate_on_kill
         self.aws_conn_id = aws_conn_id
         self.region_name = region_name
+        self.job_ids_uri = job_ids_uri
         self.runnable_timeout_s = runnable_timeout_s
         self.end_stuck = end_stuck
 
@@ -86,6 +95,7 @@ class RosToParquetBatchTrigger(BaseTrigger):
                 "terminate_on_kill": self.terminate_on_kill,
                 "aws_conn_id": self.aws_conn_id,
                 "region_name": self.region_name,
+                "job_ids_uri": self.job_ids_uri,
                 "runnable_timeout_s": self.runnable_timeout_s,
                 "end_stuck": self.end_stuck,
             },
@@ -106,9 +116,22 @@ class RosToParquetBatchTrigger(BaseTrigger):
         """Ends the jobs, if that was asked for."""
         if not self.terminate_on_kill:
             return
-        self.log.info("killed: terminating Batch jobs %s", ", ".join(self.job_ids))
-        for problem in await in_thread(lambda: terminate(self._hook().batch, self.job_ids, KILLED)):
+        for problem in await in_thread(self._end_jobs):
             self.log.error("could not terminate %s", problem)
+
+    def _end_jobs(self) -> list[str]:
+        ids = self._all_ids()
+        self.log.info("killed: terminating Batch jobs %s", shown_ids(ids))
+        return terminate(self._hook().batch, ids, KILLED)
+
+    def _all_ids(self) -> list[str]:
+        if self.job_ids_uri is None:
+            return self.job_ids
+        folder, _, name = self.job_ids_uri.rpartition("/")
+        data = Lake(self._hook().s3, folder).read(name)
+        if data is None:
+            raise LookupError(f"the list of jobs to wait for, {self.job_ids_uri}, is gone: clear the task")
+        return [*self.job_ids, *json.loads(data)]
 
     async def _end_jobs_unless_deferred(self) -> None:
         try:
@@ -120,15 +143,19 @@ class RosToParquetBatchTrigger(BaseTrigger):
 
     async def _wait(self) -> dict[str, Any]:
         batch = await in_thread(lambda: self._hook().batch)
+        try:
+            ids = await in_thread(self._all_ids)
+        except (ClientError, BotoCoreError, LookupError) as error:
+            return {"status": "error", "message": f"the jobs to wait for could not be read: {error}"}
         waiting = Waiting(
-            self.job_ids, unknown_after_s=self.unknown_after_s, runnable_timeout_s=self.runnable_timeout_s
+            ids, unknown_after_s=self.unknown_after_s, runnable_timeout_s=self.runnable_timeout_s
         )
         started = time.monotonic()
         failures = 0
         await asyncio.sleep(min(self.poll_interval_s, FIRST_POLL_S))
         while True:
             try:
-                details = await in_thread(lambda: describe(batch, waiting.open))
+                details = await in_thread(lambda: look_at(batch, waiting.open))
             except (ClientError, BotoCoreError) as error:
                 failures += 1
                 self.log.warning("asking Batch failed (%d of %d): %s", failures, MAX_FAILURES, error)
@@ -142,7 +169,7 @@ class RosToParquetBatchTrigger(BaseTrigger):
                     for stuck in await in_thread(lambda: look_after(batch, waiting, end=self.end_stuck)):
                         self.log.warning(stuck)
                 if not waiting.open:
-                    return {"status": "ended", "states": waiting.states}
+                    return {"status": "ended", "states": waiting.counts}
             interval_s = max(MIN_INTERVAL_S, (time.monotonic() - started) / 5)
             await asyncio.sleep(
                 min(self.poll_interval_s, interval_s) * random.uniform(1 - JITTER, 1 + JITTER)

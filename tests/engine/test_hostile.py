@@ -605,6 +605,18 @@ def test_a_zip_whose_files_lie_within_one_another(made: Extract) -> None:
     assert len(lake.reasons) == 100 and "lies within the file before it" in lake.reasons[0]
 
 
+def test_a_zip_with_a_file_without_a_name(made: Extract) -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.mcap", mcap_of(BEFORE, AFTER))
+        archive.writestr("x", b"")
+    data = bytearray(file.getvalue())
+    place = data.rindex(b"PK\1\2")
+    data[place + 28 : place + 32] = struct.pack("<HH", 0, 0)  # of a name, and of what follows it
+    data[place + 32 : place + 34] = struct.pack("<H", 1)  # which is a comment now
+    assert made("a.zip", bytes(data)).texts() == ["before", "after"]
+
+
 @pytest.fixture
 def small_bombs(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is a bomb at 16 GiB is one at 2 MiB."""

@@ -182,7 +182,7 @@ def test_floods(
     left = sum(
         int(damage.reason.split()[0].replace(",", ""))
         for damage in manifest.bags[0].damage
-        if "no room" in damage.reason
+        if "messages of connections past" in damage.reason
     )
     above = peak - request.getfixturevalue("nothing_bytes")
     print(json.dumps([name, make.__name__, count, rows, rejected, left, above >> 20]))

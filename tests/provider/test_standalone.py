@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from airflow_batch_ros.jobs import LIVE, describe, job_state, terminate
 from airflow_batch_ros.local.airflow import session_members
 from tests.local.sockets import listening
 from tests.provider.bags import MESSAGES, ros1_bag
@@ -52,6 +53,7 @@ class Standalone:
 
     url: str
     token: str = ""
+    session: int = 0
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         request = urllib.request.Request(
@@ -151,6 +153,7 @@ def airflow(
         until(knows_the_dag, "the DAG", tolerate=(urllib.error.HTTPError,))
         session = json.loads((home / "session.json").read_text())["pid"]
         assert len(session_members(session)) > 4
+        running.session = session
         assert not [each for each in listening(session_members(session)) if not each[0].is_loopback]
         connection = json.loads(aws.environment()["AIRFLOW_CONN_AWS_DEFAULT"])
         connection |= {"connection_id": "aws_in_database", "extra": json.dumps(connection["extra"])}
@@ -240,3 +243,82 @@ def test_a_message_starts_a_drive_and_the_drive_what_goes_on_from_it(
     assert drive["tables"] == {"temperature": MESSAGES}
     columns = airflow.xcom("example_drives_in_lake", gone_on, "look_at/0")["temperature"]
     assert {"log_time", "temperature", "drive_id"} <= set(columns)
+
+
+@dataclass
+class Triggerer:
+    """A process, and how it was started."""
+
+    parent: int
+    command: list[str]
+    environment: dict[str, str]
+
+
+def triggerers(session: int) -> dict[int, Triggerer]:
+    """The processes ``airflow triggerer`` of a session, by pid: not those that they have started."""
+    found = {}
+    for pid in session_members(session):
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        if b"triggerer" in words:
+            environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            variables = dict(each.decode().split("=", 1) for each in environment if b"=" in each)
+            found[pid] = Triggerer(parent, [word.decode() for word in words if word], variables)
+    return {pid: each for pid, each in found.items() if each.parent not in found}
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
+def test_a_triggerer_that_ends_and_is_started_again_goes_on(
+    airflow: Standalone, s3: S3Client, batch: BatchClient, tmp_path: Path
+) -> None:
+    """One sensor of many drives: no job is ended or submitted again, and all are counted once.
+
+    The last test here: the triggerer is not that of ``airflow standalone`` any more.
+    """
+    drives = [f"drive_{number:03d}" for number in range(120)]
+    put(s3, BUCKET, *(f"{drive}/a.bag" for drive in drives), body=ros1_bag())
+    conf = {drive: {"bucket": BUCKET, "prefix": f"{drive}/"} for drive in drives}
+    run_id = airflow.trigger({"drives_to_process": conf})
+    until(lambda: airflow.task(run_id, "wait") == "deferred", "the sensor defers")
+    jobs = [job["job_id"] for job in airflow.xcom(DAG, run_id, "submit")]
+    assert len(jobs) == len(drives)
+    had: list[int] = []
+
+    def another_has_it() -> bool:
+        found = airflow.call("GET", f"/api/v2/dags/{DAG}/dagRuns/{run_id}/taskInstances/wait")[
+            "triggerer_job"
+        ]
+        if found is not None and found["id"] not in had:
+            had.append(found["id"])
+            return True
+        return False
+
+    def start() -> subprocess.Popen[bytes]:
+        with (tmp_path / "triggerer").open("ab") as log:
+            return subprocess.Popen(
+                found.command, env=found.environment, stdout=log, stderr=log, start_new_session=True
+            )
+
+    until(another_has_it, "a triggerer has the trigger")
+    ((pid, found),) = triggerers(airflow.session).items()
+    os.kill(pid, signal.SIGTERM)
+    until(lambda: pid not in session_members(airflow.session), "the triggerer ends")
+    again = start()
+    try:
+        until(another_has_it, "a second one has it")
+        os.killpg(again.pid, signal.SIGKILL)
+        again.wait()
+        again = start()
+        until(another_has_it, "a third one has it, when Airflow has missed the second")
+        assert {job_state(detail) for detail in describe(batch, jobs).values()} <= LIVE
+        assert airflow.task(run_id, "wait") == "deferred"
+        assert terminate(batch, jobs, "the test ends it") == []
+        until(lambda: airflow.task(run_id, "wait") == "failed", "the sensor hears of it")
+        totals = airflow.xcom(DAG, run_id, "wait")["totals"]
+        assert (totals["drives"], totals["states"]) == (len(drives), {"failed": len(drives)})
+        reasons = {detail["statusReason"] for detail in describe(batch, jobs).values()}
+        assert reasons == {"the test ends it"}, "the triggerers that ended left them alone"
+    finally:
+        os.killpg(again.pid, signal.SIGKILL)
+        again.wait()
