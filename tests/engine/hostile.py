@@ -32,7 +32,6 @@ from ros_to_parquet.contract import BagResult, BagStatus, ExitCode, ExtractOptio
 from ros_to_parquet.local_plan import make_plan
 from ros_to_parquet.memory import DEFAULT_BUDGET, MemoryBudget
 from tests.engine.bag.bag_bytes import (
-    MCAP_MAGIC,
     T0,
     McapFile,
     Ros1Bag,
@@ -65,7 +64,6 @@ class Sample:
         goes_on: where an index says where to go on after what is broken, the place where that begins; else 0.
         head_bytes: what nothing can be read without, at the beginning.
         needed_bytes: what follows is padding, which may be cut off; 0 for none.
-        unguarded: where a length is that may lead past messages to another record, with nothing to tell.
     """
 
     ending: str
@@ -77,7 +75,6 @@ class Sample:
     goes_on: int = 0
     head_bytes: int = 8
     needed_bytes: int = 0
-    unguarded: tuple[int, int] = (0, 0)
     chunks: tuple[int, ...] = field(default_factory=tuple)
     """For each message where its chunk begins."""
 
@@ -173,7 +170,6 @@ def mcap(compression: str = "", *, summary: bool = True, chunked: bool = True) -
         definitions=((begin_data, chunks[0][1] if compression else units[0][0]),),
         damage_is_found=chunked,
         goes_on=len(file.data) if summary and chunked else 0,
-        unguarded=(0, 0) if summary else (len(MCAP_MAGIC), len(MCAP_MAGIC) + 9),
         chunks=tuple(chunks[number // PER_CHUNK][0] for number in range(len(ROWS))),
     )
 
@@ -392,8 +388,6 @@ def verdict(sample: Sample, place: int, how: How, found: Found) -> str:
             return f"no place is named ({told})"
         if set(rows) - set(sample.rows):
             return f"rows that were not written ({told})"
-    elif sample.unguarded[0] <= place < sample.unguarded[1]:
-        return ""
     elif result.status is BagStatus.OK and result.extracted < len(sample.rows) and not result.remarks:
         return f"messages are lost, which is not said ({told})"
     elif sample.damage_is_found and result.status is BagStatus.OK and set(rows) != set(sample.rows):

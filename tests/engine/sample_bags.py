@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from rosbags.rosbag1 import Writer as Rosbag1Writer
 from rosbags.rosbag2 import StoragePlugin
 from rosbags.rosbag2 import Writer as Rosbag2Writer
-from rosbags.typesys import Stores, get_typestore
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from tests.engine.bag.bag_bytes import McapFile, mcap_channel, mcap_message, mcap_schema
 
@@ -46,6 +47,38 @@ def write_bag(path: Path, *, messages: int = 40, start_ns: int = START_NS) -> No
         bag.rename(path)
         (folder / "metadata.yaml").unlink()
         folder.rmdir()
+
+
+def write_defined(
+    path: Path,
+    text: str,
+    values: Sequence[Mapping[str, Any]],
+    *,
+    topic: str,
+    kind: str,
+    start_ns: int = START_NS,
+) -> Path:
+    """A bag (its ending says the format) of messages of a type that ``text`` defines, a second apart."""
+    ros1 = path.suffix == ".bag"
+    store = get_typestore(Stores.ROS1_NOETIC if ros1 else Stores.ROS2_HUMBLE)
+    store.register(get_types_from_msg(text, kind))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    folder = path.with_name(f"{path.name}-folder")
+    plugin = StoragePlugin.MCAP if path.suffix == ".mcap" else StoragePlugin.SQLITE3
+    writer: Any = Rosbag1Writer(path) if ros1 else Rosbag2Writer(folder, version=9, storage_plugin=plugin)
+    with writer:
+        connection = writer.add_connection(topic, kind, typestore=store)
+        for number, value in enumerate(values):
+            message = store.types[kind](**value)
+            data = store.serialize_ros1(message, kind) if ros1 else store.serialize_cdr(message, kind)
+            writer.write(connection, start_ns + number * 1_000_000_000, data)
+    if not ros1:
+        (bag,) = folder.glob(f"*{path.suffix}")
+        bag.rename(path)
+        (folder / "metadata.yaml").unlink()
+        folder.rmdir()
+    return path
 
 
 def write_mcap(

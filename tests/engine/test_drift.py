@@ -18,9 +18,6 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rosbags.rosbag1 import Writer as Rosbag1Writer
-from rosbags.rosbag2 import StoragePlugin
-from rosbags.rosbag2 import Writer as Rosbag2Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from ros_to_parquet import cli, contract, drift, lake, run, schema_records, views
@@ -32,7 +29,7 @@ from ros_to_parquet.local_plan import make_plan
 from ros_to_parquet.storage import AccessDeniedError, LocalStorage, ObjectInfo
 from tests.engine.decode.test_pointcloud import Cloud
 from tests.engine.installed import install
-from tests.engine.sample_bags import START_NS, write_mcap
+from tests.engine.sample_bags import START_NS, write_defined, write_mcap
 from tests.engine.test_pointclouds import write_clouds
 
 if TYPE_CHECKING:
@@ -48,36 +45,8 @@ ADDED = "float64 value\nuint16 gear\nstring source\n"
 BROKEN = "float64 value\nstring gear\n"
 
 
-def write(
-    path: Path,
-    text: str,
-    values: Sequence[Mapping[str, Any]],
-    *,
-    topic: str = "/speed",
-    kind: str = SPEED,
-    start_ns: int = START_NS,
-) -> Path:
-    """A bag (its ending says the format) of messages of a type that ``text`` defines, a second apart."""
-    ros1 = path.suffix == ".bag"
-    store = get_typestore(Stores.ROS1_NOETIC if ros1 else Stores.ROS2_HUMBLE)
-    store.register(get_types_from_msg(text, kind))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    folder = path.with_name(f"{path.name}-folder")
-    plugin = StoragePlugin.MCAP if path.suffix == ".mcap" else StoragePlugin.SQLITE3
-    writer: Any = Rosbag1Writer(path) if ros1 else Rosbag2Writer(folder, version=9, storage_plugin=plugin)
-    with writer:
-        connection = writer.add_connection(topic, kind, typestore=store)
-        for number, value in enumerate(values):
-            message = store.types[kind](**value)
-            data = store.serialize_ros1(message, kind) if ros1 else store.serialize_cdr(message, kind)
-            writer.write(connection, start_ns + number * SECOND, data)
-    if not ros1:
-        (bag,) = folder.glob(f"*{path.suffix}")
-        bag.rename(path)
-        (folder / "metadata.yaml").unlink()
-        folder.rmdir()
-    return path
+def write(path: Path, text: str, values: Sequence[Mapping[str, Any]], **more: Any) -> Path:
+    return write_defined(path, text, values, **{"topic": "/speed", "kind": SPEED, **more})
 
 
 def speeds(*gears: Any, **more: Any) -> list[dict[str, Any]]:

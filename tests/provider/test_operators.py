@@ -34,7 +34,7 @@ from airflow_batch_ros.triggers import batch as triggers
 from airflow_batch_ros.triggers.batch import RosToParquetBatchTrigger
 from ros_to_parquet import contract
 from tests.engine.installed import install
-from tests.engine.test_drift import write
+from tests.engine.sample_bags import write_defined
 from tests.provider.bags import MESSAGES, UNREADABLE, cut_off, ros1_bag
 from tests.provider.builders import put
 from tests.provider.conftest import make_context
@@ -301,7 +301,13 @@ def test_the_summary_of_a_good_run(pipeline: Pipeline) -> None:
 def test_a_definition_that_changes_within_a_drive_is_in_the_summary(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:
-    changed = write(tmp_path / "b.bag", "float32 temperature\n", [{"temperature": 0.5}], topic="/temperature")
+    changed = write_defined(
+        tmp_path / "b.bag",
+        "float32 temperature\n",
+        [{"temperature": 0.5}],
+        topic="/temperature",
+        kind="car/msg/Temperature",
+    )
     pipeline.put("good/b.bag", changed.read_bytes())
     (drive,) = pipeline.wait(pipeline.submit("good"))["drives"]
     assert (drive["state"], drive["drift_count"], len(drive["drift"])) == ("succeeded", 1, 1)

@@ -57,6 +57,7 @@ _RECORD_HEAD_BYTES = 9
 _FOOTER_BYTES = _RECORD_HEAD_BYTES + 20
 _DATA_END_BYTES = _RECORD_HEAD_BYTES + 4
 _MAX_CHUNK_HEAD_BYTES = 4096
+_MAX_HEADER_BYTES = 4096
 _MAX_ATTACHMENT_HEAD_BYTES = 64 << 10
 _MESSAGE_INDEX_HEAD_BYTES = _RECORD_HEAD_BYTES + 2 + 4
 _MESSAGE_INDEX_ENTRY_BYTES = 16
@@ -64,6 +65,7 @@ _MESSAGE_INDEX_PLACE = np.dtype([("channel", "<u2"), ("start", "<u8")])
 _CHUNK_INDEX_HEAD = np.dtype([("times", "V16"), ("start", "<u8"), ("length", "<u8"), ("places_bytes", "<u4")])
 
 _OTHER_KINDS = {
+    HEADER: "a header",
     SCHEMA: "a schema",
     CHANNEL: "a channel",
     ATTACHMENT: "an attachment",
@@ -117,6 +119,8 @@ class McapReader(ChunkedReader[Records]):
         self._schemas: dict[int, _Schema] = {}
         self.extras = Extras()
         self._data_ended = False
+        self._after_header = (0, 0)
+        """Where the header record is, and how many bytes it has after its fields."""
         self._schema_bytes = 0
         self._data_crc32 = 0
         self._summed: Summed | None = None
@@ -190,6 +194,11 @@ class McapReader(ChunkedReader[Records]):
             self._check_end()
         if self._summed and self._summed.crc32() not in (None, self._data_crc32):
             self._harm(-1, "the checksum of all its data is wrong: something in it is not as it was recorded")
+        offset, more = self._after_header
+        if more and self._summary.statistics is None:  # no count tells whether messages lie there
+            self._harm(
+                offset, f"the header record is {more:,} bytes longer than its fields: what lies there is lost"
+            )
         if not self._closed and not any(damage.ends_bag for damage in self.damage):
             reason = (
                 "the file was cut off in its summary, after the last message"
@@ -268,13 +277,29 @@ class McapReader(ChunkedReader[Records]):
         return int.from_bytes(self._source.read_at(attachment.offset + attachment.size_bytes, 4), "little")
 
     def _passed(self, record: Passed) -> None:
+        kind, body = int(record.window[0]), record.window[_RECORD_HEAD_BYTES:]
         try:
-            if record.window[0] == ATTACHMENT:
-                self._attachment(record.offset + _RECORD_HEAD_BYTES, record.window[_RECORD_HEAD_BYTES:])
-            elif record.window[0] == METADATA:  # too large to be kept
+            if kind == HEADER:
+                size = int.from_bytes(record.window[1:_RECORD_HEAD_BYTES].tobytes(), "little")
+                self._header(record.offset, body.tobytes(), size)
+            elif kind == ATTACHMENT:
+                self._attachment(record.offset + _RECORD_HEAD_BYTES, body)
+            elif kind == METADATA:  # too large to be kept
                 self.extras.left_out += 1
         except ValueError as error:
-            self._harm(record.offset, f"an attachment record cannot be read: {error}")
+            what = "a header" if kind == HEADER else "an attachment"
+            self._harm(record.offset, f"{what} record cannot be read: {error}")
+
+    def _header(self, offset: int, body: bytes, size: int) -> None:
+        """Nothing in it is needed. More bytes may be fields of a later version, or all messages.
+
+        Raises:
+            ValueError: its fields do not fit.
+        """
+        fields = _Fields(body)
+        for _ in ("profile", "library"):
+            fields.text()
+        self._after_header = (offset, size - fields.position)
 
     def _attachment(self, offset: int, body: UInt8Array) -> None:
         """Keeps an attachment whose record has its body at ``offset``, or the beginning of it.
@@ -351,7 +376,9 @@ class McapReader(ChunkedReader[Records]):
                     self._extra(kind, int(offsets[row]), record)
                     continue
                 body = record.tobytes()
-                if kind == SCHEMA:
+                if kind == HEADER:
+                    self._header(int(offsets[row]), body, len(body))
+                elif kind == SCHEMA:
                     self._keep_schema(int(offsets[row]), *_schema(body))
                 elif kind == CHANNEL:
                     definitions.append(_channel(body, self._schemas, position=int(records.starts[row])))
@@ -429,6 +456,9 @@ class _Framing(ChunkFraming[Records]):
                 return Look(seen)
             what = "large attachment" if kind == ATTACHMENT else "large metadata record"
             return Skip(_RECORD_HEAD_BYTES + size, what, noted=True)
+        if kind == HEADER:
+            seen = min(_RECORD_HEAD_BYTES + size, _MAX_HEADER_BYTES, left)
+            return Look(seen) if len(window) < seen else Skip(_RECORD_HEAD_BYTES + size, noted=True)
         if kind not in (SCHEMA, CHANNEL, MESSAGE, CHUNK, ATTACHMENT, METADATA):
             return Skip(_RECORD_HEAD_BYTES + size)
         return Need(_RECORD_HEAD_BYTES + size, "chunk" if kind == CHUNK else "record")

@@ -195,6 +195,18 @@ def test_schemas_of_all_kinds() -> None:
     ]
 
 
+def test_a_header_that_passes_over_messages_is_said() -> None:
+    header = bytearray(mcap_header())
+    message = mcap_message(0, 0, T0, b"1")
+    header[1:9] = (len(header) - 9 + len(message)).to_bytes(8, "little")
+    channel = mcap_schema(1, "a/A", "ros2msg", "") + mcap_channel(0, 1, "/a")
+    for summary in (b"", mcap_record(15, bytes(4)) + mcap_record(2, bytes(20)) + MCAP_MAGIC):
+        found = read(MCAP_MAGIC + bytes(header) + message + channel + summary)
+        assert found.messages == []
+        (damage, *_) = [each for each in found.reader.damage if "longer than its fields" in each.reason]
+        assert damage.offset == len(MCAP_MAGIC)
+
+
 def test_padding_and_unknown_records_are_skipped() -> None:
     unknown = mcap_record(0x7F, b"from the future") + mcap_record(0x99, b"private")
     file = McapFile(data=MCAP_MAGIC + mcap_record(1, mcap_header()[9:] + b"more fields"))
