@@ -267,7 +267,7 @@ def test_up_ends_all_with_itself(
     aws = EmbeddedAws.attach(tmp_path)
     pids = [process.pid, aws.server.pid, *children(aws.server.pid)]
     process.send_signal(number)
-    assert process.wait(20) == (-9 if number is signal.SIGKILL else 0)
+    assert process.wait(120) == (-9 if number is signal.SIGKILL else 0)
     assert_all_gone(pids)
     assert find_running(aws.state) is None
 
