@@ -118,6 +118,8 @@ def _assert_has(messages: Iterable[Message], known: Counter[Message]) -> None:
 def _narrow(data: bytes, found: Read, known: Counter[Message]) -> None:
     narrow = read(Memory(data), budget=NARROW)
     _assert_has(narrow.messages, known)
+    if found.reader.format == "sqlite3" and narrow.reader.damage:
+        return  # a large row is had by its number, to which a broken tree need not lead
     assert bool(narrow.reader.damage) == bool(found.reader.damage), (narrow.reasons, found.reasons)
     if not found.reader.damage:
         assert Counter(narrow.messages) == Counter(found.messages)
