@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
+from airflow_batch_ros.causes import Cause
 from airflow_batch_ros.jobs import DriveJob
 from airflow_batch_ros.summary import DriveSummary, FailedShard, as_dict
 from demo import report
@@ -101,7 +102,7 @@ SUMMARY = as_dict(
         drive(
             "drive_3",
             DriveState.FAILED,
-            failed=(FailedShard(0, "exit code 65 (nothing could be read)", 65),),
+            failed=(FailedShard(0, Cause.BAG_UNREADABLE, "exit code 65 (nothing could be read)", 65),),
         ),
     ]
 )
