@@ -86,6 +86,18 @@ class Lake:
                 return Found(data, answer["ETag"], _age_s(answer))
         raise AssertionError("the last try returns or raises")
 
+    def exists(self, key: str) -> bool:
+        """Whether there is such an object, and it may be read; without the right to list S3 says no more."""
+        from botocore.exceptions import ClientError
+
+        try:
+            self.s3.head_object(Bucket=self.bucket, Key=self.prefix + key)
+        except ClientError as error:
+            if error_code(error) in ("404", "NoSuchKey", "403", "AccessDenied"):
+                return False
+            raise
+        return True
+
     def load(self, kind: type[T], key: str) -> T | None:
         """The object as a dataclass of the contract; None where there is none.
 

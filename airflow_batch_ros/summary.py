@@ -64,6 +64,7 @@ class DriveSummary:
     Attributes:
         failed_shards: the first `MAX_REASONS`, of ``failed_shard_count``.
         causes: how many shards failed by which cause; where none did, how many bags and topics.
+        report_uri: of the drive's report; empty where there is none.
     """
 
     job: DriveJob
@@ -76,6 +77,7 @@ class DriveSummary:
     manifest_uri: str = ""
     notes: tuple[str, ...] = field(default=())
     causes: Mapping[Cause, int] = field(default_factory=dict)
+    report_uri: str = ""
 
     @property
     def failed(self) -> bool:
@@ -144,7 +146,8 @@ def summarize_drive(
     if job.work == Work.NOTHING:
         result = _held(lake, job)
         notes = () if result.messages else _took_nothing(lake, job)
-        return DriveSummary(job, result.state, result, manifest_uri=_manifest_uri(lake, job, ""), notes=notes)
+        uri, report = _manifest_uri(lake, job, ""), _report_uri(lake, job)
+        return DriveSummary(job, result.state, result, manifest_uri=uri, notes=notes, report_uri=report)
     folder = drive_folder(lake, job.drive_id, job.plan_id)
     uri = _manifest_uri(lake, job, job.plan_id)
     state, seconds = (job_state(detail), job_seconds(detail)) if job.job_id else (None, None)
@@ -152,7 +155,8 @@ def summarize_drive(
         notes = () if commit.messages else _took_nothing(lake, job)
         uri += "drive.json"
         flaws = _causes_of(commit)
-        return DriveSummary(job, commit.state, commit, (), 0, state, seconds, uri, notes, flaws)
+        report = _report_uri(lake, job)
+        return DriveSummary(job, commit.state, commit, (), 0, state, seconds, uri, notes, flaws, report)
     plan = lake.load(Plan, contract.plan_key(job.drive_id, job.plan_id))
     if plan is None:
         reason = f"its plan {job.plan_uri} is gone"
@@ -263,6 +267,7 @@ def _drive_dict(
         "output": job.output,
         "plan_id": job.plan_id,
         "manifest": drive.manifest_uri,
+        "report": drive.report_uri or None,
         "job_id": job.job_id,
         "job_state": drive.job_state,
         "job_seconds": drive.job_seconds,
@@ -495,6 +500,11 @@ def _empty(job: DriveJob, state: DriveState) -> DriveManifest:
 
 def _manifest_uri(lake: Lake, job: DriveJob, plan_id: str) -> str:
     return lake.uri(contract.manifest_folder(job.drive_id, plan_id).rstrip("/") + "/")
+
+
+def _report_uri(lake: Lake, job: DriveJob) -> str:
+    key = contract.report_key(job.drive_id)
+    return lake.uri(key) if lake.exists(key) else ""
 
 
 def _short(text: str) -> str:

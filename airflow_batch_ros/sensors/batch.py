@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from airflow.providers.common.compat.sdk import (
 
 from airflow_batch_ros.jobs import DriveJob
 from airflow_batch_ros.links.batch import BatchJobLink, BatchLogsLink, LakeLink
-from airflow_batch_ros.waiting import DEFAULT_UNKNOWN_AFTER_S, Waiting
+from airflow_batch_ros.waiting import DEFAULT_UNKNOWN_AFTER_S, Waiting, amount_of
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -98,6 +99,7 @@ class RosToParquetBatchSensor(BaseSensorOperator):
                     region_name=self.region_name or None,
                     runnable_timeout_s=self._runnable_timeout_s(),
                     end_stuck=self.end_stuck,
+                    amount=astuple(amount_of(self._drive_jobs())),
                 ),
                 method_name="execute_complete",
                 timeout=timedelta(seconds=self.timeout),
@@ -137,6 +139,7 @@ class RosToParquetBatchSensor(BaseSensorOperator):
                 unknown_after_s=self.unknown_after_s,
                 waited_s=self._waited_s(context),
                 runnable_timeout_s=self._runnable_timeout_s(),
+                amount=amount_of(self._drive_jobs()),
             )
         if self._waiting.open:
             batch = self._hook().batch

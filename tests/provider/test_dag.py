@@ -50,6 +50,8 @@ def drives(bucket: str, *names: str) -> dict[str, Any]:
 def test_a_plain_conf_is_enough(dag: Any, s3: S3Client, bucket: str, variables: None) -> None:
     put(s3, bucket, "raw/drive_1/a.bag", body=ros1_bag())
     put(s3, bucket, "raw/drive_10/b.bag", body=ros1_bag(first=100))
+    report = "lake/_reports/drive_id=drive_10/report.html"
+    put(s3, bucket, report, body=b"<!doctype html>")
     conf = {"drives_to_process": drives(bucket, "drive_1", "drive_10")}
     state, tasks, returned = run(dag, conf)
     assert (state, tasks) == ("success", ALL_GOOD)
@@ -70,9 +72,15 @@ def test_a_plain_conf_is_enough(dag: Any, s3: S3Client, bucket: str, variables: 
             "rows": MESSAGES,
             "rejected": 0,
             "tables": {"temperature": MESSAGES},
+            "bytes_read": drive["bytes_read"],
+            "bytes_written": drive["bytes_written"],
+            "report": f"s3://{bucket}/{report}" if drive["drive_id"] == "drive_10" else "",
+            "console_url": drive["console_url"],
         }
         for drive in returned["wait"]["drives"]
     ]
+    assert all(event["bytes_read"] > 0 and event["bytes_written"] > 0 for event in events)
+    assert all("batch/home" in event["console_url"] for event in events)
 
     # The same again: there is nothing to do, and that is no failure.
     state, tasks, returned = run(dag, conf)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -254,6 +255,7 @@ def test_the_summary_of_a_good_run(pipeline: Pipeline) -> None:
         "output": f"s3://{pipeline.bucket}/lake",
         "plan_id": jobs[1]["plan_id"],
         "manifest": f"s3://{pipeline.bucket}/lake/_manifests/drive_id=more/{jobs[1]['plan_id']}/drive.json",
+        "report": None,
         "job_id": jobs[1]["job_id"],
         "job_state": "SUCCEEDED",
         "job_seconds": more["job_seconds"],
@@ -605,6 +607,27 @@ async def collect(trigger: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize("deferred", [True, False])
+def test_the_log_says_how_far_the_shards_are(pipeline: Pipeline, gate: Path, deferred: bool) -> None:
+    pipeline.put("good/b.bag", ros1_bag(first=50))
+    jobs = pipeline.submit("good", shard_bytes=SMALL, definition="gated")
+    waits: Any = defer(pipeline, jobs) if deferred else pipeline.sensor(jobs)
+    said: list[str] = []
+
+    def note(text: str, *_: Any) -> None:
+        said.append(text)
+        gate.touch()  # the jobs go on when the first line is there
+
+    waits.log.info = note
+    if deferred:
+        asyncio.run(collect(waits))
+    else:
+        waits.execute(pipeline.context)
+    said = [line for line in said if line.startswith("jobs: ")]
+    assert said[0].endswith("; 0 of 2 shards done")
+    assert re.search(r"; 2 of 2 shards done, [0-9.]+ MB/s$", said[-1])
+
+
+@pytest.mark.parametrize("deferred", [True, False])
 def test_a_job_that_stays_runnable_is_ended_with_why(
     pipeline: Pipeline, aws: EmbeddedAws, deferred: bool
 ) -> None:
@@ -657,6 +680,7 @@ def test_the_trigger_is_serialized_exactly(pipeline: Pipeline) -> None:
         "job_ids_uri": None,
         "runnable_timeout_s": None,
         "end_stuck": False,
+        "amount": [1, 0, jobs[0]["bag_bytes"]],
     }
     assert RosToParquetBatchTrigger(**arguments).serialize() == trigger.serialize()
 
