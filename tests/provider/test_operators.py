@@ -23,6 +23,7 @@ from airflow.providers.common.compat.sdk import (
     AirflowSkipException,
     TaskDeferred,
 )
+from botocore.exceptions import ClientError
 
 from airflow_batch_ros.fanout import KilledError
 from airflow_batch_ros.hooks.batch import RosToParquetBatchHook
@@ -298,6 +299,35 @@ def test_the_summary_of_a_good_run(pipeline: Pipeline) -> None:
     assert good["rows"] == MESSAGES
     totals = summary["totals"]
     assert (totals["drives"], totals["states"], totals["rows"]) == (2, {"succeeded": 2}, 3 * MESSAGES)
+    pages = Lake(pipeline.s3, f"s3://{pipeline.bucket}/lake")
+    (index, page) = (pages.read(key) for key in pages.keys("_reports") if key.endswith(".html"))
+    assert index is not None
+    assert page is not None
+    assert f"run-{pipeline.bucket}".encode() in index
+    assert b">good<" in page
+    assert jobs[0]["console_url"].replace("&", "&amp;").encode() in page
+
+
+def test_a_page_that_cannot_be_written_is_said_and_fails_nothing(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow_batch_ros.drives_page import static
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise ClientError({"Error": {"Code": "AccessDenied", "Message": "not yours"}}, "PutObject")
+
+    monkeypatch.setattr(static, "write_run", refuse)
+    jobs = pipeline.submit("good")
+    sensor, said = pipeline.sensor(jobs), []
+    sensor.log.warning = lambda text, *values: said.append(text % values)  # type: ignore[method-assign,assignment]
+    assert sensor.execute(pipeline.context)["totals"]["rows"] == MESSAGES  # type: ignore[arg-type]
+    (text,) = [line for line in said if "could not be written" in line]
+    assert f"s3://{pipeline.bucket}/lake/_reports/index.html could not be written" in text
+    assert "AccessDenied" in text
+    monkeypatch.undo()
+    lake = Lake(pipeline.s3, f"s3://{pipeline.bucket}/lake")
+    pipeline.wait(jobs, drives_page=False)
+    assert lake.keys("_reports") == []
 
 
 def test_a_definition_that_changes_within_a_drive_is_in_the_summary(
