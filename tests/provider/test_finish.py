@@ -73,10 +73,8 @@ def test_a_step_that_failed_is_said_and_the_drive_has_not(s3: S3Client, bucket: 
     finished(lake, made, FAILED)
     entry = told(summarized(lake, job_of(made)))
     assert (entry["state"], entry["failed"], entry["report"]) == ("succeeded", False, None)
-    assert entry["problems"] == [
-        "finishing step report failed: the store is full; "
-        f"ros-to-parquet finish {lake.output} --drive-id drive_1 does it again"
-    ]
+    again = f"ros-to-parquet finish {lake.output} --drive-id drive_1 does it again"
+    assert entry["problems"] == [f"finishing step report failed: the store is full; {again}"]
 
 
 def test_what_has_not_ended_is_said_where_it_was_asked_for(s3: S3Client, bucket: str) -> None:
