@@ -340,6 +340,7 @@ class Site:
             bag_bytes=found.bag_bytes,
             links=row.links,
             commit=found.commit,
+            finish=found.finish,
         )
 
     def report(self, viewer: Viewer, asked: Asked) -> bytes:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from airflow_batch_ros.drives_page.lines import NOTHING_TO_DO, DriveLine, RunDigest, Shards
 from airflow_batch_ros.drives_page.shards import ShardLine
 from airflow_batch_ros.status import ShardState
-from ros_to_parquet.contract import DriveManifest, DriveState, TableTotal, one_line
+from ros_to_parquet.contract import DriveManifest, DriveState, FinishRecord, TableTotal, one_line
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -134,6 +134,7 @@ class DrivePage(Page):
     bag_bytes: int
     links: Sequence[tuple[str, str]] = ()
     commit: DriveManifest | None = None
+    finish: FinishRecord | None = None
 
     @property
     def strip_cells(self) -> int:

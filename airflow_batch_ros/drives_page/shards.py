@@ -24,7 +24,7 @@ from airflow_batch_ros.lake import DriveFolder, Lake, drive_folder
 from airflow_batch_ros.runs import RunDrive
 from airflow_batch_ros.status import ShardState, shard_states
 from ros_to_parquet import contract
-from ros_to_parquet.contract import DriveManifest, Generation, Plan, one_line
+from ros_to_parquet.contract import DriveManifest, FinishRecord, Generation, Plan, one_line
 
 if TYPE_CHECKING:
     from mypy_boto3_batch import BatchClient
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 SHARDS_A_PAGE = DESCRIBE_LIMIT
 """So that a page costs one DescribeJobs."""
 
-_NOTHING = DriveFolder({}, {}, {}, None)
+_NOTHING = DriveFolder({}, {}, {}, None, None)
 _NONE = Progress((), False)
 
 
@@ -43,12 +43,14 @@ class DriveShards:
     Attributes:
         bag_bytes: stored, of the plan's bags.
         commit: the drive's manifest, where it is there.
+        finish: what was done after that.
     """
 
     line: DriveLine
     states: tuple[ShardState, ...] = ()
     bag_bytes: int = 0
     commit: DriveManifest | None = None
+    finish: FinishRecord | None = None
     plan: Plan | None = None
     folder: DriveFolder = _NOTHING
     progress: Progress = _NONE
@@ -104,10 +106,11 @@ def read_drive(batch: BatchClient, lake: Lake, drive: RunDrive) -> DriveShards:
         every = range(len(plan.shards))
         done = frozenset(every if commit is None or commit.taken_over_by is None else commit.counted)
         states = [ShardState.DONE if shard in done else ShardState.FAILED for shard in every]
-        return DriveShards(line, tuple(states), size, commit, plan, progress=progress)
+        finish = lake.load(FinishRecord, contract.finish_key(drive.drive_id, drive.plan_id))
+        return DriveShards(line, tuple(states), size, commit, finish, plan, progress=progress)
     folder = drive_folder(lake, drive.drive_id, drive.plan_id)
     states = shard_states(batch, plan, folder, progress)
-    return DriveShards(line, tuple(states), size, None, plan, folder, progress)
+    return DriveShards(line, tuple(states), size, None, None, plan, folder, progress)
 
 
 def read_shards(

@@ -36,7 +36,7 @@ from ros_to_parquet.contract import ContractError, Run
 if TYPE_CHECKING:
     from mypy_boto3_batch import BatchClient
 
-FOLDER = "_reports"
+FOLDER = contract.REPORTS_FOLDER
 INDEX_KEY = f"{FOLDER}/index.html"
 
 INDEX_RUNS = 200

@@ -392,6 +392,8 @@ def test_nothing_that_others_have_named_acts_in_the_browser() -> None:
     table = contract.TableTotal(HOSTILE, (HOSTILE,), (HOSTILE,), 1, 1, 0, 1)
     commit = contract.fold(planned, [manifest(planned, 0)])
     commit = contract.dataclasses.replace(commit, tables=(table,), problems=(HOSTILE,))
+    step = contract.StepResult(HOSTILE, contract.StepState.FAILED, 1.0, HOSTILE)
+    finish = contract.FinishRecord(1, "0", "p", "d", "", (step,))
     bad = a_line(drive_id=HOSTILE, source=HOSTILE, note=HOSTILE, job_id=HOSTILE, plan_id=HOSTILE)
     failed = ShardLine(0, ShardState.FAILED, HOSTILE, HOSTILE, job_url=HOSTILE, log_url=HOSTILE)
     row = RunRow(
@@ -409,7 +411,7 @@ def test_nothing_that_others_have_named_acts_in_the_browser() -> None:
             rows=[DriveRow(bad, HOSTILE, [("Report", HOSTILE)])],
             states=[(HOSTILE, 1, HOSTILE, False)],
         ),
-        a_drive_page(bad, **common, commit=commit, rows=[failed], links=[("Report", HOSTILE)]),
+        a_drive_page(bad, **common, commit=commit, finish=finish, rows=[failed], links=[("Report", HOSTILE)]),
     ]
     for page in pages:
         html = render(page)
