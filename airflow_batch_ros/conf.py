@@ -13,14 +13,20 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 from ros_to_parquet.contract import (
+    MAX_IMAGE_SIDE,
     ROS_DISTRIBUTIONS,
     TRANSFORM_NAME,
     DriveState,
     ExtractOptions,
+    ImageForm,
+    ImageRule,
     ParquetStyle,
     PointClouds,
     TransformRule,
+    VideoCodec,
     bag_format,
+    image_rules,
+    parse_image_rule,
     transform_rules,
 )
 
@@ -40,6 +46,7 @@ CONF_KEYS = (
     "pointcloud",
     "parquet",
     "transforms",
+    "images",
 )
 
 DEFAULT_FAIL_ON = (DriveState.FAILED, DriveState.PARTIAL)
@@ -97,6 +104,22 @@ _SCHEMAS: Mapping[str, Mapping[str, Any]] = {
         "type": "object",
         "propertyNames": {"minLength": 1},
         "additionalProperties": {"type": "string", "pattern": f"^{TRANSFORM_NAME}$"},
+    },
+    "images": {
+        "type": "object",
+        "propertyNames": {"minLength": 1},
+        "additionalProperties": {
+            "type": ["string", "object"],
+            "minLength": 1,
+            "additionalProperties": False,
+            "properties": {
+                "form": {"type": "string", "enum": [form.value for form in ImageForm]},
+                "video": {"type": "string", "enum": [codec.value for codec in VideoCodec]},
+                "max_width": {"type": "integer", "minimum": 0, "maximum": MAX_IMAGE_SIDE},
+                "max_height": {"type": "integer", "minimum": 0, "maximum": MAX_IMAGE_SIDE},
+                "quality": {"type": "integer", "minimum": 0, "maximum": 100},
+            },
+        },
     },
 }
 
@@ -214,6 +237,7 @@ def parse_conf(raw: object, *, defaults: Mapping[str, Any] | None = None) -> Pip
             pointcloud=_choice("pointcloud", given, PointClouds.RECORDED, problems),
             parquet=_choice("parquet", given, ParquetStyle.COMPATIBLE, problems),
             transforms=_transforms(given.get("transforms", {}), problems),
+            images=_images(given.get("images", {}), problems),
         ),
         bags=_globs("bags", given.get("bags"), problems),
         output=_uri("key 'output'", "s3://bucket/lake", given["output"], problems)
@@ -449,6 +473,25 @@ def _transforms(raw: object, problems: list[str]) -> tuple[TransformRule, ...]:
         else:
             names[glob] = name
     return transform_rules(names)
+
+
+def _images(raw: object, problems: list[str]) -> tuple[ImageRule, ...]:
+    if not isinstance(raw, Mapping):
+        problems.append(
+            'key \'images\': expected an object of globs and forms like {"/camera/*": "jpeg_files"}, '
+            f"not {_shown(raw)}"
+        )
+        return ()
+    rules = []
+    for glob, said in raw.items():
+        if not isinstance(glob, str) or not glob:
+            problems.append(f"key 'images': {glob!r} is no glob of topics; for example \"/camera/*\"")
+            continue
+        try:
+            rules.append(parse_image_rule(glob, said))
+        except ValueError as error:
+            problems.append(f"key 'images': {glob!r}: {error}")
+    return image_rules(rules)
 
 
 def _flag(key: str, raw: object, problems: list[str]) -> bool:
