@@ -24,10 +24,10 @@ _PIECE_BYTES: Final = 1 << 20
 
 @dataclass(slots=True)
 class _Folder:
-    """``taken``: names given, by log time; how often."""
+    """``taken``: how often a name was wanted, by log time and ending."""
 
     path: str
-    taken: dict[int, int] = field(default_factory=dict)
+    taken: dict[tuple[int, str], int] = field(default_factory=dict)
 
 
 class PictureFiles:
@@ -77,7 +77,8 @@ class PictureFiles:
         if folder is None:
             path = contract.files_folder(table, self._drive_id, self._name)
             folder = self._folders[table.casefold()] = _Folder(path)
-        number = folder.taken[log_time_ns] = folder.taken.get(log_time_ns, 0) + 1
+        key = (log_time_ns, suffix)
+        number = folder.taken[key] = folder.taken.get(key, 0) + 1
         return f"{folder.path}/{log_time_ns}{f'-{number}' if number > 1 else ''}.{suffix}"
 
     def put(self, owner: Hashable, path: str, data: bytes) -> None:

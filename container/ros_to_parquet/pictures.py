@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 DEPTH_HEADER_BYTES: Final = 12
 """What compressed_depth_image_transport puts in front of its PNG: a number, and two of quantisation."""
@@ -387,7 +387,7 @@ def _opened(data: Any, said: str) -> Image.Image:
 
 def _told(error: Exception) -> str:
     """Pillow's words, without the address of an object."""
-    return "no picture of a format that is known here" if "cannot identify" in str(error) else str(error)
+    return "cannot identify it as a picture" if isinstance(error, UnidentifiedImageError) else str(error)
 
 
 def _decompressed(data: Any, said: str, wanted: tuple[int, int] | None) -> Picture:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Hashable
 from contextlib import suppress
@@ -89,6 +90,7 @@ class _Video:
     def __post_init__(self) -> None:
         import av
 
+        os.environ.setdefault("SVT_LOG", "1")  # or SVT-AV1 tells all it does
         with local_errors(tempfile.gettempdir()):
             self.file = tempfile.TemporaryFile(prefix="ros-to-parquet-")  # noqa: SIM115 (closed by close)
         self.container = av.open(self.file, "w", format="mp4")
