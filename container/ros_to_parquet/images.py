@@ -149,10 +149,11 @@ class ImageTable:
     def schema(self) -> pa.Schema:
         """The message's fields, and what the rule adds; without ``data``, where the picture is elsewhere."""
         fields = [each for each in self.message if self.has_data or each.name != "data"]
+        # The size first: other bytes in the place of data would be taken for data under another name.
         if self.rule.form in _FILES:
-            fields += [pa.field("image_path", pa.string(), nullable=False), *_SIZE]
+            fields += [*_SIZE, pa.field("image_path", pa.string(), nullable=False)]
         elif self.rule.form in _ENCODED:
-            fields += [pa.field("image", pa.binary(), nullable=False), *_SIZE]
+            fields += [*_SIZE, pa.field("image", pa.binary(), nullable=False)]
         if self.rule.video is not VideoCodec.NONE:
             fields += _VIDEO
         return pa.schema(fields)
@@ -464,13 +465,13 @@ def _columns(
             continue
         whole = len(good) == len(decoded.rows)
         columns.append(column if whole else column.take(int64_column(first + good)))
+    if table.rule.form in _ENCODED:
+        columns.append(pa.array([each.width for each in chosen], pa.int32()))
+        columns.append(pa.array([each.height for each in chosen], pa.int32()))
     if table.rule.form in _FILES:
         columns.append(pa.array([each.path for each in chosen], pa.string()))
     elif table.rule.form in _ENCODED:
         columns.append(pa.array([each.data for each in chosen], pa.binary()))
-    if table.rule.form in _ENCODED:
-        columns.append(pa.array([each.width for each in chosen], pa.int32()))
-        columns.append(pa.array([each.height for each in chosen], pa.int32()))
     if table.rule.video is not VideoCodec.NONE:
         shown = [each.video for each in chosen if each.video is not None]
         columns.append(pa.array([each.path for each in shown], pa.string()))

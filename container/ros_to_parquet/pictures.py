@@ -19,6 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+Image.MAX_IMAGE_PIXELS = None  # what a picture claims is held against the memory limit: `Claim`
+
 DEPTH_HEADER_BYTES: Final = 12
 """What compressed_depth_image_transport puts in front of its PNG: a number, and two of quantisation."""
 

@@ -142,8 +142,7 @@ class Videos:
 
     def problem(self, camera: Hashable, codec: VideoCodec, width: int, height: int) -> str:
         """Why there is no room for a video of frames of this size, and what to do; empty where there is."""
-        encoder, width, height = _ENCODERS[codec], _side(width), _side(height)
-        needed = self._taken_bytes + encoder.memory_bytes(width, height)
+        needed = self._taken_bytes + _ENCODERS[codec].memory_bytes(_side(width), _side(height))
         if (camera, width, height) in self._open or needed <= self._memory_bytes:
             return ""
         return (
@@ -163,13 +162,13 @@ class Videos:
         log_time_ns: int,
     ) -> VideoFrame:
         """Appends a frame, RGB of shape (height, width, 3), for which `problem` says that there is room."""
-        encoder, width, height = _ENCODERS[codec], _side(pixels.shape[1]), _side(pixels.shape[0])
-        key = (camera, width, height)
-        video = self._open.get(key)
+        height, width, _ = pixels.shape
+        video = self._open.get((camera, width, height))
         if video is None:
             path = self._files.name(table, log_time_ns, "mp4")
-            video = self._open[key] = _Video(owner, path, encoder, width, height, log_time_ns)
-            self._taken_bytes += encoder.memory_bytes(width, height)
+            video = _Video(owner, path, _ENCODERS[codec], _side(width), _side(height), log_time_ns)
+            self._open[camera, width, height] = video
+            self._taken_bytes += video.encoder.memory_bytes(video.width, video.height)
         return video.add(pixels, log_time_ns)
 
     def finish(self) -> None:
