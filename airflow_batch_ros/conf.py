@@ -91,6 +91,10 @@ DRIVES_TO_PROCESS_SCHEMA: Mapping[str, Any] = {
     },
 }
 
+_IMAGE_RULE = (
+    rf"^(?!{ImageForm.LEFT_OUT}$)({'|'.join(ImageForm)})(,(video|max_width|max_height|quality)=[a-z0-9]+)*$"
+)
+
 _SCHEMAS: Mapping[str, Mapping[str, Any]] = {
     "drives_to_process": DRIVES_TO_PROCESS_SCHEMA,
     "topics": _FILTER_SCHEMA,
@@ -114,7 +118,7 @@ _SCHEMAS: Mapping[str, Mapping[str, Any]] = {
         "propertyNames": {"minLength": 1},
         "additionalProperties": {
             "type": ["string", "object"],
-            "minLength": 1,
+            "pattern": _IMAGE_RULE,
             "additionalProperties": False,
             "properties": {
                 "form": {"type": "string", "enum": [form.value for form in ImageForm]},

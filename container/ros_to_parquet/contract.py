@@ -356,8 +356,9 @@ def _whole(name: str, raw: object, most: int) -> int:
 
 
 def image_rules(rules: Iterable[ImageRule]) -> tuple[ImageRule, ...]:
-    """Rules as options have them; equal whatever order they were written in."""
-    return tuple(sorted(rules, key=lambda rule: rule.topics))
+    """Rules as options have them: in one order, and none where they change nothing."""
+    ordered = tuple(sorted(rules, key=lambda rule: rule.topics))
+    return ordered if any(rule.changes for rule in ordered) else ()
 
 
 IMAGE_TYPES = ("sensor_msgs/Image", "sensor_msgs/CompressedImage")

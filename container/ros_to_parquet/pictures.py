@@ -27,9 +27,6 @@ DEPTH_HEADER_BYTES: Final = 12
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
 """That are opened. Pillow knows dozens more; for some of them it runs other programs on what a bag holds."""
 
-PNG_LEVEL: Final = 1
-"""Of zlib: the others take several times as long for a few hundredths."""
-
 MILLIMETRES_A_METRE: Final = 1000
 FARTHEST: Final = 65_535
 """Of a depth picture, millimetres."""
@@ -512,11 +509,7 @@ def encode(picture: Picture, *, quality: int = 0) -> tuple[bytes, str]:
             out, "JPEG", quality=quality
         )
         return out.getvalue(), "jpg"
-    if values.dtype == np.uint16 and values.ndim == 3:
-        return _png_of_sixteen_bits(values), "png"
-    out = io.BytesIO()
-    Image.fromarray(values).save(out, "PNG", compress_level=PNG_LEVEL)
-    return out.getvalue(), "png"
+    return _png(values), "png"
 
 
 def millimetres(metres: Pixels) -> Pixels:
@@ -530,16 +523,23 @@ def millimetres(metres: Pixels) -> Pixels:
     return values
 
 
-def _png_of_sixteen_bits(values: Pixels) -> bytes:
-    """Colours of 16 bits, which Pillow does not write. Source: the PNG specification, filter 2 (up)."""
-    height, width, channels = values.shape
-    lines = values.astype(">u2").view(np.uint8).reshape(height, -1)
+def _png(values: Pixels) -> bytes:
+    """Light or numbers of 8 or 16 bits: grey, RGB or RGBA. Source: the PNG specification, filter 1 (sub).
+
+    Pillow takes five times as long for files a tenth larger, and has no colours of 16 bits.
+    """
+    height, width = values.shape[:2]
+    pixel_bytes = values.itemsize * (values.shape[2] if values.ndim == 3 else 1)
+    lines = np.ascontiguousarray(values, values.dtype.newbyteorder(">")).view(np.uint8).reshape(height, -1)
     filtered = np.empty((height, 1 + lines.shape[1]), np.uint8)
-    filtered[:, 0] = 2
-    filtered[0, 1:] = lines[0]
-    np.subtract(lines[1:], lines[:-1], out=filtered[1:, 1:])
-    head = struct.pack(">IIBBBBB", width, height, 16, 2 if channels == 3 else 6, 0, 0, 0)
-    chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(filtered.data, PNG_LEVEL)), (b"IEND", b""))
+    filtered[:, 0] = 1
+    filtered[:, 1 : 1 + pixel_bytes] = lines[:, :pixel_bytes]
+    np.subtract(lines[:, pixel_bytes:], lines[:, :-pixel_bytes], out=filtered[:, 1 + pixel_bytes :])
+    colour = {1: 0, 3: 2, 4: 6}[pixel_bytes // values.itemsize]
+    head = struct.pack(">IIBBBBB", width, height, 8 * values.itemsize, colour, 0, 0, 0)
+    packer = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
+    packed = packer.compress(filtered.data) + packer.flush()
+    chunks = ((b"IHDR", head), (b"IDAT", packed), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
         for kind, body in chunks

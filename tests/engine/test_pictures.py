@@ -261,18 +261,25 @@ def test_tiff_of_metres() -> None:
 # --- what is made of them ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("channels", [3, 4])
-def test_colours_of_sixteen_bits_keep_them_in_png(channels: int) -> None:
-    """By the PNG specification: a tiny reader of filters 0 and 2, which is all that the writer uses."""
-    values = RNG.integers(0, 65536, (HEIGHT, WIDTH, channels)).astype(np.uint16)
+@pytest.mark.parametrize("item_bytes", [1, 2])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize(("width", "height"), [(WIDTH, HEIGHT), (1, 1), (1, 5), (7, 1)])
+def test_what_is_written_as_png(channels: int, item_bytes: int, width: int, height: int) -> None:
+    """By the PNG specification: a tiny reader of the one filter that the writer uses."""
+    shape = (height, width, channels)[: 2 if channels == 1 else 3]
+    values = RNG.integers(0, 256**item_bytes, shape).astype(f"u{item_bytes}")
     data, suffix = pictures.encode(Picture(values, Meaning.LIGHT))
     assert suffix == "png"
-    assert opened(data).size == (WIDTH, HEIGHT)  # checksums and all
+    made = opened(data)  # checksums and all
+    assert made.size == (width, height)
+    if item_bytes == 1 or channels == 1:  # the others Pillow opens with 8 bits
+        assert (np.asarray(made) == values).all()
     size = struct.unpack(">I", data[33:37])[0]
-    lines = np.frombuffer(zlib.decompress(data[41 : 41 + size]), np.uint8).reshape(HEIGHT, -1)
-    assert set(lines[:, 0].tolist()) == {2}
-    samples = np.cumsum(lines[:, 1:], axis=0, dtype=np.uint8).copy().view(">u2").reshape(values.shape)
-    assert (samples == values).all()
+    lines = np.frombuffer(zlib.decompress(data[41 : 41 + size]), np.uint8).reshape(height, -1)
+    assert set(lines[:, 0].tolist()) == {1}
+    samples = lines[:, 1:].reshape(height, width, channels * item_bytes)
+    samples = np.cumsum(samples, axis=1, dtype=np.uint8).copy().view(f">u{item_bytes}")
+    assert (samples.reshape(shape) == values).all()
 
 
 def test_jpeg_is_of_eight_bits_without_alpha() -> None:
