@@ -343,9 +343,11 @@ class FinishOptions:
 
     Attributes:
         report: the drive's report, one HTML page.
+        sync: frames tables to make.
     """
 
     report: bool = False
+    sync: tuple[FramesTable, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,20 +47,31 @@ _EXAMPLE = (
 )
 
 _MILLISECONDS: Mapping[str, Any] = {"type": "number", "minimum": 0, "maximum": MAX_TOLERANCE_MS}
-_TOLERANCE: Mapping[str, Any] = {"anyOf": [_MILLISECONDS, {"const": UNLIMITED}]}
+_TOLERANCE: Mapping[str, Any] = {
+    "anyOf": [_MILLISECONDS, {"const": UNLIMITED}],
+    "description": f"how far a message may be from a frame; {FRAMES_TOLERANCE_NS // 1_000_000} by default",
+}
 _TEXTS: Mapping[str, Any] = {"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 1}
-_CLOCK: Mapping[str, Any] = {"type": "string", "enum": [each.value for each in Clock]}
+_CLOCK: Mapping[str, Any] = {
+    "type": "string",
+    "enum": [each.value for each in Clock],
+    "description": "which of a message's times; `log_time` by default",
+}
 
 _POSE_SCHEMA: Mapping[str, Any] = {
     "type": "object",
     "required": ["parent", "child"],
     "additionalProperties": False,
     "properties": {
-        "parent": {"type": "string", "minLength": 1},
-        "child": {"type": "string", "minLength": 1},
-        "column": {"type": "string", "pattern": f"^{_COLUMN}$"},
-        "tolerance_ms": _MILLISECONDS,
-        "topics": _TEXTS,
+        "parent": {"type": "string", "minLength": 1, "description": "the frame that it is wanted in"},
+        "child": {"type": "string", "minLength": 1, "description": "the frame whose pose is wanted"},
+        "column": {"type": "string", "pattern": f"^{_COLUMN}$", "description": "`pose` by default"},
+        "tolerance_ms": {
+            **_MILLISECONDS,
+            "description": "how far the transforms that it is interpolated between may be from a frame; "
+            f"{POSE_TOLERANCE_NS // 1_000_000} by default",
+        },
+        "topics": {**_TEXTS, "description": "to take transforms from; all of TF's types by default"},
     },
 }
 
@@ -68,36 +79,65 @@ _TABLE_SCHEMA: Mapping[str, Any] = {
     "type": "object",
     "additionalProperties": False,
     "properties": {
-        "name": {"type": "string", "pattern": f"^{_NAME}$"},
-        "reference": {"type": "string", "minLength": 1},
-        "rate_hz": {"type": "number", "minimum": MIN_RATE_HZ, "maximum": MAX_RATE_HZ},
+        "name": {
+            "type": "string",
+            "pattern": f"^{_NAME}$",
+            "description": "of the table; `frames` by default",
+        },
+        "reference": {
+            "type": "string",
+            "minLength": 1,
+            "description": "topic whose messages are the frames; this or `rate_hz`",
+        },
+        "rate_hz": {
+            "type": "number",
+            "minimum": MIN_RATE_HZ,
+            "maximum": MAX_RATE_HZ,
+            "description": "frames at a fixed rate",
+        },
         "clock": _CLOCK,
         "tolerance_ms": _TOLERANCE,
         "topics": {
             "type": "object",
+            "description": "a column each, by the topic's name",
             "propertyNames": {"minLength": 1},
             "additionalProperties": {
                 "type": "object",
                 "additionalProperties": False,
                 "properties": {
-                    "column": {"type": "string", "pattern": f"^{_COLUMN}$"},
-                    "method": {"type": "string", "enum": [each.value for each in Match]},
+                    "column": {
+                        "type": "string",
+                        "pattern": f"^{_COLUMN}$",
+                        "description": "its name; that of the topic's table by default",
+                    },
+                    "method": {
+                        "type": "string",
+                        "enum": [each.value for each in Match],
+                        "description": "which message a frame gets; `nearest` by default",
+                    },
                     "tolerance_ms": _TOLERANCE,
                     "clock": _CLOCK,
-                    "fields": _TEXTS,
+                    "fields": {
+                        **_TEXTS,
+                        "description": "paths as `pose.position`; `*` is all, also blobs; all but blobs and "
+                        "points of clouds by default",
+                    },
                 },
             },
         },
-        "pose": {"anyOf": [_POSE_SCHEMA, {"type": "array", "items": _POSE_SCHEMA, "minItems": 1}]},
+        "pose": {
+            "anyOf": [_POSE_SCHEMA, {"type": "array", "items": _POSE_SCHEMA, "minItems": 1}],
+            "description": "columns of poses by TF",
+        },
     },
-    "oneOf": [{"required": ["reference"]}, {"required": ["rate_hz"]}],
+    "if": {"required": ["reference"]},
+    "then": {"not": {"required": ["rate_hz"]}},
+    "else": {"required": ["rate_hz", "topics"]},
 }
 
 SYNC_SCHEMA: Mapping[str, Any] = {
     "type": ["object", "array"],
-    "if": {"type": "object"},
-    "then": _TABLE_SCHEMA,
-    "else": {"items": _TABLE_SCHEMA},
+    "anyOf": [_TABLE_SCHEMA, {"type": "array", "items": _TABLE_SCHEMA, "minItems": 1}],
 }
 """JSON schema of ``sync``: one table, or a list of them."""
 
@@ -112,7 +152,7 @@ def parse_sync(raw: object, problems: list[str], *, where: str = "key 'sync'") -
     >>> parse_sync({"rate_hz": 10, "topics": {"/imu": {}}}, [])[0].rate_hz
     10.0
     """
-    several = raw if isinstance(raw, list | tuple) else [raw]
+    several = raw if isinstance(raw, list | tuple) and raw else [raw]
     tables: list[FramesTable] = []
     for place, each in enumerate(several):
         here = where if several is not raw or len(several) == 1 else f"{where}, table {place + 1}"
