@@ -265,10 +265,10 @@ class Poses:
     ) -> tuple[Transforms, BoolArray, Int64Array]:
         """The edge's transform at each time, where there is one, and how long it was interpolated over."""
         none, no_gap = np.zeros(len(times), dtype=np.bool_), np.zeros(len(times), dtype=np.int64)
+        if edge not in self._static and (edge.static or not len(self._moving[edge].groups)):
+            reasons[f"{edge}: all of its transforms were left out"] += int(np.count_nonzero(valid))
+            return _identity(len(times)), none, no_gap
         if edge.static:
-            if edge not in self._static:
-                reasons[f"{edge}: no transform that is sound"] += int(np.count_nonzero(valid))
-                return _identity(len(times)), none, no_gap
             since, values = self._static[edge]
             places = (np.searchsorted(since, times, side="right") - 1).clip(min=0)
             return _at(values, places), ~none, no_gap
@@ -276,7 +276,7 @@ class Poses:
         begin, end = reach(source.groups, int(times.min()), int(times.max()), tolerance_ns)
         stretch = read_stretch(source, cache, begin, end)
         if stretch is None:
-            reasons[f"{edge}: no transform within {tolerance_ns / 1e6:g} ms"] += int(np.count_nonzero(valid))
+            self._count(edge, source.groups, times[valid], tolerance_ns, reasons)
             return _identity(len(times)), none, no_gap
         matched = match(stretch.times, times, Match.INTERPOLATED, tolerance_ns)
         there = matched.before != NONE
