@@ -30,6 +30,7 @@ from ros_to_parquet.contract import (
     parse_image_rule,
     transform_rules,
 )
+from ros_to_parquet.sync_conf import SYNC_SCHEMA, parse_sync
 
 _Choice = TypeVar("_Choice", bound=StrEnum)
 
@@ -49,6 +50,7 @@ CONF_KEYS = (
     "transforms",
     "images",
     "report",
+    "sync",
 )
 
 DEFAULT_FAIL_ON = (DriveState.FAILED, DriveState.PARTIAL)
@@ -130,6 +132,7 @@ _SCHEMAS: Mapping[str, Mapping[str, Any]] = {
         },
     },
     "report": {"type": "boolean"},
+    "sync": SYNC_SCHEMA,
 }
 
 
@@ -200,7 +203,10 @@ def param_schema(key: str) -> dict[str, Any]:
         return schema
     if "enum" in schema:
         schema["enum"] = [*schema["enum"], None]
-    return {**schema, "type": ["null", schema["type"]]}
+    if "anyOf" in schema:
+        schema["anyOf"] = [*schema["anyOf"], {"type": "null"}]
+    kinds = schema["type"]
+    return {**schema, "type": ["null", *([kinds] if isinstance(kinds, str) else kinds)]}
 
 
 def conf_schema() -> dict[str, Any]:
@@ -258,7 +264,10 @@ def parse_conf(raw: object, *, defaults: Mapping[str, Any] | None = None) -> Pip
         overwrite=_flag("overwrite", given.get("overwrite", False), problems),
         fail_on=_states(given["fail_on"], problems) if "fail_on" in given else DEFAULT_FAIL_ON,
         min_success_ratio=_ratio("min_success_ratio", given.get("min_success_ratio", 1.0), problems),
-        finish=FinishOptions(report=_flag("report", given.get("report", DEFAULT_FINISH.report), problems)),
+        finish=FinishOptions(
+            report=_flag("report", given.get("report", DEFAULT_FINISH.report), problems),
+            sync=parse_sync(given["sync"], problems) if "sync" in given else (),
+        ),
     )
     if problems:
         raise ConfError(problems)

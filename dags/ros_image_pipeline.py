@@ -73,6 +73,8 @@ DESCRIPTIONS = {
     "images": 'Pictures of topics as PNG or JPEG, in the table or as files, and videos: `{"/camera/*": '
     '"jpeg_files", "/front": {"form": "png", "max_width": 640}}`; as recorded by default',
     "report": "Make each drive's report, one HTML page in the lake; `true` by default",
+    "sync": "Frames tables: what topics have at the time of each message of another, or at a fixed rate: "
+    '`{"reference": "/camera/image_raw", "topics": {"/imu/data": {"method": "interpolated"}}}`',
 }
 
 
