@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from ros_to_parquet import __version__, contract, memory, termination
+from ros_to_parquet import __version__, contract, fleet_command, memory, termination
 from ros_to_parquet.contract import ALLOW_VARIABLE, EXIT_CODE_HELP, ContractError, ExitCode
 from ros_to_parquet.log import event, now
 from ros_to_parquet.termination import TerminatedError
@@ -172,6 +172,8 @@ def build_parser() -> argparse.ArgumentParser:
     views.add_argument("lake", metavar="LAKE", help="where the lake is; path or URI")
     _add_topic_globs(views)
     views.set_defaults(call=command_views)
+
+    fleet_command.add_parser(commands)
 
     info = commands.add_parser(
         "info", help="what is in a bag", description="Topics, types, counts, times, compression."
