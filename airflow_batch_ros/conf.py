@@ -13,11 +13,15 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 from ros_to_parquet.contract import (
+    CATALOG_DATABASE,
     ROS_DISTRIBUTIONS,
     TRANSFORM_NAME,
+    CatalogKind,
+    CatalogOptions,
     DriveState,
     ExtractOptions,
     FinishOptions,
+    GlueFiles,
     ParquetStyle,
     PointClouds,
     TransformRule,
@@ -42,11 +46,13 @@ CONF_KEYS = (
     "parquet",
     "transforms",
     "report",
+    "fleet",
+    "catalog",
 )
 
 DEFAULT_FAIL_ON = (DriveState.FAILED, DriveState.PARTIAL)
 
-DEFAULT_FINISH = FinishOptions(report=True)
+DEFAULT_FINISH = FinishOptions(report=True, fleet=True)
 
 MAX_DRIVE_ID_LENGTH = 100
 """So that a Batch job's name (128 characters) holds drive, plan and generation."""
@@ -103,6 +109,17 @@ _SCHEMAS: Mapping[str, Mapping[str, Any]] = {
         "additionalProperties": {"type": "string", "pattern": f"^{TRANSFORM_NAME}$"},
     },
     "report": {"type": "boolean"},
+    "fleet": {"type": "boolean"},
+    "catalog": {
+        "type": "object",
+        "required": ["kind", "database"],
+        "additionalProperties": False,
+        "properties": {
+            "kind": {"type": "string", "enum": [kind.value for kind in CatalogKind]},
+            "database": {"type": "string", "pattern": f"^{CATALOG_DATABASE}$"},
+            "files": {"type": "string", "enum": [files.value for files in GlueFiles]},
+        },
+    },
 }
 
 
@@ -230,7 +247,11 @@ def parse_conf(raw: object, *, defaults: Mapping[str, Any] | None = None) -> Pip
         overwrite=_flag("overwrite", given.get("overwrite", False), problems),
         fail_on=_states(given["fail_on"], problems) if "fail_on" in given else DEFAULT_FAIL_ON,
         min_success_ratio=_ratio("min_success_ratio", given.get("min_success_ratio", 1.0), problems),
-        finish=FinishOptions(report=_flag("report", given.get("report", DEFAULT_FINISH.report), problems)),
+        finish=FinishOptions(
+            report=_flag("report", given.get("report", DEFAULT_FINISH.report), problems),
+            fleet=_flag("fleet", given.get("fleet", DEFAULT_FINISH.fleet), problems),
+            catalog=_catalog(given["catalog"], problems) if "catalog" in given else None,
+        ),
     )
     if problems:
         raise ConfError(problems)
@@ -457,6 +478,35 @@ def _transforms(raw: object, problems: list[str]) -> tuple[TransformRule, ...]:
         else:
             names[glob] = name
     return transform_rules(names)
+
+
+def _catalog(raw: object, problems: list[str]) -> CatalogOptions | None:
+    count = len(problems)
+    example = '{"kind": "glue", "database": "drives"}'
+    if not isinstance(raw, Mapping):
+        problems.append(f"key 'catalog': expected an object like {example}, not {_shown(raw)}")
+        return None
+    problems.extend(
+        f"key 'catalog': {name!r} is unknown; it has 'kind', 'database' and 'files'"
+        for name in raw
+        if name not in ("kind", "database", "files")
+    )
+    kind, files = raw.get("kind"), raw.get("files", GlueFiles.LISTED.value)
+    if not isinstance(kind, str) or kind not in tuple(CatalogKind):
+        problems.append(f"key 'catalog.kind': expected {' or '.join(CatalogKind)}, not {_shown(kind)}")
+    if not isinstance(files, str) or files not in tuple(GlueFiles):
+        problems.append(f"key 'catalog.files': expected {' or '.join(GlueFiles)}, not {_shown(files)}")
+    elif "files" in raw and kind != CatalogKind.GLUE:
+        problems.append("key 'catalog.files': only a catalog of the kind glue has it")
+    database = raw.get("database")
+    if not isinstance(database, str) or not re.fullmatch(CATALOG_DATABASE, database):
+        problems.append(
+            "key 'catalog.database': expected lower-case letters, digits and '_', 255 at most, "
+            f"not {_shown(database)}"
+        )
+    if len(problems) > count:
+        return None
+    return CatalogOptions(CatalogKind(str(kind)), str(database), GlueFiles(str(files)))
 
 
 def _flag(key: str, raw: object, problems: list[str]) -> bool:

@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from ros_to_parquet import __version__, contract, fleet_command, memory, termination
+from ros_to_parquet.catalog import command as catalog_command
 from ros_to_parquet.contract import ALLOW_VARIABLE, EXIT_CODE_HELP, ContractError, ExitCode
 from ros_to_parquet.errors import unexpected
 from ros_to_parquet.log import event, now
@@ -186,6 +187,7 @@ def build_parser() -> argparse.ArgumentParser:
     views.set_defaults(call=command_views)
 
     fleet_command.add_parser(commands)
+    catalog_command.add_parser(commands)
 
     info = commands.add_parser(
         "info", help="what is in a bag", description="Topics, types, counts, times, compression."
@@ -238,11 +240,24 @@ def _add_finish(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="make the drive's report: one HTML page in the lake, as the command report does",
     )
+    parser.add_argument(
+        "--fleet", action="store_true", help="write its rows of the tables that the command fleet searches"
+    )
+    parser.add_argument(
+        "--catalog",
+        metavar="KIND:DATABASE",
+        help="register its tables as the command catalog does: glue:DATABASE, glue-folders:DATABASE or "
+        "iceberg:NAMESPACE",
+    )
 
 
 def read_finish(arguments: argparse.Namespace) -> contract.FinishOptions:
     """The finishing steps that are asked for."""
-    return contract.FinishOptions(report=arguments.report)
+    return contract.FinishOptions(
+        report=arguments.report,
+        fleet=arguments.fleet,
+        catalog=catalog_command.parse_catalog(arguments.catalog) if arguments.catalog else None,
+    )
 
 
 def _add_memory_limit(parser: argparse.ArgumentParser) -> None:

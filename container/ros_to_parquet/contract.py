@@ -299,9 +299,13 @@ class FinishOptions:
 
     Attributes:
         report: the drive's report, one HTML page.
+        fleet: its rows of the fleet tables, which all drives are searched by.
+        catalog: where its tables are registered; None for nowhere.
     """
 
     report: bool = False
+    fleet: bool = False
+    catalog: CatalogOptions | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -315,7 +315,7 @@ def missing(storage: Storage, output: str) -> list[str]:
 
 
 def update_fleet(storage: Storage, output: str, *, all_drives: bool = False) -> Updated:
-    """Writes the rows of drives whose manifests have changed since, or of all; removes those of drives gone."""
+    """Writes the rows of drives whose manifests have changed, or of all; removes those of drives gone."""
     there = _drives(storage, output)
     listed = _listed(storage, output)
 

@@ -24,10 +24,10 @@ def add_parser(commands: Any) -> None:
     fleet = commands.add_parser(
         "fleet",
         help="find drives by topic, place and time",
-        description="Searches the fleet tables of a lake (_fleet/), which each drive's finishing step writes. "
-        "All that is asked for has to be so at once: a drive is found that recorded such a topic near there "
-        "at that time. TIME is ISO 8601 (UTC unless it says otherwise), seconds since 1970, or how long ago: "
-        "12h, 7d, 2w.",
+        description="Searches the fleet tables of a lake (_fleet/), which a finishing step of each drive "
+        "writes. All that is asked for has to be so at once: a drive is found that recorded such a topic "
+        "near there at that time. TIME is ISO 8601 (UTC unless it says otherwise), seconds since 1970, or "
+        "how long ago: 12h, 7d, 2w.",
     )
     fleet.add_argument("lake", metavar="LAKE", help="where the lake is; path or URI")
     fleet.add_argument(

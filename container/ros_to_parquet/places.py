@@ -159,7 +159,7 @@ def _read(storage: Storage, output: str, topic: Topic) -> Fixes:
         topic.name,
         times[places][order],
         latitude[places][order],
-        (longitude[places][order] + 180.0) % 360.0 - 180.0,
+        _turned(longitude[places][order]),
         left_out=int(np.count_nonzero(~places)),
         sampled=step > 1 or len(chosen) < len(paths),
     )
@@ -195,9 +195,7 @@ def make_track(fixes: Fixes, points: int = TRACK_POINTS) -> Track:
         fixes.latitude[end],
         fixes.longitude[end],
     )
-    return Track(
-        fixes.times_ns[kept], fixes.latitude[kept], fixes.longitude[kept], float(np.ceil(off.max()))
-    )
+    return Track(fixes.times_ns[kept], fixes.latitude[kept], fixes.longitude[kept], float(np.ceil(off.max())))
 
 
 def nearest_m(track: Track, latitude: float, longitude: float) -> float:
@@ -234,22 +232,20 @@ def _segment_m(
     to_latitude: Float64Array,
     to_longitude: Float64Array,
 ) -> Float64Array:
-    """From places to the nearest point of segments, each on a plane that touches the earth at the place."""
-    scale = np.radians(1.0) * EARTH_RADIUS_M
+    """From places to the nearest points of segments, found on planes that touch the earth at the places."""
     shrink = np.cos(np.radians(latitude))
-
-    def plane(other_latitude: Float64Array, other_longitude: Float64Array) -> tuple[Float64Array, Float64Array]:
-        east = (other_longitude - longitude + 180.0) % 360.0 - 180.0
-        return east * scale * shrink, (other_latitude - latitude) * scale
-
-    from_east, from_north = plane(from_latitude, from_longitude)
-    to_east, to_north = plane(to_latitude, to_longitude)
-    east, north = to_east - from_east, to_north - from_north
-    length = east**2 + north**2
-    share = -(from_east * east + from_north * north) / np.where(length > 0, length, 1.0)
+    north, to_north = from_latitude - latitude, to_latitude - from_latitude
+    east, to_east = (_turned(from_longitude - longitude), _turned(to_longitude - from_longitude))
+    length = (to_east * shrink) ** 2 + to_north**2
+    share = -(east * to_east * shrink**2 + north * to_north) / np.where(length > 0, length, 1.0)
     share = np.clip(share, 0.0, 1.0)
-    distance: Float64Array = np.hypot(from_east + share * east, from_north + share * north)
-    return distance
+    nearest = from_latitude + share * to_north, from_longitude + share * to_east
+    return _distance_m(latitude, longitude, *nearest)
+
+
+def _turned(degrees: Float64Array) -> Float64Array:
+    """The same angles from -180 up to 180."""
+    return (degrees + 180.0) % 360.0 - 180.0
 
 
 def extents_of(fixes: Fixes | None, spans: Sequence[tuple[int | None, int | None]]) -> list[Extent | None]:

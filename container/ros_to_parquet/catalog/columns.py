@@ -190,7 +190,7 @@ def iceberg_columns(columns: pa.Schema) -> tuple[pa.Schema, list[str]]:
 
     Integers of fewer than 32 bits are ``int``, unsigned ones of 32 and 64 bits ``long``.
     """
-    selection = _Selection(_iceberg_type, lambda name: True)
+    selection = _Selection(_iceberg_type, lambda _: True)
     return pa.schema(selection.fields("", columns)), selection.left_out
 
 

@@ -22,7 +22,7 @@ class Registered:
     """What has been done in a catalogue.
 
     Attributes:
-        tables: names of the tables (views among them) that the drive's rows are in, as the catalogue has them.
+        tables: the catalogue's names of the tables that have the drive's rows, and of views of these.
         changed: how many partitions (Glue) or files (Iceberg) were added, changed and removed; 0 where all
             was as it should be.
         left_out: what the catalogue cannot hold, a sentence each.

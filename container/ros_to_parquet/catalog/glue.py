@@ -1,8 +1,8 @@
 """Tables of a lake in an AWS Glue database, for Athena and all that reads Glue.
 
-Of each definition of a topic a table (`definition_name`), with a partition for each drive; of each topic a view
-(`catalog_name`) over those that go together. A table holds one definition, so that no reader has to reconcile
-types; the view has the casts.
+Of each definition of a topic a table (`definition_name`), with a partition for each drive; of each topic a
+view (`catalog_name`) over them. A table holds one definition, so that no reader has to reconcile types; the
+view has the casts.
 
 Partitions name their files in a list of its own in the lake (``_catalog/``), as S3 Inventory's tables do: a
 partition changes from one list to another in one request, so that readers have each row once while a drive is
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import pyarrow as pa
 
@@ -31,7 +31,6 @@ from ros_to_parquet.catalog.columns import (
 )
 from ros_to_parquet.catalog.files import (
     CatalogError,
-    Partition,
     Registered,
     definitions,
     partitions,
@@ -43,9 +42,6 @@ from ros_to_parquet.fleet import SCHEMAS as FLEET_SCHEMAS
 from ros_to_parquet.schema_records import read_definitions
 from ros_to_parquet.storage import Storage, join
 from ros_to_parquet.text import and_more
-
-if TYPE_CHECKING:
-    from mypy_boto3_glue import GlueClient
 
 CATALOG_FOLDER: Final = "_catalog"
 
@@ -82,7 +78,7 @@ _PARTITION_KEYS: Final = [{"Name": name, "Type": "string"} for name in athena_vi
 class GlueDatabase:
     """A lake's database in Glue."""
 
-    client: GlueClient
+    client: Any
     name: str
     output: str
     files: GlueFiles = GlueFiles.LISTED
@@ -166,11 +162,12 @@ def _register(storage: Storage, database: GlueDatabase, record: lake.DriveRecord
     known = definitions(storage, database.output, found)
     topics = topics_of(record)
     left_out = [
-        f"table {table}, schema {digits}: its columns cannot be read" for table, digits in found.keys() - known
+        f"table {table}, schema {digits}: its columns cannot be read"
+        for table, digits in found.keys() - known
     ]
     wanted: dict[str, _DefinitionTable] = {}
     for (table, digits), definition in known.items():
-        made = _DefinitionTable.of(database, table, digits, topics[table], definition, found[table, digits])
+        made = _DefinitionTable.of(table, digits, topics[table], definition, found[table, digits])
         wanted[made.name] = made
         left_out += [f"table {table}, schema {digits}: column {each}" for each in made.left_out]
     places = {
@@ -228,7 +225,6 @@ class _DefinitionTable:
     @classmethod
     def of(
         cls,
-        database: GlueDatabase,
         table: str,
         digits: str,
         topics: Sequence[str],
@@ -332,7 +328,7 @@ def _put_tables(
         elif not _is_same(own[name], given):
             database.client.update_table(
                 DatabaseName=database.name,
-                TableInput=given,  # type: ignore[arg-type]
+                TableInput=given,
                 SkipArchive=True,
             )
             done += 1
@@ -342,8 +338,10 @@ def _put_tables(
 def _create_table(database: GlueDatabase, given: dict[str, Any]) -> None:
     client = database.client
     try:
-        client.create_table(DatabaseName=database.name, TableInput=given)  # type: ignore[arg-type]
-    except client.exceptions.AlreadyExistsException:  # another drive's job was faster, or it is somebody else's
+        client.create_table(DatabaseName=database.name, TableInput=given)
+    except (
+        client.exceptions.AlreadyExistsException
+    ):  # another drive's job was faster, or it is somebody else's
         there = client.get_table(DatabaseName=database.name, Name=given["Name"])["Table"]
         if not database.owns(there):
             of = _parameter(there, "lake")
@@ -435,7 +433,7 @@ def _put_partition(
             answer = client.batch_create_partition(
                 DatabaseName=database.name,
                 TableName=name,
-                PartitionInputList=[given],  # type: ignore[list-item]
+                PartitionInputList=[given],
             )
             _refuse_errors(database, name, answer.get("Errors", []))
             return 1
@@ -444,8 +442,8 @@ def _put_partition(
         client.update_partition(
             DatabaseName=database.name,
             TableName=name,
-            PartitionValueList=given["Values"],  # type: ignore[arg-type]
-            PartitionInput=given,  # type: ignore[arg-type]
+            PartitionValueList=given["Values"],
+            PartitionInput=given,
         )
         _remove_lists(storage, database, known, but=place)
     except client.exceptions.EntityNotFoundException:  # table or partition was removed meanwhile: once more

@@ -1,4 +1,4 @@
-"""Tables of a lake in an Iceberg catalogue, by pyiceberg: over the files that are there, none is written again.
+"""Tables of a lake in an Iceberg catalogue, by pyiceberg: of the files that are there, none is written anew.
 
 A topic is a table, partitioned by definition and drive; a definition that no table holds together with the
 others has one of its own. A drive's files come and go in one snapshot a table, which readers see whole.
@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
@@ -35,6 +34,9 @@ if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
     from pyiceberg.manifest import DataFile
     from pyiceberg.table import Table
+
+_CATALOG: Final = "default"
+"""Its name in pyiceberg's configuration."""
 
 ICEBERG_FOLDER: Final = "_iceberg"
 
@@ -76,8 +78,9 @@ def open_namespace(output: str, name: str, properties: Mapping[str, str]) -> Ice
     """The namespace ``name``, which is made where there is none.
 
     Args:
-        properties: of pyiceberg's catalogue: ``type`` (``sql``, ``glue``, ``rest``, ...), ``uri``, ...; what they
-            leave out pyiceberg takes from its own configuration (PYICEBERG_CATALOG__DEFAULT__..., .pyiceberg.yaml).
+        properties: of pyiceberg's catalogue: ``type`` (``sql``, ``glue``, ``rest``, ...), ``uri``, ...; what
+            they leave out pyiceberg takes from its own configuration (PYICEBERG_CATALOG__DEFAULT__URI, ...,
+            .pyiceberg.yaml). Without any of both it is Glue, for a lake in S3.
 
     Raises:
         CatalogError: pyiceberg is not installed, or it cannot open the catalogue.
@@ -85,16 +88,20 @@ def open_namespace(output: str, name: str, properties: Mapping[str, str]) -> Ice
     try:
         from pyiceberg.catalog import load_catalog
         from pyiceberg.exceptions import NamespaceAlreadyExistsError
+        from pyiceberg.utils.config import Config
     except ModuleNotFoundError as error:
         raise CatalogError(
             f"{error}: Iceberg needs pip install 'ros-to-parquet[iceberg]'; in the image: "
             "image build --pip-packages 'pyiceberg[glue]'"
         ) from error
+    given = dict(properties)
+    if not given and not Config().get_catalog_config(_CATALOG) and output.startswith("s3://"):
+        given = {"type": "glue"}
     try:
-        catalog = load_catalog("default", **properties)
+        catalog = load_catalog(_CATALOG, **given)
         with suppress(NamespaceAlreadyExistsError):
             catalog.create_namespace(name)
-    except Exception as error:  # noqa: BLE001 (each kind of catalogue has errors of its own)
+    except Exception as error:  # each kind of catalogue has errors of its own
         raise CatalogError(f"Iceberg catalogue: {type(error).__name__}: {error}") from error
     return IcebergNamespace(catalog, name, output)
 
@@ -106,14 +113,17 @@ def register_drive(storage: Storage, namespace: IcebergNamespace, drive_id: str)
         CatalogError: a table of the same name is not this lake's, or its catalogue refuses.
         StorageError: the lake cannot be read.
     """
-    return lake.derive(storage, namespace.output, drive_id, lambda record: _register(storage, namespace, record))
+    return lake.derive(
+        storage, namespace.output, drive_id, lambda record: _register(storage, namespace, record)
+    )
 
 
 def _register(storage: Storage, namespace: IcebergNamespace, record: lake.DriveRecord) -> Registered:
     found = partitions(record)
     known = definitions(storage, namespace.output, found)
     left_out = [
-        f"table {table}, schema {digits}: its columns cannot be read" for table, digits in found.keys() - known
+        f"table {table}, schema {digits}: its columns cannot be read"
+        for table, digits in found.keys() - known
     ]
     tables: dict[str, list[tuple[Partition, Sequence[OutputFile]]]] = {}
     for key, definition in known.items():
@@ -141,7 +151,7 @@ def _own_tables(namespace: IcebergNamespace) -> list[str]:
 
 
 def _is_own(namespace: IcebergNamespace, table: Table) -> bool:
-    return table.properties.get(f"{_PREFIX}lake") == namespace.output
+    return str(table.properties.get(f"{_PREFIX}lake")) == namespace.output
 
 
 # --- tables ------------------------------------------------------------------------------------------
@@ -249,7 +259,7 @@ def _widen(table: Table, columns: pa.Schema, held: Mapping[str, str]) -> None:
 
 
 def _iceberg_uri(uri: str) -> str:
-    return uri if is_uri(uri) else Path(uri).as_uri()
+    return uri if is_uri(uri) else f"file://{uri}"  # nothing escaped: nobody takes it back
 
 
 def _wait(attempt: int) -> None:
@@ -276,7 +286,9 @@ def _put_files(
     from pyiceberg.expressions import EqualTo
 
     given = {
-        _iceberg_uri(join(namespace.output, file.path)): (key, file) for key, files in wanted for file in files
+        _iceberg_uri(join(namespace.output, file.path)): (key, file)
+        for key, files in wanted
+        for file in files
     }
     for attempt in range(_ROUNDS):
         table = namespace.catalog.load_table(namespace.identifier(name))
@@ -310,9 +322,7 @@ def _commit(table: Table, drive_id: str, new: Sequence[DataFile], gone: Sequence
                 snapshot.append_data_file(file)
 
 
-def _data_file(
-    table: Table, output: str, drive_id: str, key: Partition, file: OutputFile
-) -> DataFile:
+def _data_file(table: Table, output: str, drive_id: str, key: Partition, file: OutputFile) -> DataFile:
     """What Iceberg says of a file, as its manifest has it: rows, bytes, first and last log time."""
     from pyiceberg.conversions import to_bytes
     from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
