@@ -14,8 +14,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 import pyarrow as pa
@@ -88,35 +89,32 @@ class GlueDatabase:
 
 
 def open_database(output: str, name: str, files: GlueFiles = GlueFiles.LISTED) -> GlueDatabase:
-    """The database ``name``, which is made where there is none: credentials and region as boto3 finds them.
+    """The database ``name``, which is made where it is missed: credentials and region as boto3 finds them.
 
     Raises:
-        CatalogError: the lake is not in S3, or Glue refuses.
+        CatalogError: the lake is not in S3.
     """
+    if not output.startswith("s3://"):
+        raise CatalogError(f"{output}: a Glue catalogue is of a lake in S3; for this one take Iceberg")
+    return GlueDatabase(_client(output), name, output, files)
+
+
+@cache
+def _client(output: str) -> Any:
+    """In the region that boto3 finds, else in that of the lake's bucket. To make one takes a second."""
     import boto3
     from botocore.config import Config
 
-    if not output.startswith("s3://"):
-        raise CatalogError(f"{output}: a Glue catalogue is of a lake in S3; for this one take Iceberg")
     session = boto3.Session()
     attempts = int(os.environ.get("AWS_MAX_ATTEMPTS") or ATTEMPTS)
     retries: Any = {"mode": "standard", "total_max_attempts": attempts}
-    region = session.region_name or _region_of(output)
-    client = session.client("glue", region_name=region, config=Config(retries=retries))
-    database = GlueDatabase(client, name, output, files)
-    with _glue_errors(database):
-        try:
-            client.get_database(Name=name)
-        except client.exceptions.EntityNotFoundException:
-            try:
-                client.create_database(DatabaseInput={"Name": name, "Description": f"Drives of {output}"})
-            except client.exceptions.AlreadyExistsException:  # another drive's job was faster
-                return database
-    return database
+    config = Config(retries=retries, max_pool_connections=2 * _THREADS)
+    client = session.client("glue", region_name=session.region_name or _region_of(output), config=config)
+    _ = client.exceptions  # threads that were the first to ask for it would have classes of their own each
+    return client
 
 
 def _region_of(output: str) -> str:
-    """The region of the lake's bucket."""
     from ros_to_parquet.storage.s3 import s3_client, split_s3
 
     answer = s3_client().head_bucket(Bucket=split_s3(output)[0])
@@ -175,36 +173,49 @@ def _register(storage: Storage, database: GlueDatabase, record: lake.DriveRecord
         for name, each in wanted.items()
     }
 
-    def bring_up() -> int:
+    def bring_up() -> _Done:
         own = _own_tables(database)
-        done = _put_tables(database, own, {each.name: each.input(database) for each in wanted.values()})
-        done += _put_tables(database, own, _fleet_tables(database))
-        names = own.keys() | wanted.keys()
+        given = {each.name: each.input(database) for each in wanted.values()} | _fleet_tables(database)
+        done = _Done(_put_tables(database, own, given))
+        names = sorted({*wanted, *(name for name in own if _is_definition(own[name]))})
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="glue") as pool:
-            done += sum(
-                pool.map(
-                    lambda name: _put_partition(
-                        storage, database, name, record.drive_id, wanted.get(name), places.get(name)
-                    ),
-                    sorted(name for name in names if name in wanted or _is_definition(own[name])),
-                )
-            )
-        return done + _put_views(storage, database, {table for table, _ in known}, problems)
+            for each in pool.map(
+                lambda name: _put_partition(
+                    storage, database, name, record.drive_id, wanted.get(name), places.get(name)
+                ),
+                names,
+            ):
+                done = done.add(each)
+        return done
 
-    problems: dict[str, str] = {}
     changed = _settle(database, bring_up)
+    problems: dict[str, str] = {}
+    changed += _settle(
+        database, lambda: _put_views(storage, database, {table for table, _ in known}, problems)
+    )
     views = {catalog_name(table) for table, _ in known if table not in problems}
     left_out += problems.values()
     return Registered(tuple(sorted(views | wanted.keys())), changed, tuple(sorted(left_out)))
 
 
-def _settle(database: GlueDatabase, bring_up: Callable[[], int]) -> int:
-    """Does it until nothing is left to do, for others may change the same; how much was done in all."""
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """How much was done, and whether to look again: others change the same."""
+
+    count: int = 0
+    again: bool = False
+
+    def add(self, other: _Done) -> _Done:
+        return _Done(self.count + other.count, self.again or other.again)
+
+
+def _settle(database: GlueDatabase, bring_up: Callable[[], _Done]) -> int:
+    """Does it until there is nothing to look at again; how much was done in all."""
     total = 0
     for _ in range(_ROUNDS):
         done = bring_up()
-        total += done
-        if not done:
+        total += done.count
+        if not done.again:
             return total
     raise CatalogError(f"Glue database {database.name}: it is changed again and again meanwhile; try again")
 
@@ -309,11 +320,21 @@ def _storage_descriptor(
 
 
 def _own_tables(database: GlueDatabase) -> dict[str, dict[str, Any]]:
-    """The lake's tables and views, by their names."""
-    pages = database.client.get_paginator("get_tables").paginate(DatabaseName=database.name)
-    return {
-        table["Name"]: dict(table) for page in pages for table in page["TableList"] if database.owns(table)
-    }
+    """The lake's tables and views, by their names; makes the database where there is none."""
+    client = database.client
+    pages = client.get_paginator("get_tables").paginate(DatabaseName=database.name)
+    try:
+        return {
+            table["Name"]: dict(table)
+            for page in pages
+            for table in page["TableList"]
+            if database.owns(table)
+        }
+    except client.exceptions.EntityNotFoundException:
+        about = f"Drives of {database.output}"[:2048]
+        with suppress(client.exceptions.AlreadyExistsException):  # another drive's job was faster
+            client.create_database(DatabaseInput={"Name": database.name, "Description": about})
+        return {}
 
 
 def _put_tables(
@@ -414,8 +435,8 @@ def _put_partition(
     drive_id: str,
     table: _DefinitionTable | None,
     place: str | None,
-) -> int:
-    """Makes, changes or removes a drive's partition of a table; 1 if anything was to do."""
+) -> _Done:
+    """Makes, changes or removes a drive's partition of a table."""
     client = database.client
     try:
         there = client.get_paginator("get_partitions").paginate(
@@ -423,7 +444,7 @@ def _put_partition(
         )
         known = [dict(each) for page in there for each in page["Partitions"]]
         if table is None or place is None:
-            return _delete_partitions(storage, database, name, known)
+            return _Done(_delete_partitions(storage, database, name, known))
         given = {
             "Values": [table.digits, drive_id],
             "Parameters": _said(database),
@@ -435,10 +456,9 @@ def _put_partition(
                 TableName=name,
                 PartitionInputList=[given],
             )
-            _refuse_errors(database, name, answer.get("Errors", []))
-            return 1
+            return _Done(1, _refuse_errors(database, name, answer.get("Errors", [])))
         if _is_same(known[0], given):
-            return 0
+            return _Done()
         client.update_partition(
             DatabaseName=database.name,
             TableName=name,
@@ -446,18 +466,19 @@ def _put_partition(
             PartitionInput=given,
         )
         _remove_lists(storage, database, known, but=place)
-    except client.exceptions.EntityNotFoundException:  # table or partition was removed meanwhile: once more
-        return 1 if table else 0
-    return 1
+    except client.exceptions.EntityNotFoundException:  # table or partition was removed meanwhile
+        return _Done(again=table is not None)
+    return _Done(1)
 
 
-def _refuse_errors(database: GlueDatabase, name: str, errors: Sequence[Any]) -> None:
-    """Raises `CatalogError` for what went wrong; what others have done meanwhile is looked at again."""
+def _refuse_errors(database: GlueDatabase, name: str, errors: Sequence[Any]) -> bool:
+    """Raises `CatalogError` for what went wrong; whether others have done something meanwhile."""
     for each in errors:
         detail = each.get("ErrorDetail", {})
         if detail.get("ErrorCode") not in ("AlreadyExistsException", "EntityNotFoundException"):
             said = f"{detail.get('ErrorCode')}: {detail.get('ErrorMessage')}"
             raise CatalogError(f"Glue database {database.name}, table {name}: {said}")
+    return bool(errors)
 
 
 def _delete_partitions(
@@ -491,10 +512,11 @@ def _remove_lists(
 
 def _put_views(
     storage: Storage, database: GlueDatabase, tables: Iterable[str], problems: dict[str, str]
-) -> int:
-    """Makes the views of some tables of the lake, by the definitions that the database has; how many.
+) -> _Done:
+    """Makes the views of some tables of the lake, by the definitions that the database has.
 
-    Why one has not all of them goes into ``problems``, by the table.
+    Another drive's job may bring a definition at the same time: a view that was made is looked at again.
+    Why a table has none goes into ``problems``.
     """
     own = _own_tables(database)
     digits: dict[str, dict[str, str]] = {table: {} for table in tables}
@@ -504,7 +526,7 @@ def _put_views(
     done = 0
     for table, samples in digits.items():
         done += _put_view(storage, database, own, table, samples, problems)
-    return done
+    return _Done(done, done > 0)
 
 
 def _put_view(
@@ -576,24 +598,21 @@ def _delete_table(database: GlueDatabase, name: str) -> int:
 def forget_gone(storage: Storage, database: GlueDatabase) -> int:
     """Removes partitions of drives that the lake has not any more, then tables that have none; how many."""
     with _glue_errors(database):
-        return _settle(database, lambda: _forget_gone(storage, database))
-
-
-def _forget_gone(storage: Storage, database: GlueDatabase) -> int:
-    own = {name: table for name, table in _own_tables(database).items() if _is_definition(table)}
-    done = 0
-    empty = set()
-    for name in own:
-        pages = database.client.get_paginator("get_partitions").paginate(
-            DatabaseName=database.name, TableName=name
-        )
-        known = [dict(each) for page in pages for each in page["Partitions"]]
-        # Listed after the partitions: a drive that came meanwhile is among them.
-        folders = storage.folders(join(database.output, "_manifests")) if known else []
-        gone = [each for each in known if f"drive_id={each['Values'][1]}" not in folders]
-        done += _delete_partitions(storage, database, name, gone)
-        if len(gone) == len(known):
-            empty.add(name)
-    for name in empty:  # a drive that is about to add a partition makes the table again
-        done += _delete_table(database, name)
-    return done + _put_views(storage, database, {_parameter(own[name], "table") for name in empty}, {})
+        own = {name: table for name, table in _own_tables(database).items() if _is_definition(table)}
+        done = 0
+        empty = []
+        for name in own:
+            pages = database.client.get_paginator("get_partitions").paginate(
+                DatabaseName=database.name, TableName=name
+            )
+            known = [dict(each) for page in pages for each in page["Partitions"]]
+            # Listed after the partitions: a drive that came meanwhile is among them.
+            folders = storage.folders(join(database.output, "_manifests")) if known else []
+            gone = [each for each in known if f"drive_id={each['Values'][1]}" not in folders]
+            done += _delete_partitions(storage, database, name, gone)
+            if len(gone) == len(known):
+                empty.append(name)
+        for name in empty:  # a drive that is about to add a partition makes the table again
+            done += _delete_table(database, name)
+        tables = {_parameter(own[name], "table") for name in empty}
+        return done + _settle(database, lambda: _put_views(storage, database, tables, {}))
