@@ -119,6 +119,8 @@ _SCHEMAS: Mapping[str, Mapping[str, Any]] = {
             "database": {"type": "string", "pattern": f"^{CATALOG_DATABASE}$"},
             "files": {"type": "string", "enum": [files.value for files in GlueFiles]},
         },
+        "if": {"properties": {"kind": {"const": CatalogKind.ICEBERG.value}}},
+        "then": {"properties": {"files": False}},
     },
 }
 
