@@ -28,6 +28,7 @@ from ros_to_parquet.contract import (
     bag_format,
     transform_rules,
 )
+from ros_to_parquet.sync_conf import SYNC_SCHEMA, parse_sync
 
 _Choice = TypeVar("_Choice", bound=StrEnum)
 
@@ -46,6 +47,7 @@ CONF_KEYS = (
     "parquet",
     "transforms",
     "report",
+    "sync",
     "fleet",
     "catalog",
 )
@@ -109,6 +111,7 @@ _SCHEMAS: Mapping[str, Mapping[str, Any]] = {
         "additionalProperties": {"type": "string", "pattern": f"^{TRANSFORM_NAME}$"},
     },
     "report": {"type": "boolean"},
+    "sync": SYNC_SCHEMA,
     "fleet": {"type": "boolean"},
     "catalog": {
         "type": "object",
@@ -192,7 +195,10 @@ def param_schema(key: str) -> dict[str, Any]:
         return schema
     if "enum" in schema:
         schema["enum"] = [*schema["enum"], None]
-    return {**schema, "type": ["null", schema["type"]]}
+    if "anyOf" in schema:
+        schema["anyOf"] = [*schema["anyOf"], {"type": "null"}]
+    kinds = schema["type"]
+    return {**schema, "type": ["null", *([kinds] if isinstance(kinds, str) else kinds)]}
 
 
 def conf_schema() -> dict[str, Any]:
@@ -251,6 +257,7 @@ def parse_conf(raw: object, *, defaults: Mapping[str, Any] | None = None) -> Pip
         min_success_ratio=_ratio("min_success_ratio", given.get("min_success_ratio", 1.0), problems),
         finish=FinishOptions(
             report=_flag("report", given.get("report", DEFAULT_FINISH.report), problems),
+            sync=parse_sync(given["sync"], problems) if "sync" in given else (),
             fleet=_flag("fleet", given.get("fleet", DEFAULT_FINISH.fleet), problems),
             catalog=_catalog(given["catalog"], problems) if "catalog" in given else None,
         ),

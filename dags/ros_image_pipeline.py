@@ -70,6 +70,8 @@ DESCRIPTIONS = {
     "parquet": "Encodings: `compatible`, the default, or `compact`: smaller, not for Spark before 4.3",
     "transforms": 'Topics whose rows go through code that your image adds: `{"/camera/*": "brightness"}`',
     "report": "Make each drive's report, one HTML page in the lake; `true` by default",
+    "sync": "Frames tables: what topics have at the time of each message of another, or at a fixed rate: "
+    '`{"reference": "/camera/image_raw", "topics": {"/imu/data": {"method": "interpolated"}}}`',
     "fleet": "Write each drive's rows of the tables that drives are searched by; `true` by default",
     "catalog": 'Register tables: `{"kind": "glue", "database": "drives"}`; `iceberg` likewise',
 }

@@ -19,6 +19,7 @@ Object layout below an output URI (``{output}``)::
     _reports/drive_id={drive}/report.html                  the drive's report, of all its plans
     _attachments/drive_id={drive}/{shard name}-...         files that bags have attached
     _schemas/{table}/{hash8}.json                          the definition behind a table's schema=
+    _frames/{name}/drive_id={drive}/frames.parquet         a frames table: topics put together by time
     _leases/drive_id={drive}.json                          who writes this drive
     _fleet/{drives, bags, topics}/{drive}.parquet          what all drives are searched by
     _catalog/{table}/schema={hash8}/drive_id={drive}/...   which files a Glue catalog's partition is of
@@ -216,6 +217,25 @@ def s3_advice(operation: str, code: str, message: str) -> str:
     return ""
 
 
+class Clock(StrEnum):
+    """Which of a message's times is meant: when it was recorded, or its header's stamp."""
+
+    LOG_TIME = "log_time"
+    STAMP = "stamp"
+
+
+class Match(StrEnum):
+    """Which of a topic's messages a frame gets, of those within the tolerance.
+
+    ``nearest`` in time (of two as near, the earlier); ``previous``: the last one at or before the frame;
+    ``interpolated`` between the last one at or before the frame and the first one after it.
+    """
+
+    NEAREST = "nearest"
+    PREVIOUS = "previous"
+    INTERPOLATED = "interpolated"
+
+
 class Change(StrEnum):
     """How a definition of a topic differs from another one, by what it takes to read both as one table.
 
@@ -275,6 +295,68 @@ class ExtractOptions:
     transforms: tuple[TransformRule, ...] = ()
 
 
+UNLIMITED_NS: Final = (1 << 63) - 1
+"""A tolerance that nothing is beyond."""
+
+FRAMES_TOLERANCE_NS: Final = 100_000_000
+POSE_TOLERANCE_NS: Final = 500_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class FrameTopic:
+    """A column of a frames table: what a topic has at the time of each frame.
+
+    Attributes:
+        column: its name; empty for the name of the topic's table.
+        tolerance_ns: how far a message may be from the frame; `UNLIMITED_NS` for any time.
+        fields: paths in the message (``pose.position.x``), or of the engine's own columns; ("*",) is all of
+            the message; none are all but blobs and the points of clouds.
+    """
+
+    topic: str
+    column: str = ""
+    method: Match = Match.NEAREST
+    tolerance_ns: int = FRAMES_TOLERANCE_NS
+    clock: Clock = Clock.LOG_TIME
+    fields: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FramePose:
+    """A column of a frames table: where the coordinate frame ``child`` is in ``parent``, by TF.
+
+    Attributes:
+        tolerance_ns: how far each transform that is interpolated between may be from the frame.
+        topics: to take transforms from; none are all topics of TF's types.
+    """
+
+    parent: str
+    child: str
+    column: str = "pose"
+    tolerance_ns: int = POSE_TOLERANCE_NS
+    topics: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FramesTable:
+    """A table with a row for each message of a topic, or at a fixed rate, and what others have at that time.
+
+    Attributes:
+        name: of the table, below ``_frames/``.
+        reference: the topic; empty where ``rate_hz`` says when frames are.
+        rate_hz: 0 where there is a reference.
+        clock: of the frames.
+        topics: columns; the reference is one of them.
+    """
+
+    name: str = "frames"
+    reference: str = ""
+    rate_hz: float = 0.0
+    clock: Clock = Clock.LOG_TIME
+    topics: tuple[FrameTopic, ...] = ()
+    poses: tuple[FramePose, ...] = ()
+
+
 CATALOG_DATABASE = r"[a-z0-9_]{1,255}"
 """What a database of a catalogue may be called, so that all engines take it."""
 
@@ -301,11 +383,13 @@ class FinishOptions:
         report: the drive's report, one HTML page.
         fleet: its rows of the fleet tables, which all drives are searched by.
         catalog: where its tables are registered; None for nowhere.
+        sync: frames tables to make.
     """
 
     report: bool = False
     fleet: bool = False
     catalog: CatalogOptions | None = None
+    sync: tuple[FramesTable, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -1212,6 +1296,14 @@ REPORTS_FOLDER = "_reports"
 
 def report_key(drive_id: str) -> str:
     return f"{REPORTS_FOLDER}/drive_id={drive_id}/report.html"
+
+
+FRAMES_FOLDER = "_frames"
+
+
+def frames_key(name: str, drive_id: str) -> str:
+    """Where a drive's frames table is: one object, so that it is replaced at once."""
+    return f"{FRAMES_FOLDER}/{name}/drive_id={drive_id}/frames.parquet"
 
 
 FLEET_FOLDER = "_fleet"

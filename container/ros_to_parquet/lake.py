@@ -329,6 +329,7 @@ def sweep(storage: Storage, plan: Plan) -> list[str]:
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="lake") as pool:
         orphans = [uri for found in pool.map(orphans_in, tables) for uri in found]
         orphans += [uri for uri, path in _attachments(storage, plan) if path not in named]
+        orphans += _stale_frames(storage, plan, superseded)
         replaced = void + [uri for found in pool.map(manifests_of, sorted(superseded)) for uri in found]
         unfinished = _unfinished(storage, plan)
         if not _has_lease(storage, plan):  # so what was found is older than any other run's work
@@ -350,6 +351,22 @@ def _attachments(storage: Storage, plan: Plan) -> Iterator[tuple[str, str]]:
     folder = contract.attachment_folder(plan.drive_id)
     for info in storage.objects(join(plan.output, folder)):
         yield info.uri, f"{folder}/{info.uri.rpartition('/')[2]}"
+
+
+def _stale_frames(storage: Storage, plan: Plan, superseded: set[str]) -> list[str]:
+    """The drive's frames tables that were made of rows of plans that have been replaced."""
+    if not superseded:
+        return []
+    names = storage.folders(join(plan.output, contract.FRAMES_FOLDER))
+    keys = [contract.frames_key(name, plan.drive_id) for name in names]
+    there = [key for key in keys if any(storage.objects(join(plan.output, key).rpartition("/")[0]))]
+    if not there:
+        return []
+    from ros_to_parquet.frames.reading import is_made_of
+
+    filesystem, root = arrow_filesystem(plan.output)
+    plans = frozenset(superseded)
+    return [join(plan.output, key) for key in there if is_made_of(filesystem, f"{root}/{key}", plans)]
 
 
 def _unfinished(storage: Storage, plan: Plan) -> list[Unfinished]:
@@ -647,6 +664,50 @@ class Lake:
             partitioning=ds.HivePartitioning(pa.schema([(name, pa.string()) for name in PARTITIONS])),
             partition_base_dir=root,
         )
+
+    def frames(self, name: str = "frames", drives: Sequence[str] | None = None) -> ds.Dataset:
+        """A frames table as a ``pyarrow.dataset``, with the partition ``drive_id``.
+
+        Args:
+            name: as in the conf's ``sync``; `frames_tables` lists them.
+            drives: all that have it by default.
+
+        Raises:
+            KeyError: no such table, or nothing in it of these drives.
+            drift.DriftError: drives differ so that no table holds both.
+
+        Example:
+            >>> lake.frames(drives=["drive_1"]).to_table().to_pandas()  # doctest: +SKIP
+        """
+        from ros_to_parquet.frames import reading
+
+        return reading.dataset(self._storage, self.uri, name, drives)
+
+    def frames_tables(self) -> list[str]:
+        """Names of the lake's frames tables, sorted."""
+        from ros_to_parquet.frames import reading
+
+        return reading.tables(self._storage, self.uri)
+
+    def fetch(self, keys: pa.Array | pa.ChunkedArray, columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows that a topic's column of a frames table stands for: its images, its clouds.
+
+        They are in the order of ``keys``; where those are null, so is the row. Each row group is read once:
+        ask for many together, in the order of time.
+
+        Args:
+            columns: of the topic's table; all by default.
+
+        Raises:
+            FileNotFoundError: the drive was replaced since ``keys`` were read; read the frames again.
+
+        Example:
+            >>> table = lake.frames().to_table()  # doctest: +SKIP
+            >>> lake.fetch(table["camera.image_raw"], columns=["data"])  # doctest: +SKIP
+        """
+        from ros_to_parquet.frames import reading
+
+        return reading.fetch(self.uri, keys, columns)
 
     def drift(
         self, topics: Sequence[str] = ("*",), *, exclude: Sequence[str] = (), single: bool = False
