@@ -13,7 +13,11 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 from ros_to_parquet.contract import (
+<<<<<<< HEAD
     CATALOG_DATABASE,
+=======
+    MAX_IMAGE_SIDE,
+>>>>>>> main
     ROS_DISTRIBUTIONS,
     TRANSFORM_NAME,
     CatalogKind,
@@ -21,11 +25,19 @@ from ros_to_parquet.contract import (
     DriveState,
     ExtractOptions,
     FinishOptions,
+<<<<<<< HEAD
     GlueFiles,
+=======
+    ImageForm,
+    ImageRule,
+>>>>>>> main
     ParquetStyle,
     PointClouds,
     TransformRule,
+    VideoCodec,
     bag_format,
+    image_rules,
+    parse_image_rule,
     transform_rules,
 )
 from ros_to_parquet.sync_conf import SYNC_SCHEMA, parse_sync
@@ -46,6 +58,7 @@ CONF_KEYS = (
     "pointcloud",
     "parquet",
     "transforms",
+    "images",
     "report",
     "sync",
     "fleet",
@@ -92,6 +105,10 @@ DRIVES_TO_PROCESS_SCHEMA: Mapping[str, Any] = {
     },
 }
 
+_IMAGE_RULE = (
+    rf"^(?!{ImageForm.LEFT_OUT}$)({'|'.join(ImageForm)})(,(video|max_width|max_height|quality)=[a-z0-9]+)*$"
+)
+
 _SCHEMAS: Mapping[str, Mapping[str, Any]] = {
     "drives_to_process": DRIVES_TO_PROCESS_SCHEMA,
     "topics": _FILTER_SCHEMA,
@@ -109,6 +126,22 @@ _SCHEMAS: Mapping[str, Mapping[str, Any]] = {
         "type": "object",
         "propertyNames": {"minLength": 1},
         "additionalProperties": {"type": "string", "pattern": f"^{TRANSFORM_NAME}$"},
+    },
+    "images": {
+        "type": "object",
+        "propertyNames": {"minLength": 1},
+        "additionalProperties": {
+            "type": ["string", "object"],
+            "pattern": _IMAGE_RULE,
+            "additionalProperties": False,
+            "properties": {
+                "form": {"type": "string", "enum": [form.value for form in ImageForm]},
+                "video": {"type": "string", "enum": [codec.value for codec in VideoCodec]},
+                "max_width": {"type": "integer", "minimum": 0, "maximum": MAX_IMAGE_SIDE},
+                "max_height": {"type": "integer", "minimum": 0, "maximum": MAX_IMAGE_SIDE},
+                "quality": {"type": "integer", "minimum": 0, "maximum": 100},
+            },
+        },
     },
     "report": {"type": "boolean"},
     "sync": SYNC_SCHEMA,
@@ -246,6 +279,7 @@ def parse_conf(raw: object, *, defaults: Mapping[str, Any] | None = None) -> Pip
             pointcloud=_choice("pointcloud", given, PointClouds.RECORDED, problems),
             parquet=_choice("parquet", given, ParquetStyle.COMPATIBLE, problems),
             transforms=_transforms(given.get("transforms", {}), problems),
+            images=_images(given.get("images", {}), problems),
         ),
         bags=_globs("bags", given.get("bags"), problems),
         output=_uri("key 'output'", "s3://bucket/lake", given["output"], problems)
@@ -489,6 +523,7 @@ def _transforms(raw: object, problems: list[str]) -> tuple[TransformRule, ...]:
     return transform_rules(names)
 
 
+<<<<<<< HEAD
 def _catalog(raw: object, problems: list[str]) -> CatalogOptions | None:
     count = len(problems)
     example = '{"kind": "glue", "database": "drives"}'
@@ -516,6 +551,25 @@ def _catalog(raw: object, problems: list[str]) -> CatalogOptions | None:
     if len(problems) > count:
         return None
     return CatalogOptions(CatalogKind(str(kind)), str(database), GlueFiles(str(files)))
+=======
+def _images(raw: object, problems: list[str]) -> tuple[ImageRule, ...]:
+    if not isinstance(raw, Mapping):
+        problems.append(
+            'key \'images\': expected an object of globs and forms like {"/camera/*": "jpeg_files"}, '
+            f"not {_shown(raw)}"
+        )
+        return ()
+    rules = []
+    for glob, said in raw.items():
+        if not isinstance(glob, str) or not glob:
+            problems.append(f"key 'images': {glob!r} is no glob of topics; for example \"/camera/*\"")
+            continue
+        try:
+            rules.append(parse_image_rule(glob, said))
+        except ValueError as error:
+            problems.append(f"key 'images': {glob!r}: {error}")
+    return image_rules(rules)
+>>>>>>> main
 
 
 def _flag(key: str, raw: object, problems: list[str]) -> bool:

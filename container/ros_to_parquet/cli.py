@@ -112,6 +112,15 @@ def build_parser() -> argparse.ArgumentParser:
         help="have rows of these topics go through a transform that is installed (see the command "
         "transforms) before they are written; may be given several times",
     )
+    extract.add_argument(
+        "--images",
+        action="append",
+        default=[],
+        metavar="GLOB=FORM",
+        help="what becomes of these topics' pictures: recorded (default); png or jpeg, in the table; "
+        "png_files or jpeg_files, beside it; left_out; with options: jpeg_files,max_width=640,quality=85 or "
+        "recorded,video=h264; may be given several times, one that names the topic itself wins",
+    )
     extract.add_argument("--overwrite", action="store_true", help="replace what the lake has of this drive")
     extract.add_argument(
         "--strict", action="store_true", help=f"exit {int(ExitCode.STRICT)} on rejects or damage"
@@ -552,10 +561,12 @@ def command_extract(arguments: argparse.Namespace) -> int:
         pointcloud=contract.PointClouds(arguments.pointcloud),
         parquet=contract.ParquetStyle(arguments.parquet),
         transforms=parse_transforms(arguments.transform),
+        images=parse_images(arguments.images),
     )
     # What cannot be used is said before anything is written.
     run.read_types(options)
     run.read_transforms(options)
+    run.read_images(options)
     made = make_plan(
         arguments.bags,
         output=arguments.output,
@@ -610,6 +621,29 @@ def parse_transforms(given: Sequence[str]) -> tuple[contract.TransformRule, ...]
         if names.setdefault(glob, name) != name:
             raise UsageError(f"--transform: {glob} has both {names[glob]} and {name}; a topic has one")
     return contract.transform_rules(names)
+
+
+def parse_images(given: Sequence[str]) -> tuple[contract.ImageRule, ...]:
+    """What ``GLOB=FORM[,OPTION=VALUE...]`` arguments say.
+
+    >>> [str(rule) for rule in parse_images(["/cam/*=png,max_width=640"])]
+    ['png,max_width=640']
+
+    Raises:
+        UsageError: one is not of that form, or a glob has two.
+    """
+    rules: dict[str, contract.ImageRule] = {}
+    for text in given:
+        match = re.fullmatch(r"(?P<glob>.+?)=(?P<form>[a-z_]+(,.*)?)", text)
+        if match is None:
+            raise UsageError(f"--images {text}: expected GLOB=FORM, as '/camera/*=jpeg_files,max_width=640'")
+        try:
+            rule = contract.parse_image_rule(match["glob"], match["form"])
+        except ValueError as error:
+            raise UsageError(f"--images {text}: {error}") from error
+        if rules.setdefault(rule.topics, rule) != rule:
+            raise UsageError(f"--images: {rule.topics} has both {rules[rule.topics]} and {rule}")
+    return contract.image_rules(rules.values())
 
 
 def print_extracted(plan: Plan, manifest: Manifest) -> None:
