@@ -13,11 +13,8 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 from ros_to_parquet.contract import (
-<<<<<<< HEAD
     CATALOG_DATABASE,
-=======
     MAX_IMAGE_SIDE,
->>>>>>> main
     ROS_DISTRIBUTIONS,
     TRANSFORM_NAME,
     CatalogKind,
@@ -25,12 +22,9 @@ from ros_to_parquet.contract import (
     DriveState,
     ExtractOptions,
     FinishOptions,
-<<<<<<< HEAD
     GlueFiles,
-=======
     ImageForm,
     ImageRule,
->>>>>>> main
     ParquetStyle,
     PointClouds,
     TransformRule,
@@ -523,7 +517,25 @@ def _transforms(raw: object, problems: list[str]) -> tuple[TransformRule, ...]:
     return transform_rules(names)
 
 
-<<<<<<< HEAD
+def _images(raw: object, problems: list[str]) -> tuple[ImageRule, ...]:
+    if not isinstance(raw, Mapping):
+        problems.append(
+            'key \'images\': expected an object of globs and forms like {"/camera/*": "jpeg_files"}, '
+            f"not {_shown(raw)}"
+        )
+        return ()
+    rules = []
+    for glob, said in raw.items():
+        if not isinstance(glob, str) or not glob:
+            problems.append(f"key 'images': {glob!r} is no glob of topics; for example \"/camera/*\"")
+            continue
+        try:
+            rules.append(parse_image_rule(glob, said))
+        except ValueError as error:
+            problems.append(f"key 'images': {glob!r}: {error}")
+    return image_rules(rules)
+
+
 def _catalog(raw: object, problems: list[str]) -> CatalogOptions | None:
     count = len(problems)
     example = '{"kind": "glue", "database": "drives"}'
@@ -551,25 +563,6 @@ def _catalog(raw: object, problems: list[str]) -> CatalogOptions | None:
     if len(problems) > count:
         return None
     return CatalogOptions(CatalogKind(str(kind)), str(database), GlueFiles(str(files)))
-=======
-def _images(raw: object, problems: list[str]) -> tuple[ImageRule, ...]:
-    if not isinstance(raw, Mapping):
-        problems.append(
-            'key \'images\': expected an object of globs and forms like {"/camera/*": "jpeg_files"}, '
-            f"not {_shown(raw)}"
-        )
-        return ()
-    rules = []
-    for glob, said in raw.items():
-        if not isinstance(glob, str) or not glob:
-            problems.append(f"key 'images': {glob!r} is no glob of topics; for example \"/camera/*\"")
-            continue
-        try:
-            rules.append(parse_image_rule(glob, said))
-        except ValueError as error:
-            problems.append(f"key 'images': {glob!r}: {error}")
-    return image_rules(rules)
->>>>>>> main
 
 
 def _flag(key: str, raw: object, problems: list[str]) -> bool:
