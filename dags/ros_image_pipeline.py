@@ -35,6 +35,10 @@ Each drive becomes one AWS Batch job; the tables are `{output}/{topic}/schema=..
 | `pointcloud` | `decoded`: a list column for each field of a cloud (x, y, z, intensity, ...) | `recorded` |
 | `parquet` | `compact`: smaller files, which Spark before 4.3 cannot read | `compatible` |
 | `transforms` | `{"/camera/*": "brightness"}`: topics whose rows go through code of yours | none |
+| `prices` | `{"vcpu_hour": 0.0125, "gb_hour": 0.0014}`: what you pay for containers | AWS's list |
+
+`{"bucket": "raw-data", "prefix": "fleet/*/"}` instead of drives takes each folder that it finds as a drive,
+and of these what is new: good for every night.
 
 A drive whose bags are all in the lake already has nothing to do.
 To run only what failed, clear `submit` and what follows.
@@ -54,7 +58,7 @@ What goes on from drives in the lake can be scheduled on `AssetAlias("ros_to_par
 
 DESCRIPTIONS = {
     "drives_to_process": 'Drive ids, each with bucket and prefix: `{"drive_1": {"bucket": "raw-data", '
-    '"prefix": "drive_1/"}}`',
+    '"prefix": "drive_1/"}}`; or a pattern that finds them: `{"bucket": "raw-data", "prefix": "fleet/*/"}`',
     "topics": 'Topics to take: `{"include": ["/imu/*"], "exclude": ["*/image_raw"]}`; all by default',
     "bags": "Bags to take, likewise, by their path below the prefix; all by default",
     "output": "S3 URI of the lake; by default the Variable `ros_to_parquet_output`",
@@ -69,6 +73,8 @@ DESCRIPTIONS = {
     "`recorded`, with the points in a blob, by default",
     "parquet": "Encodings: `compatible`, the default, or `compact`: smaller, not for Spark before 4.3",
     "transforms": 'Topics whose rows go through code that your image adds: `{"/camera/*": "brightness"}`',
+    "prices": 'What you pay for containers: `{"vcpu_hour": 0.0125, "gb_hour": 0.0014}`; by default what AWS '
+    "lists",
 }
 
 

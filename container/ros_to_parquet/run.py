@@ -1142,6 +1142,7 @@ def _manifest(
         topics=topics,
         bags=tuple(bags),
         replaces=plan.replaces,
+        pricing=plan.pricing,
     )
 
 

@@ -566,7 +566,7 @@ def test_the_jobs_of_a_mapped_operator_are_taken(pipeline: Pipeline) -> None:
 
 @pytest.mark.parametrize(
     ("jobs", "text"),
-    [([], "no jobs to wait for"), ("[{'a': 1}]", "in Python write submit.output"), (None, "takes what")],
+    [("[{'a': 1}]", "in Python write submit.output"), (None, "takes what")],
 )
 def test_other_jobs_are_refused(pipeline: Pipeline, jobs: Any, text: str) -> None:
     with pytest.raises(AirflowFailException, match=text):
