@@ -23,7 +23,7 @@ from types import MappingProxyType
 import numpy as np
 import pyarrow as pa
 
-from ros_to_parquet import __version__, contract, lake, parquet, termination
+from ros_to_parquet import __version__, contract, finish, lake, parquet, termination
 from ros_to_parquet.attachments import keep_extras
 from ros_to_parquet.bag import open_bag
 from ros_to_parquet.bag.archive import ArchiveReader
@@ -860,8 +860,9 @@ def run_shard(
 ) -> Manifest:
     """Extracts one shard of a plan, writes its manifest, and commits the drive if it was the last one.
 
-    A shard that has its manifest is done: it is returned as it is. ``progress`` is called with the bytes
-    of bags read so far, from the calling thread.
+    Who commits the drive also does its finishing steps, which cannot fail the shard. A shard that has its
+    manifest is done: it is returned as it is. ``progress`` is called with the bytes of bags read so far, from
+    the calling thread.
 
     Raises:
         ShardError: the shard could not be done; nothing of it is visible.
@@ -918,6 +919,7 @@ def _run_shard(
         )
     if commit is not None and commit.taken_over_by is None:
         event("drive_committed", drive_id=plan.drive_id, state=commit.state, rows=commit.rows)
+        finish.finish_drive(storage, plan, budget=budget)
     return manifest
 
 

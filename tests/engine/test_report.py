@@ -32,7 +32,7 @@ from ros_to_parquet.report.series import find_series
 from ros_to_parquet.report.tables import Tables
 from ros_to_parquet.report.time_axis import make_axis
 from ros_to_parquet.report.track import Track, find_track
-from tests.engine.sample_bags import START_NS, write_bag
+from tests.engine.sample_bags import START_NS, write_bag, write_defined, write_mcap
 
 STORE = get_typestore(Stores.ROS1_NOETIC)
 STORE.register(get_types_from_msg("geometry_msgs/TransformStamped[] transforms", "tf2_msgs/msg/TFMessage"))
@@ -403,11 +403,89 @@ def test_points_of_clouds() -> None:
         ({"fields": []}, "no field x"),
         ({"data": b"123"}, "its 3 bytes are not"),
         ({"point_step": 8, "row_step": 80}, "lies beyond the end of a point"),
+        ({"data": None, "x": [1.0], "y": [1.0, 2.0], "z": [1.0]}, "not one number a point each"),
+        ({"data": None, "x": 1.0, "y": 1.0, "z": 1.0}, "not one number a point each"),
+        ({"fields": ["x", "y", "z"]}, "not that of a cloud"),
+        ({"width": float("inf")}, "not that of a cloud"),
     ],
 )
 def test_what_is_no_cloud_is_said(changes: Any, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         points_of(cloud(np.zeros((10, 3)), **changes))
+
+
+# --- definitions that are not what the name of the type says ----------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (("uint8 gear", {"gear": 3}), ("string gear", {"gear": "R"})),
+        (("string gear", {"gear": "R"}), ("uint8 gear", {"gear": 3})),
+        (
+            (
+                "std_msgs/String name\nuint8 gear",
+                {"name": STORE.types["std_msgs/msg/String"]("x"), "gear": 3},
+            ),
+            ("uint8 name", {"name": 1}),
+        ),
+    ],
+)
+def test_a_field_of_another_type_in_another_bag(tmp_path: Path, first: Any, second: Any) -> None:
+    bags = []
+    for number, (text, values) in enumerate((first, second)):
+        bag = tmp_path / f"{number}.bag"
+        start_ns = START_NS + number * 100 * SECOND_NS
+        both = [{"speed": number * 2.0 + speed, **values} for speed in (1.0, 2.0)]
+        text = f"float64 speed\n{text}"
+        bags.append(write_defined(bag, text, both, topic="/car", kind="car/msg/State", start_ns=start_ns))
+    tables, drive = opened(extracted(*bags, output=tmp_path / "lake"))
+    found = find_series(tables, drive, drive.time_axis())
+    (speed,) = (group for group in found.groups if group.paths == ["speed"])
+    assert (np.nanmin(speed.lines[0].least), np.nanmax(speed.lines[0].most)) == (1.0, 4.0)
+
+
+WORD = b"\x00\x01\x00\x00" + b"\x02\x00\x00\x00x\x00"
+"""A message of one string, as CDR."""
+
+
+@pytest.mark.parametrize(
+    ("type_name", "schema", "payload", "said"),
+    [
+        ("sensor_msgs/msg/Image", "string data", WORD, "no width that is an integer"),
+        ("sensor_msgs/msg/CompressedImage", "string format", WORD, "no data that is bytes"),
+        ("sensor_msgs/msg/CompressedImage", "uint8 format", b"\x00\x01\x00\x00\x01", "no data that is bytes"),
+        ("sensor_msgs/msg/PointCloud2", "string data", WORD, "not that of a cloud"),
+        ("sensor_msgs/msg/PointCloud2", "string x", WORD, "could not convert string"),
+        ("sensor_msgs/msg/NavSatFix", "string latitude", WORD, ""),
+        ("sensor_msgs/msg/NavSatFix", "string status", WORD, ""),
+        ("nav_msgs/msg/Odometry", "string pose", WORD, ""),
+        ("tf2_msgs/msg/TFMessage", "string transforms", WORD, ""),
+        (
+            "tf2_msgs/msg/TFMessage",
+            "string[] transforms",
+            b"\x00\x01\x00\x00\x01\x00\x00\x00\x02\x00\x00\x00x\x00",
+            "",
+        ),
+    ],
+)
+def test_a_standard_type_with_a_definition_of_its_own(
+    tmp_path: Path, type_name: str, schema: str, payload: bytes, said: str
+) -> None:
+    bag = tmp_path / "a.mcap"
+    write_mcap(bag, type_name, [payload] * 3, schema=schema, schema_encoding="ros2msg")
+    drive, text = make_report(extracted(bag, output=tmp_path / "lake"), "drive_1")
+    assert (drive.rows, drive.rejected) == (3, 0)
+    assert said in html.unescape(text)
+
+
+def test_no_other_program_is_run_for_a_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "Popen", pytest.fail)
+    postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 2 2\n%%EndComments\nshowpage\n%%EOF\n"
+    with Image.open(io.BytesIO(postscript)) as opened_by_pillow:
+        assert opened_by_pillow.format == "EPS"
+    with pytest.raises(PictureError, match="cannot identify"):
+        picture_of({"format": "jpeg", "data": postscript})
 
 
 # --- the page ---------------------------------------------------------------------------------------
@@ -545,15 +623,17 @@ def test_in_a_browser(tmp_path: Path, width: int) -> None:
         messages.append((number * SECOND_NS, "/a_camera_with_a_rather_long_name/image_raw", picture))
         messages.append((number * SECOND_NS, "/fix", fix(48 + number * 1e-4, 9.0)))
     lake = extracted(write(tmp_path / "a.bag", messages), output=tmp_path / "lake")
-    (tmp_path / "report.html").write_text(make_report(lake, "drive_1")[1])
+    # A page is loaded when its pictures are, but for lazy ones; decoding later would race the browser's end.
+    text = make_report(lake, "drive_1")[1]
+    assert text.count(' loading="lazy"') == 8
+    (tmp_path / "report.html").write_text(text.replace(' loading="lazy"', ""))
     (tmp_path / "frame.html").write_text(
         f"<iframe id=f src=report.html style='width:{width}px;height:900px'></iframe><pre id=said></pre>"
         "<script>window.onload = () => { const page = document.getElementById('f').contentDocument;"
-        "const images = [...page.images]; for (const each of images) each.loading = 'eager';"
-        "Promise.all(images.map(each => each.decode())).then(() => {"
+        "const images = [...page.images].filter(each => each.complete && each.naturalWidth > 0);"
         "document.getElementById('said').textContent = JSON.stringify("
         "[page.documentElement.scrollWidth, images.length, page.querySelectorAll('svg').length]);"
-        "}); }</script>"
+        "}</script>"
     )
     done = subprocess.run(
         [

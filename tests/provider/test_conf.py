@@ -23,7 +23,15 @@ from airflow_batch_ros.conf import (
     parse_conf,
     parse_output,
 )
-from ros_to_parquet.contract import DriveState, ExtractOptions, ParquetStyle, PointClouds, TransformRule
+from airflow_batch_ros.prices import Prices
+from ros_to_parquet.contract import (
+    DriveState,
+    ExtractOptions,
+    FinishOptions,
+    ParquetStyle,
+    PointClouds,
+    TransformRule,
+)
 
 DRIVE = {"bucket": "raw-data", "prefix": "drive_1/"}
 GOOD = {"drives_to_process": {"drive_1": DRIVE}}
@@ -73,8 +81,11 @@ def test_every_optional_key() -> None:
             "pointcloud": "decoded",
             "parquet": "compatible",
             "transforms": {"/imu/*": "one_per_second", "/gps": "team.smooth-2"},
+            "report": False,
+            "prices": {"vcpu_hour": 0.01, "gb_hour": 0, "currency": "EUR"},
         }
     )
+    assert conf.prices == Prices(0.01, 0.0, "EUR")
     assert conf.options == ExtractOptions(
         ("/imu/*", "/gps"),
         ("*/image_raw",),
@@ -90,6 +101,8 @@ def test_every_optional_key() -> None:
     assert conf.overwrite
     assert conf.fail_on == (DriveState.DAMAGED, DriveState.FAILED)
     assert conf.min_success_ratio == 0.75
+    assert conf.finish == FinishOptions(report=False)
+    assert parse_conf(GOOD).finish == FinishOptions(report=True)
 
 
 def test_the_order_of_transforms_makes_no_other_conf() -> None:
@@ -212,6 +225,21 @@ BAD: list[tuple[object, str]] = [
         {**GOOD, "pointcloud": "columns"},
         "key 'pointcloud': expected recorded or decoded, not \"columns\"",
     ),
+    ({**GOOD, "prices": 0.01}, 'key \'prices\': expected an object like {"vcpu_hour": 0.0125, "gb_hour": 0.'),
+    ({**GOOD, "prices": {"vcpu_hour": 1}}, "key 'prices': 'gb_hour': expected a price, a number from 0 on"),
+    (
+        {**GOOD, "prices": {"vcpu_hour": -1, "gb_hour": 0}},
+        "key 'prices': 'vcpu_hour': expected a price, a number from 0 on",
+    ),
+    (
+        {**GOOD, "prices": {"vcpu_hour": 1, "gb_hour": 0, "hour": 1}},
+        "key 'prices': 'hour' is unknown; it has 'vcpu_hour', 'gb_hour' and 'currency'",
+    ),
+    (
+        {**GOOD, "prices": {"vcpu_hour": 1, "gb_hour": 0, "currency": ""}},
+        "key 'prices': 'currency': expected a short name",
+    ),
+    ({**GOOD, "report": "no"}, "key 'report': expected true or false, not \"no\""),
     ({**GOOD, "parquet": 2}, "key 'parquet': expected compatible or compact, not 2"),
     (
         {**GOOD, "transforms": ["/imu/*=smooth"]},

@@ -35,7 +35,7 @@ __all__ = ["shell", "world"]
 def patterns(bucket: str, **prefixes: str) -> PipelineConf:
     """A conf of patterns; of their ids ``_`` is the star."""
     raw = {key.replace("_", "*"): {"bucket": bucket, "prefix": each} for key, each in prefixes.items()}
-    return parse_conf({"drives_to_process": raw})
+    return parse_conf({"drives_to_process": raw, "report": False})
 
 
 def found(s3: S3Client, bucket: str, prefix: str, *, output: str = "s3://lake/out") -> dict[str, str]:
@@ -300,7 +300,7 @@ def test_a_committed_plan_of_many_shards_is_known_by_two_objects(
 
 
 def test_submit_and_retry_take_patterns(shell: Shell) -> None:
-    conf = json.dumps({"drives_to_process": {"bucket": shell.bucket, "prefix": "*e/"}})
+    conf = json.dumps({"drives_to_process": {"bucket": shell.bucket, "prefix": "*e/"}, "report": False})
     words = ("--conf", conf, "--job-definition", "test-good", "--wait", "--poll-seconds", "0.5", "--json")
     put(shell.s3, shell.bucket, "three/a.bag", body=ros1_bag())
     done = shell.run("submit", "--run-id", "first", *words)

@@ -75,11 +75,10 @@ def _view(topic: Topic, row: Mapping[str, Any]) -> CloudView:
     x, y, z = x[finite], y[finite], z[finite]
     reach = max(float(np.percentile(np.maximum(np.abs(x), np.abs(y)), 95)), 1e-3)
     low, high = (float(value) for value in np.percentile(z, (2, 98)))
-    rows = ((1 - x / reach) * SIDE / 2).astype(np.int64, casting="unsafe")
-    columns = ((1 - y / reach) * SIDE / 2).astype(np.int64, casting="unsafe")
     inside = (np.abs(x) < reach) & (np.abs(y) < reach)
+    rows, columns = (((1 - each[inside] / reach) * SIDE / 2).astype(np.int64) for each in (x, y))
     tops = np.full((SIDE, SIDE), -np.inf)
-    np.maximum.at(tops, (rows[inside], columns[inside]), z[inside])
+    np.maximum.at(tops, (rows, columns), z[inside])
     return CloudView(
         topic, row["log_time_ns"], _coloured(tops, low, high), reach, count, not_finite, (low, high)
     )
@@ -103,8 +102,21 @@ def points_of(row: Mapping[str, Any]) -> tuple[Float64Array, Float64Array, Float
     Raises:
         ValueError: it has no such fields, or too few bytes.
     """
-    if row.get("x") is not None and row.get("data") is None:
-        return tuple(np.asarray(row[name], dtype=np.float64) for name in ("x", "y", "z"))  # type: ignore[return-value]
+    try:
+        x, y, z = _decoded(row) if row.get("data") is None else _recorded(row)
+    except (KeyError, TypeError, OverflowError) as error:  # a bag can define its own sensor_msgs/PointCloud2
+        raise ValueError(f"its definition is not that of a cloud: {error!r}") from error
+    return x, y, z
+
+
+def _decoded(row: Mapping[str, Any]) -> list[Float64Array]:
+    found = [np.asarray(row[name], dtype=np.float64) for name in ("x", "y", "z")]
+    if {each.shape for each in found} != {(found[0].size,)}:
+        raise ValueError("its x, y and z are not one number a point each")
+    return found
+
+
+def _recorded(row: Mapping[str, Any]) -> list[Float64Array]:
     fields = {field["name"]: field for field in row["fields"]}
     if missing := [name for name in ("x", "y", "z") if name not in fields]:
         raise ValueError(f"its points have no field {missing[0]}")
@@ -123,8 +135,8 @@ def points_of(row: Mapping[str, Any]) -> tuple[Float64Array, Float64Array, Float
             raise ValueError(f"field {name} is of the unknown datatype {field['datatype']}")
         kind = np.dtype(order + _DATATYPES[field["datatype"]])
         offset = int(field["offset"])
-        if offset + kind.itemsize > point_step:
+        if offset < 0 or offset + kind.itemsize > point_step:
             raise ValueError(f"field {name} lies beyond the end of a point")
         cells = np.ascontiguousarray(points[:, offset : offset + kind.itemsize])
         found.append(cells.view(kind)[:, 0].astype(np.float64))
-    return found[0], found[1], found[2]
+    return found

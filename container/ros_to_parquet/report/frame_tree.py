@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from ros_to_parquet.report.drive import Drive
-from ros_to_parquet.report.tables import Tables
+from ros_to_parquet.report.tables import Tables, type_at
 
 MOST_EDGES = 2_000
 
@@ -55,7 +55,7 @@ def find_tree(tables: Tables, drive: Drive) -> FrameTree:
     left_out = 0
     for topic in drive.of_type(*_TYPES):
         static = topic.name.rpartition("/")[2] == "tf_static"
-        for batch in tables.batches(topic.paths, ["transforms"]):
+        for batch in tables.batches(topic.paths, _transforms):
             flat = batch.column("transforms").flatten()
             pairs = pa.table(
                 {"parent": flat.field("header").field("frame_id"), "child": flat.field("child_frame_id")}
@@ -70,3 +70,13 @@ def find_tree(tables: Tables, drive: Drive) -> FrameTree:
                     moving.add(pair)
     edges = [Edge(*pair, count, pair not in moving) for pair, count in sorted(counts.items())]
     return FrameTree(tuple(edges), left_out)
+
+
+def _transforms(schema: pa.Schema) -> list[str]:
+    """The column of transforms, where it is one of transforms: a bag may define its own."""
+    kind = type_at(schema, "transforms")
+    if kind is None or not (pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind)):
+        return []
+    each = pa.schema([pa.field("each", kind.value_type)])
+    names = [type_at(each, f"each.{path}") for path in ("header.frame_id", "child_frame_id")]
+    return ["transforms"] if all(name is not None and pa.types.is_string(name) for name in names) else []

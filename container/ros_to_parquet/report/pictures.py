@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +18,19 @@ MOST_PIXELS = 120_000_000
 DEPTH_HEADER_BYTES = 12
 """What compressed_depth_image_transport puts in front of its PNG."""
 
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
+"""That are opened. Pillow knows dozens more; for some of them it runs other programs on what a bag holds."""
+
 Pixels = npt.NDArray[Any]
+T = TypeVar("T")
+
+_KINDS: Mapping[type, str] = {bytes: "bytes", str: "a string", int: "an integer"}
+
+# What Pillow raises on data that is not as its format says.
+_UNREADABLE = (
+    *(OSError, EOFError, SyntaxError, ValueError, ArithmeticError, LookupError, TypeError),
+    *(struct.error, zlib.error, Image.DecompressionBombError),
+)
 
 
 class PictureError(ValueError):
@@ -69,19 +83,27 @@ def picture_of(message: Mapping[str, Any]) -> Image.Image:
         PictureError: its bytes are none, or of an encoding that is not known.
     """
     if "format" in message:
-        return _compressed(bytes(message["data"]), message["format"])
+        return _compressed(_member(message, "data", bytes), _member(message, "format", str))
     return _raw(message)
+
+
+def _member(message: Mapping[str, Any], name: str, kind: type[T]) -> T:
+    """A bag can define its own ``sensor_msgs/Image``."""
+    value = message.get(name)
+    if not isinstance(value, kind):
+        raise PictureError(f"its definition has no {name} that is {_KINDS[kind]}")
+    return value
 
 
 def _compressed(data: bytes, said: str) -> Image.Image:
     if "compressedDepth" in said:
         data = data[DEPTH_HEADER_BYTES:]
     try:
-        opened = Image.open(io.BytesIO(data))
+        opened = Image.open(io.BytesIO(data), formats=FORMATS)
         if opened.width * opened.height > MOST_PIXELS:
             raise PictureError(f"{opened.width} by {opened.height} pixels are too many")
         opened.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except _UNREADABLE as error:
         raise PictureError(f"{said or 'no format'}: {error}") from error
     if opened.mode.startswith(("I", "F")):
         return _stretched(np.asarray(opened))
@@ -89,10 +111,10 @@ def _compressed(data: bytes, said: str) -> Image.Image:
 
 
 def _raw(message: Mapping[str, Any]) -> Image.Image:
-    width, height, step = (int(message[name]) for name in ("width", "height", "step"))
-    encoding = str(message["encoding"])
-    data = np.frombuffer(message["data"], dtype=np.uint8)
-    if not width or not height:
+    width, height, step = (_member(message, name, int) for name in ("width", "height", "step"))
+    encoding = _member(message, "encoding", str)
+    data = np.frombuffer(_member(message, "data", bytes), dtype=np.uint8)
+    if width <= 0 or height <= 0:
         raise PictureError("it has no pixels")
     if width * height > MOST_PIXELS:
         raise PictureError(f"{width} by {height} pixels are too many")

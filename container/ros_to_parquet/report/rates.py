@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ros_to_parquet.report.drive import Topic
-from ros_to_parquet.report.tables import Tables
+from ros_to_parquet.report.tables import TIMES, Tables, has_times, timed
 from ros_to_parquet.report.time_axis import TimeAxis
 
 BINS = 360
@@ -77,8 +77,8 @@ def measure_rate(tables: Tables, axis: TimeAxis, topic: Topic) -> Rate:
     before: int | None = None
     for part in topic.parts:
         continues = False  # across a part's border order says nothing: other shards wrote at the same time
-        for batch in tables.batches(part.paths, ["log_time_ns"]):
-            times: Int64Array = batch.column(0).to_numpy(zero_copy_only=False).astype(np.int64, copy=False)
+        for batch in tables.batches(part.paths, lambda schema: [TIMES] if has_times(schema) else []):
+            times: Int64Array = timed(batch).column(TIMES).to_numpy(zero_copy_only=False)
             if not len(times):
                 continue
             counts += np.bincount(axis.bins(times, BINS), minlength=BINS)

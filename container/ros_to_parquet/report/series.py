@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ros_to_parquet.report.drive import Drive, Topic
-from ros_to_parquet.report.tables import Tables, leaf
+from ros_to_parquet.report.tables import TIMES, Tables, has_times, is_numeric, leaf, timed, type_at
 from ros_to_parquet.report.time_axis import TimeAxis
 
 BINS = 180
@@ -97,7 +97,7 @@ def find_series(tables: Tables, drive: Drive, axis: TimeAxis) -> Series:
         if path is None or topic.type_name in _NOT_PLOTTED or not topic.rows:
             continue
         schema = tables.schema(path)
-        if "log_time_ns" not in schema.names:  # a transform need not keep it
+        if not has_times(schema):
             continue
         found = list(_numeric_groups(schema))
         room = MOST_GROUPS_A_TOPIC if len(groups) < MOST_GROUPS else 0
@@ -122,16 +122,12 @@ def _numeric_groups(schema: pa.Schema) -> Iterator[list[str]]:
 
 
 def _groups_in(fields: list[pa.Field], prefix: str) -> Iterator[list[str]]:
-    own = [f"{prefix}{each.name}" for each in fields if _is_numeric(each.type)]
+    own = [f"{prefix}{each.name}" for each in fields if is_numeric(each.type)]
     together = bool(prefix) and len(own) <= MOST_LINES
     yield from ([own] if together and own else [[path] for path in own])
     for each in fields:
         if pa.types.is_struct(each.type) and not _is_time(each.type):
             yield from _groups_in(list(each.type), f"{prefix}{each.name}.")
-
-
-def _is_numeric(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind))
 
 
 def _is_time(kind: pa.DataType) -> bool:
@@ -145,12 +141,17 @@ def _read(tables: Tables, axis: TimeAxis, topic: Topic, groups: list[list[str]])
     least = {path: np.full(BINS, np.inf) for path in paths}
     most = {path: np.full(BINS, -np.inf) for path in paths}
     not_finite = dict.fromkeys(paths, 0)
-    for batch in tables.batches(topic.paths, ["log_time_ns", *paths]):
-        places = axis.bins(leaf(batch, "log_time_ns").to_numpy(zero_copy_only=False), BINS)
-        for path in paths:
-            if path.partition(".")[0] not in batch.schema.names:
-                continue  # another definition of the topic
-            values = leaf(batch, path).cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+
+    def numbers(schema: pa.Schema) -> list[str]:  # another definition of the topic has others
+        return [path for path in paths if is_numeric(type_at(schema, path))]
+
+    for batch in tables.batches(
+        topic.paths, lambda schema: [TIMES, *numbers(schema)] if has_times(schema) else []
+    ):
+        rows = timed(batch)
+        places = axis.bins(rows.column(TIMES).to_numpy(zero_copy_only=False), BINS)
+        for path in numbers(rows.schema):
+            values = leaf(rows, path).cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
             finite = np.isfinite(values)
             not_finite[path] += int(np.count_nonzero(~finite))
             np.minimum.at(least[path], places[finite], values[finite])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 BATCH_ROWS = 65_536
+
+TIMES = "log_time_ns"
 
 
 class Tables:
@@ -28,16 +30,18 @@ class Tables:
         with self.open(path) as file:
             return file.schema_arrow
 
-    def batches(self, paths: Iterable[str], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """Rows of the files, in order, of those of the ``columns`` that a file has; none of one without any.
+    def batches(
+        self, paths: Iterable[str], choose: Callable[[pa.Schema], Sequence[str]]
+    ) -> Iterator[pa.RecordBatch]:
+        """Rows of the files, in order, of the columns that are chosen by a file's schema; none where none is.
 
-        A column is named by its path in a row: ``pose.position.x``.
+        A column is named by its path in a row: ``pose.position.x``. Files of one topic can be of several
+        definitions, and anybody can define a ``sensor_msgs/Imu`` of their own: `type_at` says what is there.
         """
         for path in paths:
             with self.open(path) as file:
-                there = [each for each in columns if _has(file.schema_arrow, each)]
-                if there:
-                    yield from file.iter_batches(BATCH_ROWS, columns=there)
+                if chosen := choose(file.schema_arrow):
+                    yield from file.iter_batches(BATCH_ROWS, columns=list(chosen))
 
     def rows_at(
         self, paths: Iterable[str], places: Sequence[int], columns: Sequence[str]
@@ -52,7 +56,7 @@ class Tables:
             if not wanted:
                 return
             with self.open(path) as file:
-                there = [each for each in columns if _has(file.schema_arrow, each)]
+                there = [each for each in columns if type_at(file.schema_arrow, each) is not None]
                 for group in range(file.num_row_groups):
                     count = file.metadata.row_group(group).num_rows
                     here = [place for place in wanted if place < begin + count]
@@ -74,15 +78,38 @@ def leaf(batch: pa.RecordBatch, path: str) -> pa.Array:
     return values
 
 
-def _has(schema: pa.Schema, column: str) -> bool:
+def type_at(schema: pa.Schema, path: str) -> pa.DataType | None:
+    """The type of a field, by its path in a row; None where there is none."""
     import pyarrow as pa
 
-    name, *rest = column.split(".")
+    name, *rest = path.split(".")
     if name not in schema.names:
-        return False
+        return None
     kind = schema.field(name).type
     for child in rest:
         if not pa.types.is_struct(kind) or kind.get_field_index(child) < 0:
-            return False
+            return None
         kind = kind.field(child).type
-    return True
+    return kind
+
+
+def is_numeric(kind: pa.DataType | None) -> bool:
+    """Whether its values can be plotted."""
+    import pyarrow as pa
+
+    return kind is not None and bool(
+        pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
+    )
+
+
+def has_times(schema: pa.Schema) -> bool:
+    """Whether rows have the engine's column of log times: a transform need not keep it."""
+    import pyarrow as pa
+
+    return bool(type_at(schema, TIMES) == pa.int64())
+
+
+def timed(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The rows that have a log time: those of a transform need not."""
+    times = batch.column(TIMES)
+    return batch.filter(times.is_valid()) if times.null_count else batch

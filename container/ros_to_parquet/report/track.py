@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from ros_to_parquet.report.drive import Drive, Topic
-from ros_to_parquet.report.tables import Tables, leaf
+from ros_to_parquet.report.tables import TIMES, Tables, is_numeric, leaf, type_at
 
 MOST_POINTS = 2_000
 
@@ -56,7 +57,7 @@ def find_track(tables: Tables, drive: Drive) -> Track | None:
 
 def _gps(tables: Tables, topic: Topic) -> Track | None:
     times, latitude, longitude, status = _columns(
-        tables, topic, ["log_time_ns", "latitude", "longitude", "status.status"]
+        tables, topic, [TIMES, "latitude", "longitude", "status.status"]
     )
     finite = np.isfinite(latitude) & np.isfinite(longitude)
     places = finite & (np.abs(latitude) <= 90) & (np.abs(longitude) <= 180) & (status >= 0)
@@ -71,7 +72,7 @@ def _gps(tables: Tables, topic: Topic) -> Track | None:
 
 
 def _odometry(tables: Tables, topic: Topic) -> Track | None:
-    times, x, y = _columns(tables, topic, ["log_time_ns", "pose.pose.position.x", "pose.pose.position.y"])
+    times, x, y = _columns(tables, topic, [TIMES, "pose.pose.position.x", "pose.pose.position.y"])
     finite = np.isfinite(x) & np.isfinite(y)
     if np.count_nonzero(finite) < 2:
         return None
@@ -83,12 +84,16 @@ def _columns(tables: Tables, topic: Topic, names: list[str]) -> list[Float64Arra
     step = max(topic.rows // MOST_POINTS, 1)
     kept: list[list[Float64Array]] = [[] for _ in names]
     seen = 0
-    for batch in tables.batches(topic.paths, names):
+
+    def all_or_none(schema: pa.Schema) -> list[str]:  # of a definition without them there is no track
+        return names if all(is_numeric(type_at(schema, name)) for name in names) else []
+
+    for batch in tables.batches(topic.paths, all_or_none):
         places = np.arange(-seen % step, batch.num_rows, step)
         seen += batch.num_rows
         for values, name in zip(kept, names, strict=True):
             column = leaf(batch, name).to_numpy(zero_copy_only=False)[places]
-            values.append((column - topic.first_ns if name == "log_time_ns" else column).astype(np.float64))
+            values.append((column - topic.first_ns if name == TIMES else column).astype(np.float64))
     columns = [np.concatenate(values) if values else np.empty(0) for values in kept]
     order = np.argsort(columns[0], kind="stable")
     return [column[order] for column in columns]
