@@ -17,11 +17,11 @@ from ros_to_parquet.contract import DriveManifest, ExtractOptions, Plan, Pricing
 
 MB = 1e6
 
-DEFAULT_MB_PER_S: Mapping[str, float] = {"rosbag1": 35.0, "mcap": 30.0, "sqlite3": 15.0}
+DEFAULT_MB_PER_S: Mapping[str, float] = {"rosbag1": 35.0, "mcap": 30.0, "sqlite3": 60.0}
 """Stored MB a second and vCPU, by what a bag's name promises, where the lake has nothing to learn from: half
 of what a quiet core does with a bag of small messages, which take longest (docs/benchmarks.md)."""
 
-DEFAULT_PACKED_MB_PER_S = 10.0
+DEFAULT_PACKED_MB_PER_S = 25.0
 """Likewise, of archives and of files that are compressed whole."""
 
 MOST_USED_VCPUS = 4.0

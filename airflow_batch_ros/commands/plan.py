@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow_batch_ros.commands import settings as settings_of
-from airflow_batch_ros.commands.submit import add_conf, read_asked
+from airflow_batch_ros.commands.submit import add_conf, positive, read_asked
 from airflow_batch_ros.commands.terminal import (
     EXIT_HELP,
     Exit,
@@ -23,7 +23,11 @@ from airflow_batch_ros.commands.terminal import (
 if TYPE_CHECKING:
     from airflow_batch_ros.estimate import Estimate, Estimator
     from airflow_batch_ros.fanout import Look
+    from airflow_batch_ros.sampling import DriveSample
     from ros_to_parquet.contract import Plan
+
+SAMPLE_LINES = 30
+"""Topics, and problems, of a drive that are said in lines for people."""
 
 BAGS_SHOWN = 1000
 """Of ``--bags``, in lines for people; JSON has all."""
@@ -44,10 +48,26 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="what a run would do, take and cost; submits nothing",
         description="Lists all drives of a conf, as submit does, and says their bags, shards and sizes, and "
         "how long they will take and what they will cost. Submits nothing and writes nothing.",
-        epilog=EXIT_HELP,
+        epilog=f"{EXIT_HELP}; with --sample 1 where a look has found something wrong",
     )
     add_conf(parser)
     parser.add_argument("--bags", action="store_true", help="each bag too")
+    parser.add_argument(
+        "--sample",
+        action="store_true",
+        help="look into a bag of each drive: its topics, types that nobody defines, damage; and whether bags "
+        "may be read. Needs ros-to-parquet[engine] here",
+    )
+    parser.add_argument(
+        "--sample-seconds", type=float, default=60.0, metavar="N", help="of log time (default: %(default)g)"
+    )
+    parser.add_argument(
+        "--sample-mib",
+        type=positive,
+        default=64,
+        metavar="N",
+        help="most that is read of a bag, and likewise of its index (default: %(default)s)",
+    )
     parser.add_argument("--json", action="store_true", help="JSON on stdout; lines for people on stderr")
     settings_of.add_job_options(parser, default=settings_of.DEFAULTS["job_queue"])
     settings_of.add_connection(parser)
@@ -57,9 +77,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _plan(arguments: argparse.Namespace) -> int:
     from airflow_batch_ros.fanout import Fanout, FanoutError
     from airflow_batch_ros.pricing import find_containers
+    from airflow_batch_ros.sampling import check_engine, lines_of, sample_drives
     from ros_to_parquet.contract import Run
 
     say = teller(arguments)
+    if arguments.sample:
+        check_engine()
     asked = read_asked(arguments, say, needed=())
     fanout = Fanout(
         s3=asked.clients.s3,
@@ -82,13 +105,27 @@ def _plan(arguments: argparse.Namespace) -> int:
         if look.plan is not None
     ]
     left_out = [look for look in looks if look.left_out]
+    samples: Mapping[str, DriveSample] = {}
+    if arguments.sample:
+        samples = sample_drives(
+            asked.clients.session,
+            asked.clients.s3,
+            [drive.plan for drive in drives],
+            seconds=arguments.sample_seconds,
+            max_bytes=arguments.sample_mib << 20,
+            requester_pays=asked.options.requester_pays,
+        )
     if arguments.json:
-        print_json(as_dict(asked.output, drives, left_out, problems, estimator, bags=arguments.bags))
-    for line in lines(drives, left_out, estimator, bags=arguments.bags):
+        found = as_dict(asked.output, drives, left_out, problems, estimator, bags=arguments.bags)
+        for entry in found["drives"] if arguments.sample else ():
+            entry["sample"] = samples[entry["drive_id"]].as_dict()
+        print_json(found)
+    told = lines(drives, left_out, estimator, bags=arguments.bags)
+    for line in (*lines_of(list(samples.values()), most=SAMPLE_LINES), *told):
         say(line)
     if problems:
         raise FanoutError(problems, retry_helps=retry_helps)
-    return Exit.OK
+    return Exit.DRIVES_FAILED if any(sample.problems for sample in samples.values()) else Exit.OK
 
 
 def as_dict(

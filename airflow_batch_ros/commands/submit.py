@@ -80,7 +80,7 @@ def add_conf(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--shard-bytes",
-        type=_positive,
+        type=positive,
         default=DEFAULT_SHARD_BYTES,
         metavar="N",
         help="stored bytes of bags that one container reads; larger bags are split (default: %(default)s)",
@@ -258,7 +258,8 @@ def _run_id(text: str) -> str:
     return text
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """A whole number above 0, for argparse."""
     if not text.isdigit() or not int(text):
         raise argparse.ArgumentTypeError("a whole number above 0 is expected")
     return int(text)

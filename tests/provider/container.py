@@ -25,7 +25,10 @@ elif words[:1] == ["exit"] and (len(words) == 2 or index in words[3].split(","))
     print(f"told to exit {words[1]}")
     sys.exit(int(words[1]))
 root = Path(__file__).parents[2]
-os.environ["PYTHONPATH"] = str(root / "container")  # the engine beside these tests, whatever is installed
+# The engine beside these tests, whatever is installed.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(root / "container"), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
 if sys.argv[1:2] in (["submit"], ["retry"]):
     sys.path[:0] = [str(root), str(root / "container")]
     from airflow_batch_ros.stack.planner import FOLDER, add_to_context
