@@ -312,6 +312,7 @@ def _table_dict(table: TableTotal, table_cost: float | None) -> dict[str, Any]:
         "bytes_written": table.bytes_written,
         **({} if table_cost is None else {"cost": table_cost}),
         **({"transforms": transforms} if transforms else {}),
+        **({"files_beside": table.files_beside} if table.files_beside else {}),
     }
 
 
@@ -552,6 +553,7 @@ def _add_tables(first: TableTotal, second: TableTotal) -> TableTotal:
         bytes_written=first.bytes_written + second.bytes_written,
         transforms=contract.add_transforms(first.transforms, second.transforms),
         schemas=contract.add_schemas((*first.schemas, *second.schemas)),
+        files_beside=first.files_beside + second.files_beside,
         bytes_in=first.bytes_in + second.bytes_in,
     )
 
