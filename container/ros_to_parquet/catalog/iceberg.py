@@ -7,6 +7,7 @@ others has one of its own. A drive's files come and go in one snapshot a table, 
 from __future__ import annotations
 
 import json
+import os
 import random
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -95,8 +96,12 @@ def open_namespace(output: str, name: str, properties: Mapping[str, str]) -> Ice
             "image build --pip-packages 'pyiceberg[glue]'"
         ) from error
     given = dict(properties)
-    if not given and not Config().get_catalog_config(_CATALOG) and output.startswith("s3://"):
+    configured = Config().get_catalog_config(_CATALOG) or {}
+    if not given and not configured and output.startswith("s3://"):
         given = {"type": "glue"}
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if endpoint and "s3.endpoint" not in {**configured, **given}:  # which boto3 heeds, and pyiceberg does not
+        given["s3.endpoint"] = endpoint
     try:
         catalog = load_catalog(_CATALOG, **given)
         with suppress(NamespaceAlreadyExistsError):
