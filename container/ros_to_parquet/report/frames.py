@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ros_to_parquet.memory import DEFAULT_LIMIT_BYTES
 from ros_to_parquet.report.drive import Drive, Topic
-from ros_to_parquet.report.pictures import PictureError, picture_of, small_jpeg
-from ros_to_parquet.report.tables import Tables
+from ros_to_parquet.report.pictures import MOST_PIXELS, PictureError, picture_of, small_jpeg
+from ros_to_parquet.report.tables import Tables, spread
 
 FRAMES_A_CAMERA = 8
 MOST_FRAMES = 64
 MOST_CAMERAS = 16
 WIDTH = 320
 """Of a small picture, pixels."""
+
+ENOUGH = 2 * WIDTH
+"""Pixels to the longer side that are looked at, or up to twice as many."""
+
+PIXEL_BYTES = 8
+"""That a compressed picture's pixel takes while it is made small, with what there is beside it."""
 
 _COLUMNS = ("log_time_ns", "data", "format", "encoding", "width", "height", "step", "is_bigendian")
 _TYPES = ("sensor_msgs/CompressedImage", "sensor_msgs/Image")
@@ -43,29 +49,24 @@ class ContactSheet:
     left_out: tuple[Topic, ...]
 
 
-def find_frames(tables: Tables, drive: Drive) -> ContactSheet:
+def find_frames(tables: Tables, drive: Drive, *, memory_bytes: int = DEFAULT_LIMIT_BYTES) -> ContactSheet:
     """Some frames of each camera. Each row group that has one is read, one at a time."""
+    most_pixels = min(MOST_PIXELS, memory_bytes // PIXEL_BYTES)
     topics = sorted(drive.of_type(*_TYPES), key=lambda topic: topic.name)
     shown = topics[:MOST_CAMERAS]
     count = min(FRAMES_A_CAMERA, max(2, MOST_FRAMES // max(len(shown), 1)))
-    return ContactSheet(tuple(_camera(tables, topic, count) for topic in shown), tuple(topics[MOST_CAMERAS:]))
+    cameras = tuple(_camera(tables, topic, count, most_pixels) for topic in shown)
+    return ContactSheet(cameras, tuple(topics[MOST_CAMERAS:]))
 
 
-def _camera(tables: Tables, topic: Topic, count: int) -> Camera:
+def _camera(tables: Tables, topic: Topic, count: int, most_pixels: int) -> Camera:
     frames = []
-    for row in tables.rows_at(topic.paths, spread(topic.rows, count), _COLUMNS):
+    files = topic.files
+    for row in tables.rows_at(files, spread(sum(file.rows for file in files), count), _COLUMNS):
         try:
-            jpeg, size = small_jpeg(picture_of(row), WIDTH)
+            picture = picture_of(row, enough=ENOUGH, most_pixels=most_pixels)
+            jpeg, size = small_jpeg(picture, WIDTH)
             frames.append(Frame(row["log_time_ns"], jpeg, size))
         except PictureError as error:
             frames.append(Frame(row["log_time_ns"], b"", (0, 0), str(error)))
     return Camera(topic, tuple(frames))
-
-
-def spread(rows: int, count: int) -> Sequence[int]:
-    """Numbers of ``count`` rows, the middle of as many equal parts.
-
-    >>> spread(100, 4), spread(2, 4)
-    ([12, 37, 62, 87], [0, 1])
-    """
-    return sorted({int((place + 0.5) * rows / count) for place in range(count)}) if rows else []

@@ -15,6 +15,9 @@ from PIL import Image
 MOST_PIXELS = 120_000_000
 """A picture that claims more is not opened: a few bytes can claim any size."""
 
+MOST_RANKED = 100_000
+"""Values that the near and the far of a depth picture are found among; of more, every n-th."""
+
 DEPTH_HEADER_BYTES = 12
 """What compressed_depth_image_transport puts in front of its PNG."""
 
@@ -76,15 +79,27 @@ _YUV: Mapping[str, tuple[int, int, int, int]] = {
 }
 
 
-def picture_of(message: Mapping[str, Any]) -> Image.Image:
+def picture_of(
+    message: Mapping[str, Any], *, enough: int | None = None, most_pixels: int = MOST_PIXELS
+) -> Image.Image:
     """The picture of a row of ``sensor_msgs/Image`` or ``sensor_msgs/CompressedImage``.
+
+    Args:
+        enough: pixels to a side; of a larger picture every n-th line and column is taken, so that it has no
+            fewer. None for all of them.
+        most_pixels: a picture that has more, or claims them, is not opened.
 
     Raises:
         PictureError: its bytes are none, or of an encoding that is not known.
     """
     if "format" in message:
-        return _compressed(_member(message, "data", bytes), _member(message, "format", str))
-    return _raw(message)
+        return _compressed(_data(message), _member(message, "format", str), enough, most_pixels)
+    return _raw(message, enough, most_pixels)
+
+
+def _every(width: int, height: int, enough: int | None) -> int:
+    """How many lines, or columns, one is taken of."""
+    return 1 if enough is None else max(1, max(width, height) // enough)
 
 
 def _member(message: Mapping[str, Any], name: str, kind: type[T]) -> T:
@@ -95,46 +110,57 @@ def _member(message: Mapping[str, Any], name: str, kind: type[T]) -> T:
     return value
 
 
-def _compressed(data: bytes, said: str) -> Image.Image:
+def _data(message: Mapping[str, Any]) -> bytes | memoryview:
+    value = message.get("data")
+    return value if isinstance(value, memoryview) else _member(message, "data", bytes)
+
+
+def _compressed(data: bytes | memoryview, said: str, enough: int | None, most_pixels: int) -> Image.Image:
     if "compressedDepth" in said:
         data = data[DEPTH_HEADER_BYTES:]
     try:
         opened = Image.open(io.BytesIO(data), formats=FORMATS)
-        if opened.width * opened.height > MOST_PIXELS:
+        if enough is not None:
+            opened.draft("RGB", (enough, enough))  # JPEG can be decoded at a part of its size
+        if opened.width * opened.height > most_pixels:
             raise PictureError(f"{opened.width} by {opened.height} pixels are too many")
         opened.load()
     except _UNREADABLE as error:
         raise PictureError(f"{said or 'no format'}: {error}") from error
     if opened.mode.startswith(("I", "F")):
-        return _stretched(np.asarray(opened))
+        every = _every(opened.width, opened.height, enough)
+        return _stretched(np.asarray(opened)[::every, ::every])
     return opened.convert("RGB")
 
 
-def _raw(message: Mapping[str, Any]) -> Image.Image:
+def _raw(message: Mapping[str, Any], enough: int | None, most_pixels: int) -> Image.Image:
     width, height, step = (_member(message, name, int) for name in ("width", "height", "step"))
     encoding = _member(message, "encoding", str)
-    data = np.frombuffer(_member(message, "data", bytes), dtype=np.uint8)
+    data = np.frombuffer(_data(message), dtype=np.uint8)
     if width <= 0 or height <= 0:
         raise PictureError("it has no pixels")
-    if width * height > MOST_PIXELS:
+    if width * height > MOST_PIXELS:  # of which there is a byte each, or they are not there
+        raise PictureError(f"{width} by {height} pixels are too many")
+    every = _every(width, height, enough)
+    if (width // every) * (height // every) > most_pixels:
         raise PictureError(f"{width} by {height} pixels are too many")
     if encoding in _PLAIN:
         channels, kind, colours = _PLAIN[encoding]
         item = np.dtype(kind).newbyteorder(">" if message.get("is_bigendian") else "<")
         pixels = _lines(data, height, step, width * channels * item.itemsize).view(item)
-        pixels = pixels.reshape(height, width, channels)[:, :, list(colours)]
+        pixels = pixels.reshape(height, width, channels)[::every, ::every][:, :, list(colours)]
         if encoding in _DEPTHS:
             return _stretched(pixels[:, :, 0])
-        small = pixels if item.itemsize == 1 else (pixels >> 8)
-        return Image.fromarray(np.ascontiguousarray(np.squeeze(small.astype(np.uint8)))).convert("RGB")
+        small = (pixels if item.itemsize == 1 else (pixels >> 8)).astype(np.uint8)
+        return Image.fromarray(small if len(colours) > 1 else small[:, :, 0]).convert("RGB")
     pattern = encoding.removeprefix("bayer_").rstrip("0123456789")
     if encoding.startswith("bayer_") and pattern in _BAYER:
         deep = encoding.endswith("16")
         lines = _lines(data, height, step, width * (2 if deep else 1))
-        cells = lines.view(">u2" if message.get("is_bigendian") else "<u2") >> 8 if deep else lines
-        return _debayered(cells, pattern)
+        cells = lines.view(">u2" if message.get("is_bigendian") else "<u2") if deep else lines
+        return _debayered(cells, pattern, every, shift=8 if deep else 0)
     if encoding in _YUV:
-        return _from_yuv(_lines(data, height, step, width * 2), encoding, width)
+        return _from_yuv(_lines(data, height, step, width * 2), encoding, width, every)
     raise PictureError(f"encoding {encoding!r} is not known here")
 
 
@@ -151,41 +177,47 @@ def _lines(data: Pixels, height: int, step: int, line_bytes: int) -> Pixels:
     return np.ascontiguousarray(padded.reshape(height, step)[:, :line_bytes])
 
 
-def _debayered(cells: Pixels, pattern: str) -> Image.Image:
+def _debayered(cells: Pixels, pattern: str, every: int, *, shift: int) -> Image.Image:
     """A pixel for each two by two: half the size, which is more than a small picture needs."""
     height, width = cells.shape[0] // 2 * 2, cells.shape[1] // 2 * 2
     red, green, other_green, blue = (
-        cells[row:height:2, column:width:2].astype(np.uint16) for row, column in _BAYER[pattern]
+        (cells[row : height : 2 * every, column : width : 2 * every] >> shift).astype(np.uint16)
+        for row, column in _BAYER[pattern]
     )
     pixels = np.stack((red, (green + other_green) // 2, blue), axis=2).astype(np.uint8)
     return Image.fromarray(pixels)
 
 
-def _from_yuv(lines: Pixels, encoding: str, width: int) -> Image.Image:
+def _from_yuv(lines: Pixels, encoding: str, width: int, every: int) -> Image.Image:
     """The first pixel of every two: a small picture needs no more."""
     light, _, blue, red = _YUV[encoding]
-    pairs = lines[:, : width // 2 * 4].reshape(lines.shape[0], width // 2, 4)
+    pairs = lines[:, : width // 2 * 4].reshape(lines.shape[0], width // 2, 4)[::every, ::every]
     pixels = np.ascontiguousarray(pairs[:, :, [light, blue, red]])
-    return Image.fromarray(pixels, mode="YCbCr").resize((width, lines.shape[0])).convert("RGB")
+    size = (max(width // every, 1), pixels.shape[0])
+    return Image.fromarray(pixels, mode="YCbCr").resize(size).convert("RGB")
 
 
 def _stretched(values: Pixels) -> Image.Image:
     """Grey from the near to the far, without the hundredth at each end; what is not finite or 0 is black."""
-    numbers = values.astype(np.float64)
-    real = np.isfinite(numbers) & (numbers != 0)
+    with np.errstate(over="ignore"):  # what float32 does not hold is not finite
+        grey = values.astype(np.float32)
+    real = np.isfinite(grey) & (grey != 0)
     if not np.any(real):
         return Image.fromarray(np.zeros(values.shape, dtype=np.uint8)).convert("RGB")
-    low, high = np.percentile(numbers[real], (1, 99))
-    grey = np.clip((numbers - low) / max(high - low, 1e-12), 0, 1) * 215 + 40
-    return Image.fromarray(np.where(real, grey, 0).astype(np.uint8)).convert("RGB")
+    some = grey[real]
+    low, high = np.percentile(some[:: max(1, len(some) // MOST_RANKED)].astype(np.float64), (1, 99))
+    grey[~real] = low
+    grey -= low
+    grey *= 1 / max(high - low, 1e-12)
+    np.clip(grey, 0, 1, out=grey)
+    return Image.fromarray(np.where(real, grey * 215 + 40, 0).astype(np.uint8)).convert("RGB")
 
 
 def small_jpeg(picture: Image.Image, width: int, quality: int = 70) -> tuple[bytes, tuple[int, int]]:
     """A JPEG no wider than ``width`` and no higher than that, and its width and height."""
-    small = picture.copy()
-    small.thumbnail(
-        (width, width), Image.Resampling.BOX if picture.width > 4 * width else Image.Resampling.LANCZOS
-    )
+    size = (width, width)
+    small = picture.reduce(max(1, max(picture.size) // (4 * width)))  # and so no copy of all of it
+    small.thumbnail(size, Image.Resampling.LANCZOS)
     out = io.BytesIO()
     small.save(out, "JPEG", quality=quality, optimize=True)
     return out.getvalue(), small.size
