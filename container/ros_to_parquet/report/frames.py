@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from ros_to_parquet.memory import DEFAULT_LIMIT_BYTES
 from ros_to_parquet.report.drive import Drive, Topic
-from ros_to_parquet.report.pictures import MOST_PIXELS, PictureError, picture_of, small_jpeg
+from ros_to_parquet.report.pictures import PictureError, opened_picture, picture_of, small_jpeg
 from ros_to_parquet.report.tables import Tables, spread
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 FRAMES_A_CAMERA = 8
 MOST_FRAMES = 64
@@ -18,10 +23,10 @@ WIDTH = 320
 ENOUGH = 2 * WIDTH
 """Pixels to the longer side that are looked at, or up to twice as many."""
 
-PIXEL_BYTES = 8
-"""That a compressed picture's pixel takes while it is made small, with what there is beside it."""
-
-_COLUMNS = ("log_time_ns", "data", "format", "encoding", "width", "height", "step", "is_bigendian")
+_COLUMNS = (
+    *("log_time_ns", "data", "format", "encoding", "width", "height", "step", "is_bigendian"),
+    *("image", "image_path", "video_path"),
+)
 _TYPES = ("sensor_msgs/CompressedImage", "sensor_msgs/Image")
 
 
@@ -51,22 +56,32 @@ class ContactSheet:
 
 def find_frames(tables: Tables, drive: Drive, *, memory_bytes: int = DEFAULT_LIMIT_BYTES) -> ContactSheet:
     """Some frames of each camera. Each row group that has one is read, one at a time."""
-    most_pixels = min(MOST_PIXELS, memory_bytes // PIXEL_BYTES)
     topics = sorted(drive.of_type(*_TYPES), key=lambda topic: topic.name)
     shown = topics[:MOST_CAMERAS]
     count = min(FRAMES_A_CAMERA, max(2, MOST_FRAMES // max(len(shown), 1)))
-    cameras = tuple(_camera(tables, topic, count, most_pixels) for topic in shown)
+    cameras = tuple(_camera(tables, topic, count, memory_bytes) for topic in shown)
     return ContactSheet(cameras, tuple(topics[MOST_CAMERAS:]))
 
 
-def _camera(tables: Tables, topic: Topic, count: int, most_pixels: int) -> Camera:
+def _camera(tables: Tables, topic: Topic, count: int, memory_bytes: int) -> Camera:
     frames = []
     files = topic.files
     for row in tables.rows_at(files, spread(sum(file.rows for file in files), count), _COLUMNS):
         try:
-            picture = picture_of(row, enough=ENOUGH, most_pixels=most_pixels)
-            jpeg, size = small_jpeg(picture, WIDTH)
+            jpeg, size = small_jpeg(_picture(tables, row, memory_bytes), WIDTH)
             frames.append(Frame(row["log_time_ns"], jpeg, size))
         except PictureError as error:
             frames.append(Frame(row["log_time_ns"], b"", (0, 0), str(error)))
     return Camera(topic, tuple(frames))
+
+
+def _picture(tables: Tables, row: Mapping[str, Any], memory_bytes: int) -> Image.Image:
+    """The row's picture, wherever a rule for images has put it."""
+    if "image" in row:
+        return opened_picture(row["image"], enough=ENOUGH, memory_bytes=memory_bytes)
+    if "image_path" in row:
+        file = tables.read(row["image_path"])
+        return opened_picture(file, enough=ENOUGH, memory_bytes=memory_bytes)
+    if "data" not in row and "video_path" in row:
+        raise PictureError(f"it is in a video alone: {row['video_path']}")
+    return picture_of(row, enough=ENOUGH, memory_bytes=memory_bytes)

@@ -75,6 +75,11 @@ class Tables:
         file = self._filesystem.open_input_file(f"{self._root}/{path}")
         return pq.ParquetFile(file, pre_buffer=not buffer_bytes, buffer_size=buffer_bytes)
 
+    def read(self, path: str) -> bytes:
+        """What a file beside the tables holds."""
+        with self._filesystem.open_input_stream(f"{self._root}/{path}") as file:
+            return bytes(file.read())
+
     def schema(self, path: str) -> pa.Schema:
         with self.open(path) as file:
             return file.schema_arrow
