@@ -1257,6 +1257,7 @@ def _manifest(
         topics=topics,
         bags=tuple(bags),
         replaces=plan.replaces,
+        pricing=plan.pricing,
     )
 
 
