@@ -145,7 +145,7 @@ def test_row_groups_of_one_large_file(tmp_path: Path, monkeypatch: pytest.Monkey
     assert groups[1].times_ns == (int(times[500]), int(times[999]))
     monkeypatch.setattr(rates, "MOST_ROWS", 2_000)
     topic = Topic(
-        *("/x", "x", "T", (), 10_000, 10_000, 0, 0, 0, 0, int(times[-1])),
+        *("/x", "x", "T", (), 10_000, 10_000, 0, 0, 0, 0, int(times[-1]), ()),
         np.array([[0, times[-1], 10_000]]),
         (drives.TopicPart(0, 0, int(times[-1]), tuple(files)),),
         (),

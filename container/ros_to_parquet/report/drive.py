@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MOST_PARTS = 1_000
 """Of a topic, whose files are known by name: with more shards every second, fourth, ... one's are."""
 
-MOST_DAMAGE = 3
+MOST_DAMAGE = contract.MAX_REASONS
 """Of a bag, that is told."""
 
 Int64Array = npt.NDArray[np.int64]
@@ -55,6 +55,7 @@ class Topic:
         type_name: ``package/Type``, for both versions of ROS.
         definitions: hashes of its definitions, as its partitions ``schema=`` have them.
         first_ns, last_ns: log times; 0 where there is no message.
+        schemas: the digits of the partitions ``schema=`` that its files are in.
         spans: of each part that has messages first and last log time and rows in files: an array of three
             columns.
         parts: in the order of their first log time; all, or evenly spread ones of more than `MOST_PARTS`.
@@ -71,6 +72,7 @@ class Topic:
     bytes_out: int
     first_ns: int
     last_ns: int
+    schemas: tuple[str, ...]
     spans: Int64Array
     parts: tuple[TopicPart, ...]
     remarks: tuple[str, ...]
@@ -109,6 +111,7 @@ class Bag:
         peak_memory_bytes: the most of those shards.
         tries: how often those shards were begun.
         damage: the first `MOST_DAMAGE`.
+        first_ns, last_ns: log times; None where no message was extracted, or an earlier version did it.
     """
 
     name: str
@@ -123,6 +126,8 @@ class Bag:
     bytes_read: int
     peak_memory_bytes: int
     tries: int
+    first_ns: int | None
+    last_ns: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +139,12 @@ class Shard:
     bags: int
     seconds: float
     bytes_read: int
+    bytes_written: int
     peak_memory_bytes: int
     tries: int
     job_id: str
     engine_version: str
+    finished_at: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,10 +259,12 @@ def _shard(manifest: Manifest, tries: Mapping[tuple[str, int], int]) -> Shard:
         bags=len(manifest.bags),
         seconds=manifest.seconds,
         bytes_read=manifest.bytes_read,
+        bytes_written=manifest.bytes_written,
         peak_memory_bytes=manifest.peak_memory_bytes,
         tries=max(tries.get((manifest.plan_id, manifest.shard), 1), 1),
         job_id=manifest.job_id,
         engine_version=manifest.engine_version,
+        finished_at=manifest.finished_at,
     )
 
 
@@ -265,6 +274,7 @@ class _Topic:
 
     table: str
     definitions: dict[str, None] = field(default_factory=dict)
+    schemas: set[str] = field(default_factory=set)
     messages: int = 0
     rows: int = 0
     rejected: int = 0
@@ -278,6 +288,7 @@ class _Topic:
 
     def add(self, result: TopicResult) -> None:
         self.definitions[result.schema_hash[:8]] = None
+        self.schemas |= {contract.schema_of(file.path) for file in result.files} - {""}
         self.messages += result.messages
         self.rows += result.rows
         self.rejected += result.rejected
@@ -312,6 +323,7 @@ class _Topic:
             bytes_out=self.bytes_out,
             first_ns=int(spans[:, 0].min()) if len(spans) else 0,
             last_ns=int(spans[:, 1].max()) if len(spans) else 0,
+            schemas=tuple(sorted(self.schemas)),
             spans=spans,
             parts=tuple(sorted(self.parts, key=lambda part: part.first_ns)),
             remarks=tuple(self.remarks),
@@ -334,6 +346,8 @@ class _Bag:
     bytes_read: int = 0
     peak_memory_bytes: int = 0
     tries: int = 0
+    first_ns: int | None = None
+    last_ns: int | None = None
 
     def add(self, result: BagResult, shard: Shard) -> None:
         self.status = max(self.status, result.status, key=list(BagStatus).index)
@@ -348,6 +362,10 @@ class _Bag:
         self.bytes_read += result.bytes_read
         self.peak_memory_bytes = max(self.peak_memory_bytes, shard.peak_memory_bytes)
         self.tries += shard.tries
+        if result.first_log_time_ns is not None and result.last_log_time_ns is not None:
+            first, last = result.first_log_time_ns, result.last_log_time_ns
+            self.first_ns = first if self.first_ns is None else min(self.first_ns, first)
+            self.last_ns = last if self.last_ns is None else max(self.last_ns, last)
 
     def bag(self, name: str) -> Bag:
         return Bag(
@@ -363,4 +381,6 @@ class _Bag:
             bytes_read=self.bytes_read,
             peak_memory_bytes=self.peak_memory_bytes,
             tries=self.tries,
+            first_ns=self.first_ns,
+            last_ns=self.last_ns,
         )

@@ -32,6 +32,9 @@ MOST_STRIPS = 120
 
 MOST_PLOTS = 60
 
+MOST_DAMAGE_SHOWN = 3
+"""Of a bag."""
+
 MOST_GAPS_SHOWN = 5
 
 MOST_TEXT = 1_000
@@ -455,7 +458,7 @@ def _bags(bags: Sequence[Bag], limits: Limits) -> Iterator[str]:
             _speed(bag.bytes_read, bag.seconds),
             _size(bag.peak_memory_bytes),
             _tries(bag.tries, bag.shards),
-            "; ".join(bag.damage),
+            "; ".join(bag.damage[:MOST_DAMAGE_SHOWN]),
         )
         for bag in _worst_first(bags, lambda bag: bag.status is not BagStatus.OK)[: limits.rows]
     ]
