@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from ros_to_parquet.drift import TopicDefinition
     from ros_to_parquet.history import TopicDrift
+    from ros_to_parquet.report.drive import Topic
 
 T = TypeVar("T")
 
@@ -82,6 +83,28 @@ def read_drive(storage: Storage, output: str, drive_id: str) -> DriveRecord:
             and (len(record.commits), len(record.manifests)) == (len(read.commits), len(read.manifests))
         ):
             return record
+    raise StorageError(f"{output}: drive {drive_id} is being replaced again and again; try again later")
+
+
+def derive(storage: Storage, output: str, drive_id: str, make: Callable[[DriveRecord], T]) -> T:
+    """What ``make`` makes of a drive's record, once more each time that manifests have changed meanwhile.
+
+    So of several that write what follows from the manifests at once, the last to end has written what
+    follows from those that are there. ``make`` may find that files are gone (`FileNotFoundError`).
+
+    Raises:
+        StorageError: the drive is replaced again and again meanwhile.
+    """
+    for _ in range(_READ_TRIES):
+        before = _list_drive(storage, output, drive_id)
+        try:
+            made = make(read_drive(storage, output, drive_id))
+        except FileNotFoundError:
+            if _list_drive(storage, output, drive_id) == before:
+                raise
+            continue
+        if _list_drive(storage, output, drive_id) == before:
+            return made
     raise StorageError(f"{output}: drive {drive_id} is being replaced again and again; try again later")
 
 
@@ -439,6 +462,77 @@ def _common_schema(files: Sequence[tuple[str, pa.Schema]]) -> pa.Schema:
     return pa.schema([*common, *((name, pa.string()) for name in PARTITIONS)], said)
 
 
+@dataclass(frozen=True, slots=True)
+class LakeTopic:
+    """A topic of one type, in one or several drives.
+
+    Attributes:
+        type_name: ``package/Type``, for both versions of ROS.
+        drives: ids of those that have it.
+        schemas: digits of its definitions, as in ``schema=``.
+        messages: ``rows + rejected``, always.
+        first_log_time_ns: None where there is no message.
+        seconds: from the first to the last message, over all drives together.
+    """
+
+    name: str
+    type_name: str
+    table: str
+    drives: tuple[str, ...]
+    schemas: tuple[str, ...]
+    messages: int
+    rows: int
+    rejected: int
+    bytes_written: int
+    first_log_time_ns: int | None
+    last_log_time_ns: int | None
+    seconds: float
+    intervals: int
+    """Messages that have one before them, in their drive: what ``seconds`` is divided by."""
+
+    @property
+    def rate_hz(self) -> float | None:
+        """Messages a second while it was recorded; None where one message is all there is."""
+        return self.intervals / self.seconds if self.seconds > 0 and self.intervals else None
+
+    @classmethod
+    def of_drive(cls, drive_id: str, topic: Topic) -> LakeTopic:
+        said = topic.messages > 0
+        return cls(
+            name=topic.name,
+            type_name=topic.type_name,
+            table=topic.table,
+            drives=(drive_id,),
+            schemas=tuple(sorted({contract.schema_of(path) for path in topic.paths} - {""})),
+            messages=topic.messages,
+            rows=topic.rows,
+            rejected=topic.rejected,
+            bytes_written=topic.bytes_out,
+            first_log_time_ns=topic.first_ns if said else None,
+            last_log_time_ns=topic.last_ns if said else None,
+            seconds=(topic.last_ns - topic.first_ns) / 1e9,
+            intervals=max(topic.messages - 1, 0),
+        )
+
+    def add(self, other: LakeTopic) -> LakeTopic:
+        """Both together: of one name and type, in other drives."""
+        firsts = [each.first_log_time_ns for each in (self, other) if each.first_log_time_ns is not None]
+        lasts = [each.last_log_time_ns for each in (self, other) if each.last_log_time_ns is not None]
+        return dataclasses.replace(
+            self,
+            drives=(*self.drives, *other.drives),
+            schemas=tuple(sorted({*self.schemas, *other.schemas})),
+            messages=self.messages + other.messages,
+            rows=self.rows + other.rows,
+            rejected=self.rejected + other.rejected,
+            bytes_written=self.bytes_written + other.bytes_written,
+            first_log_time_ns=min(firsts, default=None),
+            last_log_time_ns=max(lasts, default=None),
+            seconds=self.seconds + other.seconds,
+            intervals=self.intervals + other.intervals,
+        )
+
+
 class Lake:
     """The drives and tables below an output URI, by their manifests: every row exactly once.
 
@@ -463,6 +557,35 @@ class Lake:
     def tables(self, drives: Sequence[str] | None = None) -> list[str]:
         """Names of the tables that the drives (all by default) have rows in, sorted."""
         return sorted({file.path.partition("/")[0] for file in self._files(drives)})
+
+    def topics(self, drives: Sequence[str] | None = None) -> list[LakeTopic]:
+        """The topics of the drives (all by default): types, counts, times and rates, by name.
+
+        Example:
+            >>> [(each.name, each.rate_hz) for each in lake.topics(["drive_1"])]     # doctest: +SKIP
+        """
+        from ros_to_parquet.report.drive import describe_drive
+
+        wanted = self.drives() if drives is None else drives
+        found: dict[tuple[str, str], LakeTopic] = {}
+        for drive_id in wanted:
+            for topic in describe_drive(self.drive(drive_id)).topics:
+                new = LakeTopic.of_drive(drive_id, topic)
+                key = new.name, new.type_name
+                found[key] = found[key].add(new) if key in found else new
+        return [found[key] for key in sorted(found)]
+
+    def fleet(self, table: str = "drives") -> pa.Table:
+        """One of the fleet tables: ``drives``, ``bags`` or ``topics``; see `ros_to_parquet.fleet`.
+
+        Raises:
+            KeyError: no such table.
+        """
+        from ros_to_parquet.fleet import read_fleet
+
+        if table not in contract.FLEET_TABLES:
+            raise KeyError(f"no fleet table {table}; there are {', '.join(contract.FLEET_TABLES)}")
+        return read_fleet(self._storage, self.uri, table)
 
     def topic(
         self,
