@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 
-.PHONY: help setup demo airflow test test-airflow test-container test-oracles test-long fuzz benchmarks check format lock audit clean
+.PHONY: help setup demo airflow test test-airflow test-container test-oracles test-long fuzz benchmarks docs check format lock audit clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -38,6 +38,9 @@ test-container: ## build and check the image, then docker-compose.yaml; needs a 
 
 benchmarks: setup ## speed, CPU and memory beside peers; ARGS=--quick for a first look
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+docs: setup ## the site of docs/, in .local/site; ARGS=serve shows it and follows changes
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs $(or $(ARGS),build)
 
 check: setup ## format, lint and types
 	$(BIN)/ruff format --check .

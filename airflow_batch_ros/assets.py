@@ -32,6 +32,7 @@ class LakeDrive:
         plan_id: of the run's plan for the drive; the same if an event comes twice.
         manifest: S3 URI of the drive's manifest.
         tables: rows by table, of those that have any.
+        report: S3 URI of the drive's report; empty where there is none.
     """
 
     drive_id: str
@@ -45,6 +46,7 @@ class LakeDrive:
     rows: int
     rejected: int
     tables: Mapping[str, int]
+    report: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -57,7 +59,8 @@ class LakeDrive:
     @classmethod
     def from_extra(cls, extra: Mapping[str, Any]) -> LakeDrive:
         """Raises `KeyError` for an extra that `as_extra` did not make."""
-        values = {each.name: extra[each.name] for each in fields(cls)}
+        values = {each.name: extra[each.name] for each in fields(cls) if each.name != "report"}
+        values["report"] = extra.get("report", "")  # which events of earlier versions lack
         return cls(**{**values, "tables": json.loads(values["tables"])})
 
 
@@ -79,6 +82,7 @@ def lake_drives(summary: Mapping[str, Any]) -> list[LakeDrive]:
             rows=drive["rows"],
             rejected=drive["rejected"],
             tables={table["table"]: table["rows"] for table in drive["tables"] if table["rows"]},
+            report=drive["report"] or "",
         )
         for drive in summary["drives"]
         if drive["state"] in WHOLE and not drive["failed"] and drive["work"] != Work.NOTHING

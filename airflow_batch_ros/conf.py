@@ -17,6 +17,7 @@ from ros_to_parquet.contract import (
     TRANSFORM_NAME,
     DriveState,
     ExtractOptions,
+    FinishOptions,
     ParquetStyle,
     PointClouds,
     TransformRule,
@@ -40,9 +41,12 @@ CONF_KEYS = (
     "pointcloud",
     "parquet",
     "transforms",
+    "report",
 )
 
 DEFAULT_FAIL_ON = (DriveState.FAILED, DriveState.PARTIAL)
+
+DEFAULT_FINISH = FinishOptions(report=True)
 
 MAX_DRIVE_ID_LENGTH = 100
 """So that a Batch job's name (128 characters) holds drive, plan and generation."""
@@ -98,6 +102,7 @@ _SCHEMAS: Mapping[str, Mapping[str, Any]] = {
         "propertyNames": {"minLength": 1},
         "additionalProperties": {"type": "string", "pattern": f"^{TRANSFORM_NAME}$"},
     },
+    "report": {"type": "boolean"},
 }
 
 
@@ -144,6 +149,7 @@ class PipelineConf:
         overwrite: extract all bags again; the result replaces the drive's earlier ones.
         fail_on: the drive states that fail the run.
         min_success_ratio: the run fails where less than this share of its drives are in other states.
+        finish: what is done for a drive once it is committed.
     """
 
     drives: tuple[DriveSource, ...]
@@ -154,6 +160,7 @@ class PipelineConf:
     overwrite: bool = False
     fail_on: tuple[DriveState, ...] = DEFAULT_FAIL_ON
     min_success_ratio: float = 1.0
+    finish: FinishOptions = DEFAULT_FINISH
 
 
 def param_schema(key: str) -> dict[str, Any]:
@@ -223,6 +230,7 @@ def parse_conf(raw: object, *, defaults: Mapping[str, Any] | None = None) -> Pip
         overwrite=_flag("overwrite", given.get("overwrite", False), problems),
         fail_on=_states(given["fail_on"], problems) if "fail_on" in given else DEFAULT_FAIL_ON,
         min_success_ratio=_ratio("min_success_ratio", given.get("min_success_ratio", 1.0), problems),
+        finish=FinishOptions(report=_flag("report", given.get("report", DEFAULT_FINISH.report), problems)),
     )
     if problems:
         raise ConfError(problems)

@@ -162,13 +162,20 @@ class Lake:
 class DriveFolder:
     """The keys that one plan of a drive has below ``_manifests``, by what they are.
 
-    Of several tries of a shard ``started`` has the last one's record.
+    Of several tries of a shard ``started`` has the last one's record. ``finish`` has what became of the steps
+    after the commit.
     """
 
     shards: dict[int, str]
     started: dict[int, str]
     failed: dict[int, str]
     commit: str | None
+    finish: str | None
+
+    @property
+    def begun(self) -> bool:
+        """Whether a shard was begun: what follows a commit may be left of a plan that was replaced."""
+        return bool(self.shards or self.started or self.failed)
 
 
 def drive_folders(lake: Lake, drive_id: str) -> dict[str, DriveFolder]:
@@ -191,12 +198,14 @@ def _folder(keys: Iterable[str]) -> DriveFolder:
     shards: dict[int, str] = {}
     started: dict[int, tuple[int, str]] = {}
     failed: dict[int, str] = {}
-    commit = None
+    commit = finish = None
     for key in keys:
         stem, _, ending = key.rpartition("/")[2].removesuffix(".json").partition(".")
         kind, _, number = ending.partition("-")
         if stem == "drive":
             commit = key
+        elif key.endswith(f"/{contract.FINISH_NAME}"):
+            finish = key
         elif not stem.isdigit():
             continue
         elif not kind:
@@ -205,7 +214,7 @@ def _folder(keys: Iterable[str]) -> DriveFolder:
             started[int(stem)] = max(started.get(int(stem), (0, "")), (int(number or 1), key))
         elif kind == "failed":
             failed[int(stem)] = key
-    return DriveFolder(shards, {shard: key for shard, (_, key) in started.items()}, failed, commit)
+    return DriveFolder(shards, {shard: key for shard, (_, key) in started.items()}, failed, commit, finish)
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,7 +73,7 @@ def end_others(lake: Lake, drive_id: str, plan_id: str, run: Run) -> None:
     To be called with the lease, and before it is read what there is: what others write from here on is void.
     """
     for other_id, folder in drive_folders(lake, drive_id).items():
-        if folder.commit or other_id == plan_id:
+        if folder.commit or other_id == plan_id or not folder.begun:
             continue
         other = lake.load(Plan, contract.plan_key(drive_id, other_id))
         if other is None:

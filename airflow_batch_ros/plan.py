@@ -465,6 +465,7 @@ def make_plan(
         ignored=selection.ignored[:MAX_REASONS],
         ignored_count=len(selection.ignored),
         covered=tuple(covered),
+        finish=conf.finish,
     )
 
 

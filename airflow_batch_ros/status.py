@@ -86,6 +86,7 @@ class DriveStanding:
         result: what the manifests there are say.
         failing: whether it has ended in a state that the conf's ``fail_on`` names.
         failed_shards: the first `MAX_REASONS`, with their reasons.
+        report: URI of the drive's report; empty where there is none.
     """
 
     drive_id: str
@@ -99,6 +100,7 @@ class DriveStanding:
     job: DriveJob | None = None
     job_state: str | None = None
     bags: tuple[BagStanding, ...] = ()
+    report: str = ""
 
     @property
     def ended(self) -> bool:
@@ -200,6 +202,7 @@ def read_standing(batch: BatchClient, lake: Lake, drive: RunDrive, *, bags: bool
         job,
         summary.job_state,
         standings,
+        summary.report,
     )
 
 

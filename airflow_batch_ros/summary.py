@@ -20,8 +20,11 @@ from ros_to_parquet.contract import (
     DriveManifest,
     DriveState,
     ExtractOptions,
+    FinishOptions,
+    FinishRecord,
     Manifest,
     Plan,
+    StepState,
     TableTotal,
     one_line,
 )
@@ -64,6 +67,8 @@ class DriveSummary:
     Attributes:
         failed_shards: the first `MAX_REASONS`, of ``failed_shard_count``.
         causes: how many shards failed by which cause; where none did, how many bags and topics.
+        finish: what was done after the drive's commit; None where nothing was to do, or it has not ended.
+        report: URI of the drive's report; empty where there is none.
     """
 
     job: DriveJob
@@ -76,6 +81,8 @@ class DriveSummary:
     manifest_uri: str = ""
     notes: tuple[str, ...] = field(default=())
     causes: Mapping[Cause, int] = field(default_factory=dict)
+    finish: FinishRecord | None = None
+    report: str = ""
 
     @property
     def failed(self) -> bool:
@@ -144,7 +151,8 @@ def summarize_drive(
     if job.work == Work.NOTHING:
         result = _held(lake, job)
         notes = () if result.messages else _took_nothing(lake, job)
-        return DriveSummary(job, result.state, result, manifest_uri=_manifest_uri(lake, job, ""), notes=notes)
+        uri, report = _manifest_uri(lake, job, ""), _report_there(lake, job.drive_id)
+        return DriveSummary(job, result.state, result, manifest_uri=uri, notes=notes, report=report)
     folder = drive_folder(lake, job.drive_id, job.plan_id)
     uri = _manifest_uri(lake, job, job.plan_id)
     state, seconds = (job_state(detail), job_seconds(detail)) if job.job_id else (None, None)
@@ -152,7 +160,12 @@ def summarize_drive(
         notes = () if commit.messages else _took_nothing(lake, job)
         uri += "drive.json"
         flaws = _causes_of(commit)
-        return DriveSummary(job, commit.state, commit, (), 0, state, seconds, uri, notes, flaws)
+        finish = lake.load(FinishRecord, folder.finish) if folder.finish else None
+        notes += _undone(lake, job, finish, state)
+        report = _report_of(lake, finish)
+        return DriveSummary(
+            *(job, commit.state, commit, (), 0, state, seconds, uri, notes, flaws), finish, report
+        )
     plan = lake.load(Plan, contract.plan_key(job.drive_id, job.plan_id))
     if plan is None:
         reason = f"its plan {job.plan_uri} is gone"
@@ -187,6 +200,35 @@ def _causes_of(result: DriveManifest) -> dict[Cause, int]:
     counts = Counter(cause_of_problem(text) for text in result.problems if "messages rejected" in text)
     counts[Cause.BAG_UNREADABLE] += result.unreadable_bags + result.damaged_bags
     return dict(+counts)
+
+
+def _undone(lake: Lake, job: DriveJob, finish: FinishRecord | None, job_state: str | None) -> tuple[str, ...]:
+    """What to say of finishing steps that are not done. The drive is committed, and whole, without them."""
+    again = f"ros-to-parquet finish {lake.output} --drive-id {job.drive_id} does it again"
+    if finish is not None:
+        return tuple(
+            f"finishing step {each.step} {each.state}: {each.problem}; {again}"
+            for each in finish.steps
+            if each.state is not StepState.DONE
+        )
+    if job_state == "SUCCEEDED":  # then there was nothing to do
+        return ()
+    plan = lake.load(Plan, contract.plan_key(job.drive_id, job.plan_id))
+    if plan is None or plan.finish == FinishOptions():
+        return ()
+    return (f"what follows the drive's commit (its report) has not ended; {again}",)
+
+
+def _report_of(lake: Lake, finish: FinishRecord | None) -> str:
+    """URI of the report that a run has made; empty where it has not."""
+    wrote = [path for each in finish.steps for path in each.wrote] if finish else []
+    return next((lake.uri(path) for path in wrote if path.startswith(f"{contract.REPORTS_FOLDER}/")), "")
+
+
+def _report_there(lake: Lake, drive_id: str) -> str:
+    """URI of the report that earlier runs have left; empty where they have not."""
+    key = contract.report_key(drive_id)
+    return lake.uri(key) if key in lake.keys(key.rpartition("/")[0]) else ""
 
 
 def _took_nothing(lake: Lake, job: DriveJob) -> tuple[str, ...]:
@@ -289,6 +331,11 @@ def _drive_dict(
         "problems": problems,
         "drift_count": result.drift_count,
         "drift": drift,
+        "report": drive.report or None,
+        "finish": [
+            {**dataclasses.asdict(each), "problem": _short(each.problem), "wrote": len(each.wrote)}
+            for each in (drive.finish.steps if drive.finish else ())
+        ],
     }
 
 
@@ -399,6 +446,8 @@ def log_lines(drives: Sequence[DriveSummary]) -> list[str]:
         lines += [f"    {_short(str(each))}" for each in result.drift[:CAUSES_SHOWN]]
         if (unsaid := result.drift_count - CAUSES_SHOWN) > 0:
             lines.append(f"    and {unsaid} more definitions that changed; see ros-to-parquet drift")
+        if drive.report:
+            lines.append(f"    report: {drive.report}")
         if not drive.failed:  # else `failure_message` says it
             shown, more = shown_causes(drive, CAUSES_SHOWN)
             lines += [*shown, *more]

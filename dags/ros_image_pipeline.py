@@ -69,6 +69,7 @@ DESCRIPTIONS = {
     "`recorded`, with the points in a blob, by default",
     "parquet": "Encodings: `compatible`, the default, or `compact`: smaller, not for Spark before 4.3",
     "transforms": 'Topics whose rows go through code that your image adds: `{"/camera/*": "brightness"}`',
+    "report": "Make each drive's report, one HTML page in the lake; `true` by default",
 }
 
 

@@ -147,6 +147,7 @@ def _drive_dict(drive: DriveStanding, *, bags: bool) -> dict[str, Any]:
         "failed_shards": [asdict(shard) for shard in drive.failed_shards],
         "problems": [*drive.notes, *(result.problems if result else ())],
         "drift": [str(each) for each in result.drift] if result else [],
+        "report": drive.report or None,
     }
     if bags:
         entry["bag_list"] = [asdict(bag) for bag in drive.bags]
@@ -184,6 +185,7 @@ def _lines(run: FoundRun, drives: Sequence[DriveStanding], *, bags: bool) -> lis
     ]
     for drive in drives:
         lines += _causes(run, drive)
+    lines += [f"{drive.drive_id}: report {drive.report}" for drive in drives if drive.report]
     if bags:
         for drive in drives:
             lines += ["", f"{drive.drive_id}: bags of {drive.source}", *bag_lines(drive.bags)]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from ros_to_parquet import __version__, contract, memory, termination
 from ros_to_parquet.contract import ALLOW_VARIABLE, EXIT_CODE_HELP, ContractError, ExitCode
+from ros_to_parquet.errors import unexpected
 from ros_to_parquet.log import event, now
 from ros_to_parquet.termination import TerminatedError
 from ros_to_parquet.text import print_table, say, shown
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
 
 # Heavy imports (numpy, pyarrow, boto3) happen in the commands that need them: --version and --help are for
 # people, and a container's health check.
-
-DEBUG_VARIABLE = "ROS_TO_PARQUET_DEBUG"
-"""Environment variable: not empty, errors of the engine itself are logged with what they say."""
 
 OPEN_FILES = 10_000
 
@@ -117,6 +115,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--strict", action="store_true", help=f"exit {int(ExitCode.STRICT)} on rejects or damage"
     )
     extract.add_argument("--take-over", action="store_true", help="go on although another run has the drive")
+    _add_finish(extract)
     _add_memory_limit(extract)
     extract.set_defaults(call=command_extract)
 
@@ -150,6 +149,19 @@ def build_parser() -> argparse.ArgumentParser:
         help="HTML file to write; path or URI (default: in the lake, _reports/drive_id=ID/report.html)",
     )
     report.set_defaults(call=command_report)
+
+    finish = commands.add_parser(
+        "finish",
+        help="what is done for a drive once it is committed, again",
+        description="Does the finishing steps of a drive that is in the lake: those that its last run asked "
+        "for, or those that are asked for here.",
+    )
+    finish.add_argument("lake", metavar="LAKE", help="where the lake is; path or URI")
+    finish.add_argument("--drive-id", required=True, metavar="ID")
+    _add_finish(finish)
+    _add_memory_limit(finish)
+    finish.set_defaults(call=command_finish)
+
     drift = commands.add_parser(
         "drift",
         help="topics of a lake whose definition changed",
@@ -216,6 +228,19 @@ def _add_topic_globs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--exclude", nargs="+", default=[], metavar="GLOB", help="topics to leave out; wins over --topics"
     )
+
+
+def _add_finish(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--report",
+        action="store_true",
+        help="make the drive's report: one HTML page in the lake, as the command report does",
+    )
+
+
+def read_finish(arguments: argparse.Namespace) -> contract.FinishOptions:
+    """The finishing steps that are asked for."""
+    return contract.FinishOptions(report=arguments.report)
 
 
 def _add_memory_limit(parser: argparse.ArgumentParser) -> None:
@@ -328,21 +353,7 @@ def explain(error: Exception | TerminatedError) -> tuple[ExitCode, str]:
             traceback.print_exception(error)
             return ExitCode.ENGINE_ERROR, f"{type(error).__name__}: {error}"
         case _:
-            return ExitCode.ENGINE_ERROR, _unexpected(error)
-
-
-def _unexpected(error: BaseException) -> str:
-    """Prints where an error that nobody thought of came from; without its words, which may quote a bag."""
-    if os.environ.get(DEBUG_VARIABLE):
-        traceback.print_exception(error)
-        return f"{type(error).__name__}: {error}"
-    frames: list[str] = []
-    cause: BaseException | None = error
-    while cause is not None:
-        frames = [*traceback.format_tb(cause.__traceback__), f"{type(cause).__name__}\n", *frames]
-        cause = cause.__cause__ or cause.__context__
-    print("".join(frames), end="", file=sys.stderr, flush=True)
-    return f"{type(error).__name__}; what it says may quote a bag: {DEBUG_VARIABLE}=1 logs it"
+            return ExitCode.ENGINE_ERROR, unexpected(error)
 
 
 # --- run --------------------------------------------------------------------------------------------
@@ -454,12 +465,13 @@ def _places(plan: Plan) -> Iterator[str]:
 
 
 def command_extract(arguments: argparse.Namespace) -> int:
-    from ros_to_parquet import lake, run
+    from ros_to_parquet import finish, lake, run
     from ros_to_parquet.local_plan import ACTIVE, make_plan
     from ros_to_parquet.progress import Progress
     from ros_to_parquet.storage import normalize, open_storage
 
     budget = read_budget(arguments)
+    wanted = read_finish(arguments)
     options = contract.ExtractOptions(
         include_topics=tuple(arguments.topics),
         exclude_topics=tuple(arguments.exclude),
@@ -480,7 +492,9 @@ def command_extract(arguments: argparse.Namespace) -> int:
         options=options,
         overwrite=arguments.overwrite,
         take_over=arguments.take_over,
+        finish=wanted,
     )
+    storage = open_storage(made.output)
     for name in made.ignored:
         event("recorded_still" if name.endswith(ACTIVE) else "not_a_bag", file=name)
     for name in made.covered:
@@ -489,14 +503,22 @@ def command_extract(arguments: argparse.Namespace) -> int:
         say(
             f"Nothing to do: {made.output} has all {len(made.covered)} bags of drive {made.drive_id} already."
         )
+        if wanted != contract.FinishOptions():
+            try:
+                record = finish.finish_committed(storage, made.output, made.drive_id, wanted, budget=budget)
+            except finish.StepError as error:  # a run that was taken over has them
+                say(f"! {error}")
+            else:
+                print_finished(record, made.output)
         return int(ExitCode.OK)
     try:
         with Progress(sum(bag.size_bytes for bag in made.bags)) as progress:
             job = run.JobIdentity("", 1, "")
             manifest = run.run_shard(made, 0, job, budget=budget, progress=progress.show)
     finally:  # nobody else will come back for it
-        lake.release_lease(open_storage(made.output), made)
+        lake.release_lease(storage, made)
     print_extracted(made, manifest)
+    print_finished(finish.read_record(storage, made.output, made.drive_id, made.plan_id), made.output)
     return int(run.exit_code(manifest))
 
 
@@ -539,6 +561,39 @@ def print_extracted(plan: Plan, manifest: Manifest) -> None:
     print(f"{count:,} rows from {bags}, {size:,.1f} MB in {manifest.seconds:.1f} s{speed}")
     if count:
         say(f"{plan.output}/*/*/drive_id={plan.drive_id}/*.parquet")
+
+
+def print_finished(record: contract.FinishRecord | None, output: str) -> None:
+    """Prints what became of each finishing step."""
+    from ros_to_parquet import finish
+
+    for line in finish.lines(record, output) if record else ():
+        say(line)
+
+
+def command_finish(arguments: argparse.Namespace) -> int:
+    from ros_to_parquet import finish
+    from ros_to_parquet.storage import normalize, open_storage
+
+    output, asked = normalize(arguments.lake), read_finish(arguments)
+    try:
+        record = finish.finish_committed(
+            open_storage(output),
+            output,
+            arguments.drive_id,
+            asked if asked != contract.FinishOptions() else None,
+            budget=read_budget(arguments),
+            again=True,
+        )
+    except finish.StepError as error:
+        return _fail(ExitCode.INPUT_MISSING, str(error))
+    print_finished(record, output)
+    if record is None:
+        say(
+            f"Nothing to do: no finishing step is asked for, here or by the last run of {arguments.drive_id}."
+        )
+    undone = [] if record is None else [step for step in record.steps if step.state != "done"]
+    return int(ExitCode.ENGINE_ERROR if undone else ExitCode.OK)
 
 
 # --- rebuild ----------------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ Object layout below an output URI (``{output}``)::
     _manifests/drive_id={drive}/{plan id}/{shard}.failed.json
     _manifests/drive_id={drive}/{plan id}/{shard}.json     a shard's manifest: its commit, immutable
     _manifests/drive_id={drive}/{plan id}/drive.json       the drive's manifest for this plan, immutable
+    _manifests/drive_id={drive}/{plan id}/finish.json      what became of the finishing steps after it
+    _reports/drive_id={drive}/report.html                  the drive's report, of all its plans
     _attachments/drive_id={drive}/{shard name}-...         files that bags have attached
     _quality/drive_id={drive}/{plan id}.parquet            results of the quality checks of a plan
     _schemas/{table}/{hash8}.json                          the definition behind a table's schema=
@@ -407,6 +409,17 @@ class ExtractOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class FinishOptions:
+    """What is done for a drive once it is committed; no row depends on it. See ``ros_to_parquet.finish``.
+
+    Attributes:
+        report: the drive's report, one HTML page.
+    """
+
+    report: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class FileBeside:
     """A file that SQLite left beside a database; the end of its URI says which (`SQLITE_BESIDE`)."""
 
@@ -476,6 +489,7 @@ class Plan:
         ignored: objects below the prefix that are not bags (their names; bounded, see `MAX_REASONS`).
         covered: names of bags left out because an earlier manifest covers them.
         quality: limits of the quality checks that are not the defaults.
+        finish: what is done once the drive is committed.
     """
 
     contract_version: int
@@ -492,6 +506,7 @@ class Plan:
     ignored_count: int = 0
     covered: tuple[str, ...] = ()
     quality: tuple[QualityRule, ...] = ()
+    finish: FinishOptions = field(default_factory=FinishOptions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -990,6 +1005,42 @@ class DriveManifest:
     quality: DriveQuality | None = None
 
 
+class StepState(StrEnum):
+    """How a finishing step ended; ``skipped`` is one that could not be done where it ran."""
+
+    DONE = "done"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What became of a finishing step.
+
+    Attributes:
+        problem: why it was skipped or has failed, and what to do; of one that is done, what it left out.
+        wrote: objects and folders, relative to the output URI.
+    """
+
+    step: str
+    state: StepState
+    seconds: float
+    problem: str = ""
+    wrote: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FinishRecord:
+    """What was done for a drive after the commit of a plan. The last word is that of who did it last."""
+
+    contract_version: int
+    engine_version: str
+    plan_id: str
+    drive_id: str
+    finished_at: str
+    steps: tuple[StepResult, ...]
+
+
 def fold(plan: Plan, manifests: Iterable[Manifest]) -> DriveManifest:
     """The drive's manifest from its shards' manifests (all of them for a commit).
 
@@ -1307,6 +1358,13 @@ def drive_manifest_key(drive_id: str, plan_id: str) -> str:
     return f"{manifest_folder(drive_id, plan_id)}/drive.json"
 
 
+FINISH_NAME = "finish.json"
+
+
+def finish_key(drive_id: str, plan_id: str) -> str:
+    return f"{manifest_folder(drive_id, plan_id)}/{FINISH_NAME}"
+
+
 def attachment_folder(drive_id: str) -> str:
     return f"_attachments/drive_id={drive_id}"
 
@@ -1318,10 +1376,11 @@ def quality_folder(drive_id: str) -> str:
 def quality_key(drive_id: str, plan_id: str) -> str:
     """The results of the quality checks of a plan."""
     return f"{quality_folder(drive_id)}/{plan_id}.parquet"
+REPORTS_FOLDER = "_reports"
 
 
 def report_key(drive_id: str) -> str:
-    return f"_reports/drive_id={drive_id}/report.html"
+    return f"{REPORTS_FOLDER}/drive_id={drive_id}/report.html"
 
 
 SCHEMAS_FOLDER = "_schemas"

@@ -192,6 +192,23 @@ def commit_drive(storage: Storage, plan: Plan) -> DriveManifest | None:
     return commit
 
 
+def list_commits(storage: Storage, output: str, drive_id: str) -> list[str]:
+    """URIs of the drive's drive manifests: another list means that something has become of it."""
+    return _list_drive(storage, output, drive_id).commits
+
+
+def last_committed(storage: Storage, output: str, drive_id: str) -> str | None:
+    """Id of the plan whose commit is the drive's last one; None where there is none."""
+    commits = list(_load(storage, DriveManifest, _list_drive(storage, output, drive_id).commits))
+    superseded = {replaced for commit in commits for replaced in commit.replaces}
+    standing = [
+        each.plan_id for each in commits if each.plan_id not in superseded and each.taken_over_by is None
+    ]
+    firsts = [join(output, contract.manifest_key(drive_id, plan_id, 0)) for plan_id in standing]
+    ended = {manifest.plan_id: manifest.finished_at for manifest in _load(storage, Manifest, firsts)}
+    return max(ended, key=lambda plan_id: ended[plan_id], default=None)
+
+
 def _last_word(storage: Storage, plan: Plan, word: DriveManifest) -> DriveManifest:
     """``word``, or what was written before it."""
     uri = join(plan.output, contract.drive_manifest_key(plan.drive_id, plan.plan_id))
@@ -248,7 +265,8 @@ def _open_plans(storage: Storage, plan: Plan) -> list[str]:
     begun: dict[str, bool] = {}
     for info in storage.objects(folder):
         plan_id, name = info.uri.split("/")[-2:]
-        begun[plan_id] = begun.get(plan_id, True) and name != "drive.json"
+        if name != contract.FINISH_NAME:  # which may be left of a plan that was replaced meanwhile
+            begun[plan_id] = begun.get(plan_id, True) and name != "drive.json"
     return sorted(plan_id for plan_id, is_open in begun.items() if is_open and plan_id != plan.plan_id)
 
 

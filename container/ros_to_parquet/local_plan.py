@@ -6,7 +6,7 @@ import posixpath
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ros_to_parquet import __version__, contract, lake, process_id
@@ -32,6 +32,8 @@ _METADATA = "metadata.yaml"
 
 _LEASE_TRIES = 5
 
+NO_STEPS = contract.FinishOptions()
+
 
 def make_plan(
     bags: Sequence[str],
@@ -41,6 +43,7 @@ def make_plan(
     options: ExtractOptions,
     overwrite: bool,
     take_over: bool,
+    finish: contract.FinishOptions = NO_STEPS,
 ) -> contract.Plan:
     """The plan for ``bags`` (files, rosbag2 folders, folders of bags), saved, and the drive's lease taken.
 
@@ -74,7 +77,7 @@ def make_plan(
         for _ in range(_LEASE_TRIES):
             _finish_last(storage, drive.output, drive_id)
             record = _read_committed(storage, drive.output, drive_id)
-            plan = _plan(drive, record, options, overwrite=overwrite)
+            plan = replace(_plan(drive, record, options, overwrite=overwrite), finish=finish)
             if not plan.shards:
                 return plan
             _take_lease(storage, plan, take_over=take_over)

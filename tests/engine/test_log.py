@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ros_to_parquet import cli, run
+from ros_to_parquet import cli, errors, run
 from ros_to_parquet.contract import ExitCode
 from ros_to_parquet.log import event
 from ros_to_parquet.text import print_table, shown
@@ -119,7 +119,7 @@ def test_an_error_that_nobody_thought_of_does_not_quote_messages(
     assert "RuntimeError; what it says may quote a bag: ROS_TO_PARQUET_DEBUG=1 logs it" in said
     assert "in fail\n" in said
     assert "ArrowInvalid\n" in said
-    monkeypatch.setenv(cli.DEBUG_VARIABLE, "1")
+    monkeypatch.setenv(errors.DEBUG_VARIABLE, "1")
     assert cli.main([*words[:-1], str(tmp_path / "lake-2")]) == ExitCode.ENGINE_ERROR
     assert f"RuntimeError: no row of {SECRET}" in "".join(capfd.readouterr())
 

@@ -237,7 +237,10 @@ class Night:
 
 
 def fanout(clients: Clients, drives: Iterable[str]) -> Fanout:
-    conf = {"drives_to_process": {name: {"bucket": "raw", "prefix": f"{name}/"} for name in drives}}
+    conf = {
+        "drives_to_process": {name: {"bucket": "raw", "prefix": f"{name}/"} for name in drives},
+        "report": False,
+    }
     return Fanout(
         s3=clients.s3,
         batch=clients.batch,

@@ -51,7 +51,10 @@ class Night:
         self.clients.s3.put_object(Bucket="raw", Key=f"{drive}/{name}", Body=ros1_bag())
 
     def fanout(self, *, run: str = "run", **changes: Any) -> Fanout:
-        conf = {"drives_to_process": {each: {"bucket": "raw", "prefix": f"{each}/"} for each in self.drives}}
+        conf = {
+            "drives_to_process": {each: {"bucket": "raw", "prefix": f"{each}/"} for each in self.drives},
+            "report": False,
+        }
         settings: dict[str, Any] = {
             "s3": self.clients.s3,
             "batch": self.clients.batch,

@@ -22,7 +22,14 @@ from airflow_batch_ros.conf import (
     parse_conf,
     parse_output,
 )
-from ros_to_parquet.contract import DriveState, ExtractOptions, ParquetStyle, PointClouds, TransformRule
+from ros_to_parquet.contract import (
+    DriveState,
+    ExtractOptions,
+    FinishOptions,
+    ParquetStyle,
+    PointClouds,
+    TransformRule,
+)
 
 DRIVE = {"bucket": "raw-data", "prefix": "drive_1/"}
 GOOD = {"drives_to_process": {"drive_1": DRIVE}}
@@ -68,6 +75,7 @@ def test_every_optional_key() -> None:
             "pointcloud": "decoded",
             "parquet": "compatible",
             "transforms": {"/imu/*": "one_per_second", "/gps": "team.smooth-2"},
+            "report": False,
         }
     )
     assert conf.options == ExtractOptions(
@@ -85,6 +93,8 @@ def test_every_optional_key() -> None:
     assert conf.overwrite
     assert conf.fail_on == (DriveState.DAMAGED, DriveState.FAILED)
     assert conf.min_success_ratio == 0.75
+    assert conf.finish == FinishOptions(report=False)
+    assert parse_conf(GOOD).finish == FinishOptions(report=True)
 
 
 def test_the_order_of_transforms_makes_no_other_conf() -> None:
@@ -193,6 +203,7 @@ BAD: list[tuple[object, str]] = [
         {**GOOD, "pointcloud": "columns"},
         "key 'pointcloud': expected recorded or decoded, not \"columns\"",
     ),
+    ({**GOOD, "report": "no"}, "key 'report': expected true or false, not \"no\""),
     ({**GOOD, "parquet": 2}, "key 'parquet': expected compatible or compact, not 2"),
     (
         {**GOOD, "transforms": ["/imu/*=smooth"]},

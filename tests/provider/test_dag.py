@@ -70,6 +70,7 @@ def test_a_plain_conf_is_enough(dag: Any, s3: S3Client, bucket: str, variables: 
             "rows": MESSAGES,
             "rejected": 0,
             "tables": {"temperature": MESSAGES},
+            "report": f"s3://{bucket}/lake/_reports/drive_id={drive['drive_id']}/report.html",
         }
         for drive in returned["wait"]["drives"]
     ]
@@ -79,6 +80,8 @@ def test_a_plain_conf_is_enough(dag: Any, s3: S3Client, bucket: str, variables: 
     assert (state, tasks) == ("success", ALL_GOOD)
     assert [entry["work"] for entry in returned["submit"]] == ["nothing", "nothing"]
     assert returned["wait"]["totals"]["rows"] == 2 * MESSAGES
+    (report, _) = (drive["report"] for drive in returned["wait"]["drives"])
+    assert report == f"s3://{bucket}/lake/_reports/drive_id=drive_1/report.html", "of the run before"
     assert len(asset_events(DRIVES_ALIAS, f"s3://{bucket}/lake")) == 2, "nothing new, so nothing to announce"
 
 
@@ -100,6 +103,7 @@ def test_every_optional_key(dag: Any, s3: S3Client, bucket: str, variables: None
             "ros_distro": "humble",
             "msg_path": [f"s3://{bucket}/packages/"],
             "pointcloud": "decoded",
+            "report": False,
         },
     )
     assert state == "success"
@@ -113,7 +117,9 @@ def test_a_drive_whose_bags_are_broken(dag: Any, s3: S3Client, bucket: str, vari
     put(s3, bucket, "raw/good/a.bag", body=ros1_bag())
     put(s3, bucket, "raw/short/a.bag", body=cut_off(ros1_bag(messages=2000)))
     put(s3, bucket, "raw/junk/a.bag", body=UNREADABLE)
-    state, tasks, returned = run(dag, {"drives_to_process": drives(bucket, "good", "junk", "short")})
+    state, tasks, returned = run(
+        dag, {"drives_to_process": drives(bucket, "good", "junk", "short"), "report": False}
+    )
     assert (state, tasks) == ("failed", {**ALL_GOOD, "wait": "failed"})
     summary = returned["wait"]
     assert {drive["drive_id"]: drive["state"] for drive in summary["drives"]} == {
@@ -139,7 +145,7 @@ def test_clearing_runs_what_failed_alone_and_with_more_memory(
     monkeypatch.setattr(DagRun, "generate_run_id", lambda *_, **__: f"cleared-{bucket}")
     put(s3, bucket, "raw/drive_1/a.bag", body=ros1_bag())
     put(s3, bucket, "raw/drive_2/b.bag", body=ros1_bag(first=100))
-    conf = {"drives_to_process": drives(bucket, "drive_1", "drive_2")}
+    conf = {"drives_to_process": drives(bucket, "drive_1", "drive_2"), "report": False}
     when = datetime(2026, 1, 1, tzinfo=UTC)
     with aws.faults(JobEnds(job="drive_2-*", exit_code=137)):
         state, tasks, returned = run(dag, conf, logical_date=when)

@@ -306,12 +306,12 @@ def _open_some(numbers: TopicNumbers, times: Int64Array, frames: Int64Array, blo
         if data.size > MOST_OPENED_BYTES:
             continue
         numbers.opened += 1
-        if problem := _problem_of(data):
+        if problem := _problem_of(data.to_pybytes()):
             numbers.unopened += 1
             numbers.problem = numbers.problem or problem
 
 
-def _problem_of(data: pa.Buffer) -> str:
+def _problem_of(data: bytes) -> str:
     """Why the pixels of a JPEG or PNG cannot be decoded; empty where they can."""
     from ros_to_parquet.report.pictures import PictureError, check_picture
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ros_to_parquet.lake import Lake
+from ros_to_parquet import contract, finish
+from ros_to_parquet.lake import Lake, list_commits
 from ros_to_parquet.log import now
 from ros_to_parquet.report import page
 from ros_to_parquet.report.clouds import find_clouds
@@ -13,6 +14,9 @@ from ros_to_parquet.report.rates import measure_rate
 from ros_to_parquet.report.series import find_series
 from ros_to_parquet.report.tables import Tables
 from ros_to_parquet.report.track import find_track
+from ros_to_parquet.storage import join
+
+_TRIES = 3
 
 
 class ReportError(LookupError):
@@ -43,3 +47,23 @@ def make_report(lake: Lake, drive_id: str) -> tuple[Drive, str]:
         series=find_series(tables, drive, axis),
         tree=find_tree(tables, drive),
     )
+
+
+def write_report(about: finish.Drive) -> str:
+    """Makes a drive's report as a finishing step; its path, relative to the lake.
+
+    Raises:
+        StepError: the drive is gone.
+    """
+    path = contract.report_key(about.drive_id)
+    for _ in range(_TRIES):
+        commits = list_commits(about.storage, about.output, about.drive_id)
+        try:
+            _, page = make_report(Lake(about.output), about.drive_id)
+        except ReportError as error:
+            raise finish.StepError(str(error)) from error
+        about.storage.write(join(about.output, path), page.encode())
+        # Another run may have committed meanwhile, and written its report before this older one.
+        if list_commits(about.storage, about.output, about.drive_id) == commits:
+            break
+    return path

@@ -110,6 +110,24 @@ def _compressed(data: bytes, said: str) -> Image.Image:
     return opened.convert("RGB")
 
 
+def check_picture(data: bytes) -> None:
+    """Decodes all pixels of a JPEG or PNG, also of one behind compressedDepth's header, and keeps none.
+
+    Raises:
+        PictureError: they cannot be decoded.
+    """
+    if data[DEPTH_HEADER_BYTES:].startswith(b"\x89PNG"):
+        data = data[DEPTH_HEADER_BYTES:]
+    try:
+        opened = Image.open(io.BytesIO(data), formats=FORMATS)
+        if opened.width * opened.height > MOST_PIXELS:
+            raise PictureError(f"{opened.width} by {opened.height} pixels are too many")
+        opened.draft("L", (max(1, opened.width // 8), max(1, opened.height // 8)))  # entropy coding is all there
+        opened.load()
+    except _UNREADABLE as error:
+        raise PictureError(str(error)) from error
+
+
 def _raw(message: Mapping[str, Any]) -> Image.Image:
     width, height, step = (_member(message, name, int) for name in ("width", "height", "step"))
     encoding = _member(message, "encoding", str)

@@ -1,0 +1,24 @@
+"""What is said of an error that nobody thought of."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+DEBUG_VARIABLE = "ROS_TO_PARQUET_DEBUG"
+"""Environment variable: not empty, errors of the engine itself are logged with what they say."""
+
+
+def unexpected(error: BaseException) -> str:
+    """Prints where an error that nobody thought of came from; without its words, which may quote a bag."""
+    if os.environ.get(DEBUG_VARIABLE):
+        traceback.print_exception(error)
+        return f"{type(error).__name__}: {error}"
+    frames: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        frames = [*traceback.format_tb(cause.__traceback__), f"{type(cause).__name__}\n", *frames]
+        cause = cause.__cause__ or cause.__context__
+    print("".join(frames), end="", file=sys.stderr, flush=True)
+    return f"{type(error).__name__}; what it says may quote a bag: {DEBUG_VARIABLE}=1 logs it"

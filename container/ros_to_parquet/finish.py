@@ -1,0 +1,242 @@
+"""Finishing steps: what is done for a drive once it is committed.
+
+The shard that commits a drive does them, after the commit and its sweep, and so does any that finds the drive
+committed and its steps not done. A step reads the lake and adds to it; it is idempotent, and may be done by
+two at once. Whatever becomes of it, the commit stands: a step that fails is logged, and recorded beside the
+drive's manifest.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from ros_to_parquet import __version__, contract, lake
+from ros_to_parquet.contract import ContractError, FinishOptions, FinishRecord, Plan, StepResult, StepState
+from ros_to_parquet.errors import unexpected
+from ros_to_parquet.log import event, now
+from ros_to_parquet.memory import DEFAULT_BUDGET, MemoryBudget
+from ros_to_parquet.storage import NotFoundError, Storage, StorageError, join
+from ros_to_parquet.text import shown
+
+STEP_SECONDS = 600.0
+"""A step that takes longer is broken off; the job's own time-out is the drive's, not a step's."""
+
+MAX_PROBLEM_LENGTH = 500
+
+REPORT_EXTRA = "pip install 'ros-to-parquet[engine,report]'"
+
+
+class StepError(Exception):
+    """A step that cannot be done; the message is for people."""
+
+
+class StepSkippedError(StepError):
+    """A step that cannot be done where it runs; the message says what to do."""
+
+
+class _OutOfTimeError(BaseException):
+    """As little an `Exception` as ``TerminatedError`` is, and for the same reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drive:
+    """What a step is about: a committed drive.
+
+    Attributes:
+        storage: the lake's.
+        output: URI of the lake, without a final slash.
+        budget: the memory that a step may take.
+        ends_at: when it is broken off, on the monotonic clock.
+    """
+
+    storage: Storage
+    output: str
+    drive_id: str
+    options: FinishOptions
+    budget: MemoryBudget = DEFAULT_BUDGET
+    ends_at: float = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What a step has done: see `StepResult`."""
+
+    wrote: tuple[str, ...] = ()
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A finishing step.
+
+    Attributes:
+        wanted: whether options ask for it.
+        do: does it; raises `StepError`, `StepSkippedError` or any other error.
+        seconds: the longest it may take.
+    """
+
+    name: str
+    wanted: Callable[[FinishOptions], bool]
+    do: Callable[[Drive], Made]
+    seconds: float = STEP_SECONDS
+
+
+def _report(drive: Drive) -> Made:
+    try:
+        from ros_to_parquet.report.make import write_report
+    except ModuleNotFoundError as error:
+        raise StepSkippedError(f"{error}: it needs {REPORT_EXTRA}") from error
+    return Made(wrote=(write_report(drive),))
+
+
+STEPS: tuple[Step, ...] = (Step("report", lambda options: options.report, _report),)
+"""In the order in which they are done: what a later one shows, an earlier one has written."""
+
+
+def finish_drive(
+    storage: Storage, plan: Plan, *, budget: MemoryBudget = DEFAULT_BUDGET, again: bool = False
+) -> FinishRecord | None:
+    """Does the steps that the plan asks for; None where it asks for none.
+
+    To be called when the plan is committed. Steps that are done already are not done ``again``.
+    Never raises for a step that fails, nor where the record cannot be read or written.
+    """
+    wanted = [step for step in STEPS if step.wanted(plan.finish)]
+    if not wanted:
+        return None
+    before = read_record(storage, plan.output, plan.drive_id, plan.plan_id)
+    known = {each.step: each for each in before.steps} if before else {}
+    drive = Drive(storage, plan.output, plan.drive_id, plan.finish, budget)
+    results = {
+        step.name: _do(step, drive)
+        for step in wanted
+        if again or step.name not in known or known[step.name].state is not StepState.DONE
+    }
+    if before is not None and not results:
+        return before
+    steps = tuple((known | results).values())
+    record = FinishRecord(contract.CONTRACT_VERSION, __version__, plan.plan_id, plan.drive_id, now(), steps)
+    _write_record(storage, plan, record)
+    return record
+
+
+def finish_committed(
+    storage: Storage,
+    output: str,
+    drive_id: str,
+    options: FinishOptions | None = None,
+    *,
+    budget: MemoryBudget = DEFAULT_BUDGET,
+    again: bool = False,
+) -> FinishRecord | None:
+    """`finish_drive` for the plan that was committed last of a drive in the lake.
+
+    Args:
+        options: what to do, instead of what that plan asks for.
+
+    Raises:
+        StepError: the lake has no committed plan of the drive.
+    """
+    plan_id = lake.last_committed(storage, output, drive_id)
+    if plan_id is None:
+        raise StepError(f"{output}: drive {drive_id!r} has no run that is committed")
+    uri = join(output, contract.plan_key(drive_id, plan_id))
+    plan = contract.from_json(Plan, storage.read(uri), where=uri)
+    if options is not None:
+        plan = replace(plan, finish=options)
+    return finish_drive(storage, plan, budget=budget, again=again)
+
+
+def read_record(storage: Storage, output: str, drive_id: str, plan_id: str) -> FinishRecord | None:
+    """What was done after the commit of a plan; None where that is not known."""
+    uri = join(output, contract.finish_key(drive_id, plan_id))
+    try:
+        return contract.from_json(FinishRecord, storage.read(uri), where=uri)
+    except NotFoundError:
+        return None
+    except (StorageError, ContractError) as error:  # then the steps are done again, which changes nothing
+        event("finish_record_unknown", drive_id=drive_id, uri=uri, reason=str(error))
+        return None
+
+
+def _write_record(storage: Storage, plan: Plan, record: FinishRecord) -> None:
+    uri = join(plan.output, contract.finish_key(plan.drive_id, plan.plan_id))
+    try:
+        storage.write(uri, contract.to_json(record))
+        try:
+            storage.head(join(plan.output, contract.drive_manifest_key(plan.drive_id, plan.plan_id)))
+        except NotFoundError:  # another run has replaced the drive meanwhile, and swept this one's folder
+            storage.delete(uri)
+    except StorageError as error:  # the log has it; who comes next does the steps again
+        event("finish_not_recorded", drive_id=plan.drive_id, uri=uri, reason=str(error))
+
+
+def _do(step: Step, drive: Drive) -> StepResult:
+    begin = time.monotonic()
+    event("finishing", drive_id=drive.drive_id, step=step.name)
+    made, state = Made(), StepState.DONE
+    try:
+        with _time_limit(step.seconds):
+            made = step.do(replace(drive, ends_at=begin + step.seconds))
+    except StepSkippedError as error:
+        made, state = Made(problem=str(error)), StepState.SKIPPED
+    except _OutOfTimeError:
+        made, state = Made(problem=f"broken off after {step.seconds:g} s"), StepState.FAILED
+    except Exception as error:  # noqa: BLE001 (the drive is committed, whatever goes wrong with what is added)
+        made, state = Made(problem=_in_words(error)), StepState.FAILED
+    seconds = round(time.monotonic() - begin, 3)
+    problem = shown(made.problem)[:MAX_PROBLEM_LENGTH]
+    event(
+        "finished",
+        drive_id=drive.drive_id,
+        step=step.name,
+        state=str(state),
+        seconds=seconds,
+        wrote=list(made.wrote),
+        problem=problem,
+    )
+    return StepResult(step.name, state, seconds, problem, made.wrote)
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, StepError | StorageError | ContractError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "out of memory; give the job more"
+    return unexpected(error)
+
+
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Raises `_OutOfTimeError` after so long, wherever that is; by SIGALRM, so in the main thread alone."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def out_of_time(*_: object) -> None:
+        raise _OutOfTimeError
+
+    before = signal.signal(signal.SIGALRM, out_of_time)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def lines(record: FinishRecord, output: str) -> list[str]:
+    """A line for each step: what it wrote, or why not."""
+    said = []
+    for each in record.steps:
+        wrote = ", ".join(join(output, path) for path in each.wrote)
+        if each.state is StepState.DONE:
+            said.append(f"{each.step}: {wrote}" if wrote else each.step)
+        if each.problem:
+            said.append(f"! {each.step} {each.state}: {each.problem}")
+    return said
