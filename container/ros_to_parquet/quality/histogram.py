@@ -16,7 +16,7 @@ STEPS_A_DECADE = 230
 
 @dataclass(slots=True)
 class Histogram:
-    """How many values are in which bin. Bin 0 is of zeros, -n is as bin n of the values without their sign."""
+    """How many values are in which bin. Bin 0 is of zeros, bin -n of values as in n, below zero."""
 
     counts: dict[int, int] = field(default_factory=dict)
 

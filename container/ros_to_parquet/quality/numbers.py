@@ -109,7 +109,9 @@ class Border:
 
     @classmethod
     def from_numbers(cls, numbers: list[int]) -> Border:
-        return cls(*numbers[:10], Run(*numbers[10:13]), Run(*numbers[13:16]), bool(numbers[16]))
+        bag, member, connection, part, *times = numbers[:10]
+        runs = Run(*numbers[10:13]), Run(*numbers[13:16])
+        return cls(bag, member, connection, part, *times, *runs, bool(numbers[16]))  # type: ignore[arg-type, call-arg]
 
 
 _PART_NUMBERS = 7

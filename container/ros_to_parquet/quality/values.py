@@ -243,9 +243,9 @@ def _leaves(field: pa.Field, path: str, place: tuple[int, ...]) -> Iterator[_Lea
     if pa.types.is_struct(kind):
         for number, child in enumerate(kind):
             yield from _leaves(child, f"{path}.{child.name}", (*place, number))
-    elif pa.types.is_float32(kind) or pa.types.is_float64(kind) or pa.types.is_binary(kind):
-        yield _Leaf(path, place, kind)
-    elif pa.types.is_list(kind) and pa.types.is_floating(kind.value_type):
+        return
+    floating = kind.value_type if pa.types.is_list(kind) else kind
+    if pa.types.is_float32(floating) or pa.types.is_float64(floating) or pa.types.is_binary(kind):
         yield _Leaf(path, place, kind)
 
 
@@ -304,7 +304,8 @@ def _sampled(data: UInt8Array, offsets: Int64Array) -> UInt64Array:
 
 def _spread(sizes: Int64Array, count: int) -> Int64Array:
     """``count`` places in each of so many, evenly spread from the first to the last."""
-    return np.arange(count) * (sizes[:, None] - 1) // (count - 1)
+    places: Int64Array = np.arange(count) * (sizes[:, None] - 1) // (count - 1)
+    return places
 
 
 def _compressed_frames(data: UInt8Array, offsets: Int64Array) -> Int64Array:
