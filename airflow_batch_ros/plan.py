@@ -466,6 +466,7 @@ def make_plan(
         ignored_count=len(selection.ignored),
         covered=tuple(covered),
         finish=conf.finish,
+        quality=conf.quality,
     )
 
 

@@ -47,6 +47,9 @@ DRIVES_SHOWN = 100
 CAUSES_SHOWN = 10
 """Lines a drive in messages and logs."""
 
+FINDINGS_SHOWN = 3
+"""Of a drive's quality checks in logs, where it has not failed."""
+
 _SEVERITY = (
     DriveState.SUCCEEDED,
     DriveState.SUCCEEDED_WITH_REJECTS,
@@ -87,7 +90,7 @@ class DriveSummary:
     @property
     def failed(self) -> bool:
         """Whether the drive counts as failed."""
-        return self.state in self.job.fail_on
+        return contract.fails_on(self.job.fail_on, self.state, self.result.quality)
 
 
 def fails(failed: int, drives: int, min_success_ratio: float) -> bool:
@@ -248,7 +251,7 @@ def _took_nothing(lake: Lake, job: DriveJob) -> tuple[str, ...]:
 
 def as_dict(drives: Sequence[DriveSummary]) -> dict[str, Any]:
     """The sensor's return value: small, JSON-able, exact in its counts, bounded in its reasons."""
-    budget, table_budget, drift_budget = MAX_REASONS, MAX_TABLES, MAX_REASONS
+    budget, table_budget, drift_budget, quality_budget = MAX_REASONS, MAX_TABLES, MAX_REASONS, MAX_REASONS
     entries = []
     for drive in drives:
         shards = [
@@ -271,7 +274,9 @@ def as_dict(drives: Sequence[DriveSummary]) -> dict[str, Any]:
         table_budget -= len(tables)
         drift = [_short(str(each)) for each in drive.result.drift[:drift_budget]]
         drift_budget -= len(drift)
-        entries.append(_drive_dict(drive, tables, shards, problems, drift))
+        findings = _findings(drive)[:quality_budget]
+        quality_budget -= len(findings)
+        entries.append(_drive_dict(drive, tables, shards, problems, drift, findings))
     return {"drives": entries, "totals": _totals(drives)}
 
 
@@ -294,6 +299,7 @@ def _drive_dict(
     shards: list[dict[str, Any]],
     problems: list[str],
     drift: list[str],
+    findings: list[str],
 ) -> dict[str, Any]:
     result, job = drive.result, drive.job
     return {
@@ -331,12 +337,19 @@ def _drive_dict(
         "problems": problems,
         "drift_count": result.drift_count,
         "drift": drift,
+        "quality": result.quality.as_dict(findings) if result.quality else None,
         "report": drive.report or None,
         "finish": [
             {**dataclasses.asdict(each), "problem": _short(each.problem), "wrote": len(each.wrote)}
             for each in (drive.finish.steps if drive.finish else ())
         ],
     }
+
+
+def _findings(drive: DriveSummary) -> list[str]:
+    """What its quality checks found, errors first."""
+    quality = drive.result.quality
+    return [_short(str(each)) for each in quality.findings] if quality else []
 
 
 def _totals(drives: Sequence[DriveSummary]) -> dict[str, Any]:
@@ -354,6 +367,9 @@ def _totals(drives: Sequence[DriveSummary]) -> dict[str, Any]:
         "failed_drives": sum(drive.failed for drive in drives),
         **sums,
         "failed_shards": sum(each.failed_shard_count for each in drives),
+        "quality": dict(
+            Counter(str(drive.result.quality.level) for drive in drives if drive.result.quality is not None)
+        ),
     }
 
 
@@ -408,6 +424,8 @@ def shown_causes(drive: DriveSummary, limit: int) -> tuple[list[str], list[str]]
     """The first causes of a drive's state, with log lines where there are some; how many more there are."""
     causes = [_shown_shard(shard) for shard in drive.failed_shards[:limit]]
     rest = [*drive.notes, *drive.result.problems]
+    if drive.failed and drive.state not in drive.job.fail_on:
+        rest = [*_findings(drive), *rest]
     causes += [[_short(text)] for text in rest[: limit - len(causes)]]
     more = drive.failed_shard_count + len(rest) - len(causes)
     return (
@@ -446,6 +464,9 @@ def log_lines(drives: Sequence[DriveSummary]) -> list[str]:
         lines += [f"    {_short(str(each))}" for each in result.drift[:CAUSES_SHOWN]]
         if (unsaid := result.drift_count - CAUSES_SHOWN) > 0:
             lines.append(f"    and {unsaid} more definitions that changed; see ros-to-parquet drift")
+        if result.quality is not None:
+            lines.append(f"    {result.quality}")
+            lines += [f"    {each}" for each in _findings(drive)[:FINDINGS_SHOWN] if not drive.failed]
         if drive.report:
             lines.append(f"    report: {drive.report}")
         if not drive.failed:  # else `failure_message` says it
@@ -501,6 +522,7 @@ def _add(first: DriveManifest, second: DriveManifest) -> DriveManifest:
         tables=tuple(tables[name] for name in sorted(tables)),
         problems=(first.problems + second.problems)[:MAX_REASONS],
         drift=(first.drift + second.drift)[:MAX_REASONS],
+        quality=contract.add_quality(first.quality, second.quality),
         **added,
     )
 

@@ -125,6 +125,18 @@ class DriveState(StrEnum):
     FAILED = "failed"
 
 
+class FailOn(StrEnum):
+    """What a drive can fail by: ending in a state, or a quality check of this level or a worse one."""
+
+    SUCCEEDED = "succeeded"
+    SUCCEEDED_WITH_REJECTS = "succeeded_with_rejects"
+    DAMAGED = "damaged"
+    PARTIAL = "partial"
+    FAILED = "failed"
+    QUALITY_WARN = "quality_warn"
+    QUALITY_ERROR = "quality_error"
+
+
 class BagStatus(StrEnum):
     """How a bag ended: ``unreadable`` is a bag of which nothing could be read."""
 
@@ -220,13 +232,6 @@ class QualityLevel(StrEnum):
     OK = "ok"
     WARN = "warn"
     ERROR = "error"
-
-
-QUALITY_FAILS: Mapping[str, QualityLevel] = {
-    "quality_warn": QualityLevel.WARN,
-    "quality_error": QualityLevel.ERROR,
-}
-"""What ``fail_on`` may say beside states: a drive fails that has a check of this level or a worse one."""
 
 
 class QualityCheck(StrEnum):
@@ -352,13 +357,15 @@ def _parse_limits(check: QualityCheck, raw: object) -> tuple[QualityLimits, str]
         return default, f"expected an object with 'warn' and 'error', or null, not {raw!r:.80}"
     given = {"warn": default.warn, "error": default.error, **raw}
     for name, number in given.items():
-        is_number = isinstance(number, int | float) and not isinstance(number, bool) and 0 <= number < math.inf
+        is_number = (
+            isinstance(number, int | float) and not isinstance(number, bool) and 0 <= number < math.inf
+        )
         if number is not None and not is_number:
             return default, f"key {name!r}: expected a number from 0 on or null, not {number!r:.80}"
     warn, error = (None if given[name] is None else float(given[name]) for name in ("warn", "error"))
     if warn is not None and error is not None and (error > warn if check in QUALITY_BELOW else error < warn):
         side = "above" if check in QUALITY_BELOW else "below"
-        return default, f"error ({error:g}) is {side} warn ({warn:g}): warn has to come first"
+        return default, f"error ({error:g}) is {side} warn ({warn:g}): say both, so that warn comes first"
     return QualityLimits(warn, error), ""
 
 
@@ -853,6 +860,15 @@ class DriveQuality:
         """The worst of all."""
         return QualityLevel.ERROR if self.error else QualityLevel.WARN if self.warn else QualityLevel.OK
 
+    def as_dict(self, findings: Sequence[str] | None = None) -> dict[str, Any]:
+        """For JSON; ``findings`` are all in words where they are not given."""
+        said = [str(each) for each in self.findings] if findings is None else list(findings)
+        counts = {"ok": self.ok, "warn": self.warn, "error": self.error}
+        return {"level": str(self.level), **counts, "findings": said}
+
+    def __str__(self) -> str:
+        return f"quality: {self.error:,} errors, {self.warn:,} warnings, {self.ok:,} checks ok"
+
 
 @dataclass(frozen=True, slots=True)
 class SchemaTotal:
@@ -1138,6 +1154,36 @@ def fold(plan: Plan, manifests: Iterable[Manifest]) -> DriveManifest:
     )
 
 
+def fails_on(fail_on: Iterable[str], state: DriveState, quality: DriveQuality | None) -> bool:
+    """Whether a drive fails that ended so.
+
+    >>> fails_on(["failed", "quality_warn"], DriveState.SUCCEEDED, DriveQuality("", ok=9, warn=0, error=1))
+    True
+    """
+    wanted = set(fail_on)
+    level = QualityLevel.OK if quality is None else quality.level
+    by_quality = (level is QualityLevel.ERROR and FailOn.QUALITY_ERROR in wanted) or (
+        level is not QualityLevel.OK and FailOn.QUALITY_WARN in wanted
+    )
+    return str(state) in wanted or by_quality
+
+
+def add_quality(first: DriveQuality | None, second: DriveQuality | None) -> DriveQuality | None:
+    """Both together, of two plans of a drive; the table is the second's."""
+    if first is None or second is None:
+        return first or second
+    findings = sorted(
+        (*first.findings, *second.findings), key=lambda each: each.level is not QualityLevel.ERROR
+    )
+    return DriveQuality(
+        path=second.path,
+        ok=first.ok + second.ok,
+        warn=first.warn + second.warn,
+        error=first.error + second.error,
+        findings=tuple(findings[:MAX_REASONS]),
+    )
+
+
 def take_over(plan: Plan, manifests: Iterable[Manifest], by: Run) -> DriveManifest:
     """The last word on a plan that is not committed and whose drive ``by`` has taken.
 
@@ -1376,6 +1422,8 @@ def quality_folder(drive_id: str) -> str:
 def quality_key(drive_id: str, plan_id: str) -> str:
     """The results of the quality checks of a plan."""
     return f"{quality_folder(drive_id)}/{plan_id}.parquet"
+
+
 REPORTS_FOLDER = "_reports"
 
 

@@ -209,6 +209,15 @@ def last_committed(storage: Storage, output: str, drive_id: str) -> str | None:
     return max(ended, key=lambda plan_id: ended[plan_id], default=None)
 
 
+def read_commit(storage: Storage, plan: Plan) -> DriveManifest | None:
+    """The plan's last word on its drive; None where there is none."""
+    uri = join(plan.output, contract.drive_manifest_key(plan.drive_id, plan.plan_id))
+    try:
+        return contract.from_json(DriveManifest, storage.read(uri), where=uri)
+    except NotFoundError:
+        return None
+
+
 def _last_word(storage: Storage, plan: Plan, word: DriveManifest) -> DriveManifest:
     """``word``, or what was written before it."""
     uri = join(plan.output, contract.drive_manifest_key(plan.drive_id, plan.plan_id))
@@ -330,9 +339,7 @@ def _attachments(storage: Storage, plan: Plan) -> Iterator[tuple[str, str]]:
         yield info.uri, f"{folder}/{info.uri.rpartition('/')[2]}"
 
 
-def _unnamed_quality(
-    storage: Storage, plan: Plan, last_words: Mapping[str, DriveManifest]
-) -> list[str]:
+def _unnamed_quality(storage: Storage, plan: Plan, last_words: Mapping[str, DriveManifest]) -> list[str]:
     """Results of quality checks that no commit which stands names."""
     named = {commit.quality.path for commit in standing_commits(last_words.values()) if commit.quality}
     folder = contract.quality_folder(plan.drive_id)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ros_to_parquet.bag.model import Int64Array
 from ros_to_parquet.contract import (
     QualityCheck,
     QualityLevel,
@@ -91,11 +92,9 @@ def judge(numbers: Numbers, axis: TimeAxis, rules: Sequence[QualityRule]) -> lis
         for measure in measures:
             if measure.check in limits:
                 level, limit = limits[measure.check].level(measure.check, measure.value)
+                of = limits[measure.check]
                 results.append(
-                    Result(
-                        *(topic.topic, topic.type_name, topic.messages),
-                        *(measure, limits[measure.check], level, limit),
-                    )
+                    Result(topic.topic, topic.type_name, topic.messages, measure, of, level, limit)
                 )
     return results
 
@@ -112,7 +111,9 @@ def _measures(
     if (clouds := topic.returns.total) >= MIN_MESSAGES and (usual := topic.returns.quantile(0.5)):
         few = topic.returns.count_below(usual / 2)
         yield Measure(
-            *(QualityCheck.RETURNS, few / clouds, ""),
+            QualityCheck.RETURNS,
+            few / clouds,
+            "",
             f"{few:,} of {clouds:,} have less than half of the usual {usual:,.0f} returns",
         )
 
@@ -121,11 +122,15 @@ def _times(topic: TopicNumbers, axis: TimeAxis, gap_factor: float | None) -> Ite
     if topic.messages < 2:
         return
     yield Measure(
-        *(QualityCheck.LOG_ORDER, topic.log_backwards / topic.messages, ""),
+        QualityCheck.LOG_ORDER,
+        topic.log_backwards / topic.messages,
+        "",
         f"{topic.log_backwards:,} of {topic.messages:,} messages were recorded after a later one",
     )
     yield Measure(
-        *(QualityCheck.LOG_REPEATS, topic.log_repeats / topic.messages, ""),
+        QualityCheck.LOG_REPEATS,
+        topic.log_repeats / topic.messages,
+        "",
         f"{topic.log_repeats:,} of {topic.messages:,} messages have the log time of the one before",
     )
     usual_ns, regular = usual_interval_ns(topic.intervals)
@@ -136,7 +141,9 @@ def _times(topic: TopicNumbers, axis: TimeAxis, gap_factor: float | None) -> Ite
     usual = f"{usual_ns / 1e9:.4g} s"
     wanted = span_ns / usual_ns + 1
     yield Measure(
-        *(QualityCheck.RATE, topic.messages / wanted, ""),
+        QualityCheck.RATE,
+        topic.messages / wanted,
+        "",
         f"{topic.messages:,} messages in {span_ns / 1e9:.4g} s; one every {usual} would be {wanted:,.0f}",
     )
     length_ns, start_ns = topic.longest[0]
@@ -146,7 +153,9 @@ def _times(topic: TopicNumbers, axis: TimeAxis, gap_factor: float | None) -> Ite
         detail = f"{gaps:,} of more than {gap_factor:g} times the usual interval; {detail}"
     yield Measure(QualityCheck.GAP, length_ns / usual_ns, "x", detail, start_ns)
     yield Measure(
-        *(QualityCheck.COVERAGE, min(1.0, span_ns / axis.length_ns), ""),
+        QualityCheck.COVERAGE,
+        min(1.0, span_ns / axis.length_ns),
+        "",
         f"{span_ns / 1e9:.4g} of {axis.length_ns / 1e9:.4g} s lie between its first and its last message",
     )
 
@@ -156,34 +165,46 @@ def _stamps(topic: TopicNumbers) -> Iterator[Measure]:
         return
     there = topic.stamped - topic.unset
     yield Measure(
-        *(QualityCheck.STAMP_UNSET, topic.unset / topic.stamped, ""),
+        QualityCheck.STAMP_UNSET,
+        topic.unset / topic.stamped,
+        "",
         f"{topic.unset:,} of {topic.stamped:,} headers have the stamp 0",
     )
     if there < MIN_MESSAGES:
         return
     yield Measure(
-        *(QualityCheck.STAMP_ORDER, topic.stamp_backwards / there, ""),
+        QualityCheck.STAMP_ORDER,
+        topic.stamp_backwards / there,
+        "",
         f"{topic.stamp_backwards:,} of {there:,} stamps are before that of the message in front",
     )
     yield Measure(
-        *(QualityCheck.STAMP_REPEATS, topic.stamp_repeats / there, ""),
+        QualityCheck.STAMP_REPEATS,
+        topic.stamp_repeats / there,
+        "",
         f"{topic.stamp_repeats:,} of {there:,} stamps are that of the message in front",
     )
     low, middle, high = (topic.delays.quantile(share) / 1e9 for share in (0.01, 0.5, 0.99))
     side = "before" if middle >= 0 else "after"
     yield Measure(
-        *(QualityCheck.STAMP_OFFSET, abs(middle), "s"),
+        QualityCheck.STAMP_OFFSET,
+        abs(middle),
+        "s",
         f"half of all stamps are {abs(middle):.4g} s or more {side} the log time",
     )
     yield Measure(
-        *(QualityCheck.STAMP_AHEAD, max(0.0, -low), "s"),
+        QualityCheck.STAMP_AHEAD,
+        max(0.0, -low),
+        "s",
         f"1 % of all stamps are {-low:.4g} s or more after the log time"
         if low < 0
         else "stamps are before the log time",
     )
     if abs(middle) <= COARSE_S:
         yield Measure(
-            *(QualityCheck.LATENCY, high - middle, "s"),
+            QualityCheck.LATENCY,
+            high - middle,
+            "s",
             f"1 % of all messages are logged {high:.4g} s or more after their stamp, half {middle:.4g} s",
         )
 
@@ -201,11 +222,11 @@ def _values(topic: TopicNumbers) -> Iterator[Measure]:
     run = topic.frozen
     others = topic.same - max(0, run.messages - 1)
     if topic.type_name in _SENSORS or topic.changed >= max(1, others):
-        detail = f"{run.messages:,} messages in {run.seconds:.4g} s have the same values"
-        at_ns = run.first_ns if run.messages else None
-        yield Measure(
-            *(QualityCheck.FROZEN, run.seconds, "s", detail if run.messages else "values always change", at_ns)
-        )
+        detail, at_ns = "values always change", None
+        if run.messages:
+            detail = f"{run.messages:,} messages in {run.seconds:.4g} s have the same values"
+            at_ns = run.first_ns
+        yield Measure(QualityCheck.FROZEN, run.seconds, "s", detail, at_ns)
 
 
 def _frames(topic: TopicNumbers) -> Measure:
@@ -222,7 +243,9 @@ def _frames(topic: TopicNumbers) -> Measure:
         said.append(f"{topic.unopened:,} that cannot be decoded ({topic.problem})")
     found = ", ".join(said) or "none is bad"
     return Measure(
-        *(QualityCheck.FRAMES, bad / total, ""),
+        QualityCheck.FRAMES,
+        bad / total,
+        "",
         f"of {total:,} frames, {topic.opened:,} of which were decoded: {found}",
     )
 
@@ -241,7 +264,9 @@ def _synchrony(cameras: Sequence[TopicNumbers]) -> dict[tuple[str, str], Measure
                 if len(distances) >= MIN_MESSAGES:
                     value = float(np.quantile(distances, 0.95, method="higher")) * TICK_NS / 1e9
                     found[camera.topic, camera.type_name] = Measure(
-                        *(QualityCheck.CAMERA_SYNC, value, "s"),
+                        QualityCheck.CAMERA_SYNC,
+                        value,
+                        "s",
                         f"95 % of {len(distances):,} frames that were compared have one of "
                         f"{reference.topic} within {value:.4g} s",
                     )
@@ -251,20 +276,19 @@ def _synchrony(cameras: Sequence[TopicNumbers]) -> dict[tuple[str, str], Measure
     return found
 
 
-def _distances(camera: TopicNumbers, reference: TopicNumbers, interval_ns: float) -> np.ndarray:
+def _distances(camera: TopicNumbers, reference: TopicNumbers, interval_ns: float) -> Int64Array:
     """Ticks from each frame to the nearest of the other camera, where both were recorded."""
     level = max(camera.level, reference.level)
     window = WINDOW_NS // TICK_NS
-    ticks, others = (
-        each.stamps[each.stamps // window % (1 << level) == 0] for each in (camera, reference)
-    )
+    ticks, others = (each.stamps[each.stamps // window % (1 << level) == 0] for each in (camera, reference))
     edge = interval_ns / TICK_NS
     if not len(others):
-        return others
+        return np.empty(0, dtype=np.int64)
     inside = (ticks >= others[0] - edge) & (ticks <= others[-1] + edge)
     if level:  # beyond the seconds that are kept there may be a nearer one
         inside &= (ticks % window >= edge) & (ticks % window <= window - edge)
     ticks = ticks[inside]
     after = np.clip(np.searchsorted(others, ticks), 0, len(others) - 1)
     before = np.clip(after - 1, 0, None)
-    return np.minimum(np.abs(others[after] - ticks), np.abs(others[before] - ticks))
+    nearest: Int64Array = np.minimum(np.abs(others[after] - ticks), np.abs(others[before] - ticks))
+    return nearest

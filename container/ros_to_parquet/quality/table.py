@@ -70,18 +70,15 @@ class Gathered:
         storage.write(join(plan.output, path), as_parquet(plan.plan_id, results))
         counts = Counter(result.level for result in results)
         findings = find(results)
-        event(
-            "quality",
-            drive_id=plan.drive_id,
-            **{str(level): counts[level] for level in reversed(_WORST_FIRST)},
-        )
+        ok, warn, error = (counts[level] for level in QualityLevel)
+        event("quality", drive_id=plan.drive_id, ok=ok, warn=warn, error=error)
         for each in findings[:SHOWN]:
             event("quality_finding", drive_id=plan.drive_id, level=each.level, finding=str(each))
         return DriveQuality(
             path=path,
-            ok=counts[QualityLevel.OK],
-            warn=counts[QualityLevel.WARN],
-            error=counts[QualityLevel.ERROR],
+            ok=ok,
+            warn=warn,
+            error=error,
             findings=tuple(findings[: contract.MAX_REASONS]),
         )
 
@@ -127,4 +124,4 @@ def as_parquet(plan_id: str, results: Sequence[Result]) -> bytes:
     ]
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(rows, SCHEMA), sink, compression="zstd")
-    return sink.getvalue().to_pybytes()
+    return bytes(sink.getvalue())

@@ -262,9 +262,9 @@ def _bytes_of(values: pa.Array) -> tuple[UInt8Array, Int64Array]:
     """The bytes of all lists or blobs, and where each begins and ends."""
     if not len(values):
         return np.empty(0, dtype=np.uint8), np.zeros(1, dtype=np.int64)
-    offsets = np.frombuffer(
-        values.buffers()[1], np.int32, len(values) + 1, values.offset * 4
-    ).astype(np.int64)
+    offsets = np.frombuffer(values.buffers()[1], np.int32, len(values) + 1, values.offset * 4).astype(
+        np.int64
+    )
     if pa.types.is_list(values.type):
         inner = values.values
         size = inner.type.bit_width // 8
@@ -318,7 +318,7 @@ def _compressed_frames(data: UInt8Array, offsets: Int64Array) -> Int64Array:
     jpeg = (begin & 0xFFFF) == _JPEG_BEGIN
     png = (begin == _PNG_BEGIN) | (_word(data, starts + _DEPTH_HEADER_BYTES, 4) == _PNG_BEGIN)
     end = _word(data, stops - 8, 8)
-    kinds[jpeg] = np.where((end[jpeg] >> 48) == _JPEG_END, Frame.JPEG, Frame.CUT_OFF)
+    kinds[jpeg] = np.where((end[jpeg] >> np.uint64(48)) == _JPEG_END, Frame.JPEG, Frame.CUT_OFF)
     kinds[png & ~jpeg] = np.where(end[png & ~jpeg] == _PNG_END, Frame.PNG, Frame.CUT_OFF)
     for place in np.flatnonzero(jpeg & (kinds == Frame.CUT_OFF)).tolist():
         tail = data[max(starts[place], stops[place] - _TAIL_BYTES) : stops[place]].tobytes()
@@ -329,12 +329,13 @@ def _compressed_frames(data: UInt8Array, offsets: Int64Array) -> Int64Array:
     return frames
 
 
-def _word(data: UInt8Array, starts: Int64Array, size: int) -> Int64Array:
+def _word(data: UInt8Array, starts: Int64Array, size: int) -> UInt64Array:
     """Numbers of so many bytes, the first one least."""
     if not len(starts):
-        return np.empty(0, dtype=np.int64)
+        return np.empty(0, dtype=np.uint64)
     taken = data[starts[:, None] + np.arange(size)].astype(np.uint64)
-    return np.bitwise_or.reduce(taken << (np.arange(size, dtype=np.uint64) * 8), axis=1)
+    words = np.bitwise_or.reduce(taken << (np.arange(size, dtype=np.uint64) * np.uint64(8)), axis=1)
+    return np.asarray(words, dtype=np.uint64)
 
 
 def _list_returns(values: pa.Array, bounds: Sequence[npt.NDArray[Any]] | None) -> Int64Array:
@@ -342,7 +343,7 @@ def _list_returns(values: pa.Array, bounds: Sequence[npt.NDArray[Any]] | None) -
     data, offsets = _bytes_of(values)
     inner = values.type.value_type
     size = inner.bit_width // 8
-    counts = np.diff(offsets) // size
+    counts: Int64Array = np.diff(offsets) // size
     if not pa.types.is_floating(inner):
         return counts
     numbers = data[: len(data) // size * size].view(f"f{size}")

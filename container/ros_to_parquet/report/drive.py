@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ros_to_parquet import contract
-from ros_to_parquet.contract import BagResult, BagStatus, DriveState, Manifest, TopicResult
+from ros_to_parquet.contract import BagResult, BagStatus, DriveQuality, DriveState, Manifest, TopicResult
 from ros_to_parquet.report.time_axis import TimeAxis, make_axis
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ class Drive:
         state: the worst of its commits; None where no run has committed it.
         plans: ids of the plans whose rows it has.
         shards: their manifests.
+        quality: results of quality checks, one for each plan that has some.
     """
 
     drive_id: str
@@ -92,6 +93,7 @@ class Drive:
     bags: tuple[Bag, ...]
     shards: tuple[Manifest, ...]
     problems: tuple[str, ...]
+    quality: tuple[DriveQuality, ...] = ()
 
     @property
     def messages(self) -> int:
@@ -139,6 +141,7 @@ def describe_drive(record: DriveRecord) -> Drive:
         bags=tuple(_bags(shards)),
         shards=tuple(shards),
         problems=tuple(problem for commit in commits for problem in commit.problems),
+        quality=tuple(commit.quality for commit in commits if commit.quality),
     )
 
 

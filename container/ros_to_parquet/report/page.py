@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ros_to_parquet import __version__
-from ros_to_parquet.contract import BagStatus, DriveState, Manifest
+from ros_to_parquet.contract import BagStatus, DriveQuality, DriveState, Manifest, QualityLevel
 from ros_to_parquet.report import plots
 from ros_to_parquet.report.clouds import CloudView
 from ros_to_parquet.report.drive import Bag, Drive, Topic
@@ -58,6 +58,7 @@ def render(
     """The whole page. ``rates`` are of the drive's topics, in their order."""
     sections = [
         ("timeline", "Timeline", list(_timeline(drive, axis, rates))),
+        ("quality", "Quality", list(_quality(drive.quality))),
         ("track", "Track", list(_track(track))),
         ("cameras", "Cameras", list(_cameras(axis, sheet))),
         ("lidar", "Lidar, from above", list(_clouds(axis, clouds))),
@@ -192,6 +193,31 @@ def _rate(topic: Topic) -> str:
     if rate is None:
         return f"{topic.messages:,}×"
     return f"{rate:,.0f} Hz" if rate >= 100 else f"{rate:.3g} Hz"
+
+
+def _quality(results: Sequence[DriveQuality]) -> Iterator[str]:
+    if not results:
+        return
+    ok, warn, error = (sum(getattr(each, name) for each in results) for name in ("ok", "warn", "error"))
+    errors = f'<span class="bad">{error:,} errors</span>' if error else "no errors"
+    yield f"<p>{errors}, {warn:,} warnings, {ok:,} checks ok.</p>"
+    found = [each for result in results for each in result.findings]
+    found.sort(key=lambda each: each.level is not QualityLevel.ERROR)
+    rows = [
+        (
+            each.topic,
+            str(each.check),
+            _Bad(each.level) if each.level is QualityLevel.ERROR else str(each.level),
+            f"{each.value:.4g} {each.unit}",
+            f"{each.limit:g}",
+            each.detail,
+            "" if each.log_time_ns is None else plots.when(each.log_time_ns),
+        )
+        for each in found[:MOST_ROWS]
+    ]
+    if rows:
+        yield _table(("topic", "check", "level", ">number", ">limit", "what", "log time, UTC"), rows)
+    yield from _more(warn + error, len(rows), "findings")
 
 
 def _track(track: Track | None) -> Iterator[str]:

@@ -122,7 +122,9 @@ def check_picture(data: bytes) -> None:
         opened = Image.open(io.BytesIO(data), formats=FORMATS)
         if opened.width * opened.height > MOST_PIXELS:
             raise PictureError(f"{opened.width} by {opened.height} pixels are too many")
-        opened.draft("L", (max(1, opened.width // 8), max(1, opened.height // 8)))  # entropy coding is all there
+        opened.draft(
+            "L", (max(1, opened.width // 8), max(1, opened.height // 8))
+        )  # entropy coding is all there
         opened.load()
     except _UNREADABLE as error:
         raise PictureError(str(error)) from error

@@ -75,9 +75,7 @@ def make_axis(spans_ns: Iterable[tuple[int, int]]) -> TimeAxis:
 def union_axis(axes: Iterable[TimeAxis]) -> TimeAxis:
     """The axis of the times that are on one of several: however short, time on none of them is a pause."""
     spans = (
-        span
-        for axis in axes
-        for span in zip(axis.starts_ns.tolist(), axis.stops_ns.tolist(), strict=True)
+        span for axis in axes for span in zip(axis.starts_ns.tolist(), axis.stops_ns.tolist(), strict=True)
     )
     return _axis(_merged(spans))
 
