@@ -867,7 +867,9 @@ class DriveQuality:
         return {"level": str(self.level), **counts, "findings": said}
 
     def __str__(self) -> str:
-        return f"quality: {self.error:,} errors, {self.warn:,} warnings, {self.ok:,} checks ok"
+        errors = "1 error" if self.error == 1 else f"{self.error:,} errors"
+        warnings = "1 warning" if self.warn == 1 else f"{self.warn:,} warnings"
+        return f"quality: {errors}, {warnings}, {self.ok:,} checks ok"
 
 
 @dataclass(frozen=True, slots=True)

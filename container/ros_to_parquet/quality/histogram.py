@@ -1,4 +1,4 @@
-"""Counts of whole numbers in bins of about 1 %, which add up whatever order they come in."""
+"""Counts of whole numbers in bins of 1 to 1.6 %, which add up whatever order they come in."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ import numpy as np
 
 from ros_to_parquet.bag.model import Int64Array
 
-STEPS_A_DECADE = 230
-"""Bins of a decade: each about 1 % wide."""
+_SHIFT = 46
+"""What is left of a float64 without these bits is its exponent and six bits of its mantissa: 64 bins each
+time that a number doubles, and no logarithm to find them."""
+
+_ONE = int(np.float64(1.0).view(np.int64)) >> _SHIFT
 
 
 @dataclass(slots=True)
@@ -79,9 +82,10 @@ class Histogram:
 def bins_of(values: Int64Array) -> Int64Array:
     """The bin of each value."""
     sizes = np.maximum(np.abs(values.astype(np.float64)), 1.0)
-    bins = (np.log10(sizes) * STEPS_A_DECADE).astype(np.int64) + 1
-    return np.asarray(bins * np.sign(values), dtype=np.int64)
+    bins: Int64Array = ((sizes.view(np.int64) >> _SHIFT) - (_ONE - 1)) * np.sign(values)
+    return bins
 
 
 def _middle(place: int) -> float:
-    return math.copysign(10 ** ((abs(place) - 0.5) / STEPS_A_DECADE), place) if place else 0.0
+    bits = ((abs(place) + _ONE - 1) << _SHIFT) + (1 << (_SHIFT - 1))
+    return math.copysign(float(np.int64(bits).view(np.float64)), place) if place else 0.0

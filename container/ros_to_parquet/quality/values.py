@@ -21,12 +21,12 @@ UInt64Array = npt.NDArray[np.uint64]
 BoolArray = npt.NDArray[np.bool_]
 
 WORDS = 16
-LARGE_WORDS = 64
+LARGE_WORDS = 32
 """Of eight bytes each, that are looked at of a list or blob to tell whether it is as the one before."""
 
 LARGE_BYTES = 1 << 16
 
-SAMPLED_POINTS = 2048
+SAMPLED_POINTS = 256
 """Of a cloud or scan, to tell how many have come back."""
 
 CAMERAS = frozenset({"sensor_msgs/Image", "sensor_msgs/CompressedImage"})

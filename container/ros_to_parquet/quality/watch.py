@@ -234,8 +234,8 @@ class Watch:
 
     def note_messages(self, stream: Stream, log_times_ns: Int64Array, offsets: Int64Array) -> None:
         """Takes messages, whether they become rows or not."""
-        stream.times.frombytes(log_times_ns.tobytes())
-        stream.offsets.frombytes(offsets.tobytes())
+        _extend(stream.times, log_times_ns)
+        _extend(stream.offsets, offsets)
         self._pending += len(log_times_ns)
 
     def facts(self, stream: Stream, rows: pa.RecordBatch) -> Facts:
@@ -249,11 +249,11 @@ class Watch:
     def note_rows(self, stream: Stream, facts: Facts) -> None:
         """Takes the stream's own rows."""
         numbers = stream.topic.numbers
-        stream.row_times.frombytes(facts.log_times_ns.tobytes())
+        _extend(stream.row_times, facts.log_times_ns)
         if facts.stamps_ns is not None:
-            stream.stamps.frombytes(facts.stamps_ns.tobytes())
+            _extend(stream.stamps, facts.stamps_ns)
         if facts.signatures is not None:
-            stream.values.frombytes(facts.signatures.tobytes())
+            _extend(stream.values, facts.signatures)
         numbers.rows += len(facts.log_times_ns)
         for path, which in facts.not_finite:
             if rows := int(np.count_nonzero(which)):
@@ -293,6 +293,10 @@ class Watch:
     def dump(self) -> str:
         """All of it, for the manifest."""
         return dump(self._numbers)
+
+
+def _extend(numbers: array[int], more: Int64Array) -> None:
+    numbers.frombytes(np.ascontiguousarray(more).view(np.uint8).data)
 
 
 def _open_some(numbers: TopicNumbers, times: Int64Array, frames: Int64Array, blobs: pa.Array) -> None:

@@ -198,9 +198,9 @@ def _rate(topic: Topic) -> str:
 def _quality(results: Sequence[DriveQuality]) -> Iterator[str]:
     if not results:
         return
-    ok, warn, error = (sum(getattr(each, name) for each in results) for name in ("ok", "warn", "error"))
-    errors = f'<span class="bad">{error:,} errors</span>' if error else "no errors"
-    yield f"<p>{errors}, {warn:,} warnings, {ok:,} checks ok.</p>"
+    for result in results:
+        marked = ' class="bad"' if result.error else ""
+        yield f"<p{marked}>{_text(str(result))}</p>"
     found = [each for result in results for each in result.findings]
     found.sort(key=lambda each: each.level is not QualityLevel.ERROR)
     rows = [
@@ -217,7 +217,7 @@ def _quality(results: Sequence[DriveQuality]) -> Iterator[str]:
     ]
     if rows:
         yield _table(("topic", "check", "level", ">number", ">limit", "what", "log time, UTC"), rows)
-    yield from _more(warn + error, len(rows), "findings")
+    yield from _more(sum(each.warn + each.error for each in results), len(rows), "findings")
 
 
 def _track(track: Track | None) -> Iterator[str]:
