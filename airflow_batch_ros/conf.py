@@ -13,20 +13,27 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 from ros_to_parquet.contract import (
+    MAX_IMAGE_SIDE,
     ROS_DISTRIBUTIONS,
     TRANSFORM_NAME,
     ExtractOptions,
     FailOn,
     FinishOptions,
+    ImageForm,
+    ImageRule,
     ParquetStyle,
     PointClouds,
     QualityCheck,
     QualityRule,
     TransformRule,
+    VideoCodec,
     bag_format,
+    image_rules,
+    parse_image_rule,
     parse_quality,
     transform_rules,
 )
+from ros_to_parquet.sync_conf import SYNC_SCHEMA, parse_sync
 
 _Choice = TypeVar("_Choice", bound=StrEnum)
 
@@ -44,8 +51,10 @@ CONF_KEYS = (
     "pointcloud",
     "parquet",
     "transforms",
+    "images",
     "quality",
     "report",
+    "sync",
 )
 
 DEFAULT_FAIL_ON = (FailOn.FAILED, FailOn.PARTIAL)
@@ -88,6 +97,10 @@ DRIVES_TO_PROCESS_SCHEMA: Mapping[str, Any] = {
     },
 }
 
+_IMAGE_RULE = (
+    rf"^(?!{ImageForm.LEFT_OUT}$)({'|'.join(ImageForm)})(,(video|max_width|max_height|quality)=[a-z0-9]+)*$"
+)
+
 _SCHEMAS: Mapping[str, Mapping[str, Any]] = {
     "drives_to_process": DRIVES_TO_PROCESS_SCHEMA,
     "topics": _FILTER_SCHEMA,
@@ -106,6 +119,22 @@ _SCHEMAS: Mapping[str, Mapping[str, Any]] = {
         "propertyNames": {"minLength": 1},
         "additionalProperties": {"type": "string", "pattern": f"^{TRANSFORM_NAME}$"},
     },
+    "images": {
+        "type": "object",
+        "propertyNames": {"minLength": 1},
+        "additionalProperties": {
+            "type": ["string", "object"],
+            "pattern": _IMAGE_RULE,
+            "additionalProperties": False,
+            "properties": {
+                "form": {"type": "string", "enum": [form.value for form in ImageForm]},
+                "video": {"type": "string", "enum": [codec.value for codec in VideoCodec]},
+                "max_width": {"type": "integer", "minimum": 0, "maximum": MAX_IMAGE_SIDE},
+                "max_height": {"type": "integer", "minimum": 0, "maximum": MAX_IMAGE_SIDE},
+                "quality": {"type": "integer", "minimum": 0, "maximum": 100},
+            },
+        },
+    },
     "quality": {
         "type": "object",
         "propertyNames": {"minLength": 1},
@@ -123,6 +152,7 @@ _SCHEMAS: Mapping[str, Mapping[str, Any]] = {
         },
     },
     "report": {"type": "boolean"},
+    "sync": SYNC_SCHEMA,
 }
 
 
@@ -195,7 +225,10 @@ def param_schema(key: str) -> dict[str, Any]:
         return schema
     if "enum" in schema:
         schema["enum"] = [*schema["enum"], None]
-    return {**schema, "type": ["null", schema["type"]]}
+    if "anyOf" in schema:
+        schema["anyOf"] = [*schema["anyOf"], {"type": "null"}]
+    kinds = schema["type"]
+    return {**schema, "type": ["null", *([kinds] if isinstance(kinds, str) else kinds)]}
 
 
 def conf_schema() -> dict[str, Any]:
@@ -243,6 +276,7 @@ def parse_conf(raw: object, *, defaults: Mapping[str, Any] | None = None) -> Pip
             pointcloud=_choice("pointcloud", given, PointClouds.RECORDED, problems),
             parquet=_choice("parquet", given, ParquetStyle.COMPATIBLE, problems),
             transforms=_transforms(given.get("transforms", {}), problems),
+            images=_images(given.get("images", {}), problems),
         ),
         bags=_globs("bags", given.get("bags"), problems),
         output=_uri("key 'output'", "s3://bucket/lake", given["output"], problems)
@@ -253,7 +287,10 @@ def parse_conf(raw: object, *, defaults: Mapping[str, Any] | None = None) -> Pip
         fail_on=_fail_on(given["fail_on"], problems) if "fail_on" in given else DEFAULT_FAIL_ON,
         min_success_ratio=_ratio("min_success_ratio", given.get("min_success_ratio", 1.0), problems),
         quality=_quality(given.get("quality", {}), problems),
-        finish=FinishOptions(report=_flag("report", given.get("report", DEFAULT_FINISH.report), problems)),
+        finish=FinishOptions(
+            report=_flag("report", given.get("report", DEFAULT_FINISH.report), problems),
+            sync=parse_sync(given["sync"], problems) if "sync" in given else (),
+        ),
     )
     if problems:
         raise ConfError(problems)
@@ -480,6 +517,25 @@ def _transforms(raw: object, problems: list[str]) -> tuple[TransformRule, ...]:
         else:
             names[glob] = name
     return transform_rules(names)
+
+
+def _images(raw: object, problems: list[str]) -> tuple[ImageRule, ...]:
+    if not isinstance(raw, Mapping):
+        problems.append(
+            'key \'images\': expected an object of globs and forms like {"/camera/*": "jpeg_files"}, '
+            f"not {_shown(raw)}"
+        )
+        return ()
+    rules = []
+    for glob, said in raw.items():
+        if not isinstance(glob, str) or not glob:
+            problems.append(f"key 'images': {glob!r} is no glob of topics; for example \"/camera/*\"")
+            continue
+        try:
+            rules.append(parse_image_rule(glob, said))
+        except ValueError as error:
+            problems.append(f"key 'images': {glob!r}: {error}")
+    return image_rules(rules)
 
 
 def _flag(key: str, raw: object, problems: list[str]) -> bool:

@@ -478,7 +478,8 @@ def check_saved(plan: Plan, source: DriveSource, conf: PipelineConf) -> None:
             f"topics {list(plan.options.include_topics)} but not {list(plan.options.exclude_topics)}, "
             f"ros_distro {plan.options.ros_distro!r}, msg_path {list(plan.options.msg_paths)}, "
             f"pointcloud {plan.options.pointcloud}, parquet {plan.options.parquet}, "
-            f"transforms { {rule.topics: rule.name for rule in plan.options.transforms} }; the "
+            f"transforms { {rule.topics: rule.name for rule in plan.options.transforms} }, "
+            f"images { {rule.topics: str(rule) for rule in plan.options.images} }; the "
             "conf says otherwise now, so start a new run"
         )
 

@@ -290,6 +290,7 @@ def _table_dict(table: TableTotal) -> dict[str, Any]:
         "rejected": table.rejected,
         "bytes_written": table.bytes_written,
         **({"transforms": transforms} if transforms else {}),
+        **({"files_beside": table.files_beside} if table.files_beside else {}),
     }
 
 
@@ -538,6 +539,7 @@ def _add_tables(first: TableTotal, second: TableTotal) -> TableTotal:
         bytes_written=first.bytes_written + second.bytes_written,
         transforms=contract.add_transforms(first.transforms, second.transforms),
         schemas=contract.add_schemas((*first.schemas, *second.schemas)),
+        files_beside=first.files_beside + second.files_beside,
     )
 
 

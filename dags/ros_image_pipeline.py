@@ -35,6 +35,7 @@ Each drive becomes one AWS Batch job; the tables are `{output}/{topic}/schema=..
 | `pointcloud` | `decoded`: a list column for each field of a cloud (x, y, z, intensity, ...) | `recorded` |
 | `parquet` | `compact`: smaller files, which Spark before 4.3 cannot read | `compatible` |
 | `transforms` | `{"/camera/*": "brightness"}`: topics whose rows go through code of yours | none |
+| `images` | `{"/camera/*": "jpeg_files"}`: pictures encoded, in the table or as files; videos | as recorded |
 | `quality` | `{"/imu/*": {"gap": {"warn": 3, "error": 20}}}`: limits of quality checks | docs/quality.md |
 
 A drive whose bags are all in the lake already has nothing to do.
@@ -71,9 +72,13 @@ DESCRIPTIONS = {
     "`recorded`, with the points in a blob, by default",
     "parquet": "Encodings: `compatible`, the default, or `compact`: smaller, not for Spark before 4.3",
     "transforms": 'Topics whose rows go through code that your image adds: `{"/camera/*": "brightness"}`',
+    "images": 'Pictures of topics as PNG or JPEG, in the table or as files, and videos: `{"/camera/*": '
+    '"jpeg_files", "/front": {"form": "png", "max_width": 640}}`; as recorded by default',
     "quality": "Limits of quality checks by topic: "
     '`{"/imu/*": {"gap": {"warn": 3, "error": 20}, "frozen": null}}`; `{"*": null}` turns all off',
     "report": "Make each drive's report, one HTML page in the lake; `true` by default",
+    "sync": "Frames tables: what topics have at the time of each message of another, or at a fixed rate: "
+    '`{"reference": "/camera/image_raw", "topics": {"/imu/data": {"method": "interpolated"}}}`',
 }
 
 

@@ -73,14 +73,14 @@ def test_the_commands_never_import_airflow() -> None:
 
 
 def test_the_provider_uses_nothing_of_the_engine_but_the_contract() -> None:
-    allowed = {"ros_to_parquet", "ros_to_parquet.contract"}
+    allowed = {"ros_to_parquet", "ros_to_parquet.contract", "ros_to_parquet.sync_conf"}
     found = [
         f"{path.relative_to(ROOT)}:{line} imports {module}"
         for path in sorted([*PROVIDER.rglob("*.py"), *DAGS.rglob("*.py")])
         for line, module in imports(path)
         if module.split(".")[0] == "ros_to_parquet"
         and module not in allowed
-        and not module.startswith("ros_to_parquet.contract.")
+        and not module.startswith(("ros_to_parquet.contract.", "ros_to_parquet.sync_conf."))
     ]
     assert found == []
 
@@ -88,9 +88,10 @@ def test_the_provider_uses_nothing_of_the_engine_but_the_contract() -> None:
 def test_the_contract_is_standard_library_only() -> None:
     found = [
         module
-        for path in (ENGINE / "contract.py", ENGINE / "__init__.py")
+        for path in (ENGINE / "contract.py", ENGINE / "sync_conf.py", ENGINE / "__init__.py")
         for _, module in imports(path)
-        if module.split(".")[0] not in STANDARD_LIBRARY and not module.startswith("ros_to_parquet.lake")
+        if module.split(".")[0] not in STANDARD_LIBRARY
+        and not module.startswith(("ros_to_parquet.lake", "ros_to_parquet.contract"))
     ]
     assert found == []
 

@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -115,6 +116,15 @@ def build_parser() -> argparse.ArgumentParser:
         "transforms) before they are written; may be given several times",
     )
     extract.add_argument(
+        "--images",
+        action="append",
+        default=[],
+        metavar="GLOB=FORM",
+        help="what becomes of these topics' pictures: recorded (default); png or jpeg, in the table; "
+        "png_files or jpeg_files, beside it; left_out; with options: jpeg_files,max_width=640,quality=85 or "
+        "recorded,video=h264; may be given several times, one that names the topic itself wins",
+    )
+    extract.add_argument(
         "--quality",
         metavar="JSON_OR_FILE",
         help="limits of quality checks by topic, as "
@@ -160,6 +170,49 @@ def build_parser() -> argparse.ArgumentParser:
         help="HTML file to write; path or URI (default: in the lake, _reports/drive_id=ID/report.html)",
     )
     report.set_defaults(call=command_report)
+
+    frames = commands.add_parser(
+        "frames",
+        help="topics of a drive put together by time, as a table",
+        description="Makes a frames table of a drive in the lake: a row for each message of a topic, or at a "
+        "fixed rate, with what other topics have at that time, and poses by TF. It is in "
+        "LAKE/_frames/NAME/drive_id=ID/, and takes the place of an earlier one of that name.",
+    )
+    frames.add_argument("lake", metavar="LAKE", help="where the lake is; path or URI")
+    frames.add_argument("--drive-id", required=True, metavar="ID")
+    _add_sync(frames)
+    frames.add_argument("--name", metavar="NAME", help="of the table (default: frames)")
+    frames.add_argument("--reference", metavar="TOPIC", help="whose messages are the frames")
+    frames.add_argument("--rate-hz", type=float, metavar="RATE", help="frames at a fixed rate instead")
+    frames.add_argument(
+        "--clock",
+        choices=[str(clock) for clock in contract.Clock],
+        help="time of a message: when it was recorded (default), or its header's stamp",
+    )
+    frames.add_argument(
+        "--tolerance-ms",
+        metavar="MS",
+        help=f"how far a message may be from a frame (default: {contract.FRAMES_TOLERANCE_NS // 1_000_000}), "
+        "or unlimited",
+    )
+    frames.add_argument(
+        "--topic",
+        action="append",
+        default=[],
+        metavar="TOPIC[=METHOD]",
+        help=f"a column: {', '.join(contract.Match)} (default: nearest); may be given several times. Fields, "
+        "and tolerances of single topics: by --sync",
+    )
+    frames.add_argument(
+        "--pose",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("PARENT", "CHILD"),
+        help="a column: where the coordinate frame CHILD is in PARENT, by TF; may be given several times",
+    )
+    _add_memory_limit(frames)
+    frames.set_defaults(call=command_frames)
 
     finish = commands.add_parser(
         "finish",
@@ -247,11 +300,22 @@ def _add_finish(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="make the drive's report: one HTML page in the lake, as the command report does",
     )
+    _add_sync(parser)
+
+
+def _add_sync(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--sync",
+        metavar="JSON",
+        help="frames tables, as the conf's sync has them: a file, a URI, or the JSON itself",
+    )
 
 
 def read_finish(arguments: argparse.Namespace) -> contract.FinishOptions:
     """The finishing steps that are asked for."""
-    return contract.FinishOptions(report=arguments.report)
+    return contract.FinishOptions(
+        report=arguments.report, sync=() if arguments.sync is None else read_sync(arguments.sync)
+    )
 
 
 def _add_memory_limit(parser: argparse.ArgumentParser) -> None:
@@ -493,10 +557,12 @@ def command_extract(arguments: argparse.Namespace) -> int:
         pointcloud=contract.PointClouds(arguments.pointcloud),
         parquet=contract.ParquetStyle(arguments.parquet),
         transforms=parse_transforms(arguments.transform),
+        images=parse_images(arguments.images),
     )
     # What cannot be used is said before anything is written.
     run.read_types(options)
     run.read_transforms(options)
+    run.read_images(options)
     made = make_plan(
         arguments.bags,
         output=arguments.output,
@@ -553,6 +619,29 @@ def parse_transforms(given: Sequence[str]) -> tuple[contract.TransformRule, ...]
         if names.setdefault(glob, name) != name:
             raise UsageError(f"--transform: {glob} has both {names[glob]} and {name}; a topic has one")
     return contract.transform_rules(names)
+
+
+def parse_images(given: Sequence[str]) -> tuple[contract.ImageRule, ...]:
+    """What ``GLOB=FORM[,OPTION=VALUE...]`` arguments say.
+
+    >>> [str(rule) for rule in parse_images(["/cam/*=png,max_width=640"])]
+    ['png,max_width=640']
+
+    Raises:
+        UsageError: one is not of that form, or a glob has two.
+    """
+    rules: dict[str, contract.ImageRule] = {}
+    for text in given:
+        match = re.fullmatch(r"(?P<glob>.+?)=(?P<form>[a-z_]+(,.*)?)", text)
+        if match is None:
+            raise UsageError(f"--images {text}: expected GLOB=FORM, as '/camera/*=jpeg_files,max_width=640'")
+        try:
+            rule = contract.parse_image_rule(match["glob"], match["form"])
+        except ValueError as error:
+            raise UsageError(f"--images {text}: {error}") from error
+        if rules.setdefault(rule.topics, rule) != rule:
+            raise UsageError(f"--images: {rule.topics} has both {rules[rule.topics]} and {rule}")
+    return contract.image_rules(rules.values())
 
 
 def print_extracted(plan: Plan, manifest: Manifest) -> None:
@@ -645,6 +734,97 @@ def command_finish(arguments: argparse.Namespace) -> int:
         )
     undone = [] if record is None else [step for step in record.steps if step.state != "done"]
     return int(ExitCode.ENGINE_ERROR if undone else ExitCode.OK)
+
+
+# --- frames -----------------------------------------------------------------------------------------
+
+
+def read_sync(given: str) -> tuple[contract.FramesTable, ...]:
+    """The frames tables that ``--sync`` asks for.
+
+    Raises:
+        UsageError: it is no JSON, or not that of frames tables.
+        StorageError: it cannot be read.
+    """
+    from ros_to_parquet.storage import normalize, open_storage
+
+    text = given
+    if not given.lstrip().startswith(("{", "[")):
+        uri = normalize(given)
+        text = open_storage(uri).read(uri).decode("utf-8", "replace")
+    try:
+        raw = json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"--sync: not JSON: {error}") from error
+    return _checked_sync(raw, "--sync")
+
+
+def _checked_sync(raw: object, where: str) -> tuple[contract.FramesTable, ...]:
+    from ros_to_parquet.sync_conf import parse_sync
+
+    problems: list[str] = []
+    tables = parse_sync(raw, problems, where=where)
+    if problems:
+        raise UsageError("; ".join(problems))
+    return tables
+
+
+def _sync_of_flags(arguments: argparse.Namespace) -> dict[str, object]:
+    """What the flags of ``frames`` say, as ``sync`` has it."""
+    topics: dict[str, dict[str, str]] = {}
+    for text in arguments.topic:
+        topic, _, method = text.partition("=")
+        topics[topic] = {"method": method} if method else {}
+    tolerance = arguments.tolerance_ms
+    if tolerance is not None:
+        with suppress(ValueError):  # "unlimited", or what parse_sync refuses in words
+            tolerance = float(tolerance)
+    said = {
+        "name": arguments.name,
+        "reference": arguments.reference,
+        "rate_hz": arguments.rate_hz,
+        "clock": arguments.clock,
+        "tolerance_ms": tolerance,
+        "topics": topics,
+        "pose": [
+            {"parent": parent, "child": child, "column": "pose" if number == 0 else f"pose_{number + 1}"}
+            for number, (parent, child) in enumerate(arguments.pose)
+        ],
+    }
+    return {key: value for key, value in said.items() if value not in (None, {}, [])}
+
+
+def command_frames(arguments: argparse.Namespace) -> int:
+    from ros_to_parquet.frames.errors import FramesError
+    from ros_to_parquet.frames.make import write_frames
+    from ros_to_parquet.storage import join, normalize
+
+    flags = _sync_of_flags(arguments)
+    if (arguments.sync is None) == (not flags):
+        raise UsageError(
+            "either --sync, or flags that say the table: --reference or --rate-hz, --topic, --pose"
+        )
+    tables = read_sync(arguments.sync) if arguments.sync else _checked_sync(flags, "frames")
+    budget = read_budget(arguments)
+    for table in tables:
+        begin = time.monotonic()
+        try:
+            made = write_frames(arguments.lake, arguments.drive_id, table, budget=budget)
+        except FramesError as error:
+            return _fail(ExitCode.INPUT_MISSING, str(error))
+        print_table(
+            ("column", "of", "frames", "others are null"),
+            [
+                (each.column, each.source, f"{each.matched:,}", "; ".join(each.reasons))
+                for each in made.columns
+            ],
+        )
+        for problem in made.problems:
+            say(f"! {problem}")
+        seconds = time.monotonic() - begin
+        print(f"{made.rows:,} frames, {made.size_bytes / 1e6:,.1f} MB in {seconds:.1f} s")
+        say(join(normalize(arguments.lake), made.path))
+    return int(ExitCode.OK)
 
 
 # --- rebuild ----------------------------------------------------------------------------------------

@@ -18,8 +18,10 @@ Object layout below an output URI (``{output}``)::
     _manifests/drive_id={drive}/{plan id}/finish.json      what became of the finishing steps after it
     _reports/drive_id={drive}/report.html                  the drive's report, of all its plans
     _attachments/drive_id={drive}/{shard name}-...         files that bags have attached
+    _files/{table}/drive_id={drive}/{shard name}/...       pictures and videos of a table's rows
     _quality/drive_id={drive}/{plan id}.parquet            results of the quality checks of a plan
     _schemas/{table}/{hash8}.json                          the definition behind a table's schema=
+    _frames/{name}/drive_id={drive}/frames.parquet         a frames table: topics put together by time
     _leases/drive_id={drive}.json                          who writes this drive
 """
 
@@ -155,6 +157,30 @@ class PointClouds(StrEnum):
     DECODED = "decoded"
 
 
+class ImageForm(StrEnum):
+    """Where the pixels of ``sensor_msgs/Image`` and ``CompressedImage`` are.
+
+    ``recorded``: in ``data``, as recorded; ``png``, ``jpeg``: encoded, in the column ``image``;
+    ``png_files``, ``jpeg_files``: encoded, a file each, whose path is in the column ``image_path``;
+    ``left_out``: in no table, where a video has them.
+    """
+
+    RECORDED = "recorded"
+    PNG = "png"
+    JPEG = "jpeg"
+    PNG_FILES = "png_files"
+    JPEG_FILES = "jpeg_files"
+    LEFT_OUT = "left_out"
+
+
+class VideoCodec(StrEnum):
+    """What a camera's video is encoded in."""
+
+    NONE = "none"
+    H264 = "h264"
+    AV1 = "av1"
+
+
 class ParquetStyle(StrEnum):
     """How tables are encoded; their values are the same.
 
@@ -208,6 +234,25 @@ def s3_advice(operation: str, code: str, message: str) -> str:
         permission = next(each for prefix, each in _PERMISSIONS if operation.startswith(prefix))
         return f"let the role that asks do {permission} there"
     return ""
+
+
+class Clock(StrEnum):
+    """Which of a message's times is meant: when it was recorded, or its header's stamp."""
+
+    LOG_TIME = "log_time"
+    STAMP = "stamp"
+
+
+class Match(StrEnum):
+    """Which of a topic's messages a frame gets, of those within the tolerance.
+
+    ``nearest`` in time (of two as near, the earlier); ``previous``: the last one at or before the frame;
+    ``interpolated`` between the last one at or before the frame and the first one after it.
+    """
+
+    NEAREST = "nearest"
+    PREVIOUS = "previous"
+    INTERPOLATED = "interpolated"
 
 
 class Change(StrEnum):
@@ -388,6 +433,126 @@ def transform_rules(names: Mapping[str, str]) -> tuple[TransformRule, ...]:
     return tuple(TransformRule(topics, names[topics]) for topics in sorted(names))
 
 
+DEFAULT_JPEG_QUALITY = 90
+
+MAX_IMAGE_SIDE = 65_500
+"""Pixels; what a JPEG can have."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRule:
+    """What becomes of the pictures of topics.
+
+    Attributes:
+        topics: a shell glob, as those of `ExtractOptions`, or one topic's name.
+        form: where the pixels are.
+        video: the codec of a video beside the table.
+        max_width: pixels; larger pictures are made smaller, in proportion. 0 for any.
+        max_height: likewise.
+        quality: of JPEG, 1 to 100; 0 where nothing becomes a JPEG.
+    """
+
+    topics: str
+    form: ImageForm = ImageForm.RECORDED
+    video: VideoCodec = VideoCodec.NONE
+    max_width: int = 0
+    max_height: int = 0
+    quality: int = 0
+
+    @property
+    def is_jpeg(self) -> bool:
+        return self.form in (ImageForm.JPEG, ImageForm.JPEG_FILES)
+
+    @property
+    def changes(self) -> bool:
+        """Whether rows are other than without the rule."""
+        return self.form is not ImageForm.RECORDED or self.video is not VideoCodec.NONE
+
+    def __str__(self) -> str:
+        sizes = [("max_width", self.max_width), ("max_height", self.max_height), ("quality", self.quality)]
+        said = [f"{name}={value}" for name, value in sizes if value]
+        video = [] if self.video is VideoCodec.NONE else [f"video={self.video}"]
+        return ",".join([self.form, *video, *said])
+
+
+def parse_image_rule(topics: str, raw: object) -> ImageRule:
+    """The rule that a text (``jpeg_files,max_width=640,video=h264``) or a mapping says.
+
+    >>> str(parse_image_rule("/cam/*", {"form": "jpeg_files", "video": "h264", "max_width": 640}))
+    'jpeg_files,video=h264,max_width=640,quality=90'
+
+    Raises:
+        ValueError: it says none; the message says why.
+    """
+    if isinstance(raw, str):
+        form, *rest = raw.split(",")
+        given: dict[str, object] = {"form": form}
+        for part in rest:
+            key, equals, value = part.partition("=")
+            if not equals or key in given:
+                raise ValueError(f"{raw!r}: after the form come options of one value each, as max_width=640")
+            given[key] = int(value) if value.isascii() and value.isdigit() else value
+    elif isinstance(raw, Mapping):
+        given = dict(raw)
+    else:
+        raise ValueError(f"expected {' or '.join(ImageForm)}, or an object with the key 'form'")
+    known = [each.name for each in dataclasses.fields(ImageRule) if each.name != "topics"]
+    if unknown := [key for key in given if key not in known]:
+        raise ValueError(f"{unknown[0]!r} is unknown; known are {', '.join(known)}")
+    form_said = _one_of("form", given.get("form", ImageForm.RECORDED), ImageForm)
+    video = _one_of("video", given.get("video", VideoCodec.NONE), VideoCodec)
+    rule = ImageRule(
+        topics,
+        form_said,
+        video,
+        max_width=_whole("max_width", given.get("max_width", 0), MAX_IMAGE_SIDE),
+        max_height=_whole("max_height", given.get("max_height", 0), MAX_IMAGE_SIDE),
+        quality=_whole("quality", given.get("quality", 0), 100),
+    )
+    if rule.form is ImageForm.LEFT_OUT and rule.video is VideoCodec.NONE:
+        raise ValueError("left_out keeps no picture anywhere: give it a video, or exclude the topic")
+    if rule.quality and not rule.is_jpeg:
+        raise ValueError(f"quality is JPEG's; the form is {rule.form}")
+    if (rule.max_width or rule.max_height) and not rule.changes:
+        raise ValueError("what is kept as recorded is not made smaller: choose another form, or a video")
+    if rule.is_jpeg and not rule.quality:
+        rule = dataclasses.replace(rule, quality=DEFAULT_JPEG_QUALITY)
+    return rule
+
+
+_Word = TypeVar("_Word", bound=StrEnum)
+
+
+def _one_of(name: str, raw: object, choices: type[_Word]) -> _Word:
+    if isinstance(raw, str) and raw in tuple(choices):
+        return choices(raw)
+    raise ValueError(f"{name}: expected {', '.join(choices)}, not {raw!r:.80}")
+
+
+def _whole(name: str, raw: object, most: int) -> int:
+    if isinstance(raw, int) and not isinstance(raw, bool) and 0 <= raw <= most:
+        return raw
+    raise ValueError(f"{name}: expected a whole number up to {most:,}, not {raw!r:.80}")
+
+
+def image_rules(rules: Iterable[ImageRule]) -> tuple[ImageRule, ...]:
+    """Rules as options have them: in one order, and none where they change nothing."""
+    ordered = tuple(sorted(rules, key=lambda rule: rule.topics))
+    return ordered if any(rule.changes for rule in ordered) else ()
+
+
+IMAGE_TYPES = ("sensor_msgs/Image", "sensor_msgs/CompressedImage")
+
+
+def is_image_type(type_name: str) -> bool:
+    """Whether messages of this type, as either version of ROS names it, have pictures.
+
+    >>> is_image_type("sensor_msgs/msg/Image"), is_image_type("sensor_msgs/PointCloud2")
+    (True, False)
+    """
+    return type_name.replace("/msg/", "/") in IMAGE_TYPES
+
+
 @dataclass(frozen=True, slots=True)
 class ExtractOptions:
     """What to extract. Two runs with equal options make equal tables of one bag.
@@ -403,6 +568,7 @@ class ExtractOptions:
         pointcloud: what becomes of point clouds.
         parquet: how files are encoded.
         transforms: which topics' rows go through which transforms (`transform_rules`).
+        images: what becomes of which topics' pictures (`image_rules`).
     """
 
     include_topics: tuple[str, ...] = ("*",)
@@ -413,6 +579,69 @@ class ExtractOptions:
     pointcloud: PointClouds = PointClouds.RECORDED
     parquet: ParquetStyle = ParquetStyle.COMPATIBLE
     transforms: tuple[TransformRule, ...] = ()
+    images: tuple[ImageRule, ...] = ()
+
+
+UNLIMITED_NS: Final = (1 << 63) - 1
+"""A tolerance that nothing is beyond."""
+
+FRAMES_TOLERANCE_NS: Final = 100_000_000
+POSE_TOLERANCE_NS: Final = 500_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class FrameTopic:
+    """A column of a frames table: what a topic has at the time of each frame.
+
+    Attributes:
+        column: its name; empty for the name of the topic's table.
+        tolerance_ns: how far a message may be from the frame; `UNLIMITED_NS` for any time.
+        fields: paths in the message (``pose.position.x``), or of the engine's own columns; ("*",) is all of
+            the message; none are all but blobs and the points of clouds.
+    """
+
+    topic: str
+    column: str = ""
+    method: Match = Match.NEAREST
+    tolerance_ns: int = FRAMES_TOLERANCE_NS
+    clock: Clock = Clock.LOG_TIME
+    fields: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FramePose:
+    """A column of a frames table: where the coordinate frame ``child`` is in ``parent``, by TF.
+
+    Attributes:
+        tolerance_ns: how far each transform that is interpolated between may be from the frame.
+        topics: to take transforms from; none are all topics of TF's types.
+    """
+
+    parent: str
+    child: str
+    column: str = "pose"
+    tolerance_ns: int = POSE_TOLERANCE_NS
+    topics: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FramesTable:
+    """A table with a row for each message of a topic, or at a fixed rate, and what others have at that time.
+
+    Attributes:
+        name: of the table, below ``_frames/``.
+        reference: the topic; empty where ``rate_hz`` says when frames are.
+        rate_hz: 0 where there is a reference.
+        clock: of the frames.
+        topics: columns; the reference is one of them.
+    """
+
+    name: str = "frames"
+    reference: str = ""
+    rate_hz: float = 0.0
+    clock: Clock = Clock.LOG_TIME
+    topics: tuple[FrameTopic, ...] = ()
+    poses: tuple[FramePose, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -421,9 +650,11 @@ class FinishOptions:
 
     Attributes:
         report: the drive's report, one HTML page.
+        sync: frames tables to make.
     """
 
     report: bool = False
+    sync: tuple[FramesTable, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -658,6 +889,21 @@ class OutputFile:
 
 
 @dataclass(frozen=True, slots=True)
+class FileSet:
+    """Files of a table's rows: pictures, videos. All there are in a folder that no other try of a shard has.
+
+    Attributes:
+        folder: relative to the output URI, without a final slash. The rows say which file is whose.
+        files: of the topic and definition; those of others may be there too.
+        size_bytes: of them together.
+    """
+
+    folder: str
+    files: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Transformed:
     """What a transform made of a topic's rows.
 
@@ -705,6 +951,8 @@ class TopicResult:
     """What a reader of the table should know, e.g. that the bag's own definition did not fit."""
     transform: Transformed | None = None
     """Where the rows went through one: ``files`` have the rows that came out of it."""
+    beside: tuple[FileSet, ...] = ()
+    """Pictures and videos of the rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -907,6 +1155,8 @@ class TableTotal:
     """One for each transform, and version of it, that rows of the table went through."""
     schemas: tuple[SchemaTotal, ...] = ()
     """In the order of their first log times; none where an earlier version wrote the manifest."""
+    files_beside: int = 0
+    """Pictures and videos of the rows; their bytes are in ``bytes_written``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -1078,6 +1328,7 @@ def fold(plan: Plan, manifests: Iterable[Manifest]) -> DriveManifest:
     unverified: set[str] = set()
     problems: list[str] = []
     idle = list(plan.options.transforms)
+    idle_images = [rule for rule in plan.options.images if rule.changes]
     severity = list(BagStatus)
     for manifest in by_shard:
         shards += 1
@@ -1102,11 +1353,14 @@ def fold(plan: Plan, manifests: Iterable[Manifest]) -> DriveManifest:
                 messages=total.messages + topic.messages,
                 rows=total.rows + topic.rows,
                 rejected=total.rejected + topic.rejected,
-                bytes_written=total.bytes_written + sum(file.size_bytes for file in topic.files),
+                bytes_written=total.bytes_written + bytes_written_of(topic),
                 transforms=add_transforms(total.transforms, (topic.transform,) if topic.transform else ()),
+                files_beside=total.files_beside + sum(each.files for each in topic.beside),
             )
             schemas[topic.table] = add_schemas((*schemas.get(topic.table, ()), *file_schemas(topic)))
             idle = [rule for rule in idle if not topic_matches(topic.topic, [rule.topics])]
+            if is_image_type(topic.type_name):
+                idle_images = [rule for rule in idle_images if not topic_matches(topic.topic, [rule.topics])]
             if topic.rejected:
                 first = topic.rejects[0]
                 problems.append(
@@ -1118,6 +1372,7 @@ def fold(plan: Plan, manifests: Iterable[Manifest]) -> DriveManifest:
         del problems[MAX_REASONS:]
     if tables and shards == len(plan.shards):
         unused = [f"transform {rule.name}: no topic matches {rule.topics!r}" for rule in idle]
+        unused += [f"images: no topic with pictures matches {rule.topics!r}" for rule in idle_images]
         problems = [*unused, *problems][:MAX_REASONS]
     rejected = sum(table.rejected for table in tables.values())
     unreadable = sum(status is BagStatus.UNREADABLE for status in statuses.values())
@@ -1271,8 +1526,18 @@ def is_void(shard: int, last_word: DriveManifest | None) -> bool:
     return last_word is not None and last_word.taken_over_by is not None and shard not in last_word.counted
 
 
+def bytes_written_of(topic: TopicResult) -> int:
+    """Bytes of a topic's tables, and of pictures and videos beside them."""
+    return sum(file.size_bytes for file in topic.files) + sum(each.size_bytes for each in topic.beside)
+
+
+def folders_of(manifest: Manifest) -> list[str]:
+    """All folders that a manifest names: every file in them is one of its rows'."""
+    return sorted({each.folder for topic in manifest.topics for each in topic.beside})
+
+
 def paths_of(manifest: Manifest) -> list[str]:
-    """All files that a manifest names."""
+    """All files that a manifest names; those in `folders_of` are beside them."""
     files = [file.path for topic in manifest.topics for file in topic.files]
     return files + [each.path for bag in manifest.bags for each in bag.attachments if each.path]
 
@@ -1417,6 +1682,14 @@ def attachment_folder(drive_id: str) -> str:
     return f"_attachments/drive_id={drive_id}"
 
 
+FILES_FOLDER = "_files"
+
+
+def files_folder(table: str, drive_id: str, name: str = "") -> str:
+    """Where pictures and videos of a drive's rows in a table are: those of the shard `shard_name`, or all."""
+    return f"{FILES_FOLDER}/{table}/drive_id={drive_id}{f'/{name}' if name else ''}"
+
+
 def quality_folder(drive_id: str) -> str:
     return f"_quality/drive_id={drive_id}"
 
@@ -1431,6 +1704,14 @@ REPORTS_FOLDER = "_reports"
 
 def report_key(drive_id: str) -> str:
     return f"{REPORTS_FOLDER}/drive_id={drive_id}/report.html"
+
+
+FRAMES_FOLDER = "_frames"
+
+
+def frames_key(name: str, drive_id: str) -> str:
+    """Where a drive's frames table is: one object, so that it is replaced at once."""
+    return f"{FRAMES_FOLDER}/{name}/drive_id={drive_id}/frames.parquet"
 
 
 SCHEMAS_FOLDER = "_schemas"

@@ -26,6 +26,9 @@ from ros_to_parquet.text import shown
 STEP_SECONDS = 600.0
 """A step that takes longer is broken off; the job's own time-out is the drive's, not a step's."""
 
+FRAMES_SECONDS = 7_200.0
+"""Of all frames tables: the times of every topic in them are read."""
+
 MAX_PROBLEM_LENGTH = 500
 
 REPORT_EXTRA = "pip install 'ros-to-parquet[engine,report]'"
@@ -94,7 +97,31 @@ def _report(drive: Drive) -> Made:
     return Made(wrote=(write_report(drive),))
 
 
-STEPS: tuple[Step, ...] = (Step("report", lambda options: options.report, _report),)
+def _frames(drive: Drive) -> Made:
+    from ros_to_parquet.frames.errors import FramesError
+    from ros_to_parquet.frames.make import write_frames
+
+    wrote: list[str] = []
+    problems: list[str] = []
+    refused: list[str] = []
+    for table in drive.options.sync:
+        try:
+            made = write_frames(drive.output, drive.drive_id, table, budget=drive.budget)
+        except FramesError as error:
+            refused.append(f"{table.name}: {error}")
+            continue
+        wrote.append(made.path)
+        problems += [f"{table.name}: {problem}" for problem in made.problems]
+    if refused:
+        others = f" (written: {', '.join(wrote)})" if wrote else ""
+        raise StepError("; ".join(refused) + others)
+    return Made(wrote=tuple(wrote), problem="; ".join(problems))
+
+
+STEPS: tuple[Step, ...] = (
+    Step("report", lambda options: options.report, _report),
+    Step("frames", lambda options: bool(options.sync), _frames, seconds=FRAMES_SECONDS),
+)
 """In the order in which they are done: what a later one shows, an earlier one has written."""
 
 

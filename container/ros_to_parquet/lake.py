@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ros_to_parquet import contract
 from ros_to_parquet.contract import DriveManifest, Manifest, Plan, SchemaTotal
 from ros_to_parquet.log import event
+from ros_to_parquet.picture_files import remove_folders
 from ros_to_parquet.storage import (
     AccessDeniedError,
     NotFoundError,
@@ -302,7 +303,11 @@ def sweep(storage: Storage, plan: Plan) -> list[str]:
         if plan_id not in superseded:
             shard = int(name.removesuffix(".json"))
             (void if contract.is_void(shard, last_words.get(plan_id)) else kept).append(uri)
-    named = {path for manifest in _load(storage, Manifest, kept) for path in contract.paths_of(manifest)}
+    named: set[str] = set()
+    named_folders: set[str] = set()
+    for manifest in _load(storage, Manifest, kept):
+        named.update(contract.paths_of(manifest))
+        named_folders.update(contract.folders_of(manifest))
 
     def orphans_in(table: str) -> list[str]:
         return [uri for uri, path in _drive_files(storage, plan, table) if path not in named]
@@ -315,15 +320,19 @@ def sweep(storage: Storage, plan: Plan) -> list[str]:
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="lake") as pool:
         orphans = [uri for found in pool.map(orphans_in, tables) for uri in found]
         orphans += [uri for uri, path in _attachments(storage, plan) if path not in named]
+        folders = [path for path in _file_folders(storage, plan) if path not in named_folders]
+        orphans += _stale_frames(storage, plan, superseded)
         orphans += _unnamed_quality(storage, plan, last_words)
         replaced = void + [uri for found in pool.map(manifests_of, sorted(superseded)) for uri in found]
         unfinished = _unfinished(storage, plan)
         if not _has_lease(storage, plan):  # so what was found is older than any other run's work
             return []
-        for uris in (orphans, replaced):
-            list(pool.map(storage.delete, uris))
+        list(pool.map(storage.delete, orphans))
+        # Listed only now, for there may be more than fit in memory: each is of one try, which has ended.
+        remove_folders(storage, plan.output, folders)
+        list(pool.map(storage.delete, replaced))
         list(pool.map(storage.end, unfinished))
-    return orphans + replaced
+    return orphans + [join(plan.output, folder) for folder in folders] + replaced
 
 
 def _drive_files(storage: Storage, plan: Plan, table: str) -> Iterator[tuple[str, str]]:
@@ -337,6 +346,30 @@ def _attachments(storage: Storage, plan: Plan) -> Iterator[tuple[str, str]]:
     folder = contract.attachment_folder(plan.drive_id)
     for info in storage.objects(join(plan.output, folder)):
         yield info.uri, f"{folder}/{info.uri.rpartition('/')[2]}"
+
+
+def _file_folders(storage: Storage, plan: Plan) -> Iterator[str]:
+    """The drive's folders of files beside tables, relative to the output."""
+    for table in storage.folders(join(plan.output, contract.FILES_FOLDER)):
+        folder = contract.files_folder(table, plan.drive_id)
+        for name in storage.folders(join(plan.output, folder)):
+            yield f"{folder}/{name}"
+
+
+def _stale_frames(storage: Storage, plan: Plan, superseded: set[str]) -> list[str]:
+    """The drive's frames tables that were made of rows of plans that have been replaced."""
+    if not superseded:
+        return []
+    names = storage.folders(join(plan.output, contract.FRAMES_FOLDER))
+    keys = [contract.frames_key(name, plan.drive_id) for name in names]
+    there = [key for key in keys if any(storage.objects(join(plan.output, key).rpartition("/")[0]))]
+    if not there:
+        return []
+    from ros_to_parquet.frames.reading import is_made_of
+
+    filesystem, root = arrow_filesystem(plan.output)
+    plans = frozenset(superseded)
+    return [join(plan.output, key) for key in there if is_made_of(filesystem, f"{root}/{key}", plans)]
 
 
 def _unnamed_quality(storage: Storage, plan: Plan, last_words: Mapping[str, DriveManifest]) -> list[str]:
@@ -552,6 +585,50 @@ class Lake:
             partitioning=ds.HivePartitioning(pa.schema([(name, pa.string()) for name in PARTITIONS])),
             partition_base_dir=root,
         )
+
+    def frames(self, name: str = "frames", drives: Sequence[str] | None = None) -> ds.Dataset:
+        """A frames table as a ``pyarrow.dataset``, with the partition ``drive_id``.
+
+        Args:
+            name: as in the conf's ``sync``; `frames_tables` lists them.
+            drives: all that have it by default.
+
+        Raises:
+            KeyError: no such table, or nothing in it of these drives.
+            drift.DriftError: drives differ so that no table holds both.
+
+        Example:
+            >>> lake.frames(drives=["drive_1"]).to_table().to_pandas()  # doctest: +SKIP
+        """
+        from ros_to_parquet.frames import reading
+
+        return reading.dataset(self._storage, self.uri, name, drives)
+
+    def frames_tables(self) -> list[str]:
+        """Names of the lake's frames tables, sorted."""
+        from ros_to_parquet.frames import reading
+
+        return reading.tables(self._storage, self.uri)
+
+    def fetch(self, keys: pa.Array | pa.ChunkedArray, columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows that a topic's column of a frames table stands for: its images, its clouds.
+
+        They are in the order of ``keys``; where those are null, so is the row. Each row group is read once:
+        ask for many together, in the order of time.
+
+        Args:
+            columns: of the topic's table; all by default.
+
+        Raises:
+            FileNotFoundError: the drive was replaced since ``keys`` were read; read the frames again.
+
+        Example:
+            >>> table = lake.frames().to_table()  # doctest: +SKIP
+            >>> lake.fetch(table["camera.image_raw"], columns=["data"])  # doctest: +SKIP
+        """
+        from ros_to_parquet.frames import reading
+
+        return reading.fetch(self.uri, keys, columns)
 
     def quality(self, drives: Sequence[str] | None = None) -> ds.Dataset:
         """Results of the quality checks of drives (all by default): a row a topic and check.

@@ -52,6 +52,9 @@ class MemoryBudget:
         upload: parts of S3 uploads; others wait on scratch.
         alone: a large message as columns, with what encoding them takes.
         tables: decoders and tables that are open, by `TABLE_BYTES` and `DECODER_BYTES`.
+        pictures: pictures that are being decoded and encoded.
+        videos: encoders of videos.
+        files: pictures that wait to be put.
     """
 
     limit: int
@@ -70,6 +73,9 @@ class MemoryBudget:
     upload: int
     alone: int
     tables: int
+    pictures: int
+    videos: int
+    files: int
 
 
 def share_out(limit_bytes: int) -> MemoryBudget:
@@ -88,6 +94,9 @@ def share_out(limit_bytes: int) -> MemoryBudget:
     times over (24): as read, as decoded, as a Parquet page.
 
     Tables may be so many that they take 24 more: no bag has both thousands of topics and large messages.
+
+    Pictures (6), videos (8) and files that wait to be put (1) come beside that where they are asked for; what
+    they are made of is then not written, or smaller.
 
     Reads, row groups and what waits gain nothing past the sizes here, so they stop growing at the default or
     before: memory that is touched for the first time costs more than what is done with it.
@@ -111,6 +120,9 @@ def share_out(limit_bytes: int) -> MemoryBudget:
         upload=4 * share,
         alone=26 * share,
         tables=24 * share,
+        pictures=6 * share,
+        videos=8 * share,
+        files=share,
     )
 
 

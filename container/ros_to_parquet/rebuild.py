@@ -21,6 +21,8 @@ from ros_to_parquet.bag.model import Connection, Int64Array
 from ros_to_parquet.bag.source import READ_BYTES
 from ros_to_parquet.contract import BagResult, BagStatus, ExtractOptions, Manifest, TopicResult
 from ros_to_parquet.encode import ENCODINGS, Encoder
+from ros_to_parquet.images import METADATA_KEY as IMAGES_KEY
+from ros_to_parquet.images import ImageTable, form_instead
 from ros_to_parquet.lake import Lake
 from ros_to_parquet.layout import (
     DefinitionError,
@@ -86,7 +88,8 @@ class RebuiltTopic:
             any time, for the manifests do not tell when all of them were recorded.
         repaired_strings: likewise, strings that were not UTF-8 and are written as the lake has them.
         unwritten: messages in the lake that are not written, as they cannot be.
-        unwritten_as: their encoding (``json``, ``protobuf``), or that a transform has changed their rows.
+        unwritten_as: their encoding (``json``, ``protobuf``), or that a transform has changed their rows, or
+            that their pictures are not as recorded.
     """
 
     topic: str
@@ -329,6 +332,11 @@ def _open_tables(
                     tally.unwritten += metadata.num_rows
                     tally.unwritten_as = encoding
                     continue
+                if (form := form_instead(said)) is not None:
+                    tally = tallies[said["ros.topic"], said["ros.type"]]
+                    tally.unwritten += metadata.num_rows
+                    tally.unwritten_as = f"pictures that are not kept as recorded (images: {form})"
+                    continue
                 key = schema.serialize().to_pybytes()
                 if key not in tables:
                     tables[key] = _table(path, schema)
@@ -393,6 +401,9 @@ def _layout(
             clouds = CloudTable.from_metadata(layout, said[METADATA_KEY])
             hashes = {clouds.schema_hash(digits) for digits in hashes}
             fields = list(clouds.schema)
+        elif IMAGES_KEY in said:  # as recorded, and in a video
+            images = ImageTable.from_metadata(layout, said[IMAGES_KEY])
+            hashes = {images.schema_hash(digits) for digits in hashes}
         types = {field.name: field.type for field in schema}
         same = all(types.get(field.name) == field.type for field in fields)
         if same and said["ros_to_parquet.schema"] in hashes:

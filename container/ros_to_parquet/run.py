@@ -43,13 +43,24 @@ from ros_to_parquet.contract import BagStatus, ExitCode, ExtractOptions, Manifes
 from ros_to_parquet.decode import Decoded, Decoder
 from ros_to_parquet.decoders import Decoders, prepare
 from ros_to_parquet.definitions import TypeSource
+from ros_to_parquet.images import (
+    Camera,
+    ImageChoiceError,
+    ImagePart,
+    ImageRows,
+    ImageRules,
+    Images,
+    ImageTable,
+)
+from ros_to_parquet.images import is_image as is_image_layout
 from ros_to_parquet.layout import MAX_MESSAGE_BYTES, DefinitionError
 from ros_to_parquet.log import event, now
 from ros_to_parquet.memory import DECODER_BYTES, DEFAULT_BUDGET, TABLE_BYTES, MemoryBudget, readable
 from ros_to_parquet.msg_path import MsgPathError, folders_of, load_types
 from ros_to_parquet.parquet_memory import encoding_bytes
+from ros_to_parquet.picture_files import PictureFiles, remove_folders
 from ros_to_parquet.pointcloud import POINT_CLOUD, CloudDecoder, CloudTable, is_point_cloud
-from ros_to_parquet.quality.values import Facts
+from ros_to_parquet.quality.values import Facts, Look
 from ros_to_parquet.quality.watch import Stream, Watch
 from ros_to_parquet.recording import Folder, Recording, check_folder, other_counts, plain_name
 from ros_to_parquet.records import RecordDecoder
@@ -196,6 +207,8 @@ class _Tally:
     remark: str = ""
     clouds_as_recorded: int = 0
     cloud_problem: str = ""
+    images_as_recorded: int = 0
+    image_problem: str = ""
     transform: Transform | None = None
     rows_out: int = 0
 
@@ -203,6 +216,16 @@ class _Tally:
         """Notes clouds that were to be decoded and are kept as recorded; the first reason is told."""
         self.clouds_as_recorded += count
         self.cloud_problem = self.cloud_problem or problem
+
+    def keep_images(self, count: int, problem: str) -> None:
+        """Likewise pictures that were to be made."""
+        self.images_as_recorded += count
+        self.image_problem = self.image_problem or problem
+
+    @property
+    def owner(self) -> tuple[str, str, str]:
+        """Whose files beside the table are."""
+        return (self.topic, self.type_name, self.schema_hash)
 
     def count(self, block: MessageBlock) -> None:
         first, last = int(block.log_times_ns.min()), int(block.log_times_ns.max())
@@ -220,7 +243,10 @@ class _Tally:
             self.rejects.append(contract.Reject(bag, offset, log_time_ns, reason))
 
     def result(
-        self, files: Mapping[str, parquet.TableFile], spans: Mapping[str, _Span]
+        self,
+        files: Mapping[str, parquet.TableFile],
+        spans: Mapping[str, _Span],
+        beside: tuple[contract.FileSet, ...],
     ) -> contract.TopicResult:
         if self.messages != self.rows + self.rejected:
             raise AssertionError(
@@ -243,8 +269,9 @@ class _Tally:
             last_log_time_ns=self.last_log_time_ns,
             files=tuple(_output_file(files[path], spans.get(path, _NO_ROWS)) for path in self.paths),
             rejects=tuple(self.rejects),
-            remark="; ".join(filter(None, (self.remark, self._cloud_remark()))),
+            remark="; ".join(filter(None, (self.remark, self._cloud_remark(), self._image_remark()))),
             transform=None if self.transform is None else self._transformed(self.transform),
+            beside=beside,
         )
 
     def _transformed(self, made_by: Transform) -> contract.Transformed:
@@ -258,6 +285,13 @@ class _Tally:
         count = self.clouds_as_recorded
         which = "1 cloud is" if count == 1 else f"{count:,} clouds are" if count else "clouds are"
         return f"{which} kept as recorded, in the column data: {self.cloud_problem}"
+
+    def _image_remark(self) -> str:
+        if not self.image_problem:
+            return ""
+        count = self.images_as_recorded
+        which = "1 picture is" if count == 1 else f"{count:,} pictures are" if count else "pictures are"
+        return f"{which} kept as recorded, in the column data: {self.image_problem}"
 
 
 def _output_file(file: parquet.TableFile, span: _Span) -> contract.OutputFile:
@@ -298,8 +332,9 @@ class _Table:
         connection: with the definition that the decoder goes by.
         schema_hash: of that definition.
         own: the engine's own columns.
-        sink: None where `clouds` says only later which.
+        sink: None where `clouds` or `camera` says only later which.
         clouds: where point clouds are to become columns: their fields choose the sink.
+        camera: where pictures are to be made: whether they can be chooses the sink.
     """
 
     connection: Connection
@@ -308,11 +343,15 @@ class _Table:
     decoder: Decoder | RecordDecoder
     sink: _Sink | None
     clouds: CloudDecoder | None = None
+    camera: Camera | None = None
 
     @property
     def expansion(self) -> int:
-        """How many times a message's bytes its rows take; of clouds, blob and columns are there at a time."""
-        return self.decoder.expansion * (1 if self.clouds is None else 2)
+        """How many times a message's bytes its rows take.
+
+        Of clouds, blob and columns are there at a time; of pictures, those recorded and those made.
+        """
+        return self.decoder.expansion * (1 if self.clouds is None and self.camera is None else 2)
 
 
 @dataclass(slots=True)
@@ -354,6 +393,8 @@ class _Extraction:
         tables: parquet.TableWriters,
         types: TypeSource,
         transforms: Transforms,
+        image_rules: ImageRules,
+        files: PictureFiles,
         budget: MemoryBudget = DEFAULT_BUDGET,
         *,
         name: str = "",
@@ -363,6 +404,9 @@ class _Extraction:
         self.name = name or contract.shard_name(plan.plan_id, shard)
         self._types = types
         self._transforms = transforms
+        self._image_rules = image_rules
+        self._files = files
+        self.images = Images(files, budget, self._take_images)
         self._tables = tables
         self._budget = budget
         self._tallies: dict[tuple[str, str, str], _Tally] = {}
@@ -379,12 +423,17 @@ class _Extraction:
         self._targets: dict[int, _Target] = {}
         self._watch = Watch(plan.quality)
         self._streams: dict[int, Stream | None] = {}
+        self._looks: dict[tuple[Decoder | RecordDecoder, str], Look] = {}
         self._oversize: dict[int, list[MessageBlock]] = {}
         self._decoders = Decoders()
         self._work: dict[Decoder | RecordDecoder, _Work] = {}
         self._unfed: dict[_Work, list[MessageBlock]] = {}
         self._unfed_data: UInt8Array | None = None
         self._pending_bytes = 0
+
+    def close(self) -> None:
+        """Gives up what is not finished."""
+        self.images.close()
 
     def begin_bag(self, place: int) -> None:
         """Blocks that follow are of the shard's bag number ``place``."""
@@ -420,6 +469,7 @@ class _Extraction:
         self._oversize = {}
         for work in self._work.values():
             self._take(work)
+        self.images.drain()
         for target in self._targets.values():
             for sink, running in target.running.items():
                 for rows in running.finish():
@@ -486,6 +536,7 @@ class _Extraction:
         assert target.table is not None
         for each in self._work.values():
             self._take(each)
+        self.images.drain()
         self._tables.settle()
         work = self._work_for(target, target.table, _memory_bytes(block))
         work.decoder.feed(block)
@@ -524,7 +575,10 @@ class _Extraction:
     def _work_for(self, target: _Target, table: _Table, size_bytes: int) -> _Work:
         """Who decodes a target's messages: it shares a decoder until it has many bytes at once."""
         alone = (
-            size_bytes >= SMALL_BYTES or table.clouds is not None or not isinstance(table.decoder, Decoder)
+            size_bytes >= SMALL_BYTES
+            or table.clouds is not None
+            or table.camera is not None
+            or not isinstance(table.decoder, Decoder)
         )
         if target.work is not None:
             if not (alone and target.work.shared):
@@ -563,6 +617,13 @@ class _Extraction:
         target.tally.repaired_strings += decoded.repaired_strings
         target.tally.remark = decoded.remark or target.tally.remark
         target.tally.rows += len(decoded.rows)
+        facts = self._facts([target], about, decoded)
+        if target.stream is not None and facts is not None:
+            self._watch.note_rows(target.stream, facts)
+        if target.table.camera is not None:
+            log_times = about.log_times_ns[decoded.rows]
+            self.images.add(ImageRows(target.table.camera, decoded, log_times, (target, about), large))
+            return
         if target.table.clouds is None:
             assert target.table.sink is not None
             self._append(target, target.table.sink, about, decoded, large=large)
@@ -572,6 +633,18 @@ class _Extraction:
                 target.tally.keep_clouds(len(part.decoded.rows), part.problem)
             sink = self._cloud_sink(target.tally, target.table, part.table)
             self._append(target, sink, about, part.decoded, large=large)
+
+    def _take_images(self, rows: ImageRows, part: ImagePart) -> None:
+        """Rows whose pictures were made, or that are kept as recorded."""
+        target, about = rows.key
+        if part.table is None:
+            target.tally.keep_images(len(part.decoded.rows), part.problem)
+        sink = self._image_sink(target.tally, target.table, part.table)
+        size_bytes = sum(column.nbytes for column in part.decoded.columns)
+        large = len(part.decoded.rows) == 1 and size_bytes > self._budget.large
+        if large:
+            self._tables.settle()
+        self._append(target, sink, about, part.decoded, large=large)
 
     def _share_out(
         self,
@@ -601,7 +674,7 @@ class _Extraction:
             if first < last:
                 pieces.setdefault(id(target), (target, []))[1].append(rows.slice(first, last - first))
                 ranges.setdefault(id(target), []).append((first, last))
-        facts = self._facts([target.stream for target, _ in pieces.values()], rows)
+        facts = self._facts([target for target, _ in pieces.values()], about, decoded)
         for target, slices in pieces.values():
             if target.stream is not None and facts is not None:
                 self._watch.note_rows(target.stream, facts.take(ranges[id(target)]))
@@ -614,10 +687,17 @@ class _Extraction:
             else:
                 self._write(target.table.sink.path, own)
 
-    def _facts(self, streams: Sequence[Stream | None], rows: pa.RecordBatch) -> Facts | None:
-        """What quality checks measure of rows, which are of one type; None where nothing is checked."""
-        stream = next((each for each in streams if each is not None), None)
-        return None if stream is None else self._watch.facts(stream, rows)
+    def _facts(self, targets: Sequence[_Target], about: _Messages, decoded: Decoded) -> Facts | None:
+        """What quality checks measure of rows as recorded; None where nothing is checked."""
+        target = next((each for each in targets if each.stream is not None), None)
+        if target is None or target.table is None or not len(decoded.rows):
+            return None
+        schema, type_name = target.table.decoder.schema, target.table.connection.type_name
+        key = (target.table.decoder, type_name)
+        if key not in self._looks:
+            self._looks[key] = Look(schema, type_name)
+        look = self._looks[key]
+        return look.at(decoded.columns, about.log_times_ns[decoded.rows], decoded.stamps_ns)
 
     def _append(
         self, target: _Target, sink: _Sink, about: _Messages, decoded: Decoded, *, large: bool
@@ -625,9 +705,6 @@ class _Extraction:
         if not len(decoded.rows):
             return
         rows, tally = self._rows(sink, about, decoded), target.tally
-        facts = self._facts([target.stream], rows)
-        if target.stream is not None and facts is not None:
-            self._watch.note_rows(target.stream, facts)
         if sink.transform is not None:
             self._apply(sink.transform, target, sink, rows)
             return
@@ -714,7 +791,7 @@ class _Extraction:
     def results(self, files: Mapping[str, parquet.TableFile]) -> tuple[contract.TopicResult, ...]:
         """One result a topic and definition, sorted by topic."""
         tallies = sorted(self._tallies.items())
-        return tuple(tally.result(files, self._spans) for _, tally in tallies)
+        return tuple(tally.result(files, self._spans, self._files.sets(tally.owner)) for _, tally in tallies)
 
     def quality(self) -> str:
         """Numbers of all topics, as the manifest has them."""
@@ -756,10 +833,36 @@ class _Extraction:
             elif made.decoder.layout.root.type_name == POINT_CLOUD:
                 tally.keep_clouds(0, "its definition is not the one that ROS has")
         tally.transform = self._transforms.of(made.connection.topic)
-        table = _Table(made.connection, made.schema_hash, columns, made.decoder, None, clouds)
-        if clouds is None:
+        camera = self._camera(tally, made.connection, made.decoder)
+        table = _Table(made.connection, made.schema_hash, columns, made.decoder, None, clouds, camera)
+        if clouds is None and camera is None:
             table = replace(table, sink=self._sink(tally, table, made.schema_hash, made.decoder.schema))
         return _Target(tally, table)
+
+    def _camera(
+        self, tally: _Tally, connection: Connection, decoder: Decoder | RecordDecoder
+    ) -> Camera | None:
+        """Whose pictures the connection's are, where some are to be made."""
+        rule = self._image_rules.of(connection.topic)
+        if rule is None or not isinstance(decoder, Decoder):
+            return None
+        if not is_image_layout(decoder.layout):
+            if contract.is_image_type(decoder.layout.root.type_name):
+                tally.keep_images(0, "its definition is not the one that ROS has")
+            return None
+        return Camera(
+            owner=tally.owner,
+            table=contract.table_name(connection.topic),
+            publisher=connection.metadata.get("callerid", ""),
+            images=ImageTable(tuple(decoder.schema), rule),
+        )
+
+    def _image_sink(self, tally: _Tally, table: _Table, images: ImageTable | None) -> _Sink:
+        """What takes rows whose pictures were made, or that are kept as recorded."""
+        if images is None:
+            return self._sink(tally, table, table.schema_hash, table.decoder.schema)
+        digits = images.schema_hash(table.schema_hash)
+        return self._sink(tally, table, digits, images.schema, images.metadata)
 
     def _no_room(self, topic: str) -> str:
         """Why a topic gets no table, and what to do; empty where it has one or may."""
@@ -1007,6 +1110,7 @@ def _withdraw(storage: Storage, plan: Plan, manifest: Manifest) -> None:
     """Removes what a void manifest names, and then the manifest."""
     for path in contract.paths_of(manifest):
         storage.delete(join(plan.output, path))
+    remove_folders(storage, plan.output, contract.folders_of(manifest))
     storage.delete(join(plan.output, contract.manifest_key(plan.drive_id, plan.plan_id, manifest.shard)))
 
 
@@ -1065,13 +1169,21 @@ def read_transforms(options: ExtractOptions) -> Transforms:
         raise ShardError(str(error), ExitCode.USAGE) from error
 
 
+def read_images(options: ExtractOptions) -> ImageRules:
+    """The rules for images that the options have, with what is wrong with them as `ShardError`."""
+    try:
+        return ImageRules(options.images)
+    except ImageChoiceError as error:
+        raise ShardError(str(error), ExitCode.USAGE) from error
+
+
 @contextmanager
 def _transform_errors(plan: Plan) -> Iterator[None]:
     try:
         yield
     except TransformError as error:
         raise ShardError(f"drive {plan.drive_id}: {error}", ExitCode.TRANSFORM_FAILED) from error
-    except TransformChoiceError as error:
+    except (TransformChoiceError, ImageChoiceError) as error:
         raise ShardError(f"drive {plan.drive_id}: {error}", ExitCode.USAGE) from error
 
 
@@ -1088,14 +1200,18 @@ def _extract(
     begin = time.monotonic()
     types = read_types(plan.options)
     transforms = read_transforms(plan.options)
+    image_rules = read_images(plan.options)
     storage = open_storage(plan.output, upload_memory_bytes=budget.upload)
     bags: list[contract.BagResult] = []
+    name = contract.shard_name(plan.plan_id, shard, number)
     with (
         _removed_on_error(storage) as copied,
+        PictureFiles(storage, plan.output, plan.drive_id, name, memory_bytes=budget.files) as beside,
         parquet.TableWriters(storage, plan.output, style=plan.options.parquet, budget=budget) as tables,
+        closing(
+            _Extraction(plan, shard, tables, types, transforms, image_rules, beside, budget, name=name)
+        ) as extraction,
     ):
-        name = contract.shard_name(plan.plan_id, shard, number)
-        extraction = _Extraction(plan, shard, tables, types, transforms, budget, name=name)
         read_before = 0
         for place, part in enumerate(plan.shards[shard]):
             result = _read_bag(
@@ -1110,6 +1226,7 @@ def _extract(
             read_before += result.bytes_read
             bags.append(result)
         files = tables.finish()
+        extraction.images.finish()
         topics = extraction.results(files)
         quality = extraction.quality()
         check_lease(storage, plan)
@@ -1119,6 +1236,7 @@ def _extract(
             manifest = _manifest(plan, shard, started, begin=begin, topics=topics, bags=bags, budget=budget)
             manifest = replace(manifest, quality=quality)
             copied.clear()  # from here on a manifest may name them, whatever goes wrong
+            beside.keep()
             return _commit(storage, plan, manifest, number)
 
 
@@ -1144,7 +1262,7 @@ def _commit(storage: Storage, plan: Plan, manifest: Manifest, number: int) -> Ma
     Of several tries of one shard the first manifest stays, whatever the others do: it is returned.
     """
     uri = join(plan.output, contract.manifest_key(plan.drive_id, plan.plan_id, manifest.shard))
-    paths = contract.paths_of(manifest)
+    paths, folders = contract.paths_of(manifest), contract.folders_of(manifest)
     try:
         storage.create(uri, contract.to_json(manifest))
     except FileExistsError:
@@ -1152,12 +1270,15 @@ def _commit(storage: Storage, plan: Plan, manifest: Manifest, number: int) -> Ma
         lost = set(paths)
         manifest = contract.from_json(Manifest, storage.read(uri), where=uri)
         lost -= set(contract.paths_of(manifest))  # a put that was tried again finds itself
+        lost_folders = set(folders) - set(contract.folders_of(manifest))
     else:
         own = contract.shard_name(plan.plan_id, manifest.shard, number)
         others = [contract.shard_name(plan.plan_id, manifest.shard, other) for other in range(1, number)]
         lost = {path.replace(f"/{own}", f"/{other}") for path in paths for other in others}
+        lost_folders = {f"{path.rpartition('/')[0]}/{other}" for path in folders for other in others}
     with ThreadPoolExecutor(_REMOVALS, thread_name_prefix="lake") as pool:
         list(pool.map(lambda path: storage.delete(join(plan.output, path)), lost))
+    remove_folders(storage, plan.output, sorted(lost_folders))
     return manifest
 
 
@@ -1188,7 +1309,7 @@ def _manifest(
         peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10,
         memory_limit_bytes=budget.limit,
         bytes_read=sum(bag.bytes_read for bag in bags),
-        bytes_written=sum(file.size_bytes for topic in topics for file in topic.files),
+        bytes_written=sum(contract.bytes_written_of(topic) for topic in topics),
         topics=topics,
         bags=tuple(bags),
         replaces=plan.replaces,

@@ -60,8 +60,12 @@ def made(tmp_path_factory: pytest.TempPathFactory, embedded_aws: EmbeddedAws) ->
 
 
 @pytest.fixture
-def workspace(made: Workspace, tmp_path: Path) -> Workspace:
-    return made.copied(tmp_path / "typed")
+def workspace(made: Workspace, tmp_path: Path) -> Iterator[Workspace]:
+    typed_in = made.copied(tmp_path / "typed")
+    yield typed_in
+    if (typed_in.folder / ".local").exists():  # a page may end with its servers up
+        ended = typed_in.bash("airflow-batch-ros local down")
+        assert ended.returncode == 0, ended.stdout
 
 
 def first_that_fits(rules: Mapping[str, object], command: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import threading
 from collections.abc import Callable
@@ -73,9 +74,11 @@ def test_a_plan_says_what_is_done_after_it_and_an_older_one_nothing(bag: Path, o
     plan = planned(bag, output)
     data = contract.to_json(plan)
     assert contract.from_json(Plan, data, where="plan") == plan
-    older = data.replace(b'"finish":{"report":true},', b"")
-    assert older != data
-    assert contract.from_json(Plan, older, where="plan").finish == FinishOptions()
+    older = json.loads(data)
+    assert older["finish"].pop("report")
+    assert contract.from_json(Plan, json.dumps(older).encode(), where="plan").finish == FinishOptions()
+    del older["finish"]
+    assert contract.from_json(Plan, json.dumps(older).encode(), where="plan").finish == FinishOptions()
 
 
 def test_the_report_is_made_with_the_commit(

@@ -91,7 +91,7 @@ def _opened(chunk: Record) -> Record:
             content = stored
         else:
             return chunk
-    except (RuntimeError, OSError, ValueError, EOFError, zstandard.ZstdError):
+    except (RuntimeError, OSError, ValueError, EOFError, MemoryError, zstandard.ZstdError):
         return chunk
     inner = tuple(_records(content, 0))
     reached = inner[-1].end if inner else 0

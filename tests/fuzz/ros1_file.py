@@ -100,7 +100,7 @@ def _opened(chunk: Record) -> Record:
         return chunk
     try:
         content = unpack(chunk.body)
-    except (RuntimeError, OSError, ValueError, EOFError):
+    except (RuntimeError, OSError, ValueError, EOFError, MemoryError):
         return chunk
     if len(content) > _MOST_BYTES:
         return chunk

@@ -26,9 +26,12 @@ from ros_to_parquet.contract import (
     DriveState,
     ExtractOptions,
     FinishOptions,
+    ImageForm,
+    ImageRule,
     ParquetStyle,
     PointClouds,
     TransformRule,
+    VideoCodec,
 )
 
 DRIVE = {"bucket": "raw-data", "prefix": "drive_1/"}
@@ -75,6 +78,7 @@ def test_every_optional_key() -> None:
             "pointcloud": "decoded",
             "parquet": "compatible",
             "transforms": {"/imu/*": "one_per_second", "/gps": "team.smooth-2"},
+            "images": {"/rear": {"form": "left_out", "video": "av1", "max_height": 480}, "*": "jpeg_files"},
             "report": False,
         }
     )
@@ -86,6 +90,10 @@ def test_every_optional_key() -> None:
         pointcloud=PointClouds.DECODED,
         parquet=ParquetStyle.COMPATIBLE,
         transforms=(TransformRule("/gps", "team.smooth-2"), TransformRule("/imu/*", "one_per_second")),
+        images=(
+            ImageRule("*", ImageForm.JPEG_FILES, quality=90),
+            ImageRule("/rear", ImageForm.LEFT_OUT, VideoCodec.AV1, max_height=480),
+        ),
     )
     assert conf.bags == NameGlobs(("*",), ("x.orig.bag",))
     assert conf.output == "s3://lake-bucket/some/lake"
@@ -95,6 +103,19 @@ def test_every_optional_key() -> None:
     assert conf.min_success_ratio == 0.75
     assert conf.finish == FinishOptions(report=False)
     assert parse_conf(GOOD).finish == FinishOptions(report=True)
+
+
+def test_the_order_of_images_and_what_changes_nothing_make_no_other_conf() -> None:
+    one, other = (
+        parse_conf({**GOOD, "images": dict(pairs)})
+        for pairs in (
+            [("/a", "png"), ("/b", "jpeg")],
+            [("/b", {"form": "jpeg", "quality": 90}), ("/a", "png")],
+        )
+    )
+    assert one == other
+    assert parse_conf({**GOOD, "images": {"/a": "recorded", "/b": {}}}) == parse_conf(GOOD)
+    assert len(parse_conf({**GOOD, "images": {"/a": "recorded", "*": "png"}}).options.images) == 2
 
 
 def test_the_order_of_transforms_makes_no_other_conf() -> None:
@@ -202,6 +223,25 @@ BAD: list[tuple[object, str]] = [
     (
         {**GOOD, "pointcloud": "columns"},
         "key 'pointcloud': expected recorded or decoded, not \"columns\"",
+    ),
+    (
+        {**GOOD, "images": "png"},
+        'key \'images\': expected an object of globs and forms like {"/camera/*": "jpeg_files"}, not "png"',
+    ),
+    ({**GOOD, "images": {"": "png"}}, "key 'images': '' is no glob of topics; for example \"/camera/*\""),
+    ({**GOOD, "images": {"/cam": "gif"}}, "key 'images': '/cam': form: expected recorded, png, jpeg, png_fi"),
+    ({**GOOD, "images": {"/cam": 7}}, "key 'images': '/cam': expected recorded or png or jpeg or png_files"),
+    (
+        {**GOOD, "images": {"/cam": {"size": 7}}},
+        "key 'images': '/cam': 'size' is unknown; known are form, vid",
+    ),
+    (
+        {**GOOD, "images": {"/cam": {"form": "png", "max_width": True}}},
+        "key 'images': '/cam': max_width: expected a whole number up to 65,500, not True",
+    ),
+    (
+        {**GOOD, "images": {"/cam": "left_out"}},
+        "key 'images': '/cam': left_out keeps no picture anywhere: give",
     ),
     ({**GOOD, "report": "no"}, "key 'report': expected true or false, not \"no\""),
     ({**GOOD, "parquet": 2}, "key 'parquet': expected compatible or compact, not 2"),

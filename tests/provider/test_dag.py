@@ -103,6 +103,7 @@ def test_every_optional_key(dag: Any, s3: S3Client, bucket: str, variables: None
             "ros_distro": "humble",
             "msg_path": [f"s3://{bucket}/packages/"],
             "pointcloud": "decoded",
+            "images": {"/cam*": "png", "/camera": {"form": "recorded"}},
             "report": False,
         },
     )

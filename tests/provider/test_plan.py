@@ -341,6 +341,11 @@ def test_strictness_is_no_other_content(lake: Lake) -> None:
             ExtractOptions(transforms=contract.transform_rules({"/imu": "smooth"})),
             f"a.bag (plan {EARLIER.plan_id}, with other options)",
         ),
+        (
+            bag("a.bag"),
+            ExtractOptions(images=(contract.parse_image_rule("/cam", "png"),)),
+            f"a.bag (plan {EARLIER.plan_id}, with other options)",
+        ),
     ],
 )
 def test_rows_are_not_written_twice_unasked(
@@ -515,8 +520,10 @@ def test_a_saved_plan_must_be_what_the_conf_says(bucket: str) -> None:
     with pytest.raises(PlanError, match=r"run_1\) was planned with source .* so start a new run"):
         check_saved(saved, source, conf(bucket, topics={"include": ["/imu"]}))
     other = conf(bucket, transforms={"/imu": "smooth"})
-    with pytest.raises(PlanError, match=r"transforms \{\}; the conf says otherwise now"):
+    with pytest.raises(PlanError, match=r"transforms \{\}, images \{\}; the conf says otherwise now"):
         check_saved(saved, source, other)
+    with pytest.raises(PlanError, match="so start a new run"):
+        check_saved(saved, source, conf(bucket, images={"/cam": "png"}))
     with pytest.raises(PlanError, match="so start a new run"):
         check_saved(saved, DriveSource("drive_1", bucket, "elsewhere/"), conf(bucket))
 

@@ -18,6 +18,7 @@ import pyarrow as pa
 from ros_to_parquet.bag.model import Int64Array, UInt8Array
 
 UInt64Array = npt.NDArray[np.uint64]
+Float32Array = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 
 WORDS = 16
@@ -33,9 +34,6 @@ CAMERAS = frozenset({"sensor_msgs/Image", "sensor_msgs/CompressedImage"})
 CLOUD = "sensor_msgs/PointCloud2"
 SCAN = "sensor_msgs/LaserScan"
 
-_NOT_LOOKED_AT = frozenset(
-    {"log_time", "log_time_ns", "stamp", "stamp_ns", "publish_time_ns", "sequence", "bag", "header"}
-)
 _PIECE_ROWS = 1024
 _JPEG_BEGIN, _JPEG_END = 0xD8FF, 0xD9FF
 """Two bytes, the first one least."""
@@ -121,16 +119,16 @@ class _Leaf:
     place: tuple[int, ...]
     kind: pa.DataType
 
-    def of(self, rows: pa.RecordBatch) -> pa.Array:
+    def of(self, columns: Sequence[pa.Array]) -> pa.Array:
         first, *rest = self.place
-        values = rows.column(first)
+        values = columns[first]
         for child in rest:
             values = values.field(child)
         return values
 
 
 class Look:
-    """What is looked at of rows of one schema and type; resolved once, used for every batch.
+    """What is looked at of rows as they were recorded, of one type; resolved once, used for every batch.
 
     A bag can define its own ``sensor_msgs/Image``: what is not as ROS has it is not looked at.
     """
@@ -142,7 +140,7 @@ class Look:
         leaves = [
             leaf
             for place, each in enumerate(schema)
-            if each.name not in _NOT_LOOKED_AT
+            if each.name != "header"
             for leaf in _leaves(each, each.name, (place,))
         ]
         self._floats = [leaf for leaf in leaves if pa.types.is_floating(leaf.kind)]
@@ -156,11 +154,11 @@ class Look:
         self._raw = (
             plain == "sensor_msgs/Image" and blob and have(pa.types.is_uint32, "height", "width", "step")
         )
-        self._ranges = ""
-        if plain == SCAN and have(_is_list, "ranges") and have(pa.types.is_float32, "range_min", "range_max"):
-            self._ranges = "ranges"
-        elif plain == CLOUD and have(_is_list, "x"):
-            self._ranges = "x"
+        self._scan = (
+            plain == SCAN
+            and have(_is_ranges, "ranges")
+            and have(pa.types.is_float32, "range_min", "range_max")
+        )
         self._cloud = (
             plain == CLOUD
             and blob
@@ -169,12 +167,14 @@ class Look:
             and have(_is_fields, "fields")
         )
 
-    def at(self, rows: pa.RecordBatch) -> Facts:
-        """What the rows are."""
+    def at(
+        self, columns: Sequence[pa.Array], log_times_ns: Int64Array, stamps_ns: Int64Array | None
+    ) -> Facts:
+        """What the rows are; ``columns`` are the message's own."""
         signatures: UInt64Array | None = None
         not_finite: list[tuple[str, BoolArray]] = []
         for leaf in self._floats:
-            values = leaf.of(rows)
+            values = leaf.of(columns)
             if values.null_count:
                 values = values.fill_null(0.0)
             size = values.type.bit_width // 8
@@ -186,29 +186,29 @@ class Look:
             words = numbers.view(f"u{size}").astype(np.uint64, copy=False)
             signatures = words if signatures is None else signatures * _FACTOR + words
         for leaf in self._lists:
-            words = _sampled(*_bytes_of(leaf.of(rows)))
+            words = _sampled(*_bytes_of(leaf.of(columns)))
             signatures = words if signatures is None else signatures * _FACTOR + words
         return Facts(
-            log_times_ns=self._of(rows, "log_time_ns", np.int64),
-            stamps_ns=self._of(rows, "stamp_ns", np.int64) if "stamp_ns" in self._places else None,
+            log_times_ns=log_times_ns,
+            stamps_ns=stamps_ns,
             signatures=None if signatures is None else signatures.view(np.int64),
             not_finite=tuple(not_finite),
-            frames=self._frames(rows),
-            blobs=rows.column(self._places["data"]) if self._compressed else None,
-            returns=self._returns(rows),
+            frames=self._frames(columns),
+            blobs=columns[self._places["data"]] if self._compressed else None,
+            returns=self._returns(columns),
         )
 
-    def _of(self, rows: pa.RecordBatch, name: str, kind: npt.DTypeLike) -> npt.NDArray[Any]:
-        return _numbers(rows.column(self._places[name]), kind)
+    def _of(self, columns: Sequence[pa.Array], name: str, kind: npt.DTypeLike) -> npt.NDArray[Any]:
+        return _numbers(columns[self._places[name]], kind)
 
-    def _frames(self, rows: pa.RecordBatch) -> Int64Array | None:
+    def _frames(self, columns: Sequence[pa.Array]) -> Int64Array | None:
         if not (self._compressed or self._raw):
             return None
-        data, offsets = _bytes_of(rows.column(self._places["data"]))
+        data, offsets = _bytes_of(columns[self._places["data"]])
         if self._compressed:
             return _compressed_frames(data, offsets)
         height, width, step = (
-            self._of(rows, name, np.uint32).astype(np.int64) for name in ("height", "width", "step")
+            self._of(columns, name, np.uint32).astype(np.int64) for name in ("height", "width", "step")
         )
         sizes = np.diff(offsets)
         frames = np.full(len(sizes), Frame.RAW, dtype=np.int64)
@@ -216,18 +216,15 @@ class Look:
         frames[(sizes == 0) | (height == 0) | (width == 0)] = Frame.EMPTY
         return frames
 
-    def _returns(self, rows: pa.RecordBatch) -> Int64Array | None:
-        if self._ranges:
-            values = rows.column(self._places[self._ranges])
-            if self._ranges == "x":
-                return _list_returns(values, None)
-            bounds = (self._of(rows, name, np.float32) for name in ("range_min", "range_max"))
-            return _list_returns(values, tuple(bounds))
-        return _cloud_returns(rows, self._places) if self._cloud else None
+    def _returns(self, columns: Sequence[pa.Array]) -> Int64Array | None:
+        if self._scan:
+            low, high = (self._of(columns, name, np.float32) for name in ("range_min", "range_max"))
+            return _scan_returns(columns[self._places["ranges"]], low, high)
+        return _cloud_returns(columns, self._places) if self._cloud else None
 
 
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) and pa.types.is_primitive(kind.value_type))
+def _is_ranges(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) and pa.types.is_float32(kind.value_type))
 
 
 def _is_fields(kind: pa.DataType) -> bool:
@@ -338,23 +335,18 @@ def _word(data: UInt8Array, starts: Int64Array, size: int) -> UInt64Array:
     return np.asarray(words, dtype=np.uint64)
 
 
-def _list_returns(values: pa.Array, bounds: Sequence[npt.NDArray[Any]] | None) -> Int64Array:
-    """How many values of each list are finite, not zero, and between its row's ``bounds``."""
-    data, offsets = _bytes_of(values)
-    inner = values.type.value_type
-    size = inner.bit_width // 8
-    counts: Int64Array = np.diff(offsets) // size
-    if not pa.types.is_floating(inner):
-        return counts
-    numbers = data[: len(data) // size * size].view(f"f{size}")
+def _scan_returns(ranges: pa.Array, low: Float32Array, high: Float32Array) -> Int64Array:
+    """How many ranges of each scan are finite, not zero, and between its ``low`` and ``high``."""
+    data, offsets = _bytes_of(ranges)
+    numbers = data[: len(data) // 4 * 4].view(np.float32)
+    counts: Int64Array = np.diff(offsets) // 4
     made = np.zeros(len(counts), dtype=np.int64)
     for first, last in _of_one_size(counts):
         count = int(counts[first])
-        rows = numbers[offsets[first] // size : offsets[last] // size].reshape(last - first, count)
+        rows = numbers[offsets[first] // 4 : offsets[last] // 4].reshape(last - first, count)
         some = rows[:, :: max(1, count // SAMPLED_POINTS)] if count else rows
         back = np.isfinite(some) & (some != 0)
-        if bounds is not None:
-            back &= (some >= bounds[0][first:last, None]) & (some <= bounds[1][first:last, None])
+        back &= (some >= low[first:last, None]) & (some <= high[first:last, None])
         made[first:last] = np.round(back.sum(axis=1) * (count / max(some.shape[1], 1)))
     return made
 
@@ -365,24 +357,25 @@ def _of_one_size(counts: Int64Array) -> Iterator[tuple[int, int]]:
     yield from ((first, last) for first, last in pairwise(edges) if first < last)
 
 
-def _cloud_returns(rows: pa.RecordBatch, names: Mapping[str, int]) -> Int64Array | None:
-    """Of clouds as recorded, by their x; None where their first has none that can be read."""
-    if not rows.num_rows:
+def _cloud_returns(columns: Sequence[pa.Array], places: Mapping[str, int]) -> Int64Array | None:
+    """How many points of each cloud have an x, finite and not 0; None where their first has none to read."""
+    count = len(columns[places["data"]])
+    if not count:
         return None
-    known = {each["name"]: each for each in rows.column(names["fields"])[0].as_py()}
+    known = {each["name"]: each for each in columns[places["fields"]][0].as_py()}
     if "x" not in known or known["x"]["datatype"] not in _COORDINATES:
         return None
     offset = int(known["x"]["offset"])
-    order = ">" if rows.column(names["is_bigendian"])[0].as_py() else "<"
+    order = ">" if columns[places["is_bigendian"]][0].as_py() else "<"
     kind = np.dtype(order + _COORDINATES[known["x"]["datatype"]])
-    data, offsets = _bytes_of(rows.column(names["data"]))
+    data, offsets = _bytes_of(columns[places["data"]])
     width, height, step = (
-        _numbers(rows.column(names[name]), np.uint32).astype(np.int64).tolist()
+        _numbers(columns[places[name]], np.uint32).astype(np.int64).tolist()
         for name in ("width", "height", "point_step")
     )
-    made = np.zeros(rows.num_rows, dtype=np.int64)
+    made = np.zeros(count, dtype=np.int64)
     bounds = offsets.tolist()
-    for row in range(rows.num_rows):
+    for row in range(count):
         first, size = bounds[row], bounds[row + 1] - bounds[row]
         if step[row] < offset + kind.itemsize:
             continue

@@ -13,7 +13,7 @@ import pyarrow as pa
 from ros_to_parquet.bag.model import Int64Array
 from ros_to_parquet.contract import QualityRule, quality_limits
 from ros_to_parquet.quality.numbers import TICK_NS, Border, Numbers, Part, Run, TopicNumbers, dump
-from ros_to_parquet.quality.values import CAMERAS, Facts, Frame, Look
+from ros_to_parquet.quality.values import CAMERAS, Facts, Frame
 
 PENDING_MESSAGES = 1 << 16
 """Times of so many messages wait, for numpy's work costs by the piece."""
@@ -22,6 +22,7 @@ OPENED = 1024
 """Of a camera's frames, the first of a shard is opened and one in so many others."""
 
 MOST_OPENED_BYTES = 32 << 20
+MOST_OPENED_PIXELS = 50_000_000
 """A frame of more is not opened."""
 
 _MIX = np.uint64(0x9E3779B97F4A7C15)
@@ -202,7 +203,6 @@ class Watch:
         self._place = (0, 0, 0)
         self._split = False
         self._topics: dict[tuple[str, str], _Topic] = {}
-        self._looks: dict[tuple[pa.Schema, str], Look] = {}
         self._pending = 0
         self._streams = 0
         self._offset = -1
@@ -237,14 +237,6 @@ class Watch:
         _extend(stream.times, log_times_ns)
         _extend(stream.offsets, offsets)
         self._pending += len(log_times_ns)
-
-    def facts(self, stream: Stream, rows: pa.RecordBatch) -> Facts:
-        """What rows of the stream are, or of others of its type and definition."""
-        key = (rows.schema, stream.topic.numbers.type_name)
-        look = self._looks.get(key)
-        if look is None:
-            look = self._looks[key] = Look(rows.schema, key[1])
-        return look.at(rows)
 
     def note_rows(self, stream: Stream, facts: Facts) -> None:
         """Takes the stream's own rows."""
@@ -317,10 +309,14 @@ def _open_some(numbers: TopicNumbers, times: Int64Array, frames: Int64Array, blo
 
 def _problem_of(data: bytes) -> str:
     """Why the pixels of a JPEG or PNG cannot be decoded; empty where they can."""
-    from ros_to_parquet.report.pictures import PictureError, check_picture
+    from ros_to_parquet.pictures import DEPTH_HEADER_BYTES, PictureError, check_file, claim_of
 
+    is_depth = data[DEPTH_HEADER_BYTES:].startswith(b"\x89PNG")
+    message = {"format": "compressedDepth" if is_depth else "", "data": data}
     try:
-        check_picture(data)
+        claim = claim_of(message)
+        if claim.width * claim.height <= MOST_OPENED_PIXELS:
+            check_file(message)
     except PictureError as error:
         return str(error)
     return ""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from ros_to_parquet.report.drive import Drive, Topic
-from ros_to_parquet.report.pictures import PictureError, picture_of, small_jpeg
+from ros_to_parquet.report.pictures import PictureError, opened_picture, picture_of, small_jpeg
 from ros_to_parquet.report.tables import Tables
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 FRAMES_A_CAMERA = 8
 MOST_FRAMES = 64
@@ -15,7 +19,10 @@ MOST_CAMERAS = 16
 WIDTH = 320
 """Of a small picture, pixels."""
 
-_COLUMNS = ("log_time_ns", "data", "format", "encoding", "width", "height", "step", "is_bigendian")
+_COLUMNS = (
+    *("log_time_ns", "data", "format", "encoding", "width", "height", "step", "is_bigendian"),
+    *("image", "image_path", "video_path"),
+)
 _TYPES = ("sensor_msgs/CompressedImage", "sensor_msgs/Image")
 
 
@@ -55,11 +62,22 @@ def _camera(tables: Tables, topic: Topic, count: int) -> Camera:
     frames = []
     for row in tables.rows_at(topic.paths, spread(topic.rows, count), _COLUMNS):
         try:
-            jpeg, size = small_jpeg(picture_of(row), WIDTH)
+            jpeg, size = small_jpeg(_picture(tables, row), WIDTH)
             frames.append(Frame(row["log_time_ns"], jpeg, size))
         except PictureError as error:
             frames.append(Frame(row["log_time_ns"], b"", (0, 0), str(error)))
     return Camera(topic, tuple(frames))
+
+
+def _picture(tables: Tables, row: Mapping[str, Any]) -> Image.Image:
+    """The row's picture, wherever a rule for images has put it."""
+    if "image" in row:
+        return opened_picture(row["image"])
+    if "image_path" in row:
+        return opened_picture(tables.read(row["image_path"]))
+    if "data" not in row and "video_path" in row:
+        raise PictureError(f"it is in a video alone: {row['video_path']}")
+    return picture_of(row)
 
 
 def spread(rows: int, count: int) -> Sequence[int]:

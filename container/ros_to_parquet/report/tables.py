@@ -26,6 +26,11 @@ class Tables:
     def open(self, path: str) -> pq.ParquetFile:
         return pq.ParquetFile(self._filesystem.open_input_file(f"{self._root}/{path}"))
 
+    def read(self, path: str) -> bytes:
+        """What a file beside the tables holds."""
+        with self._filesystem.open_input_stream(f"{self._root}/{path}") as file:
+            return bytes(file.read())
+
     def schema(self, path: str) -> pa.Schema:
         with self.open(path) as file:
             return file.schema_arrow

@@ -1,0 +1,117 @@
+"""Frames tables of a lake, and the rows that their keys lead to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.fs as fs
+import pyarrow.parquet as pq
+
+from ros_to_parquet import contract, drift
+from ros_to_parquet.frames.arrays import column, integers, one_array
+from ros_to_parquet.parquet_options import recorded_schema
+from ros_to_parquet.storage import Storage, arrow_filesystem, join
+
+METADATA_KEY = "ros_to_parquet.frames"
+"""In a file's metadata: JSON of the plans whose rows it was made of, and of the table's description."""
+
+
+def tables(storage: Storage, lake_uri: str) -> list[str]:
+    """Names of the frames tables that a lake has, sorted."""
+    return storage.folders(join(lake_uri, contract.FRAMES_FOLDER))
+
+
+def drives(storage: Storage, lake_uri: str, name: str) -> list[str]:
+    """The drives that a frames table has rows of, sorted."""
+    folders = storage.folders(join(lake_uri, f"{contract.FRAMES_FOLDER}/{name}"))
+    return [folder.removeprefix("drive_id=") for folder in folders]
+
+
+def dataset(storage: Storage, lake_uri: str, name: str, wanted: Sequence[str] | None) -> ds.Dataset:
+    """A frames table of some drives, or of all that it has; with the column ``drive_id``.
+
+    Raises:
+        KeyError: no such table, or drive in it.
+        drift.DriftError: drives differ so that no table holds both.
+    """
+    there = drives(storage, lake_uri, name)
+    if not there:
+        known = ", ".join(tables(storage, lake_uri)) or "none"
+        raise KeyError(f"{lake_uri}: no frames table {name}; there are {known}")
+    if missing := [each for each in wanted or () if each not in there]:
+        raise KeyError(f"{lake_uri}: frames table {name}: nothing of drive {missing[0]}")
+    filesystem, root = arrow_filesystem(lake_uri)
+    chosen = there if wanted is None else list(wanted)
+    files = [f"{root}/{contract.frames_key(name, drive_id)}" for drive_id in chosen]
+    schemas = [
+        recorded_schema(pq.read_metadata(file, filesystem=filesystem)).remove_metadata() for file in files
+    ]
+    definitions = [
+        (drive_id, drift.TopicDefinition(schema)) for drive_id, schema in zip(chosen, schemas, strict=True)
+    ]
+    try:
+        common = drift.common_columns(definitions)
+    except drift.DriftError as error:
+        raise drift.DriftError(f"{lake_uri}: frames table {name}: {error}") from error
+    partition = pa.schema([("drive_id", pa.string())])
+    return ds.dataset(
+        files,
+        schema=pa.schema([*common, *partition]),
+        filesystem=filesystem,
+        format="parquet",
+        partitioning=ds.HivePartitioning(partition),
+        partition_base_dir=root,
+    )
+
+
+def is_made_of(filesystem: fs.FileSystem, path: str, plans: frozenset[str]) -> bool:
+    """Whether the frames table at ``path`` has rows of one of the plans."""
+    said = (pq.read_metadata(path, filesystem=filesystem).metadata or {}).get(METADATA_KEY.encode(), b"{}")
+    return not plans.isdisjoint(json.loads(said).get("plans", ()))
+
+
+def fetch(lake_uri: str, keys: pa.Array | pa.ChunkedArray, columns: Sequence[str] | None) -> pa.Table:
+    """The rows of the lake that ``keys`` (a topic's column of a frames table) lead to, in their order.
+
+    A null key is a row of nulls. A row group is read once, whatever the order; all rows that are asked for
+    are in memory.
+
+    Raises:
+        FileNotFoundError: the drive has been replaced since the frames table was read.
+    """
+    struct = one_array(keys)
+    filesystem, root = arrow_filesystem(lake_uri)
+    there = np.flatnonzero(struct.is_valid().to_numpy(zero_copy_only=False))
+    some = struct.take(column(there))
+    files = some.field("file").dictionary_encode()
+    paths, of_file = files.dictionary.to_pylist(), integers(files.indices)
+    groups, rows = integers(some.field("row_group")), integers(some.field("row"))
+    pieces, places = [], []
+    for place, path in enumerate(paths):
+        here = np.flatnonzero(of_file == place)
+        with pq.ParquetFile(filesystem.open_input_file(f"{root}/{path}")) as file:
+            for number, start in _starts(file, set(groups[here].tolist())):
+                found = here[groups[here] == number]
+                read = file.read_row_group(number, columns=None if columns is None else list(columns))
+                pieces.append(read.take(column(rows[found] - start)))
+                places.append(there[found])
+    if not pieces:
+        return pa.table({})
+    table = pa.concat_tables(pieces, promote_options="permissive")
+    order = np.full(len(struct), -1, dtype=np.int64)
+    order[np.concatenate(places)] = np.arange(table.num_rows)
+    nullable = pa.schema([each.with_nullable(True) for each in table.schema], table.schema.metadata)
+    return table.cast(nullable).take(column(order, order >= 0))
+
+
+def _starts(file: pq.ParquetFile, wanted: set[int]) -> Iterator[tuple[int, int]]:
+    """The row groups that are ``wanted``, each with the number of its first row in the file."""
+    start = 0
+    for number in range(file.num_row_groups):
+        if number in wanted:
+            yield number, start
+        start += file.metadata.row_group(number).num_rows
