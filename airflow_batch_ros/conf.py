@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeVar
 
+from airflow_batch_ros.prices import Prices, parse_prices
 from ros_to_parquet.contract import (
     MAX_IMAGE_SIDE,
     ROS_DISTRIBUTIONS,
@@ -55,6 +56,7 @@ CONF_KEYS = (
     "quality",
     "report",
     "sync",
+    "prices",
 )
 
 DEFAULT_FAIL_ON = (FailOn.FAILED, FailOn.PARTIAL)
@@ -68,6 +70,8 @@ MAX_PREFIX_BYTES = 900
 """An S3 key is at most 1,024 bytes; the rest is for the bag's own name."""
 
 _DRIVE_ID = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
+_FOUND_ID = r"(?=.{1,100}$)(\*|[A-Za-z0-9][A-Za-z0-9_.-]*\*)[A-Za-z0-9_.-]*"
+"""Of a pattern: an id with one star, for what the pattern finds."""
 _BUCKET = r"(?!.*\.\.)(?!\d+\.\d+\.\d+\.\d+$)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -82,18 +86,33 @@ _FILTER_SCHEMA: Mapping[str, Any] = {
     "properties": {"include": {**_GLOBS_SCHEMA, "minItems": 1}, "exclude": _GLOBS_SCHEMA},
 }
 
-DRIVES_TO_PROCESS_SCHEMA: Mapping[str, Any] = {
-    "type": "object",
-    "minProperties": 1,
-    "propertyNames": {"pattern": f"^{_DRIVE_ID}$"},
-    "additionalProperties": {
+
+def _place_schema(prefix: str) -> dict[str, Any]:
+    return {
         "type": "object",
         "required": ["bucket", "prefix"],
         "additionalProperties": False,
         "properties": {
             "bucket": {"type": "string", "pattern": f"^{_BUCKET}$"},
-            "prefix": {"type": "string", "pattern": r"^(?!/)[^*\x00-\x1f\x7f]*$"},
+            "prefix": {"type": "string", "pattern": prefix},
         },
+    }
+
+
+_PATTERN_SCHEMA = _place_schema(r"^(?!/)(?!.*\*\*)[^\x00-\x1f\x7f]*\*[^\x00-\x1f\x7f]*$")
+
+DRIVES_TO_PROCESS_SCHEMA: Mapping[str, Any] = {
+    "type": "object",
+    "minProperties": 1,
+    "propertyNames": {"pattern": f"^({_DRIVE_ID}|{_FOUND_ID})$"},
+    # One pattern by itself, or drives and patterns by their ids.
+    "if": {"required": ["bucket"], "properties": {"bucket": {"type": "string"}}},
+    "then": _PATTERN_SCHEMA,
+    "else": {
+        "patternProperties": {
+            r"^[^*]*$": _place_schema(r"^(?!/)[^*\x00-\x1f\x7f]*$"),
+            r"\*": _PATTERN_SCHEMA,
+        }
     },
 }
 
@@ -153,6 +172,16 @@ _SCHEMAS: Mapping[str, Mapping[str, Any]] = {
     },
     "report": {"type": "boolean"},
     "sync": SYNC_SCHEMA,
+    "prices": {
+        "type": "object",
+        "required": ["vcpu_hour", "gb_hour"],
+        "additionalProperties": False,
+        "properties": {
+            "vcpu_hour": {"type": "number", "minimum": 0},
+            "gb_hour": {"type": "number", "minimum": 0},
+            "currency": {"type": "string", "minLength": 1, "maxLength": 8},
+        },
+    },
 }
 
 
@@ -167,7 +196,29 @@ class ConfError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class DriveSource:
-    """Where a drive's bags are. ``prefix`` ends in ``/``, or is empty: the bucket's root."""
+    """Where a drive's bags are. ``prefix`` ends in ``/``, or is empty: the bucket's root.
+
+    ``found``: a pattern found it, so that it need not have a bag, or anything new.
+    """
+
+    drive_id: str
+    bucket: str
+    prefix: str
+    found: bool = False
+
+    @property
+    def uri(self) -> str:
+        return f"s3://{self.bucket}/{self.prefix}"
+
+
+@dataclass(frozen=True, slots=True)
+class DrivePattern:
+    """Folders that are a drive each.
+
+    Attributes:
+        drive_id: with one star, for what names a folder; see `finding.drive_id`.
+        prefix: ends in ``/``; a star is any characters but ``/``.
+    """
 
     drive_id: str
     bucket: str
@@ -176,6 +227,12 @@ class DriveSource:
     @property
     def uri(self) -> str:
         return f"s3://{self.bucket}/{self.prefix}"
+
+    @property
+    def base(self) -> str:
+        """URI of the folder, without a final slash, that all it may find lies below."""
+        folder = self.prefix.partition("*")[0].rpartition("/")[0]
+        return f"s3://{self.bucket}/{folder}".rstrip("/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +257,9 @@ class PipelineConf:
         fail_on: what a drive fails by.
         min_success_ratio: the run fails where less than this share of its drives are in other states.
         finish: what is done for a drive once it is committed.
+        patterns: what finds further drives.
+        found: whether ``drives`` has those that the patterns find.
+        prices: what containers cost, where it is not AWS's list price.
         quality: limits of the quality checks that are not the defaults.
     """
 
@@ -212,6 +272,9 @@ class PipelineConf:
     fail_on: tuple[FailOn, ...] = DEFAULT_FAIL_ON
     min_success_ratio: float = 1.0
     finish: FinishOptions = DEFAULT_FINISH
+    patterns: tuple[DrivePattern, ...] = ()
+    found: bool = False
+    prices: Prices | None = None
     quality: tuple[QualityRule, ...] = ()
 
 
@@ -264,7 +327,7 @@ def parse_conf(raw: object, *, defaults: Mapping[str, Any] | None = None) -> Pip
     problems = [f"key {key!r} is unknown; known are {known}" for key in raw if key not in CONF_KEYS]
     said = {key: value for key, value in raw.items() if value is not None or key == "drives_to_process"}
     given = {**(defaults or {}), **said}
-    drives = _drives(given.get("drives_to_process"), problems, there="drives_to_process" in given)
+    drives, patterns = _drives(given.get("drives_to_process"), problems, there="drives_to_process" in given)
     topics = _globs("topics", given.get("topics"), problems)
     conf = PipelineConf(
         drives=drives,
@@ -291,6 +354,10 @@ def parse_conf(raw: object, *, defaults: Mapping[str, Any] | None = None) -> Pip
             report=_flag("report", given.get("report", DEFAULT_FINISH.report), problems),
             sync=parse_sync(given["sync"], problems) if "sync" in given else (),
         ),
+        patterns=patterns,
+        prices=parse_prices(given["prices"], where="key 'prices'", problems=problems)
+        if "prices" in given
+        else None,
     )
     if problems:
         raise ConfError(problems)
@@ -312,25 +379,36 @@ def parse_output(uri: str, *, where: str = "argument 'output_uri' of the operato
     return output
 
 
-def _drives(raw: object, problems: list[str], *, there: bool) -> tuple[DriveSource, ...]:
+def _drives(
+    raw: object, problems: list[str], *, there: bool
+) -> tuple[tuple[DriveSource, ...], tuple[DrivePattern, ...]]:
     example = '{"drive_1": {"bucket": "my-bucket", "prefix": "drive_1/"}}'
     if not there:
         problems.append(f"key 'drives_to_process' is missing; for example {example}")
-        return ()
+        return (), ()
     if not isinstance(raw, Mapping):
         problems.append(f"key 'drives_to_process': expected an object like {example}, not {_shown(raw)}")
-        return ()
+        return (), ()
     if not raw:
         problems.append(f"key 'drives_to_process' names no drive; for example {example}")
-        return ()
+        return (), ()
+    if isinstance(raw.get("bucket"), str):  # one pattern by itself
+        raw = {"*": raw}
     found = [drive for key, value in raw.items() if (drive := _drive(key, value, problems)) is not None]
-    _refuse_overlaps(found, problems)
-    return tuple(found)
+    drives = tuple(each for each in found if isinstance(each, DriveSource))
+    problems.extend(overlaps(drives))
+    return drives, tuple(each for each in found if isinstance(each, DrivePattern))
 
 
-def _drive(drive_id: object, raw: object, problems: list[str]) -> DriveSource | None:
+def _drive(drive_id: object, raw: object, problems: list[str]) -> DriveSource | DrivePattern | None:
     count = len(problems)
-    if not isinstance(drive_id, str) or not re.fullmatch(_DRIVE_ID, drive_id):
+    is_pattern = isinstance(drive_id, str) and "*" in drive_id
+    if is_pattern and not re.fullmatch(_FOUND_ID, str(drive_id)):
+        problems.append(
+            f"drive {drive_id!r}: the id of drives that a pattern finds has one '*', for the name of the "
+            'folder, and else what ids have: "*" or "fleet_a.*"'
+        )
+    elif not is_pattern and not (isinstance(drive_id, str) and re.fullmatch(_DRIVE_ID, drive_id)):
         problems.append(
             f"drive {drive_id!r}: a drive id begins with a letter or digit, goes on with letters, digits, "
             f"'_', '-' and '.', and has at most {MAX_DRIVE_ID_LENGTH} characters: it names folders and jobs"
@@ -346,8 +424,11 @@ def _drive(drive_id: object, raw: object, problems: list[str]) -> DriveSource | 
         if key not in ("bucket", "prefix")
     )
     bucket = _bucket(drive_id, raw, problems)
-    prefix = _prefix(drive_id, raw, problems)
-    return DriveSource(str(drive_id), bucket, prefix) if len(problems) == count else None
+    prefix = _prefix(drive_id, raw, problems, is_pattern=is_pattern)
+    if len(problems) > count:
+        return None
+    kind = DrivePattern if is_pattern else DriveSource
+    return kind(str(drive_id), bucket, prefix)
 
 
 def _bucket(drive_id: object, raw: Mapping[Any, Any], problems: list[str]) -> str:
@@ -377,7 +458,7 @@ def _bucket_complaint(bucket: str) -> str | None:
     )
 
 
-def _prefix(drive_id: object, raw: Mapping[Any, Any], problems: list[str]) -> str:
+def _prefix(drive_id: object, raw: Mapping[Any, Any], problems: list[str], *, is_pattern: bool) -> str:
     where = f"drive {drive_id!r}, key 'prefix'"
     prefix = raw.get("prefix")
     if "prefix" not in raw:
@@ -388,9 +469,24 @@ def _prefix(drive_id: object, raw: Mapping[Any, Any], problems: list[str]) -> st
         problems.append(
             f"{where}: {prefix!r} begins with '/', which S3 keys do not; write {prefix.lstrip('/')!r}"
         )
-    elif "*" in prefix:
+    elif "*" in prefix and bag_format(prefix):
         problems.append(
-            f"{where}: {prefix!r} is a glob; write the folder, and choose bags with the conf's 'bags'"
+            f"{where}: {prefix!r} is a glob of files; write the folder, and choose bags with the conf's "
+            "'bags'"
+        )
+    elif "*" in prefix and not is_pattern:
+        problems.append(
+            f'{where}: {prefix!r} finds folders that are a drive each: write "*" or "{drive_id}.*" for '
+            "the id, whose star is the folder's name"
+        )
+    elif is_pattern and "*" not in prefix:
+        problems.append(
+            f"{where}: {prefix!r} has no '*', which finds drives; one drive has an id without: "
+            f'{{"drive_1": {{"bucket": ..., "prefix": "{prefix}"}}}}'
+        )
+    elif "**" in prefix:
+        problems.append(
+            f"{where}: {prefix!r}: a star is within one folder's name; write '*/*/' for two folders"
         )
     elif bag_format(prefix):
         folder, _, name = prefix.rpartition("/")
@@ -407,8 +503,9 @@ def _prefix(drive_id: object, raw: Mapping[Any, Any], problems: list[str]) -> st
     return ""
 
 
-def _refuse_overlaps(drives: Sequence[DriveSource], problems: list[str]) -> None:
-    """Of two drives over one folder each bag would be taken twice."""
+def overlaps(drives: Sequence[DriveSource]) -> list[str]:
+    """What is wrong with drives of which one lies in another: each bag would be taken twice."""
+    problems: list[str] = []
     outer: DriveSource | None = None
     for drive in sorted(drives, key=lambda drive: (drive.bucket, drive.prefix)):
         if outer is None or drive.bucket != outer.bucket or not drive.prefix.startswith(outer.prefix):
@@ -423,6 +520,7 @@ def _refuse_overlaps(drives: Sequence[DriveSource], problems: list[str]) -> None
                 f"drive {drive.drive_id!r}, key 'prefix': {drive.uri} lies inside {outer.uri} of drive "
                 f"{outer.drive_id!r}; each bag belongs to one drive"
             )
+    return problems
 
 
 def _globs(key: str, raw: object, problems: list[str]) -> NameGlobs:

@@ -256,6 +256,30 @@ def build_parser() -> argparse.ArgumentParser:
     info.add_argument("--json", action="store_true", help="as JSON")
     info.set_defaults(call=command_info)
 
+    sample = commands.add_parser(
+        "sample",
+        help="a look into bags, without reading them whole",
+        description="Topics and counts by a bag's index, and its first minute decoded: types that nobody "
+        "defines, messages that do not decode, damage. Of each bag at most twice --max-bytes are read.",
+    )
+    sample.add_argument("bags", nargs="+", metavar="BAG", help="bag files; paths or URIs")
+    sample.add_argument("--seconds", type=float, default=60.0, metavar="N", help="of log time (default: 60)")
+    sample.add_argument(
+        "--max-bytes",
+        default="64MiB",
+        metavar="SIZE",
+        help="of each bag, likewise of its index (default: 64MiB)",
+    )
+    _add_topic_globs(sample)
+    sample.add_argument(
+        "--msg-path", action="append", default=[], metavar="FOLDER_OR_URI", help="as of the command extract"
+    )
+    sample.add_argument(
+        "--ros-distro", choices=contract.ROS_DISTRIBUTIONS, default="", metavar="NAME", help="likewise"
+    )
+    sample.add_argument("--json", action="store_true", help="as JSON, a line a bag")
+    sample.set_defaults(call=command_sample)
+
     installed = commands.add_parser(
         "transforms",
         help="transforms that are installed",
@@ -997,3 +1021,39 @@ def command_info(arguments: argparse.Namespace) -> int:
     else:
         info.print()
     return int(ExitCode.OK)
+
+
+def command_sample(arguments: argparse.Namespace) -> int:
+    """Each bag's errors are its own: the others are looked into all the same."""
+    from ros_to_parquet.msg_path import load_types
+    from ros_to_parquet.sample import read_sample
+
+    try:
+        max_bytes = memory.parse_size(arguments.max_bytes)
+    except memory.MemoryLimitError as error:
+        raise UsageError(f"--max-bytes: {error}") from error
+    options = contract.ExtractOptions(msg_paths=tuple(arguments.msg_path), ros_distro=arguments.ros_distro)
+    types = load_types(options)
+    code = ExitCode.OK
+    for bag in arguments.bags:
+        try:
+            found = read_sample(
+                bag,
+                types,
+                include=tuple(arguments.topics),
+                exclude=tuple(arguments.exclude),
+                seconds=arguments.seconds,
+                max_bytes=max_bytes,
+            )
+        except Exception as error:  # noqa: BLE001 (it becomes a line, and the exit code)
+            code, reason = explain(error)
+            if arguments.json:
+                print(json.dumps({"uri": bag, "exit_code": int(code), "problem": reason}), flush=True)
+            else:
+                say(f"{bag}\n  ! {reason}")
+            continue
+        if arguments.json:
+            print(json.dumps(found.as_dict()), flush=True)
+        else:
+            found.print()
+    return int(code)

@@ -715,6 +715,47 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class Pricing:
+    """What each container of a run is and costs, as far as who planned it knew.
+
+    Attributes:
+        platform: ``FARGATE``, ``FARGATE_SPOT``, ``EC2`` or ``SPOT``.
+        job_queue: whose machines these are.
+        memory_gb: 2^30 bytes each, as AWS counts memory.
+        vcpu_hour: price of one of ``vcpus`` for an hour.
+        gb_hour: of one of ``memory_gb``; 0 where the vCPUs' price has it in it.
+        origin: of the prices, for people.
+        least_s: seconds of an attempt that are billed at least.
+    """
+
+    platform: str
+    region: str
+    architecture: str
+    job_queue: str
+    vcpus: float
+    memory_gb: float
+    vcpu_hour: float
+    gb_hour: float
+    currency: str
+    origin: str
+    least_s: float
+
+    @property
+    def is_spot(self) -> bool:
+        return self.platform in ("SPOT", "FARGATE_SPOT")
+
+
+def container_cost(pricing: Pricing, seconds: float) -> float:
+    """What so many seconds of one of its containers cost.
+
+    >>> container_cost(Pricing("EC2", "", "", "", 2.0, 4.0, 0.05, 0.0, "USD", "", 0.0), 3600)
+    0.1
+    """
+    hourly = pricing.vcpus * pricing.vcpu_hour + pricing.memory_gb * pricing.gb_hour
+    return seconds * hourly / 3600
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What one run does for one drive; immutable once saved.
 
@@ -728,6 +769,7 @@ class Plan:
         covered: names of bags left out because an earlier manifest covers them.
         quality: limits of the quality checks that are not the defaults.
         finish: what is done once the drive is committed.
+        pricing: what its containers cost; None where nobody knew, or none is used.
     """
 
     contract_version: int
@@ -745,6 +787,7 @@ class Plan:
     covered: tuple[str, ...] = ()
     quality: tuple[QualityRule, ...] = ()
     finish: FinishOptions = field(default_factory=FinishOptions)
+    pricing: Pricing | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -1055,6 +1098,8 @@ class Manifest:
     memory_limit_bytes: int = 0
     """What the engine was allowed above import: messages larger than a quarter of it are rejects. 0 where an
     earlier version wrote the manifest."""
+    pricing: Pricing | None = None
+    """The plan's."""
     quality: str = ""
     """Numbers that quality checks of the drive are made of (``ros_to_parquet.quality.numbers``): JSON, zlib,
     base64; empty where there are none."""
@@ -1157,6 +1202,8 @@ class TableTotal:
     """In the order of their first log times; none where an earlier version wrote the manifest."""
     files_beside: int = 0
     """Pictures and videos of the rows; their bytes are in ``bytes_written``."""
+    bytes_in: int = 0
+    """Of messages; 0 where an earlier version wrote the manifest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -1356,6 +1403,7 @@ def fold(plan: Plan, manifests: Iterable[Manifest]) -> DriveManifest:
                 bytes_written=total.bytes_written + bytes_written_of(topic),
                 transforms=add_transforms(total.transforms, (topic.transform,) if topic.transform else ()),
                 files_beside=total.files_beside + sum(each.files for each in topic.beside),
+                bytes_in=total.bytes_in + topic.bytes_in,
             )
             schemas[topic.table] = add_schemas((*schemas.get(topic.table, ()), *file_schemas(topic)))
             idle = [rule for rule in idle if not topic_matches(topic.topic, [rule.topics])]

@@ -1313,6 +1313,7 @@ def _manifest(
         topics=topics,
         bags=tuple(bags),
         replaces=plan.replaces,
+        pricing=plan.pricing,
     )
 
 
