@@ -70,10 +70,15 @@ def test_a_plain_conf_is_enough(dag: Any, s3: S3Client, bucket: str, variables: 
             "rows": MESSAGES,
             "rejected": 0,
             "tables": {"temperature": MESSAGES},
+            "bytes_read": drive["bytes_read"],
+            "bytes_written": drive["bytes_written"],
             "report": f"s3://{bucket}/lake/_reports/drive_id={drive['drive_id']}/report.html",
+            "console_url": drive["console_url"],
         }
         for drive in returned["wait"]["drives"]
     ]
+    assert all(event["bytes_read"] > 0 and event["bytes_written"] > 0 for event in events)
+    assert all("batch/home" in event["console_url"] for event in events)
 
     # The same again: there is nothing to do, and that is no failure.
     state, tasks, returned = run(dag, conf)
@@ -105,6 +110,7 @@ def test_every_optional_key(dag: Any, s3: S3Client, bucket: str, variables: None
             "pointcloud": "decoded",
             "images": {"/cam*": "png", "/camera": {"form": "recorded"}},
             "report": False,
+            "fleet": False,
         },
     )
     assert state == "success"
@@ -119,7 +125,7 @@ def test_a_drive_whose_bags_are_broken(dag: Any, s3: S3Client, bucket: str, vari
     put(s3, bucket, "raw/short/a.bag", body=cut_off(ros1_bag(messages=2000)))
     put(s3, bucket, "raw/junk/a.bag", body=UNREADABLE)
     state, tasks, returned = run(
-        dag, {"drives_to_process": drives(bucket, "good", "junk", "short"), "report": False}
+        dag, {"drives_to_process": drives(bucket, "good", "junk", "short"), "report": False, "fleet": False}
     )
     assert (state, tasks) == ("failed", {**ALL_GOOD, "wait": "failed"})
     summary = returned["wait"]
@@ -146,7 +152,7 @@ def test_clearing_runs_what_failed_alone_and_with_more_memory(
     monkeypatch.setattr(DagRun, "generate_run_id", lambda *_, **__: f"cleared-{bucket}")
     put(s3, bucket, "raw/drive_1/a.bag", body=ros1_bag())
     put(s3, bucket, "raw/drive_2/b.bag", body=ros1_bag(first=100))
-    conf = {"drives_to_process": drives(bucket, "drive_1", "drive_2"), "report": False}
+    conf = {"drives_to_process": drives(bucket, "drive_1", "drive_2"), "report": False, "fleet": False}
     when = datetime(2026, 1, 1, tzinfo=UTC)
     with aws.faults(JobEnds(job="drive_2-*", exit_code=137)):
         state, tasks, returned = run(dag, conf, logical_date=when)
