@@ -292,7 +292,8 @@ def _quality(results: Sequence[DriveQuality], limits: Limits) -> Iterator[str]:
         for each in found[: limits.rows]
     ]
     if rows:
-        yield _table(("topic", "check", "level", ">number", ">limit", "what", "log time, UTC"), rows)
+        head = ("topic", "check", "level", ">number", ">limit", "what", "log time, UTC")
+        yield _table("findings", head, rows)
     yield from _more(sum(each.warn + each.error for each in results), len(rows), "findings")
 
 
