@@ -67,7 +67,7 @@ def _compact(text: str) -> str:
     """The same YAML in fewer bytes: a parameter is one line, lists stand below their keys."""
     import yaml
 
-    root = yaml.compose(text)
+    root: Any = yaml.compose(text)
     parameters = next(value for key, value in root.value if key.value == "Parameters")
     for _, parameter in parameters.value:
         parameter.flow_style = True
