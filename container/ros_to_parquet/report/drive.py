@@ -146,7 +146,7 @@ def _topics(shards: Sequence[Manifest]) -> Iterator[Topic]:
     found: dict[tuple[str, str], list[TopicResult]] = {}
     for shard in shards:
         for result in shard.topics:
-            found.setdefault((result.topic, _plain(result.type_name)), []).append(result)
+            found.setdefault((result.topic, plain_type(result.type_name)), []).append(result)
     for (name, type_name), results in sorted(found.items()):
         timed = [each for each in results if each.first_log_time_ns is not None]
         parts = [
@@ -173,7 +173,8 @@ def _topics(shards: Sequence[Manifest]) -> Iterator[Topic]:
         )
 
 
-def _plain(type_name: str) -> str:
+def plain_type(type_name: str) -> str:
+    """``package/Type``, for both versions of ROS."""
     return type_name.replace("/msg/", "/")
 
 

@@ -7,6 +7,7 @@ from ros_to_parquet.lake import Lake, list_commits
 from ros_to_parquet.log import now
 from ros_to_parquet.report import page
 from ros_to_parquet.report.clouds import find_clouds
+from ros_to_parquet.report.cost import find_cost
 from ros_to_parquet.report.drive import Drive, describe_drive
 from ros_to_parquet.report.frame_tree import find_tree
 from ros_to_parquet.report.frames import find_frames
@@ -46,6 +47,7 @@ def make_report(lake: Lake, drive_id: str) -> tuple[Drive, str]:
         clouds=find_clouds(tables, drive),
         series=find_series(tables, drive, axis),
         tree=find_tree(tables, drive),
+        cost=find_cost(drive.shards),
     )
 
 

@@ -11,6 +11,8 @@ from ros_to_parquet import __version__
 from ros_to_parquet.contract import BagStatus, DriveState, Manifest
 from ros_to_parquet.report import plots
 from ros_to_parquet.report.clouds import CloudView
+from ros_to_parquet.report.cost import Cost
+from ros_to_parquet.report.cost import shown as shown_cost
 from ros_to_parquet.report.drive import Bag, Drive, Topic
 from ros_to_parquet.report.frame_tree import FrameTree
 from ros_to_parquet.report.frames import Camera, ContactSheet
@@ -54,6 +56,7 @@ def render(
     clouds: Sequence[CloudView],
     series: Series,
     tree: FrameTree,
+    cost: Cost | None = None,
 ) -> str:
     """The whole page. ``rates`` are of the drive's topics, in their order."""
     sections = [
@@ -63,9 +66,10 @@ def render(
         ("lidar", "Lidar, from above", list(_clouds(axis, clouds))),
         ("fields", "Fields", list(_fields(axis, series))),
         ("frames", "Coordinate frames", list(_tree(tree))),
-        ("topics", "Topics", list(_topics(drive, rates))),
-        ("bags", "Bags", list(_bags(drive.bags))),
-        ("shards", "Shards", list(_shards(drive.shards))),
+        ("topics", "Topics", list(_topics(drive, rates, cost))),
+        ("bags", "Bags", list(_bags(drive.bags, cost))),
+        ("shards", "Shards", list(_shards(drive.shards, cost))),
+        ("cost", "Cost", list(_cost(cost))),
     ]
     shown = [(name, title, parts) for name, title, parts in sections if parts]
     links = "".join(f'<a href="#{name}">{title}</a>' for name, title, _ in shown)
@@ -317,7 +321,7 @@ def _tree(tree: FrameTree) -> Iterator[str]:
         yield f'<p class="soft">{tree.left_out:,} more transforms are not shown.</p>'
 
 
-def _topics(drive: Drive, rates: Sequence[Rate]) -> Iterator[str]:
+def _topics(drive: Drive, rates: Sequence[Rate], cost: Cost | None) -> Iterator[str]:
     head = (
         *(
             "topic",
@@ -349,13 +353,14 @@ def _topics(drive: Drive, rates: Sequence[Rate]) -> Iterator[str]:
         )
         for topic, rate in zip(drive.topics, rates, strict=True)
     ]
-    yield _table(head, rows[:MOST_ROWS])
+    costs = [cost.by_topic.get((topic.name, topic.type_name)) for topic in drive.topics] if cost else []
+    yield _table(*_with_cost(head, rows[:MOST_ROWS], cost, costs))
     yield from _more(len(rows), MOST_ROWS, "topics")
     remarks = [f"{topic.name}: {remark}" for topic in drive.topics for remark in topic.remarks]
     yield _list(remarks, 50)
 
 
-def _bags(bags: Sequence[Bag]) -> Iterator[str]:
+def _bags(bags: Sequence[Bag], cost: Cost | None) -> Iterator[str]:
     checked: dict[bool | None, str] = {
         True: "as its index says",
         False: _Bad("not as its index says"),
@@ -373,11 +378,13 @@ def _bags(bags: Sequence[Bag]) -> Iterator[str]:
         )
         for bag in bags
     ]
-    yield _table(("bag", "state", ">size", ">messages", ">extracted", "count", "damage"), rows[:MOST_ROWS])
+    head = ("bag", "state", ">size", ">messages", ">extracted", "count", "damage")
+    costs = [cost.by_bag.get(bag.name) for bag in bags] if cost else []
+    yield _table(*_with_cost(head, rows[:MOST_ROWS], cost, costs))
     yield from _more(len(rows), MOST_ROWS, "bags")
 
 
-def _shards(shards: Sequence[Manifest]) -> Iterator[str]:
+def _shards(shards: Sequence[Manifest], cost: Cost | None) -> Iterator[str]:
     rows = [
         (
             f"{shard.shard}",
@@ -393,8 +400,49 @@ def _shards(shards: Sequence[Manifest]) -> Iterator[str]:
         for shard in shards
     ]
     head = (">shard", "plan", ">bags", ">time", ">MB/s", ">peak memory", ">attempt", "job", "engine")
-    yield _table(head, rows[:MOST_ROWS])
+    yield _table(*_with_cost(head, rows[:MOST_ROWS], cost, cost.by_shard if cost else ()))
     yield from _more(len(rows), MOST_ROWS, "shards")
+
+
+def _cost(cost: Cost | None) -> Iterator[str]:
+    if cost is None:
+        return
+    facts = [
+        ("cost", shown_cost(cost.amount, cost.currency)),
+        ("vCPU-hours", f"{cost.vcpu_seconds / 3600:,.3g}"),
+        ("GB-hours of memory", f"{cost.gb_seconds / 3600:,.3g}"),
+    ]
+    yield f'<dl class="facts">{"".join(f"<div><dt>{a}</dt><dd>{_text(b)}</dd></div>" for a, b in facts)}</dl>'
+    yield _table(
+        ("platform", "region", ">vCPUs", ">memory, GB", ">vCPU-hour", ">GB-hour", "prices"),
+        [
+            (
+                f"{each.platform} {each.architecture}",
+                each.region,
+                f"{each.vcpus:g}",
+                f"{each.memory_gb:g}",
+                f"{each.vcpu_hour:g} {each.currency}",
+                f"{each.gb_hour:g} {each.currency}",
+                each.origin,
+            )
+            for each in cost.pricings[:MOST_ROWS]
+        ],
+    )
+    unpriced = f" Of {cost.unpriced:,} shards no such price is known." if cost.unpriced else ""
+    yield (
+        '<p class="soft">By the seconds of the shards that made these rows, shared out among bags and topics '
+        f"by bytes. Attempts that failed are in the run's summary.{unpriced}</p>"
+    )
+
+
+def _with_cost(
+    head: Sequence[str], rows: Sequence[Sequence[str]], cost: Cost | None, costs: Sequence[float | None]
+) -> tuple[Sequence[str], list[Sequence[str]]]:
+    """A table with a column of what its rows have cost, where anything is known of that."""
+    if cost is None:
+        return head, list(rows)
+    cells = ("" if each is None else shown_cost(each, cost.currency) for each in costs)
+    return (*head, ">cost"), [(*row, cell) for row, cell in zip(rows, cells, strict=False)]
 
 
 # --- pieces -----------------------------------------------------------------------------------------
