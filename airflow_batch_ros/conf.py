@@ -14,12 +14,16 @@ from typing import Any, TypeVar
 
 from airflow_batch_ros.prices import Prices, parse_prices
 from ros_to_parquet.contract import (
+    CATALOG_DATABASE,
     MAX_IMAGE_SIDE,
     ROS_DISTRIBUTIONS,
     TRANSFORM_NAME,
+    CatalogKind,
+    CatalogOptions,
     DriveState,
     ExtractOptions,
     FinishOptions,
+    GlueFiles,
     ImageForm,
     ImageRule,
     ParquetStyle,
@@ -52,12 +56,14 @@ CONF_KEYS = (
     "images",
     "report",
     "sync",
+    "fleet",
+    "catalog",
     "prices",
 )
 
 DEFAULT_FAIL_ON = (DriveState.FAILED, DriveState.PARTIAL)
 
-DEFAULT_FINISH = FinishOptions(report=True)
+DEFAULT_FINISH = FinishOptions(report=True, fleet=True)
 
 MAX_DRIVE_ID_LENGTH = 100
 """So that a Batch job's name (128 characters) holds drive, plan and generation."""
@@ -152,6 +158,19 @@ _SCHEMAS: Mapping[str, Mapping[str, Any]] = {
     },
     "report": {"type": "boolean"},
     "sync": SYNC_SCHEMA,
+    "fleet": {"type": "boolean"},
+    "catalog": {
+        "type": "object",
+        "required": ["kind", "database"],
+        "additionalProperties": False,
+        "properties": {
+            "kind": {"type": "string", "enum": [kind.value for kind in CatalogKind]},
+            "database": {"type": "string", "pattern": f"^{CATALOG_DATABASE}$"},
+            "files": {"type": "string", "enum": [files.value for files in GlueFiles]},
+        },
+        "if": {"properties": {"kind": {"const": CatalogKind.ICEBERG.value}}},
+        "then": {"properties": {"files": False}},
+    },
     "prices": {
         "type": "object",
         "required": ["vcpu_hour", "gb_hour"],
@@ -330,6 +349,8 @@ def parse_conf(raw: object, *, defaults: Mapping[str, Any] | None = None) -> Pip
         finish=FinishOptions(
             report=_flag("report", given.get("report", DEFAULT_FINISH.report), problems),
             sync=parse_sync(given["sync"], problems) if "sync" in given else (),
+            fleet=_flag("fleet", given.get("fleet", DEFAULT_FINISH.fleet), problems),
+            catalog=_catalog(given["catalog"], problems) if "catalog" in given else None,
         ),
         patterns=patterns,
         prices=parse_prices(given["prices"], where="key 'prices'", problems=problems)
@@ -611,6 +632,35 @@ def _images(raw: object, problems: list[str]) -> tuple[ImageRule, ...]:
         except ValueError as error:
             problems.append(f"key 'images': {glob!r}: {error}")
     return image_rules(rules)
+
+
+def _catalog(raw: object, problems: list[str]) -> CatalogOptions | None:
+    count = len(problems)
+    example = '{"kind": "glue", "database": "drives"}'
+    if not isinstance(raw, Mapping):
+        problems.append(f"key 'catalog': expected an object like {example}, not {_shown(raw)}")
+        return None
+    problems.extend(
+        f"key 'catalog': {name!r} is unknown; it has 'kind', 'database' and 'files'"
+        for name in raw
+        if name not in ("kind", "database", "files")
+    )
+    kind, files = raw.get("kind"), raw.get("files", GlueFiles.LISTED.value)
+    if not isinstance(kind, str) or kind not in tuple(CatalogKind):
+        problems.append(f"key 'catalog.kind': expected {' or '.join(CatalogKind)}, not {_shown(kind)}")
+    if not isinstance(files, str) or files not in tuple(GlueFiles):
+        problems.append(f"key 'catalog.files': expected {' or '.join(GlueFiles)}, not {_shown(files)}")
+    elif "files" in raw and kind != CatalogKind.GLUE:
+        problems.append("key 'catalog.files': only a catalog of the kind glue has it")
+    database = raw.get("database")
+    if not isinstance(database, str) or not re.fullmatch(CATALOG_DATABASE, database):
+        problems.append(
+            "key 'catalog.database': expected lower-case letters, digits and '_', 255 at most, "
+            f"not {_shown(database)}"
+        )
+    if len(problems) > count:
+        return None
+    return CatalogOptions(CatalogKind(str(kind)), str(database), GlueFiles(str(files)))
 
 
 def _flag(key: str, raw: object, problems: list[str]) -> bool:

@@ -237,7 +237,7 @@ def _undone(lake: Lake, job: DriveJob, finish: FinishRecord | None, job_state: s
     plan = lake.load(Plan, contract.plan_key(job.drive_id, job.plan_id))
     if plan is None or plan.finish == FinishOptions():
         return ()
-    return (f"what follows the drive's commit (its report) has not ended; {again}",)
+    return (f"what follows the drive's commit has not ended; {again}",)
 
 
 def _report_of(lake: Lake, finish: FinishRecord | None) -> str:

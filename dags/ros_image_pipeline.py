@@ -81,6 +81,8 @@ DESCRIPTIONS = {
     '`{"reference": "/camera/image_raw", "topics": {"/imu/data": {"method": "interpolated"}}}`',
     "prices": 'What you pay for containers: `{"vcpu_hour": 0.0125, "gb_hour": 0.0014}`; by default what AWS '
     "lists",
+    "fleet": "Write each drive's rows of the tables that drives are searched by; `true` by default",
+    "catalog": 'Register tables: `{"kind": "glue", "database": "drives"}`; `iceberg` likewise',
 }
 
 

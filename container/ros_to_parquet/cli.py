@@ -16,7 +16,8 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from ros_to_parquet import __version__, contract, memory, termination
+from ros_to_parquet import __version__, contract, fleet_command, memory, termination
+from ros_to_parquet.catalog import command as catalog_command
 from ros_to_parquet.contract import ALLOW_VARIABLE, EXIT_CODE_HELP, ContractError, ExitCode
 from ros_to_parquet.errors import unexpected
 from ros_to_parquet.log import event, now
@@ -238,6 +239,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_topic_globs(views)
     views.set_defaults(call=command_views)
 
+    fleet_command.add_parser(commands)
+    catalog_command.add_parser(commands)
+
     info = commands.add_parser(
         "info", help="what is in a bag", description="Topics, types, counts, times, compression."
     )
@@ -313,6 +317,15 @@ def _add_finish(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="make the drive's report: one HTML page in the lake, as the command report does",
     )
+    parser.add_argument(
+        "--fleet", action="store_true", help="write its rows of the tables that the command fleet searches"
+    )
+    parser.add_argument(
+        "--catalog",
+        metavar="KIND:DATABASE",
+        help="register its tables as the command catalog does: glue:DATABASE, glue-folders:DATABASE or "
+        "iceberg:NAMESPACE",
+    )
     _add_sync(parser)
 
 
@@ -327,7 +340,10 @@ def _add_sync(parser: argparse.ArgumentParser) -> None:
 def read_finish(arguments: argparse.Namespace) -> contract.FinishOptions:
     """The finishing steps that are asked for."""
     return contract.FinishOptions(
-        report=arguments.report, sync=() if arguments.sync is None else read_sync(arguments.sync)
+        report=arguments.report,
+        fleet=arguments.fleet,
+        catalog=catalog_command.parse_catalog(arguments.catalog) if arguments.catalog else None,
+        sync=() if arguments.sync is None else read_sync(arguments.sync),
     )
 
 

@@ -22,6 +22,9 @@ Object layout below an output URI (``{output}``)::
     _schemas/{table}/{hash8}.json                          the definition behind a table's schema=
     _frames/{name}/drive_id={drive}/frames.parquet         a frames table: topics put together by time
     _leases/drive_id={drive}.json                          who writes this drive
+    _fleet/{drives, bags, topics}/{drive}.parquet          what all drives are searched by
+    _catalog/{table}/schema={hash8}/drive_id={drive}/...   which files a Glue catalog's partition is of
+    _iceberg/{table}/metadata/...                          an Iceberg table's metadata
 """
 
 from __future__ import annotations
@@ -176,6 +179,23 @@ class ParquetStyle(StrEnum):
 
     COMPATIBLE = "compatible"
     COMPACT = "compact"
+
+
+class CatalogKind(StrEnum):
+    """Where tables are registered: Hive's in AWS Glue, or Iceberg's."""
+
+    GLUE = "glue"
+    ICEBERG = "iceberg"
+
+
+class GlueFiles(StrEnum):
+    """How a Glue catalogue's partition says which files it has.
+
+    ``listed``: by a list of them, for Athena and Trino; ``folders``: all in its folder, for any reader.
+    """
+
+    LISTED = "listed"
+    FOLDERS = "folders"
 
 
 _PERMISSIONS = (
@@ -484,16 +504,38 @@ class FramesTable:
     poses: tuple[FramePose, ...] = ()
 
 
+CATALOG_DATABASE = r"[a-z0-9_]{1,255}"
+"""What a database of a catalogue may be called, so that all engines take it."""
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogOptions:
+    """Where a drive's tables are registered once it is committed.
+
+    Attributes:
+        database: Glue's database, or Iceberg's namespace.
+        files: of a Glue catalogue.
+    """
+
+    kind: CatalogKind
+    database: str
+    files: GlueFiles = GlueFiles.LISTED
+
+
 @dataclass(frozen=True, slots=True)
 class FinishOptions:
     """What is done for a drive once it is committed; no row depends on it. See ``ros_to_parquet.finish``.
 
     Attributes:
         report: the drive's report, one HTML page.
+        fleet: its rows of the fleet tables, which all drives are searched by.
+        catalog: where its tables are registered; None for nowhere.
         sync: frames tables to make.
     """
 
     report: bool = False
+    fleet: bool = False
+    catalog: CatalogOptions | None = None
     sync: tuple[FramesTable, ...] = ()
 
 
@@ -890,6 +932,9 @@ class BagResult:
         remarks: what else people should know of it, though nothing of it is damaged.
         unread: how many of ``messages`` are of chunks that were not read; the index is all that says so.
         extras_left_out: attachments and metadata records past the engine's limits, neither listed nor copied.
+        first_log_time_ns: the least of the messages that were extracted; None where there is none, or an
+            earlier version wrote the manifest.
+        last_log_time_ns: likewise, the greatest.
     """
 
     name: str
@@ -908,6 +953,8 @@ class BagResult:
     attachments: tuple[Attachment, ...] = ()
     metadata: tuple[BagMetadata, ...] = ()
     extras_left_out: int = 0
+    first_log_time_ns: int | None = None
+    last_log_time_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -1491,9 +1538,21 @@ def report_key(drive_id: str) -> str:
 FRAMES_FOLDER = "_frames"
 
 
+FRAMES_FILE = "frames.parquet"
+
+
 def frames_key(name: str, drive_id: str) -> str:
     """Where a drive's frames table is: one object, so that it is replaced at once."""
-    return f"{FRAMES_FOLDER}/{name}/drive_id={drive_id}/frames.parquet"
+    return f"{FRAMES_FOLDER}/{name}/drive_id={drive_id}/{FRAMES_FILE}"
+
+
+FLEET_FOLDER = "_fleet"
+FLEET_TABLES = ("drives", "bags", "topics")
+
+
+def fleet_key(table: str, drive_id: str) -> str:
+    """Where a drive's rows of a fleet table are."""
+    return f"{FLEET_FOLDER}/{table}/{drive_id}.parquet"
 
 
 SCHEMAS_FOLDER = "_schemas"

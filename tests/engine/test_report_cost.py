@@ -11,8 +11,9 @@ import pytest
 
 from ros_to_parquet import cli, contract
 from ros_to_parquet.contract import BagResult, Manifest, Pricing
-from ros_to_parquet.lake import Lake
-from ros_to_parquet.report.cost import Cost, find_cost
+from ros_to_parquet.lake import DriveRecord, Lake
+from ros_to_parquet.report.cost import Cost
+from ros_to_parquet.report.drive import Drive, describe_drive
 from ros_to_parquet.report.make import make_report
 from tests.engine.sample_bags import write_bag
 
@@ -33,10 +34,16 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lake, Manifest]:
     return lake, manifest
 
 
-def found(*shards: Manifest) -> Cost:
-    cost = find_cost(shards)
-    assert cost is not None
-    return cost
+def described(*shards: Manifest) -> Drive:
+    """Each of another number."""
+    numbered = tuple(replace(shard, shard=number) for number, shard in enumerate(shards))
+    return describe_drive(DriveRecord("x", (), numbered))
+
+
+def found(*shards: Manifest) -> tuple[Drive, Cost]:
+    drive = described(*shards)
+    assert drive.cost is not None
+    return drive, drive.cost
 
 
 def sized(bag: BagResult, bytes_read: int) -> BagResult:
@@ -45,34 +52,31 @@ def sized(bag: BagResult, bytes_read: int) -> BagResult:
 
 def test_a_shard_costs_its_seconds_and_bags_and_topics_share_it(made: tuple[Lake, Manifest]) -> None:
     bags: Sequence[BagResult] = made[1].bags
-    shard = replace(made[1], seconds=3600.0, pricing=SPOT, bags=(sized(bags[0], 300), sized(bags[1], 100)))
-    cost = found(shard, replace(shard, seconds=1.0))
+    read = sized(bags[0], 300), sized(bags[1], 100)
+    shard = replace(made[1], seconds=3600.0, pricing=SPOT, bags=read, bytes_read=400)
+    drive, cost = found(shard, replace(shard, seconds=1.0))
     hour, minute = HOURLY, HOURLY / 60  # a minute at least
-    assert cost.by_shard == (pytest.approx(hour), pytest.approx(minute))
+    assert [each.cost for each in drive.shards] == [pytest.approx(hour), pytest.approx(minute)]
     assert (cost.amount, cost.currency) == (pytest.approx(hour + minute), "USD")
     assert (cost.vcpu_seconds, cost.gb_seconds) == (2 * 3660, 4 * 3660)
-    assert cost.by_bag == {
-        "a.bag": pytest.approx(0.75 * cost.amount),
-        "b.mcap": pytest.approx(0.25 * cost.amount),
-    }
-    assert sum(cost.by_topic.values()) == pytest.approx(cost.amount)
-    assert ("/imu/data", "sensor_msgs/Imu") in cost.by_topic
+    shares = {bag.name: bag.cost / cost.amount for bag in drive.bags}
+    assert shares == {"a.bag": pytest.approx(0.75), "b.mcap": pytest.approx(0.25)}
+    assert sum(topic.cost for topic in drive.topics) == pytest.approx(cost.amount)
+    dearest = max(drive.topics, key=lambda topic: topic.cost)
+    assert dearest.bytes_in == max(topic.bytes_in for topic in drive.topics)
     # Of shards that read nothing the bags have equal parts.
-    idle = found(replace(shard, bags=(sized(bags[0], 0), sized(bags[1], 0))))
-    assert idle.by_bag["a.bag"] == pytest.approx(idle.amount / 2)
+    idle, total = found(replace(shard, bags=(sized(bags[0], 0), sized(bags[1], 0)), bytes_read=0))
+    assert idle.bags[0].cost == pytest.approx(total.amount / 2)
 
 
 def test_shards_without_a_price_or_of_another_currency_are_counted(made: tuple[Lake, Manifest]) -> None:
     priced = replace(made[1], pricing=SPOT)
-    assert find_cost([made[1]]) is None
-    assert find_cost([]) is None
-    cost = found(priced, made[1], priced, replace(priced, pricing=replace(SPOT, currency="EUR")))
-    assert (cost.unpriced, cost.currency, [each is None for each in cost.by_shard]) == (
-        2,
-        "USD",
-        [False, True, False, True],
-    )
-    assert cost.pricings == (SPOT,)
+    assert described(made[1]).cost is None
+    assert described().cost is None
+    euros = replace(priced, pricing=replace(SPOT, currency="EUR"))
+    drive, cost = found(made[1], priced, priced, euros)
+    assert (cost.unpriced, cost.currency, cost.pricings) == (2, "USD", (SPOT,))
+    assert [each.cost is None for each in drive.shards] == [True, False, False, True]
 
 
 def test_the_page_says_it_where_it_is_known(made: tuple[Lake, Manifest]) -> None:

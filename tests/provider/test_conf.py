@@ -25,9 +25,12 @@ from airflow_batch_ros.conf import (
 )
 from airflow_batch_ros.prices import Prices
 from ros_to_parquet.contract import (
+    CatalogKind,
+    CatalogOptions,
     DriveState,
     ExtractOptions,
     FinishOptions,
+    GlueFiles,
     ImageForm,
     ImageRule,
     ParquetStyle,
@@ -87,6 +90,8 @@ def test_every_optional_key() -> None:
             "images": {"/rear": {"form": "left_out", "video": "av1", "max_height": 480}, "*": "jpeg_files"},
             "report": False,
             "prices": {"vcpu_hour": 0.01, "gb_hour": 0, "currency": "EUR"},
+            "fleet": False,
+            "catalog": {"kind": "glue", "database": "drives", "files": "folders"},
         }
     )
     assert conf.prices == Prices(0.01, 0.0, "EUR")
@@ -109,8 +114,9 @@ def test_every_optional_key() -> None:
     assert conf.overwrite
     assert conf.fail_on == (DriveState.DAMAGED, DriveState.FAILED)
     assert conf.min_success_ratio == 0.75
-    assert conf.finish == FinishOptions(report=False)
-    assert parse_conf(GOOD).finish == FinishOptions(report=True)
+    catalog = CatalogOptions(CatalogKind.GLUE, "drives", GlueFiles.FOLDERS)
+    assert conf.finish == FinishOptions(catalog=catalog)
+    assert parse_conf(GOOD).finish == FinishOptions(report=True, fleet=True)
 
 
 def test_the_order_of_images_and_what_changes_nothing_make_no_other_conf() -> None:
@@ -280,6 +286,29 @@ BAD: list[tuple[object, str]] = [
         "key 'prices': 'currency': expected a short name",
     ),
     ({**GOOD, "report": "no"}, "key 'report': expected true or false, not \"no\""),
+    ({**GOOD, "fleet": 1}, "key 'fleet': expected true or false, not 1"),
+    ({**GOOD, "catalog": "glue"}, 'key \'catalog\': expected an object like {"kind": "glue", "database": '),
+    ({**GOOD, "catalog": {"kind": "hive", "database": "d"}}, "'catalog.kind': expected glue or iceberg, not"),
+    (
+        {**GOOD, "catalog": {"kind": "glue"}},
+        "'catalog.database': expected lower-case letters, digits and '_'",
+    ),
+    (
+        {**GOOD, "catalog": {"kind": "glue", "database": "My-DB"}},
+        "digits and '_', 255 at most, not \"My-DB\"",
+    ),
+    (
+        {**GOOD, "catalog": {"kind": "glue", "database": "d", "files": "all"}},
+        "'catalog.files': expected listed or folders, not \"all\"",
+    ),
+    (
+        {**GOOD, "catalog": {"kind": "iceberg", "database": "d", "files": "listed"}},
+        "'catalog.files': only a catalog of the kind glue has it",
+    ),
+    (
+        {**GOOD, "catalog": {"kind": "glue", "database": "d", "db": 1}},
+        "key 'catalog': 'db' is unknown; it has",
+    ),
     ({**GOOD, "parquet": 2}, "key 'parquet': expected compatible or compact, not 2"),
     (
         {**GOOD, "transforms": ["/imu/*=smooth"]},

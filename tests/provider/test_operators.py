@@ -60,7 +60,7 @@ class Pipeline:
 
     def conf(self, *drives: str, **optional: Any) -> dict[str, Any]:
         raw = {drive: {"bucket": self.bucket, "prefix": drive} for drive in drives}
-        return {"drives_to_process": raw, "report": False, **optional}
+        return {"drives_to_process": raw, "report": False, "fleet": False, **optional}
 
     def operator(self, *drives: str, definition: str = "good", **changes: Any) -> RosToParquetBatchOperator:
         settings: dict[str, Any] = {

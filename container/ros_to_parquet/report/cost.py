@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, field
 
 from ros_to_parquet.contract import Manifest, Pricing, container_cost
-from ros_to_parquet.report.drive import plain_type
 
-K = TypeVar("K")
+MOST_PRICINGS = 20
+"""Different prices that are told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +15,9 @@ class Cost:
     """What is known of it.
 
     Attributes:
-        currency: of all amounts.
+        currency: of all amounts; the first shard's that has a price.
         unpriced: shards without a price in that currency: of an earlier version, or run on a machine.
-        pricings: of the others, each once.
-        by_shard: as the shards; None for one that is unpriced.
-        by_bag: by name, each shard's cost shared out by the bytes that were read.
-        by_topic: by name and type (`drive.plain_type`), likewise by the bytes of messages.
+        pricings: of the others, each once; the first `MOST_PRICINGS`.
     """
 
     amount: float
@@ -32,53 +26,47 @@ class Cost:
     gb_seconds: float
     unpriced: int
     pricings: tuple[Pricing, ...]
-    by_shard: tuple[float | None, ...]
-    by_bag: Mapping[str, float]
-    by_topic: Mapping[tuple[str, str], float]
 
 
-def find_cost(shards: Sequence[Manifest]) -> Cost | None:
-    """None where no shard has a price."""
-    currencies = Counter(shard.pricing.currency for shard in shards if shard.pricing)
-    if not currencies:
-        return None
-    ((currency, _),) = currencies.most_common(1)
-    by_shard: list[float | None] = []
-    by_bag: dict[str, float] = {}
-    by_topic: dict[tuple[str, str], float] = {}
-    pricings: dict[Pricing, None] = {}
-    vcpu_seconds = gb_seconds = 0.0
-    for shard in shards:
+@dataclass(slots=True)
+class CostSum:
+    """A cost in the making, shard by shard."""
+
+    amount: float = 0.0
+    currency: str = ""
+    vcpu_seconds: float = 0.0
+    gb_seconds: float = 0.0
+    unpriced: int = 0
+    pricings: dict[Pricing, None] = field(default_factory=dict)
+
+    def add(self, shard: Manifest) -> float | None:
+        """The shard's own; None where it has no price."""
         pricing = shard.pricing
-        if pricing is None or pricing.currency != currency:
-            by_shard.append(None)
-            continue
+        if pricing is None or (self.currency and pricing.currency != self.currency):
+            self.unpriced += 1
+            return None
+        self.currency = pricing.currency
         seconds = max(shard.seconds, pricing.least_s)
         cost = container_cost(pricing, seconds)
-        by_shard.append(cost)
-        pricings[pricing] = None
-        vcpu_seconds += seconds * pricing.vcpus
-        gb_seconds += seconds * pricing.memory_gb
-        _share(by_bag, cost, [(bag.name, bag.bytes_read) for bag in shard.bags])
-        topics = [((topic.topic, plain_type(topic.type_name)), topic.bytes_in) for topic in shard.topics]
-        _share(by_topic, cost, topics)
-    return Cost(
-        amount=sum(cost for cost in by_shard if cost is not None),
-        currency=currency,
-        vcpu_seconds=vcpu_seconds,
-        gb_seconds=gb_seconds,
-        unpriced=by_shard.count(None),
-        pricings=tuple(pricings),
-        by_shard=tuple(by_shard),
-        by_bag=by_bag,
-        by_topic=by_topic,
-    )
+        self.amount += cost
+        self.vcpu_seconds += seconds * pricing.vcpus
+        self.gb_seconds += seconds * pricing.memory_gb
+        if len(self.pricings) < MOST_PRICINGS:
+            self.pricings[pricing] = None
+        return cost
 
-
-def _share(total: dict[K, float], cost: float, sizes: Sequence[tuple[K, int]]) -> None:
-    whole = sum(size for _, size in sizes)
-    for key, size in sizes:
-        total[key] = total.get(key, 0.0) + cost * (size / whole if whole else 1 / len(sizes))
+    def cost(self) -> Cost | None:
+        """None where no shard has a price."""
+        if not self.currency:
+            return None
+        return Cost(
+            self.amount,
+            self.currency,
+            self.vcpu_seconds,
+            self.gb_seconds,
+            self.unpriced,
+            tuple(self.pricings),
+        )
 
 
 def shown(amount: float, currency: str) -> str:
