@@ -11,7 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from ros_to_parquet import contract
-from ros_to_parquet.contract import BagResult, BagStatus, DriveManifest, DriveState, Manifest, TopicResult
+from ros_to_parquet.contract import (
+    BagResult,
+    BagStatus,
+    DriveManifest,
+    DriveQuality,
+    DriveState,
+    Manifest,
+    TopicResult,
+)
 from ros_to_parquet.report.cost import Cost, CostSum
 from ros_to_parquet.report.time_axis import TimeAxis, make_axis
 
@@ -164,6 +172,7 @@ class Drive:
         state: the worst of its commits; None where no run has committed it.
         plans: ids of the plans whose rows it has.
         shards: in the order of plans and numbers.
+        quality: results of quality checks, one for each plan that has some.
         cost: what they have cost; None where no manifest says a price.
     """
 
@@ -175,6 +184,7 @@ class Drive:
     bags: tuple[Bag, ...]
     shards: tuple[Shard, ...]
     problems: tuple[str, ...]
+    quality: tuple[DriveQuality, ...] = ()
     cost: Cost | None = None
 
     @property
@@ -259,6 +269,7 @@ def _describe(
         bags=tuple(each.bag(name) for (name, _), each in sorted(bags.items())),
         shards=tuple(shards),
         problems=tuple(problem for commit in counted for problem in commit.problems),
+        quality=tuple(commit.quality for commit in counted if commit.quality),
         cost=costs.cost(),
     )
 
