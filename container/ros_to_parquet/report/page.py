@@ -566,6 +566,7 @@ def _cost(cost: Cost | None) -> Iterator[str]:
     cells = "".join(f"<div><dt>{name}</dt><dd>{_text(value)}</dd></div>" for name, value in facts)
     yield f'<dl class="facts">{cells}</dl>'
     yield _table(
+        "prices",
         ("platform", "region", ">vCPUs", ">memory, GB", ">vCPU-hour", ">GB-hour", "prices"),
         [
             (
