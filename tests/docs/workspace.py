@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 from rosbags.rosbag1 import Writer
 from rosbags.typesys import Stores, get_typestore
 
@@ -37,6 +39,11 @@ FRAMES = (
     "ros-to-parquet frames lake --drive-id drive_1 --reference /camera/image/compressed --topic "
     "/imu/data=interpolated"
 )
+
+EXTRACT = """\
+ros-to-parquet extract drive.bag clouds.bag --output lake --drive-id drive_1 \
+  --pointcloud decoded --images '/camera/*=jpeg_files,video=h264'
+"""
 
 RUN = "run_1"
 """What stands for RUN in a command."""
@@ -87,7 +94,7 @@ def make_workspace(folder: Path, aws: EmbeddedAws) -> Workspace:
     _write_bags(folder)
     _write_drives(folder, aws)
     for command in (
-        "ros-to-parquet extract drive.bag clouds.bag --output lake --drive-id drive_1 --pointcloud decoded",
+        EXTRACT,
         "ros-to-parquet fleet lake --update",
         FRAMES,
         "ros-to-parquet extract speed_1.mcap speed_2.mcap --output s3://lake/drives --drive-id car_7.day_1",
@@ -99,7 +106,7 @@ def make_workspace(folder: Path, aws: EmbeddedAws) -> Workspace:
 
 
 def _write_bags(folder: Path) -> None:
-    write_bag(folder / "drive.bag", messages=1_400, start_ns=START_NS)
+    write_bag(folder / "drive.bag", messages=1_400, start_ns=START_NS, jpeg=_frame())
     write_bag(folder / "old.db3", start_ns=START_NS)
     _write_clouds(folder / "clouds.bag")
     write_defined(
@@ -116,6 +123,12 @@ def _write_bags(folder: Path) -> None:
     package.mkdir(parents=True)
     (package / "Wheel.msg").write_text("float64 speed\n")
     (folder / "conf.json").write_text(json.dumps(CONF))
+
+
+def _frame() -> bytes:
+    out = io.BytesIO()
+    Image.linear_gradient("L").resize((64, 64)).save(out, "JPEG")
+    return out.getvalue()
 
 
 def _write_clouds(path: Path) -> None:
