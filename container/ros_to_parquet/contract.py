@@ -1538,9 +1538,12 @@ def report_key(drive_id: str) -> str:
 FRAMES_FOLDER = "_frames"
 
 
+FRAMES_FILE = "frames.parquet"
+
+
 def frames_key(name: str, drive_id: str) -> str:
     """Where a drive's frames table is: one object, so that it is replaced at once."""
-    return f"{FRAMES_FOLDER}/{name}/drive_id={drive_id}/frames.parquet"
+    return f"{FRAMES_FOLDER}/{name}/drive_id={drive_id}/{FRAMES_FILE}"
 
 
 FLEET_FOLDER = "_fleet"

@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ros_to_parquet import contract, lake
-from ros_to_parquet.contract import FLEET_TABLES, DriveManifest, DriveState, Manifest, Plan
+from ros_to_parquet.contract import FLEET_TABLES, DriveManifest, DriveState, Plan
 from ros_to_parquet.log import event
 from ros_to_parquet.places import Extent, Fixes, Track, extents_of, find_fixes, make_track, nearest_m
-from ros_to_parquet.report.drive import Drive, describe_drive
+from ros_to_parquet.report.drive import Drive, Shard, describe_drive
 from ros_to_parquet.storage import AccessDeniedError, NotFoundError, Storage, join
 
 _THREADS: Final = 16
@@ -162,8 +162,7 @@ def _rows(
     commit = next((each for each in record.commits if each.plan_id == last.plan_id), None)
     topics = [each for each in drive.topics if each.messages]
     spans = [(each.first_ns, each.last_ns) for each in topics]
-    bag_spans = _bag_spans(drive.shards)
-    times = [bag_spans.get(each.name, (None, None)) for each in drive.bags]
+    times = [(each.first_ns, each.last_ns) for each in drive.bags]
     return {
         "drives": [_drive_row(output, drive, fixes, last, plans.get(last.plan_id), commit)],
         "bags": [
@@ -188,7 +187,7 @@ def _rows(
                 "topic": topic.name,
                 "type": topic.type_name,
                 "table": topic.table,
-                "schemas": sorted({contract.schema_of(path) for path in topic.paths} - {""}),
+                "schemas": list(topic.schemas),
                 **_span(topic.first_ns, topic.last_ns),
                 **_extent(extent),
                 "messages": topic.messages,
@@ -207,11 +206,11 @@ def _drive_row(
     output: str,
     drive: Drive,
     fixes: Fixes | None,
-    last: Manifest,
+    last: Shard,
     plan: Plan | None,
     commit: DriveManifest | None,
 ) -> dict[str, Any]:
-    """``last`` is the manifest that was written last, ``plan`` and ``commit`` are of its plan."""
+    """``last`` is the shard that ended last, ``plan`` and ``commit`` are of its plan."""
     said = bool(drive.messages)
     first_ns, last_ns = (drive.first_ns, drive.last_ns) if said else (None, None)
     track = make_track(fixes) if fixes else None
@@ -258,19 +257,6 @@ def _plans(storage: Storage, output: str, drive: Drive) -> Iterator[Plan]:
             yield contract.from_json(Plan, storage.read(uri), where=uri)
         except (NotFoundError, AccessDeniedError) as error:  # somebody tidied up; rows lack its URIs
             event("plan_unknown", drive_id=drive.drive_id, reason=str(error))
-
-
-def _bag_spans(shards: Sequence[Manifest]) -> dict[str, tuple[int | None, int | None]]:
-    spans: dict[str, tuple[int | None, int | None]] = {}
-    for shard in shards:
-        for bag in shard.bags:
-            if bag.first_log_time_ns is not None and bag.last_log_time_ns is not None:
-                first, last = spans.get(bag.name, (None, None))
-                spans[bag.name] = (
-                    bag.first_log_time_ns if first is None else min(first, bag.first_log_time_ns),
-                    bag.last_log_time_ns if last is None else max(last, bag.last_log_time_ns),
-                )
-    return spans
 
 
 def _span(first_ns: int | None, last_ns: int | None) -> dict[str, int | None]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from ros_to_parquet import contract
@@ -109,6 +110,43 @@ def derive(storage: Storage, output: str, drive_id: str, make: Callable[[DriveRe
 
 
 @dataclass(frozen=True, slots=True)
+class DriveScan:
+    """What manifests say of one drive, those of shards one after the other.
+
+    Attributes:
+        tries: of each shard, by plan id and number: how many have begun.
+        standing: see `contract.standing_manifests`; raises `ReplacedError` where the drive changes meanwhile.
+    """
+
+    commits: tuple[DriveManifest, ...]
+    tries: Mapping[tuple[str, int], int]
+    standing: Iterator[Manifest]
+
+
+class ReplacedError(StorageError):
+    """A run has replaced a drive while it was read."""
+
+
+def scan_drive(storage: Storage, output: str, drive_id: str) -> DriveScan:
+    """As `read_drive`, without keeping the shards' manifests, of which there may be 10,000."""
+    keys = _list_drive(storage, output, drive_id)
+    commits = tuple(_load(storage, DriveManifest, keys.commits))
+
+    def standing() -> Iterator[Manifest]:
+        read = 0
+        for manifest in _load(storage, Manifest, keys.manifests):
+            read += 1
+            yield from contract.standing_manifests([manifest], commits)
+        if (len(commits), read, list_commits(storage, output, drive_id)) != (
+            *(len(keys.commits), len(keys.manifests)),
+            keys.commits,
+        ):
+            raise ReplacedError(f"{output}: drive {drive_id} was replaced while it was read; try again")
+
+    return DriveScan(commits, keys.tries, standing())
+
+
+@dataclass(frozen=True, slots=True)
 class TableSchemas:
     """The topics and definitions that a table has, in the order of their first log times."""
 
@@ -156,10 +194,11 @@ def read_schemas(storage: Storage, output: str, drive_id: str) -> dict[str, Tabl
 
 @dataclass(frozen=True, slots=True)
 class _DriveKeys:
-    """URIs of a drive's manifests, of each kind sorted."""
+    """URIs of a drive's manifests, of each kind sorted; ``tries`` as in `DriveScan`."""
 
     commits: list[str]
     manifests: list[str]
+    tries: Mapping[tuple[str, int], int] = field(compare=False)
 
 
 def _list_drive(storage: Storage, output: str, drive_id: str, plan_id: str = "") -> _DriveKeys:
@@ -167,9 +206,15 @@ def _list_drive(storage: Storage, output: str, drive_id: str, plan_id: str = "")
     folder = join(output, contract.manifest_folder(drive_id, plan_id)).rstrip("/")
     uris = sorted(info.uri for info in storage.objects(folder))
     names = [uri.rpartition("/")[2] for uri in uris]
+    begun = [
+        (uri.split("/")[-2], int(name.partition(".")[0]))
+        for uri, name in zip(uris, names, strict=True)
+        if re.fullmatch(r"\d+\.started(-\d+)?\.json", name)
+    ]
     return _DriveKeys(
         commits=[uri for uri, name in zip(uris, names, strict=True) if name == "drive.json"],
         manifests=[uri for uri, name in zip(uris, names, strict=True) if re.fullmatch(r"\d+\.json", name)],
+        tries=Counter(begun),
     )
 
 
