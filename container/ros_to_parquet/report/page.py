@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ros_to_parquet import __version__
-from ros_to_parquet.contract import BagStatus, DriveState
+from ros_to_parquet.contract import BagStatus, DriveQuality, DriveState, QualityLevel
 from ros_to_parquet.report import plots
 from ros_to_parquet.report.clouds import CloudView
 from ros_to_parquet.report.drive import Bag, Drive, Shard, Topic
@@ -103,6 +103,7 @@ def render(drive: Drive, axis: TimeAxis, found: Found, *, lake: str, made_at: st
 def _render(drive: Drive, axis: TimeAxis, found: Found, limits: Limits, *, lake: str, made_at: str) -> str:
     sections = [
         ("timeline", "Timeline", list(_timeline(drive, axis, found.rates, limits))),
+        ("quality", "Quality", list(_quality(drive.quality, limits))),
         ("track", "Track", list(_track(found.track))),
         ("cameras", "Cameras", list(_cameras(axis, found.sheet, limits))),
         ("lidar", "Lidar, from above", list(_clouds(axis, found.clouds))),
@@ -262,6 +263,31 @@ def _rate(topic: Topic) -> str:
     if rate is None:
         return f"{topic.messages:,}×"
     return f"{rate:,.0f} Hz" if rate >= 100 else f"{rate:.3g} Hz"
+
+
+def _quality(results: Sequence[DriveQuality], limits: Limits) -> Iterator[str]:
+    if not results:
+        return
+    for result in results:
+        marked = ' class="bad"' if result.error else ""
+        yield f"<p{marked}>{_text(str(result))}</p>"
+    found = [each for result in results for each in result.findings]
+    found.sort(key=lambda each: each.level is not QualityLevel.ERROR)
+    rows = [
+        (
+            each.topic,
+            str(each.check),
+            _Bad(each.level) if each.level is QualityLevel.ERROR else str(each.level),
+            f"{each.value:.4g} {each.unit}",
+            f"{each.limit:g}",
+            each.detail,
+            "" if each.log_time_ns is None else plots.when(each.log_time_ns),
+        )
+        for each in found[: limits.rows]
+    ]
+    if rows:
+        yield _table(("topic", "check", "level", ">number", ">limit", "what", "log time, UTC"), rows)
+    yield from _more(sum(each.warn + each.error for each in results), len(rows), "findings")
 
 
 def _track(track: Track | None) -> Iterator[str]:
