@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from airflow_batch_ros.conf import ConfError, PipelineConf
+from airflow_batch_ros.conf import ConfError, DrivePattern, PipelineConf
 from airflow_batch_ros.jobs import SubmitOptions, find_definition
 from airflow_batch_ros.lake import error_code
 from ros_to_parquet.contract import ALLOW_VARIABLE, is_allowed
@@ -84,6 +84,7 @@ def check_allowed(conf: PipelineConf, output: str, lists: Iterable[AllowList | N
         ConfError: a list leaves out what the conf names, or ``output``; every such place is named.
     """
     named = [(f"drive {drive.drive_id!r}", drive.uri) for drive in conf.drives]
+    named += [(f"drive {each.drive_id!r}", uri) for each in conf.patterns for uri in _reach(each)]
     named += [("key 'msg_path'", uri) for uri in conf.options.msg_paths]
     named.append(("key 'output'" if conf.output is not None else "output", output))
     problems = [
@@ -95,6 +96,11 @@ def check_allowed(conf: PipelineConf, output: str, lists: Iterable[AllowList | N
     ]
     if problems:
         raise ConfError(problems)
+
+
+def _reach(pattern: DrivePattern) -> tuple[str, ...]:
+    """The folder that all it may find lies below; the pattern itself where its path steps upwards."""
+    return (pattern.base,) if is_allowed(pattern.uri, [pattern.base]) else (pattern.base, pattern.uri)
 
 
 def _shown(allowed: AllowList) -> str:

@@ -12,13 +12,18 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeVar
 
+from airflow_batch_ros.prices import Prices, parse_prices
 from ros_to_parquet.contract import (
+    CATALOG_DATABASE,
     MAX_IMAGE_SIDE,
     ROS_DISTRIBUTIONS,
     TRANSFORM_NAME,
+    CatalogKind,
+    CatalogOptions,
     DriveState,
     ExtractOptions,
     FinishOptions,
+    GlueFiles,
     ImageForm,
     ImageRule,
     ParquetStyle,
@@ -51,11 +56,14 @@ CONF_KEYS = (
     "images",
     "report",
     "sync",
+    "fleet",
+    "catalog",
+    "prices",
 )
 
 DEFAULT_FAIL_ON = (DriveState.FAILED, DriveState.PARTIAL)
 
-DEFAULT_FINISH = FinishOptions(report=True)
+DEFAULT_FINISH = FinishOptions(report=True, fleet=True)
 
 MAX_DRIVE_ID_LENGTH = 100
 """So that a Batch job's name (128 characters) holds drive, plan and generation."""
@@ -64,6 +72,8 @@ MAX_PREFIX_BYTES = 900
 """An S3 key is at most 1,024 bytes; the rest is for the bag's own name."""
 
 _DRIVE_ID = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
+_FOUND_ID = r"(?=.{1,100}$)(\*|[A-Za-z0-9][A-Za-z0-9_.-]*\*)[A-Za-z0-9_.-]*"
+"""Of a pattern: an id with one star, for what the pattern finds."""
 _BUCKET = r"(?!.*\.\.)(?!\d+\.\d+\.\d+\.\d+$)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -78,18 +88,33 @@ _FILTER_SCHEMA: Mapping[str, Any] = {
     "properties": {"include": {**_GLOBS_SCHEMA, "minItems": 1}, "exclude": _GLOBS_SCHEMA},
 }
 
-DRIVES_TO_PROCESS_SCHEMA: Mapping[str, Any] = {
-    "type": "object",
-    "minProperties": 1,
-    "propertyNames": {"pattern": f"^{_DRIVE_ID}$"},
-    "additionalProperties": {
+
+def _place_schema(prefix: str) -> dict[str, Any]:
+    return {
         "type": "object",
         "required": ["bucket", "prefix"],
         "additionalProperties": False,
         "properties": {
             "bucket": {"type": "string", "pattern": f"^{_BUCKET}$"},
-            "prefix": {"type": "string", "pattern": r"^(?!/)[^*\x00-\x1f\x7f]*$"},
+            "prefix": {"type": "string", "pattern": prefix},
         },
+    }
+
+
+_PATTERN_SCHEMA = _place_schema(r"^(?!/)(?!.*\*\*)[^\x00-\x1f\x7f]*\*[^\x00-\x1f\x7f]*$")
+
+DRIVES_TO_PROCESS_SCHEMA: Mapping[str, Any] = {
+    "type": "object",
+    "minProperties": 1,
+    "propertyNames": {"pattern": f"^({_DRIVE_ID}|{_FOUND_ID})$"},
+    # One pattern by itself, or drives and patterns by their ids.
+    "if": {"required": ["bucket"], "properties": {"bucket": {"type": "string"}}},
+    "then": _PATTERN_SCHEMA,
+    "else": {
+        "patternProperties": {
+            r"^[^*]*$": _place_schema(r"^(?!/)[^*\x00-\x1f\x7f]*$"),
+            r"\*": _PATTERN_SCHEMA,
+        }
     },
 }
 
@@ -133,6 +158,29 @@ _SCHEMAS: Mapping[str, Mapping[str, Any]] = {
     },
     "report": {"type": "boolean"},
     "sync": SYNC_SCHEMA,
+    "fleet": {"type": "boolean"},
+    "catalog": {
+        "type": "object",
+        "required": ["kind", "database"],
+        "additionalProperties": False,
+        "properties": {
+            "kind": {"type": "string", "enum": [kind.value for kind in CatalogKind]},
+            "database": {"type": "string", "pattern": f"^{CATALOG_DATABASE}$"},
+            "files": {"type": "string", "enum": [files.value for files in GlueFiles]},
+        },
+        "if": {"properties": {"kind": {"const": CatalogKind.ICEBERG.value}}},
+        "then": {"properties": {"files": False}},
+    },
+    "prices": {
+        "type": "object",
+        "required": ["vcpu_hour", "gb_hour"],
+        "additionalProperties": False,
+        "properties": {
+            "vcpu_hour": {"type": "number", "minimum": 0},
+            "gb_hour": {"type": "number", "minimum": 0},
+            "currency": {"type": "string", "minLength": 1, "maxLength": 8},
+        },
+    },
 }
 
 
@@ -147,7 +195,29 @@ class ConfError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class DriveSource:
-    """Where a drive's bags are. ``prefix`` ends in ``/``, or is empty: the bucket's root."""
+    """Where a drive's bags are. ``prefix`` ends in ``/``, or is empty: the bucket's root.
+
+    ``found``: a pattern found it, so that it need not have a bag, or anything new.
+    """
+
+    drive_id: str
+    bucket: str
+    prefix: str
+    found: bool = False
+
+    @property
+    def uri(self) -> str:
+        return f"s3://{self.bucket}/{self.prefix}"
+
+
+@dataclass(frozen=True, slots=True)
+class DrivePattern:
+    """Folders that are a drive each.
+
+    Attributes:
+        drive_id: with one star, for what names a folder; see `finding.drive_id`.
+        prefix: ends in ``/``; a star is any characters but ``/``.
+    """
 
     drive_id: str
     bucket: str
@@ -156,6 +226,12 @@ class DriveSource:
     @property
     def uri(self) -> str:
         return f"s3://{self.bucket}/{self.prefix}"
+
+    @property
+    def base(self) -> str:
+        """URI of the folder, without a final slash, that all it may find lies below."""
+        folder = self.prefix.partition("*")[0].rpartition("/")[0]
+        return f"s3://{self.bucket}/{folder}".rstrip("/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +256,9 @@ class PipelineConf:
         fail_on: the drive states that fail the run.
         min_success_ratio: the run fails where less than this share of its drives are in other states.
         finish: what is done for a drive once it is committed.
+        patterns: what finds further drives.
+        found: whether ``drives`` has those that the patterns find.
+        prices: what containers cost, where it is not AWS's list price.
     """
 
     drives: tuple[DriveSource, ...]
@@ -191,6 +270,9 @@ class PipelineConf:
     fail_on: tuple[DriveState, ...] = DEFAULT_FAIL_ON
     min_success_ratio: float = 1.0
     finish: FinishOptions = DEFAULT_FINISH
+    patterns: tuple[DrivePattern, ...] = ()
+    found: bool = False
+    prices: Prices | None = None
 
 
 def param_schema(key: str) -> dict[str, Any]:
@@ -242,7 +324,7 @@ def parse_conf(raw: object, *, defaults: Mapping[str, Any] | None = None) -> Pip
     problems = [f"key {key!r} is unknown; known are {known}" for key in raw if key not in CONF_KEYS]
     said = {key: value for key, value in raw.items() if value is not None or key == "drives_to_process"}
     given = {**(defaults or {}), **said}
-    drives = _drives(given.get("drives_to_process"), problems, there="drives_to_process" in given)
+    drives, patterns = _drives(given.get("drives_to_process"), problems, there="drives_to_process" in given)
     topics = _globs("topics", given.get("topics"), problems)
     conf = PipelineConf(
         drives=drives,
@@ -267,7 +349,13 @@ def parse_conf(raw: object, *, defaults: Mapping[str, Any] | None = None) -> Pip
         finish=FinishOptions(
             report=_flag("report", given.get("report", DEFAULT_FINISH.report), problems),
             sync=parse_sync(given["sync"], problems) if "sync" in given else (),
+            fleet=_flag("fleet", given.get("fleet", DEFAULT_FINISH.fleet), problems),
+            catalog=_catalog(given["catalog"], problems) if "catalog" in given else None,
         ),
+        patterns=patterns,
+        prices=parse_prices(given["prices"], where="key 'prices'", problems=problems)
+        if "prices" in given
+        else None,
     )
     if problems:
         raise ConfError(problems)
@@ -289,25 +377,36 @@ def parse_output(uri: str, *, where: str = "argument 'output_uri' of the operato
     return output
 
 
-def _drives(raw: object, problems: list[str], *, there: bool) -> tuple[DriveSource, ...]:
+def _drives(
+    raw: object, problems: list[str], *, there: bool
+) -> tuple[tuple[DriveSource, ...], tuple[DrivePattern, ...]]:
     example = '{"drive_1": {"bucket": "my-bucket", "prefix": "drive_1/"}}'
     if not there:
         problems.append(f"key 'drives_to_process' is missing; for example {example}")
-        return ()
+        return (), ()
     if not isinstance(raw, Mapping):
         problems.append(f"key 'drives_to_process': expected an object like {example}, not {_shown(raw)}")
-        return ()
+        return (), ()
     if not raw:
         problems.append(f"key 'drives_to_process' names no drive; for example {example}")
-        return ()
+        return (), ()
+    if isinstance(raw.get("bucket"), str):  # one pattern by itself
+        raw = {"*": raw}
     found = [drive for key, value in raw.items() if (drive := _drive(key, value, problems)) is not None]
-    _refuse_overlaps(found, problems)
-    return tuple(found)
+    drives = tuple(each for each in found if isinstance(each, DriveSource))
+    problems.extend(overlaps(drives))
+    return drives, tuple(each for each in found if isinstance(each, DrivePattern))
 
 
-def _drive(drive_id: object, raw: object, problems: list[str]) -> DriveSource | None:
+def _drive(drive_id: object, raw: object, problems: list[str]) -> DriveSource | DrivePattern | None:
     count = len(problems)
-    if not isinstance(drive_id, str) or not re.fullmatch(_DRIVE_ID, drive_id):
+    is_pattern = isinstance(drive_id, str) and "*" in drive_id
+    if is_pattern and not re.fullmatch(_FOUND_ID, str(drive_id)):
+        problems.append(
+            f"drive {drive_id!r}: the id of drives that a pattern finds has one '*', for the name of the "
+            'folder, and else what ids have: "*" or "fleet_a.*"'
+        )
+    elif not is_pattern and not (isinstance(drive_id, str) and re.fullmatch(_DRIVE_ID, drive_id)):
         problems.append(
             f"drive {drive_id!r}: a drive id begins with a letter or digit, goes on with letters, digits, "
             f"'_', '-' and '.', and has at most {MAX_DRIVE_ID_LENGTH} characters: it names folders and jobs"
@@ -323,8 +422,11 @@ def _drive(drive_id: object, raw: object, problems: list[str]) -> DriveSource | 
         if key not in ("bucket", "prefix")
     )
     bucket = _bucket(drive_id, raw, problems)
-    prefix = _prefix(drive_id, raw, problems)
-    return DriveSource(str(drive_id), bucket, prefix) if len(problems) == count else None
+    prefix = _prefix(drive_id, raw, problems, is_pattern=is_pattern)
+    if len(problems) > count:
+        return None
+    kind = DrivePattern if is_pattern else DriveSource
+    return kind(str(drive_id), bucket, prefix)
 
 
 def _bucket(drive_id: object, raw: Mapping[Any, Any], problems: list[str]) -> str:
@@ -354,7 +456,7 @@ def _bucket_complaint(bucket: str) -> str | None:
     )
 
 
-def _prefix(drive_id: object, raw: Mapping[Any, Any], problems: list[str]) -> str:
+def _prefix(drive_id: object, raw: Mapping[Any, Any], problems: list[str], *, is_pattern: bool) -> str:
     where = f"drive {drive_id!r}, key 'prefix'"
     prefix = raw.get("prefix")
     if "prefix" not in raw:
@@ -365,9 +467,24 @@ def _prefix(drive_id: object, raw: Mapping[Any, Any], problems: list[str]) -> st
         problems.append(
             f"{where}: {prefix!r} begins with '/', which S3 keys do not; write {prefix.lstrip('/')!r}"
         )
-    elif "*" in prefix:
+    elif "*" in prefix and bag_format(prefix):
         problems.append(
-            f"{where}: {prefix!r} is a glob; write the folder, and choose bags with the conf's 'bags'"
+            f"{where}: {prefix!r} is a glob of files; write the folder, and choose bags with the conf's "
+            "'bags'"
+        )
+    elif "*" in prefix and not is_pattern:
+        problems.append(
+            f'{where}: {prefix!r} finds folders that are a drive each: write "*" or "{drive_id}.*" for '
+            "the id, whose star is the folder's name"
+        )
+    elif is_pattern and "*" not in prefix:
+        problems.append(
+            f"{where}: {prefix!r} has no '*', which finds drives; one drive has an id without: "
+            f'{{"drive_1": {{"bucket": ..., "prefix": "{prefix}"}}}}'
+        )
+    elif "**" in prefix:
+        problems.append(
+            f"{where}: {prefix!r}: a star is within one folder's name; write '*/*/' for two folders"
         )
     elif bag_format(prefix):
         folder, _, name = prefix.rpartition("/")
@@ -384,8 +501,9 @@ def _prefix(drive_id: object, raw: Mapping[Any, Any], problems: list[str]) -> st
     return ""
 
 
-def _refuse_overlaps(drives: Sequence[DriveSource], problems: list[str]) -> None:
-    """Of two drives over one folder each bag would be taken twice."""
+def overlaps(drives: Sequence[DriveSource]) -> list[str]:
+    """What is wrong with drives of which one lies in another: each bag would be taken twice."""
+    problems: list[str] = []
     outer: DriveSource | None = None
     for drive in sorted(drives, key=lambda drive: (drive.bucket, drive.prefix)):
         if outer is None or drive.bucket != outer.bucket or not drive.prefix.startswith(outer.prefix):
@@ -400,6 +518,7 @@ def _refuse_overlaps(drives: Sequence[DriveSource], problems: list[str]) -> None
                 f"drive {drive.drive_id!r}, key 'prefix': {drive.uri} lies inside {outer.uri} of drive "
                 f"{outer.drive_id!r}; each bag belongs to one drive"
             )
+    return problems
 
 
 def _globs(key: str, raw: object, problems: list[str]) -> NameGlobs:
@@ -513,6 +632,35 @@ def _images(raw: object, problems: list[str]) -> tuple[ImageRule, ...]:
         except ValueError as error:
             problems.append(f"key 'images': {glob!r}: {error}")
     return image_rules(rules)
+
+
+def _catalog(raw: object, problems: list[str]) -> CatalogOptions | None:
+    count = len(problems)
+    example = '{"kind": "glue", "database": "drives"}'
+    if not isinstance(raw, Mapping):
+        problems.append(f"key 'catalog': expected an object like {example}, not {_shown(raw)}")
+        return None
+    problems.extend(
+        f"key 'catalog': {name!r} is unknown; it has 'kind', 'database' and 'files'"
+        for name in raw
+        if name not in ("kind", "database", "files")
+    )
+    kind, files = raw.get("kind"), raw.get("files", GlueFiles.LISTED.value)
+    if not isinstance(kind, str) or kind not in tuple(CatalogKind):
+        problems.append(f"key 'catalog.kind': expected {' or '.join(CatalogKind)}, not {_shown(kind)}")
+    if not isinstance(files, str) or files not in tuple(GlueFiles):
+        problems.append(f"key 'catalog.files': expected {' or '.join(GlueFiles)}, not {_shown(files)}")
+    elif "files" in raw and kind != CatalogKind.GLUE:
+        problems.append("key 'catalog.files': only a catalog of the kind glue has it")
+    database = raw.get("database")
+    if not isinstance(database, str) or not re.fullmatch(CATALOG_DATABASE, database):
+        problems.append(
+            "key 'catalog.database': expected lower-case letters, digits and '_', 255 at most, "
+            f"not {_shown(database)}"
+        )
+    if len(problems) > count:
+        return None
+    return CatalogOptions(CatalogKind(str(kind)), str(database), GlueFiles(str(files)))
 
 
 def _flag(key: str, raw: object, problems: list[str]) -> bool:

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
@@ -19,6 +19,9 @@ from airflow_batch_ros import lease, runs
 from airflow_batch_ros.adapt import next_sizes
 from airflow_batch_ros.causes import Cause, cause_of_error
 from airflow_batch_ros.conf import DriveSource, PipelineConf
+from airflow_batch_ros.cost import shown
+from airflow_batch_ros.estimate import Estimator, Speeds, learn_speeds
+from airflow_batch_ros.finding import find_drives, with_found
 from airflow_batch_ros.jobs import (
     DriveJob,
     Progress,
@@ -38,7 +41,15 @@ from airflow_batch_ros.jobs import (
 from airflow_batch_ros.lake import Lake, error_code, said_by
 from airflow_batch_ros.lease import LeaseHeldError
 from airflow_batch_ros.pace import Pace
-from airflow_batch_ros.plan import DEFAULT_SHARD_BYTES, PlanError, check_fresh, check_saved, make_plan
+from airflow_batch_ros.plan import (
+    DEFAULT_SHARD_BYTES,
+    NoBagsError,
+    PlanError,
+    check_fresh,
+    check_saved,
+    make_plan,
+)
+from airflow_batch_ros.pricing import Containers
 from ros_to_parquet import contract
 from ros_to_parquet.contract import ContractError, DriveManifest, JobRecord, Lease, Plan, Run
 
@@ -102,6 +113,21 @@ class KilledError(RuntimeError):
     """The task was killed while it planned or submitted."""
 
 
+NOTHING_NEW = "nothing is new"
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A drive as it would be planned now; without a plan it has no bag.
+
+    ``left_out`` says why there is nothing to do of one that a pattern found.
+    """
+
+    source: DriveSource
+    plan: Plan | None
+    left_out: str = ""
+
+
 @dataclass(slots=True)
 class Fanout:
     """One operator's work.
@@ -114,6 +140,7 @@ class Fanout:
         submitting: names of the jobs whose submission has begun and is not confirmed, with their queues.
         killed: nothing more is to be submitted.
         threads: drives at a time.
+        containers: what they are and cost, where that is known.
     """
 
     s3: S3Client
@@ -130,6 +157,8 @@ class Fanout:
     submitting: dict[str, str] = field(default_factory=dict)
     killed: bool = False
     threads: int = THREADS
+    containers: Containers | None = None
+    _estimator: Estimator | None = None
     _pace: Pace = field(default_factory=lambda: Pace(SUBMITS_PER_S))
 
     def submit_all(self) -> list[DriveJob]:
@@ -143,6 +172,9 @@ class Fanout:
         from botocore.exceptions import BotoCoreError, ClientError
 
         self._stop_if_killed()
+        self._find()
+        if not self.conf.drives:
+            return []
         record, new = self._record_run()
         try:
             prepared = self._prepare_all()
@@ -153,6 +185,7 @@ class Fanout:
                 with suppress(ClientError, BotoCoreError):  # it does no harm
                     Lake(self.s3, self.output).delete(record)
             raise
+        self._estimator = self.make_estimator([drive.plan.drive_id for drive in prepared])
         jobs, problems, retry_helps = self._for_each(
             [(drive.plan.drive_id, drive.plan.source, drive) for drive in prepared], self._submit
         )
@@ -219,6 +252,94 @@ class Fanout:
         retry_helps = all(helps for _, _, helps in ends)
         return [result for result, problem, _ in ends if result is not None], problems, retry_helps
 
+    # --- finding
+
+    def _find(self) -> None:
+        """Puts the drives that the conf's patterns find, and that have something to do, in their place."""
+        if not self.conf.patterns or self.conf.found:
+            return
+        earlier = runs.earlier_drives(Lake(self.s3, self.output), self.run, self.conf)
+        if earlier is not None:
+            self.conf = replace(self.conf, drives=earlier, found=True)
+            return
+        looks, problems, retry_helps = self.look()
+        if problems:
+            raise FanoutError(problems, retry_helps=retry_helps)
+        bare = [look.left_out for look in looks if look.plan is None]
+        if len(bare) == len(looks):
+            raise FanoutError(bare, retry_helps=False)
+        left_out = [look for look in looks if look.left_out]
+        rare = [look for look in left_out if look.left_out != NOTHING_NEW]
+        for look in rare[:PROBLEMS_SHOWN]:
+            self.say(f"drive {look.source.drive_id}: left out: {look.left_out}")
+        self.say(
+            f"{len(looks)} drives found and named: {len(looks) - len(left_out)} to do, nothing new in "
+            f"{len(left_out) - len(rare)}, {len(rare)} left out"
+        )
+        drives = tuple(look.source for look in looks if not look.left_out)
+        self.conf = replace(self.conf, drives=drives, found=True)
+
+    def look(self) -> tuple[list[Look], list[str], bool]:
+        """What there is to do of each drive, those that patterns find among them; nothing is written.
+
+        And what is wrong with those that cannot be planned, and whether trying again helps.
+
+        Raises:
+            FanoutError: patterns cannot be asked.
+            ConfError: two folders would be one drive.
+        """
+        conf = self.conf
+        if conf.patterns and not conf.found:
+            patterns = [(pattern.drive_id, pattern.uri, pattern) for pattern in conf.patterns]
+            found, problems, retry_helps = self._for_each(
+                patterns,
+                lambda pattern: find_drives(
+                    self.s3, pattern, output=self.output, requester_pays=self.options.requester_pays
+                ),
+            )
+            if problems:
+                raise FanoutError(problems, retry_helps=retry_helps)
+            conf = with_found(conf, found)
+        lake = Lake(self.s3, self.output)
+        sources = [(source.drive_id, source.uri, source) for source in conf.drives]
+        return self._for_each(sources, lambda source: self._look(lake, source))
+
+    def _look(self, lake: Lake, source: DriveSource) -> Look:
+        try:
+            plan = self._make_plan(lake, source)
+        except NoBagsError as error:
+            if not source.found:
+                raise
+            return Look(source, None, str(error))
+        if not source.found:
+            return Look(source, plan)
+        return Look(source, plan, self._held_by(lake, plan) if plan.shards else NOTHING_NEW)
+
+    def _held_by(self, lake: Lake, plan: Plan) -> str:
+        """Which other live run has the drive; empty for none."""
+        key = contract.lease_key(plan.drive_id)
+        found = lake.find(key)
+        if found is None:
+            return ""
+        holder = contract.from_json(Lease, found.data, where=lake.uri(key))
+        if holder.plan_id == plan.plan_id or not (alive := self._sign_of_life(lake, holder, found.age_s)):
+            return ""
+        return f"{contract.run_in_words(holder.run)} has it ({alive})"
+
+    def make_estimator(self, drive_ids: Sequence[str]) -> Estimator | None:
+        """By what these drives' plans are estimated; None where nothing is known of containers."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        if self.containers is None:
+            return None
+        vcpus, lake = self.containers.pricing.vcpus, Lake(self.s3, self.output)
+        try:
+            speeds = learn_speeds(lake, drive_ids, self.conf.options, vcpus=vcpus)
+        except (ClientError, BotoCoreError) as error:
+            self.say(f"costs are estimated by default speeds, for earlier runs cannot be read: {error}")
+            speeds = Speeds()
+        return Estimator(self.containers, speeds)
+
     # --- planning
 
     def _record_run(self) -> tuple[str, bool]:
@@ -260,19 +381,23 @@ class Fanout:
         self._lease(lake, source.drive_id, plan_id)
         try:
             lease.end_others(lake, source.drive_id, plan_id, self.run)
-            plan = make_plan(
-                self.s3,
-                lake,
-                source,
-                self.conf,
-                run=self.run,
-                shard_bytes=self.shard_bytes,
-                requester_pays=self.options.requester_pays,
-            )
+            plan = self._make_plan(lake, source)
         except Exception:
             lease.release(lake, source.drive_id, plan_id)
             raise
         return _Prepared(lake, plan, Progress(tuple(range(len(plan.shards))), False), saved=False)
+
+    def _make_plan(self, lake: Lake, source: DriveSource) -> Plan:
+        return make_plan(
+            self.s3,
+            lake,
+            source,
+            self.conf,
+            run=self.run,
+            shard_bytes=self.shard_bytes,
+            requester_pays=self.options.requester_pays,
+            pricing=self.containers.pricing if self.containers else None,
+        )
 
     def _resume(self, lake: Lake, source: DriveSource, plan: Plan) -> _Prepared:
         check_saved(plan, source, self.conf)
@@ -404,14 +529,21 @@ class Fanout:
     def _tell(self, plan: Plan) -> None:
         name = f"drive {plan.drive_id}"
         size = sum(bag.size_bytes for bag in plan.bags) / 1e6
+        foreseen = ""
+        if self._estimator is not None and plan.shards:
+            estimate = self._estimator.estimate(plan)
+            cost = shown(estimate.cost, self._estimator.containers.pricing.currency)
+            foreseen = f", about {estimate.seconds:.0f} s a shard at most and {cost}"
         self.say(
             f"{name}: plan {plan.plan_id}: {len(plan.bags)} bags, {size:.1f} MB, {len(plan.shards)} shards "
-            f"from {plan.source}"
+            f"from {plan.source}{foreseen}"
         )
         if plan.ignored_count:
             more = plan.ignored_count - len(plan.ignored)
             names = ", ".join(plan.ignored) + (f" and {more} more" if more else "")
             self.say(f"{name}: not taken, {plan.ignored_count}: {names}")
+        if plan.replaces and not self.conf.overwrite:
+            self.say(f"{name}: bags have changed since they were extracted: all of it is extracted again")
         if plan.covered:
             names = ", ".join(plan.covered[: contract.MAX_REASONS])
             self.say(f"{name}: in the lake already, {len(plan.covered)}: {names}")
@@ -425,6 +557,7 @@ class Fanout:
             job_queue=self.options.job_queue,
             fail_on=self.conf.fail_on,
             min_success_ratio=self.conf.min_success_ratio,
+            estimated_cost=self._estimator.estimate(plan).cost if self._estimator else None,
         )
 
 

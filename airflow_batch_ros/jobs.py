@@ -91,6 +91,7 @@ class DriveJob:
         ignored: objects not taken since they are no bags or the conf leaves them out.
         fail_on: states that a drive fails in.
         min_success_ratio: share of the run's drives that must not fail, or the run does.
+        estimated_cost: of the whole plan, in its prices' currency; None where no prices are known.
     """
 
     drive_id: str
@@ -113,6 +114,7 @@ class DriveJob:
     fail_on: tuple[str, ...]
     console_url: str | None = None
     min_success_ratio: float = 1.0
+    estimated_cost: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able; `from_dict` reads it."""
@@ -139,6 +141,7 @@ def drive_job(
     job_queue: str,
     fail_on: Iterable[str],
     min_success_ratio: float = 1.0,
+    estimated_cost: float | None = None,
 ) -> DriveJob:
     """The entry of a planned drive; ``job_queue`` where no job is recorded."""
     return DriveJob(
@@ -161,6 +164,7 @@ def drive_job(
         ignored=plan.ignored_count,
         fail_on=tuple(str(state) for state in fail_on),
         min_success_ratio=min_success_ratio,
+        estimated_cost=estimated_cost,
     )
 
 

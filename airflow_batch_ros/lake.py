@@ -138,6 +138,12 @@ class Lake:
             item["Key"].removeprefix(self.prefix) for page in pages for item in page.get("Contents", [])
         )
 
+    def folders(self, folder: str, *, most: int) -> list[str]:
+        """Names of the folders directly in ``folder``, with their final slash: ``most`` or fewer."""
+        prefix = f"{self.prefix}{folder}/"
+        page = self.s3.list_objects_v2(Bucket=self.bucket, Prefix=prefix, Delimiter="/", MaxKeys=most)
+        return [each["Prefix"].removeprefix(prefix) for each in page.get("CommonPrefixes", [])]
+
     def newest_keys(self, folder: str, count: int) -> list[str]:
         """The ``count`` keys below ``folder`` that were written last, the newest first."""
         pages = self.s3.get_paginator("list_objects_v2").paginate(

@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
 
 from airflow_batch_ros.conf import DriveSource, NameGlobs, PipelineConf
-from airflow_batch_ros.lake import Lake, drive_folders, read_holdings
+from airflow_batch_ros.lake import Holding, Lake, drive_folders, read_holdings
 from ros_to_parquet import contract
 from ros_to_parquet.contract import (
     BAG_ENDINGS,
@@ -29,6 +29,7 @@ from ros_to_parquet.contract import (
     Manifest,
     Plan,
     PlannedBag,
+    Pricing,
     Run,
     bag_format,
     recording_stem,
@@ -49,6 +50,14 @@ _NAMES_SHOWN = 5
 
 class PlanError(ValueError):
     """A drive that cannot be planned; the message names the drive and says what to do."""
+
+
+class NoBagsError(PlanError):
+    """A drive without a bag to take."""
+
+
+class ChangedBagsError(PlanError):
+    """A drive of which the lake has rows of bags as they no longer are."""
 
 
 _ARCHIVES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
@@ -190,7 +199,8 @@ def select_bags(source: DriveSource, listing: Listing, globs: NameGlobs) -> Sele
     """Sorts a listing out.
 
     Raises:
-        PlanError: there is no bag, or one recording seems to be there twice.
+        NoBagsError: there is no bag.
+        PlanError: one recording seems to be there twice.
     """
     metadata = {each.name for each in listing.objects if _basename(each.name) == _METADATA}
     beside: dict[str, list[ListedObject]] = {}
@@ -213,7 +223,7 @@ def select_bags(source: DriveSource, listing: Listing, globs: NameGlobs) -> Sele
         else:
             left_out.append(each.name)
     if not bags:
-        raise PlanError(_no_bags(source, listing, left_out))
+        raise NoBagsError(_no_bags(source, listing, left_out))
     _refuse_twins(source, bags)
     return Selection(tuple(bags), tuple(sorted([*ignored, *left_out])))
 
@@ -308,6 +318,8 @@ def _refuse_archived(source: DriveSource, listing: Listing, bags: Sequence[Plann
 def read_coverage(lake: Lake, drive_id: str, options: ExtractOptions, *, plan_id: str) -> Coverage:
     """What plans other than ``plan_id`` have extracted of the drive.
 
+    Of a plan that was committed whole, two objects are read, however many shards it has.
+
     Raises:
         PlanError: a manifest is of another contract version.
     """
@@ -316,6 +328,10 @@ def read_coverage(lake: Lake, drive_id: str, options: ExtractOptions, *, plan_id
     try:
         holdings = read_holdings(lake, drive_id, but=plan_id)
         for holding in holdings:
+            whole = _whole_plan(lake, drive_id, holding)
+            if whole is not None:
+                _cover_by_plan(whole, options, done, other)
+                continue
             for manifest in lake.load_all(Manifest, holding.manifest_keys):
                 _cover(manifest, options, done, other)
     except ContractError as error:
@@ -346,6 +362,33 @@ def _cover(
             other[bag.name] = f"plan {manifest.plan_id}, with other options"
 
 
+def _whole_plan(lake: Lake, drive_id: str, holding: Holding) -> Plan | None:
+    """The plan whose every slice is in the lake; None where only the manifests say what is."""
+    commit = holding.commit
+    if commit is None or commit.taken_over_by is not None or commit.unreadable_bags:
+        return None
+    if len(holding.manifest_keys) < 2:  # that one says it as well
+        return None
+    plan = lake.load(Plan, contract.plan_key(drive_id, holding.plan_id))
+    return plan if plan is not None and len(plan.shards) == commit.shards else None
+
+
+def _cover_by_plan(
+    plan: Plan,
+    options: ExtractOptions,
+    done: dict[tuple[str, int, str], set[BagSlice]],
+    other: dict[str, str],
+) -> None:
+    same = contract.make_same_rows(plan.options, options)
+    for shard in plan.shards:
+        for part in shard:
+            bag = plan.bags[part.bag]
+            if same:
+                done.setdefault(bag.content, set()).add(dataclasses.replace(part, bag=0))
+            else:
+                other[bag.name] = f"plan {plan.plan_id}, with other options"
+
+
 def earlier_plans(lake: Lake, drive_id: str, *, but: str) -> tuple[str, ...]:
     """Ids of the plans that an overwriting plan replaces: all others that have left anything."""
     return tuple(sorted(plan_id for plan_id in drive_folders(lake, drive_id) if plan_id != but))
@@ -359,8 +402,10 @@ def todo(
     A bag of which an earlier run did some slices gets the others alone, so that no row is there twice.
 
     Raises:
-        PlanError: rows of a bag are in the lake by other content or other options.
+        ChangedBagsError: rows of bags are in the lake by other content.
+        PlanError: rows of a bag are in the lake by other options.
     """
+    changed = True
     work: list[tuple[PlannedBag, list[BagSlice]]] = []
     covered: list[str] = []
     clashes: list[str] = []
@@ -371,6 +416,7 @@ def todo(
         if any(sum(each.count == count for each in slices) == count for count in counts):
             covered.append(bag.name)
         elif bag.name in coverage.other:
+            changed = False
             clashes.append(f"{bag.name} ({coverage.other[bag.name]})")
         elif len(counts) > 1 or (not slices and bag.name in contents):
             clashes.append(f"{bag.name} (its content was another)")
@@ -379,7 +425,7 @@ def todo(
             left = [BagSlice(0, index, count) for index in range(count)]
             work.append((bag, [each for each in left if each not in slices]))
     if clashes:
-        raise PlanError(
+        raise (ChangedBagsError if changed else PlanError)(
             f"drive {drive_id!r}: rows of {_shown(clashes)} are in the lake already, and would be there "
             "twice; set 'overwrite' to replace what the drive has, or write to another 'output'"
         )
@@ -430,10 +476,12 @@ def make_plan(
     run: Run,
     shard_bytes: int,
     requester_pays: bool = False,
+    pricing: Pricing | None = None,
 ) -> Plan:
     """A drive's plan, from what S3 holds now; nothing is written.
 
-    A drive whose bags are all covered gets a plan without bags and shards.
+    A drive whose bags are all covered gets a plan without bags and shards. One that a pattern found, of which
+    bags have changed, is extracted again as a whole, where all that the lake has of it is still there.
 
     Raises:
         PlanError: the drive cannot be planned.
@@ -449,7 +497,14 @@ def make_plan(
         replaces = earlier_plans(lake, source.drive_id, but=plan_id)
     else:
         coverage = read_coverage(lake, source.drive_id, conf.options, plan_id=plan_id)
-    work, covered = todo(selection.bags, coverage, drive_id=source.drive_id, shard_bytes=shard_bytes)
+    try:
+        work, covered = todo(selection.bags, coverage, drive_id=source.drive_id, shard_bytes=shard_bytes)
+    except ChangedBagsError:
+        held = {*coverage.other, *(name for name, _, _ in coverage.done)}
+        if not source.found or held - {bag.name for bag in selection.bags}:
+            raise
+        replaces = earlier_plans(lake, source.drive_id, but=plan_id)
+        work, covered = todo(selection.bags, Coverage(), drive_id=source.drive_id, shard_bytes=shard_bytes)
     _refuse_archived(source, listing, [bag for bag, _ in work])
     return Plan(
         contract_version=CONTRACT_VERSION,
@@ -466,6 +521,7 @@ def make_plan(
         ignored_count=len(selection.ignored),
         covered=tuple(covered),
         finish=conf.finish,
+        pricing=pricing,
     )
 
 

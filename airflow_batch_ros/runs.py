@@ -105,6 +105,29 @@ def find(lake: Lake, name: str) -> list[RunRecord]:
     return sorted(records, key=lambda record: record.submitted_at)
 
 
+def earlier_drives(lake: Lake, run: Run, conf: PipelineConf) -> tuple[DriveSource, ...] | None:
+    """The drives of an earlier try of the run with this conf, whose patterns are not to be asked again."""
+    for record in lake.load_all(RunRecord, lake.keys(contract.run_folder(run.run_id))):
+        named = tuple(drive for drive in record.conf.drives if not drive.found)
+        if (
+            record.run == run
+            and record.conf.found
+            and replace(record.conf, drives=named, found=False) == conf
+        ):
+            return record.conf.drives
+    return None
+
+
+def to_be_found(records: Sequence[RunRecord]) -> list[RunRecord]:
+    """The records of a run whose patterns nobody has asked yet."""
+    done = [record.conf.patterns for record in records if record.conf.found]
+    return [
+        record
+        for record in records
+        if record.conf.patterns and not record.conf.found and record.conf.patterns not in done
+    ]
+
+
 def newest(lake: Lake, count: int) -> list[RunRecord]:
     """Records of the runs that were submitted or retried last, the newest first: ``count`` or fewer."""
     records = lake.load_all(RunRecord, lake.newest_keys(contract.RUNS_FOLDER, count))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from airflow_batch_ros import cost
 from airflow_batch_ros.causes import Cause, cause_of, cause_of_problem
+from airflow_batch_ros.cost import DriveCost
 from airflow_batch_ros.failures import LOGS_A_DRIVE, LOGS_A_RUN, FailedShard, add_log_lines, failed_shards
 from airflow_batch_ros.jobs import DriveJob, Work, describe, end_reason, job_seconds, job_state
 from airflow_batch_ros.lake import DRIVE_THREADS, Lake, drive_folder, read_holdings, said_by
@@ -22,6 +25,7 @@ from ros_to_parquet.contract import (
     ExtractOptions,
     FinishOptions,
     FinishRecord,
+    JobRecord,
     Manifest,
     Plan,
     StepState,
@@ -69,6 +73,7 @@ class DriveSummary:
         causes: how many shards failed by which cause; where none did, how many bags and topics.
         finish: what was done after the drive's commit; None where nothing was to do, or it has not ended.
         report: URI of the drive's report; empty where there is none.
+        cost: what it has cost, where its plan says what that is by.
     """
 
     job: DriveJob
@@ -83,6 +88,7 @@ class DriveSummary:
     causes: Mapping[Cause, int] = field(default_factory=dict)
     finish: FinishRecord | None = None
     report: str = ""
+    cost: DriveCost | None = None
 
     @property
     def failed(self) -> bool:
@@ -118,9 +124,17 @@ def summarize(
 
     details = describe(batch, [job.job_id for job in jobs if job.job_id])
 
+    planned: dict[str, cost.Planned] = {}
+    records: dict[str, list[JobRecord]] = {}
+
     def one(job: DriveJob) -> DriveSummary:
+        lake = Lake(s3, job.output)
         try:
-            return summarize_drive(batch, Lake(s3, job.output), job, details.get(job.job_id or ""))
+            drive = summarize_drive(batch, lake, job, details.get(job.job_id or ""))
+            if job.work != Work.NOTHING and (found := cost.read_planned(lake, job)):
+                planned[job.drive_id] = found
+                records[job.drive_id] = cost.read_records(lake, job)
+            return drive
         except ClientError as error:
             raise SummaryError(
                 f"drive {job.drive_id!r}: its job has ended, and what it left below {job.output}/_manifests "
@@ -131,7 +145,14 @@ def summarize(
     logs_left = LOGS_A_RUN
     with ThreadPoolExecutor(DRIVE_THREADS, thread_name_prefix="drives") as pool:
         found = list(pool.map(one, jobs))
+    ended = [
+        cost.Ended(drive.job, planned[drive.job.drive_id], drive.result)
+        for drive in found
+        if drive.job.drive_id in planned
+    ]
+    costs = cost.measure(batch, ended, records, say=logging.getLogger(__name__).warning)
     for drive in found:
+        drive = dataclasses.replace(drive, cost=costs.get(drive.job.drive_id))
         if drive.failed_shards and logs_left:
             shards = add_log_lines(logs, drive.failed_shards, at_most=min(LOGS_A_DRIVE, logs_left))
             logs_left -= sum(bool(shard.log_lines) for shard in shards)
@@ -216,7 +237,7 @@ def _undone(lake: Lake, job: DriveJob, finish: FinishRecord | None, job_state: s
     plan = lake.load(Plan, contract.plan_key(job.drive_id, job.plan_id))
     if plan is None or plan.finish == FinishOptions():
         return ()
-    return (f"what follows the drive's commit (its report) has not ended; {again}",)
+    return (f"what follows the drive's commit has not ended; {again}",)
 
 
 def _report_of(lake: Lake, finish: FinishRecord | None) -> str:
@@ -248,7 +269,7 @@ def _took_nothing(lake: Lake, job: DriveJob) -> tuple[str, ...]:
 
 def as_dict(drives: Sequence[DriveSummary]) -> dict[str, Any]:
     """The sensor's return value: small, JSON-able, exact in its counts, bounded in its reasons."""
-    budget, table_budget, drift_budget = MAX_REASONS, MAX_TABLES, MAX_REASONS
+    budget, table_budget, drift_budget, bag_budget = MAX_REASONS, MAX_TABLES, MAX_REASONS, cost.MAX_BAGS
     entries = []
     for drive in drives:
         shards = [
@@ -267,15 +288,20 @@ def as_dict(drives: Sequence[DriveSummary]) -> dict[str, Any]:
         budget -= len(shards)
         problems = [_short(text) for text in (*drive.notes, *drive.result.problems)[:budget]]
         budget -= len(problems)
-        tables = [_table_dict(table) for table in drive.result.tables[:table_budget]]
+        of_tables = drive.cost.tables(drive.result) if drive.cost else {}
+        tables = [
+            _table_dict(table, of_tables.get(table.table)) for table in drive.result.tables[:table_budget]
+        ]
         table_budget -= len(tables)
+        of_drive = drive.cost.as_dict(most_bags=bag_budget) if drive.cost else None
+        bag_budget -= len(of_drive["bags"]) if of_drive else 0
         drift = [_short(str(each)) for each in drive.result.drift[:drift_budget]]
         drift_budget -= len(drift)
-        entries.append(_drive_dict(drive, tables, shards, problems, drift))
+        entries.append({**_drive_dict(drive, tables, shards, problems, drift), "cost": of_drive})
     return {"drives": entries, "totals": _totals(drives)}
 
 
-def _table_dict(table: TableTotal) -> dict[str, Any]:
+def _table_dict(table: TableTotal, table_cost: float | None) -> dict[str, Any]:
     transforms = [dataclasses.asdict(each) for each in table.transforms]
     return {
         "table": table.table,
@@ -284,6 +310,7 @@ def _table_dict(table: TableTotal) -> dict[str, Any]:
         "rows": table.rows,
         "rejected": table.rejected,
         "bytes_written": table.bytes_written,
+        **({} if table_cost is None else {"cost": table_cost}),
         **({"transforms": transforms} if transforms else {}),
         **({"files_beside": table.files_beside} if table.files_beside else {}),
     }
@@ -355,6 +382,7 @@ def _totals(drives: Sequence[DriveSummary]) -> dict[str, Any]:
         "failed_drives": sum(drive.failed for drive in drives),
         **sums,
         "failed_shards": sum(each.failed_shard_count for each in drives),
+        "costs": cost.totals(drive.cost for drive in drives if drive.cost),
     }
 
 
@@ -440,7 +468,7 @@ def log_lines(drives: Sequence[DriveSummary]) -> list[str]:
             f"drive {drive.job.drive_id}: {drive.state}: {result.bags} bags, {len(result.tables)} tables, "
             f"{result.messages} messages, {result.rows} rows, {result.rejected} rejected, "
             f"{result.bytes_read / 1e6:.1f} MB read, {result.bytes_written / 1e6:.1f} MB written"
-            f"{f' in {seconds:.1f} s' if seconds else ''}{speed}"
+            f"{f' in {seconds:.1f} s' if seconds else ''}{speed}{_shown_cost(drive)}"
         )
         made = [f"    table {table.table}: {each}" for table in result.tables for each in table.transforms]
         lines += made[:CAUSES_SHOWN]
@@ -453,6 +481,14 @@ def log_lines(drives: Sequence[DriveSummary]) -> list[str]:
             shown, more = shown_causes(drive, CAUSES_SHOWN)
             lines += [*shown, *more]
     return lines + tolerated(drives)
+
+
+def _shown_cost(drive: DriveSummary) -> str:
+    if drive.cost is None:
+        return ""
+    usage, currency = drive.cost.usage, drive.cost.planned.pricing.currency
+    lost = f", of it {cost.shown(usage.failed_cost, currency)} in attempts that failed"
+    return f", {cost.shown(usage.cost, currency)}{lost if usage.failed_attempts else ''}"
 
 
 # --- drives of which there is nothing to do ---------------------------------------------------------
@@ -518,6 +554,7 @@ def _add_tables(first: TableTotal, second: TableTotal) -> TableTotal:
         transforms=contract.add_transforms(first.transforms, second.transforms),
         schemas=contract.add_schemas((*first.schemas, *second.schemas)),
         files_beside=first.files_beside + second.files_beside,
+        bytes_in=first.bytes_in + second.bytes_in,
     )
 
 

@@ -36,6 +36,10 @@ Each drive becomes one AWS Batch job; the tables are `{output}/{topic}/schema=..
 | `parquet` | `compact`: smaller files, which Spark before 4.3 cannot read | `compatible` |
 | `transforms` | `{"/camera/*": "brightness"}`: topics whose rows go through code of yours | none |
 | `images` | `{"/camera/*": "jpeg_files"}`: pictures encoded, in the table or as files; videos | as recorded |
+| `prices` | `{"vcpu_hour": 0.0125, "gb_hour": 0.0014}`: what you pay for containers | AWS's list |
+
+`{"bucket": "raw-data", "prefix": "fleet/*/"}` instead of drives takes each folder that it finds as a drive,
+and of these what is new: good for every night.
 
 A drive whose bags are all in the lake already has nothing to do.
 To run only what failed, clear `submit` and what follows.
@@ -55,7 +59,7 @@ What goes on from drives in the lake can be scheduled on `AssetAlias("ros_to_par
 
 DESCRIPTIONS = {
     "drives_to_process": 'Drive ids, each with bucket and prefix: `{"drive_1": {"bucket": "raw-data", '
-    '"prefix": "drive_1/"}}`',
+    '"prefix": "drive_1/"}}`; or a pattern that finds them: `{"bucket": "raw-data", "prefix": "fleet/*/"}`',
     "topics": 'Topics to take: `{"include": ["/imu/*"], "exclude": ["*/image_raw"]}`; all by default',
     "bags": "Bags to take, likewise, by their path below the prefix; all by default",
     "output": "S3 URI of the lake; by default the Variable `ros_to_parquet_output`",
@@ -75,6 +79,10 @@ DESCRIPTIONS = {
     "report": "Make each drive's report, one HTML page in the lake; `true` by default",
     "sync": "Frames tables: what topics have at the time of each message of another, or at a fixed rate: "
     '`{"reference": "/camera/image_raw", "topics": {"/imu/data": {"method": "interpolated"}}}`',
+    "prices": 'What you pay for containers: `{"vcpu_hour": 0.0125, "gb_hour": 0.0014}`; by default what AWS '
+    "lists",
+    "fleet": "Write each drive's rows of the tables that drives are searched by; `true` by default",
+    "catalog": 'Register tables: `{"kind": "glue", "database": "drives"}`; `iceberg` likewise',
 }
 
 

@@ -52,17 +52,27 @@ def _submit_missing(
         ConfError: what the run was asked for is not allowed (any more).
         FanoutError: of some drives; the others are submitted.
     """
+    from airflow_batch_ros import runs
     from airflow_batch_ros.allowed import check_allowed, of_job_definition
     from airflow_batch_ros.fanout import Fanout, FanoutError
+    from airflow_batch_ros.pricing import find_containers
 
     allowed = settings_of.read_settings(arguments).allow_list()
     by_record: dict[RunRecord, list[str]] = {}
     for drive in run.drives:
         by_record.setdefault(drive.record, []).append(drive.drive_id)
+    unasked = [] if arguments.drive else runs.to_be_found(run.records)
+    by_record.update((record, []) for record in unasked)
     asked = []
     for record, wanted in by_record.items():
         drives = tuple(source for source in record.conf.drives if source.drive_id in wanted)
-        conf, options = replace(record.conf, drives=drives), _options(arguments, record)
+        # What patterns found the record has by name: they are not asked again.
+        conf = (
+            record.conf
+            if record in unasked
+            else replace(record.conf, drives=drives, patterns=(), found=False)
+        )
+        options = _options(arguments, record)
         in_jobs = of_job_definition(run.clients.batch, options, say=say)
         check_allowed(conf, run.lake.output, (allowed, in_jobs))
         asked.append((record, conf, options))
@@ -79,6 +89,7 @@ def _submit_missing(
                 run=record.run,
                 options=options,
                 shard_bytes=record.shard_bytes,
+                containers=find_containers(run.clients.batch, options, own=conf.prices, say=say),
                 say=say,
                 chosen=_chosen(arguments),
             ).submit_all()

@@ -213,10 +213,14 @@ def _finish(
 
 def summary_lines(drives: Sequence[DriveSummary]) -> list[str]:
     """A table of drives; then what is to be said of those that do not fail the run."""
+    from airflow_batch_ros.cost import shown as shown_cost
     from airflow_batch_ros.summary import CAUSES_SHOWN, shown_causes, tolerated
 
-    head = ("drive", "state", ">shards", ">bags", ">messages", ">rows", ">rejects", ">MB read", ">MB written")
-    rows = [
+    head: tuple[str, ...] = (
+        *("drive", "state", ">shards", ">bags", ">messages", ">rows", ">rejects"),
+        *(">MB read", ">MB written"),
+    )
+    rows: list[tuple[str, ...]] = [
         (
             drive.job.drive_id,
             words(drive.state),
@@ -230,6 +234,15 @@ def summary_lines(drives: Sequence[DriveSummary]) -> list[str]:
         )
         for drive in drives
     ]
+    if any(drive.cost for drive in drives):
+        head = (*head, ">cost")
+        rows = [
+            (
+                *row,
+                shown_cost(drive.cost.usage.cost, drive.cost.planned.pricing.currency) if drive.cost else "-",
+            )
+            for row, drive in zip(rows, drives, strict=True)
+        ]
     lines = table_lines(head, rows)
     for drive in drives:
         shown, more = shown_causes(drive, CAUSES_SHOWN)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_batch_ros.allowed import AllowList, parse_allowed
 from airflow_batch_ros.conf import ConfError, parse_output
+from airflow_batch_ros.prices import Prices, parse_prices
 
 if TYPE_CHECKING:
     from airflow_batch_ros.clients import Clients
@@ -35,6 +37,7 @@ NAMES = (
     "share_identifier",
     "requester_pays",
     "allowed_uris",
+    "prices",
     "region",
     "profile",
     "role_arn",
@@ -112,6 +115,26 @@ class Settings:
         if setting is None:
             return None
         return parse_allowed(setting.value, origin=f"allowed_uris from {setting.origin}")
+
+    def prices(self) -> Prices | None:
+        """What is paid for containers, where a file says so.
+
+        Raises:
+            SettingsError: it cannot be read.
+            ConfError: it does not say it.
+        """
+        setting = self.given.get("prices")
+        if setting is None:
+            return None
+        try:
+            raw = json.loads(Path(setting.value).read_text())
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"prices {setting} cannot be read: {error}") from error
+        problems: list[str] = []
+        found = parse_prices(raw, where=f"prices {setting}", problems=problems)
+        if problems:
+            raise ConfError(problems)
+        return found
 
     def clients(self) -> Clients:
         from botocore.exceptions import ProfileNotFound

@@ -155,6 +155,7 @@ def _drive_dict(drive: DriveStanding, *, bags: bool) -> dict[str, Any]:
 
 
 def _lines(run: FoundRun, drives: Sequence[DriveStanding], *, bags: bool) -> list[str]:
+    from airflow_batch_ros.runs import to_be_found
     from airflow_batch_ros.status import ShardState
 
     last = run.records[-1]
@@ -183,6 +184,8 @@ def _lines(run: FoundRun, drives: Sequence[DriveStanding], *, bags: bool) -> lis
         f"{whose}, output {run.lake.output}, last submitted {last.submitted_at}",
         *table_lines(head, rows),
     ]
+    for record in to_be_found(run.records):
+        lines += [f"drives of {each.uri}: not looked for yet" for each in record.conf.patterns]
     for drive in drives:
         lines += _causes(run, drive)
     lines += [f"{drive.drive_id}: report {drive.report}" for drive in drives if drive.report]

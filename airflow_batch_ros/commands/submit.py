@@ -7,6 +7,8 @@ import json
 import os
 import re
 import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,9 @@ from airflow_batch_ros.plan import DEFAULT_SHARD_BYTES
 
 if TYPE_CHECKING:
     from airflow_batch_ros.clients import Clients
+    from airflow_batch_ros.commands.settings import Settings
+    from airflow_batch_ros.conf import PipelineConf
+    from airflow_batch_ros.jobs import SubmitOptions
 
 CONF_VARIABLE = f"{settings_of.PREFIX}CONF"
 BELOW_VARIABLE = f"{settings_of.PREFIX}BELOW"
@@ -34,12 +39,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "live or done.",
         epilog=EXIT_HELP,
     )
-    parser.add_argument(
-        "--conf",
-        metavar="FILE",
-        help="JSON as the DAG takes it: a file, s3://bucket/key, - for stdin, or the JSON itself "
-        f"(default: {CONF_VARIABLE} in the environment)",
-    )
+    add_conf(parser)
     parser.add_argument(
         "--marker",
         metavar="URI",
@@ -53,13 +53,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument(
         "--run-id", type=_run_id, metavar="ID", help="default: one of the time and chance, which is printed"
-    )
-    parser.add_argument(
-        "--shard-bytes",
-        type=_positive,
-        default=DEFAULT_SHARD_BYTES,
-        metavar="N",
-        help="stored bytes of bags that one container reads; larger bags are split (default: %(default)s)",
     )
     parser.add_argument(
         "--remote",
@@ -77,23 +70,66 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.set_defaults(run=guarded(_submit))
 
 
-def _submit(arguments: argparse.Namespace) -> int:
-    from airflow_batch_ros import planning, runs
+def add_conf(parser: argparse.ArgumentParser) -> None:
+    """The flags of commands that plan."""
+    parser.add_argument(
+        "--conf",
+        metavar="FILE",
+        help="JSON as the DAG takes it: a file, s3://bucket/key, - for stdin, or the JSON itself "
+        f"(default: {CONF_VARIABLE} in the environment)",
+    )
+    parser.add_argument(
+        "--shard-bytes",
+        type=positive,
+        default=DEFAULT_SHARD_BYTES,
+        metavar="N",
+        help="stored bytes of bags that one container reads; larger bags are split (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--prices",
+        metavar="FILE",
+        help='JSON {"vcpu_hour": ..., "gb_hour": ..., "currency": ...}: what you pay (default: the conf\'s '
+        "prices, else AWS's list prices as this version knows them)",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a command that plans is asked for, checked. ``settings`` have what a stack says."""
+
+    settings: Settings
+    clients: Clients
+    conf: PipelineConf
+    output: str
+    options: SubmitOptions
+
+
+def read_asked(arguments: argparse.Namespace, say: Callable[[str], None], *, needed: Sequence[str]) -> Asked:
+    """``needed`` are settings beside output and those of jobs.
+
+    Raises:
+        ConfError: the conf cannot be run, or names what is not allowed.
+        SettingsError: a setting is missing, or is none.
+    """
     from airflow_batch_ros.allowed import check_allowed, of_job_definition
     from airflow_batch_ros.conf import parse_conf
-    from airflow_batch_ros.fanout import Fanout, FanoutError
     from airflow_batch_ros.jobs import DEFAULT_MAX_MEMORY_MIB, SubmitOptions
-    from airflow_batch_ros.lake import Lake
-    from ros_to_parquet.contract import Run
 
-    say = teller(arguments)
     settings = settings_of.read_settings(arguments)
     clients = settings.clients()
     conf = parse_conf(_raw_conf(arguments, clients))
+    said = settings.prices()
+    if said is not None and (arguments.prices is not None or conf.prices is None):
+        conf = replace(conf, prices=said)
     in_conf = conf.output if arguments.output is None else None
-    needed = ["job_queue", "job_definition", "requester_pays"]
-    needed += ["planner_definition"] * arguments.remote + ["output"] * (in_conf is None)
-    settings = settings_of.with_defaults(settings_of.with_stack(settings, clients, needed=needed))
+    names = [
+        "job_queue",
+        "job_definition",
+        "requester_pays",
+        *needed,
+        *(["output"] if in_conf is None else []),
+    ]
+    settings = settings_of.with_defaults(settings_of.with_stack(settings, clients, needed=names))
     output = in_conf or settings.output()
     options = SubmitOptions(
         job_queue=settings.given["job_queue"].value,
@@ -108,6 +144,20 @@ def _submit(arguments: argparse.Namespace) -> int:
     )
     in_jobs = of_job_definition(clients.batch, options, say=say)
     check_allowed(conf, output, (settings.allow_list(), in_jobs))
+    return Asked(settings, clients, conf, output, options)
+
+
+def _submit(arguments: argparse.Namespace) -> int:
+    from airflow_batch_ros import planning, runs
+    from airflow_batch_ros.fanout import Fanout, FanoutError
+    from airflow_batch_ros.lake import Lake
+    from airflow_batch_ros.pricing import find_containers
+    from ros_to_parquet.contract import Run
+
+    say = teller(arguments)
+    asked = read_asked(arguments, say, needed=["planner_definition"] * arguments.remote)
+    settings, clients, conf = asked.settings, asked.clients, asked.conf
+    output, options = asked.output, asked.options
     run = Run("", arguments.run_id or make_run_id())
     # Before all else: with its id a run that is cut short can be taken up again.
     say(f"run {run.run_id}, output {output}")
@@ -129,6 +179,7 @@ def _submit(arguments: argparse.Namespace) -> int:
             run=run,
             options=options,
             shard_bytes=arguments.shard_bytes,
+            containers=find_containers(clients.batch, options, own=conf.prices, say=say),
             say=say,
         ).submit_all()
     except FanoutError:
@@ -155,8 +206,8 @@ def make_run_id() -> str:
 def _raw_conf(arguments: argparse.Namespace, clients: Clients) -> Any:
     """What is said of the conf, with the drive of a marker."""
     conf = arguments.conf or os.environ.get(CONF_VARIABLE)
-    if arguments.marker is None:
-        if arguments.below is not None:
+    if getattr(arguments, "marker", None) is None:
+        if getattr(arguments, "below", None) is not None:
             raise SettingsError("--below is of a --marker, which is not said")
         if not conf:
             raise SettingsError(f"no conf is said: say --conf, or {CONF_VARIABLE} in the environment")
@@ -207,7 +258,8 @@ def _run_id(text: str) -> str:
     return text
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """A whole number above 0, for argparse."""
     if not text.isdigit() or not int(text):
         raise argparse.ArgumentTypeError("a whole number above 0 is expected")
     return int(text)

@@ -54,12 +54,13 @@ def guarded(command: Callable[[argparse.Namespace], int]) -> Callable[[argparse.
         from airflow_batch_ros.jobs import THROTTLED
         from airflow_batch_ros.lake import error_code
         from airflow_batch_ros.runs import RunNotFoundError
+        from airflow_batch_ros.sampling import SampleError
         from airflow_batch_ros.summary import SummaryError
         from ros_to_parquet.contract import ContractError
 
         try:
             return command(arguments)
-        except (ConfError, SettingsError) as error:
+        except (ConfError, SettingsError, SampleError) as error:
             return _fail(error, Exit.USAGE)
         except RunNotFoundError as error:
             return _fail(error, Exit.NO_SUCH_RUN)

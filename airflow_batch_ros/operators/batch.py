@@ -171,6 +171,7 @@ class RosToParquetBatchOperator(BaseOperator):
     def _submit_all(self, context: Context) -> list[dict[str, Any]]:
         from airflow_batch_ros.fanout import Fanout
         from airflow_batch_ros.hooks.batch import RosToParquetBatchHook
+        from airflow_batch_ros.pricing import find_containers
         from ros_to_parquet.contract import Run, one_line
 
         ratio = _number("min_success_ratio", float, self.min_success_ratio)
@@ -191,6 +192,7 @@ class RosToParquetBatchOperator(BaseOperator):
             run=Run(dag_id=context["ti"].dag_id, run_id=context["run_id"]),
             options=options,
             shard_bytes=self.shard_bytes,
+            containers=find_containers(hook.batch, options, own=conf.prices, say=self.log.warning),
             say=lambda line: self.log.info(one_line(line)),
             killed=self._killed,
         )

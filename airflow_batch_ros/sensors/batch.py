@@ -191,12 +191,8 @@ class RosToParquetBatchSensor(BaseSensorOperator):
         return result
 
     def _drive_jobs(self) -> list[DriveJob]:
-        jobs = [DriveJob.from_dict(entry) for entry in _flat(self.jobs)]
-        if not jobs:
-            raise AirflowFailException(
-                "no jobs to wait for: 'jobs' takes what RosToParquetBatchOperator returns"
-            )
-        return jobs
+        # None at all where patterns have found nothing new.
+        return [DriveJob.from_dict(entry) for entry in _flat(self.jobs)]
 
     def _job_ids(self) -> list[str]:
         return [job.job_id for job in self._drive_jobs() if job.job_id]

@@ -16,7 +16,8 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from ros_to_parquet import __version__, contract, memory, termination
+from ros_to_parquet import __version__, contract, fleet_command, memory, termination
+from ros_to_parquet.catalog import command as catalog_command
 from ros_to_parquet.contract import ALLOW_VARIABLE, EXIT_CODE_HELP, ContractError, ExitCode
 from ros_to_parquet.errors import unexpected
 from ros_to_parquet.log import event, now
@@ -238,12 +239,39 @@ def build_parser() -> argparse.ArgumentParser:
     _add_topic_globs(views)
     views.set_defaults(call=command_views)
 
+    fleet_command.add_parser(commands)
+    catalog_command.add_parser(commands)
+
     info = commands.add_parser(
         "info", help="what is in a bag", description="Topics, types, counts, times, compression."
     )
     info.add_argument("bag", metavar="BAG", help="bag file; path or URI")
     info.add_argument("--json", action="store_true", help="as JSON")
     info.set_defaults(call=command_info)
+
+    sample = commands.add_parser(
+        "sample",
+        help="a look into bags, without reading them whole",
+        description="Topics and counts by a bag's index, and its first minute decoded: types that nobody "
+        "defines, messages that do not decode, damage. Of each bag at most twice --max-bytes are read.",
+    )
+    sample.add_argument("bags", nargs="+", metavar="BAG", help="bag files; paths or URIs")
+    sample.add_argument("--seconds", type=float, default=60.0, metavar="N", help="of log time (default: 60)")
+    sample.add_argument(
+        "--max-bytes",
+        default="64MiB",
+        metavar="SIZE",
+        help="of each bag, likewise of its index (default: 64MiB)",
+    )
+    _add_topic_globs(sample)
+    sample.add_argument(
+        "--msg-path", action="append", default=[], metavar="FOLDER_OR_URI", help="as of the command extract"
+    )
+    sample.add_argument(
+        "--ros-distro", choices=contract.ROS_DISTRIBUTIONS, default="", metavar="NAME", help="likewise"
+    )
+    sample.add_argument("--json", action="store_true", help="as JSON, a line a bag")
+    sample.set_defaults(call=command_sample)
 
     installed = commands.add_parser(
         "transforms",
@@ -289,6 +317,15 @@ def _add_finish(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="make the drive's report: one HTML page in the lake, as the command report does",
     )
+    parser.add_argument(
+        "--fleet", action="store_true", help="write its rows of the tables that the command fleet searches"
+    )
+    parser.add_argument(
+        "--catalog",
+        metavar="KIND:DATABASE",
+        help="register its tables as the command catalog does: glue:DATABASE, glue-folders:DATABASE or "
+        "iceberg:NAMESPACE",
+    )
     _add_sync(parser)
 
 
@@ -303,7 +340,10 @@ def _add_sync(parser: argparse.ArgumentParser) -> None:
 def read_finish(arguments: argparse.Namespace) -> contract.FinishOptions:
     """The finishing steps that are asked for."""
     return contract.FinishOptions(
-        report=arguments.report, sync=() if arguments.sync is None else read_sync(arguments.sync)
+        report=arguments.report,
+        fleet=arguments.fleet,
+        catalog=catalog_command.parse_catalog(arguments.catalog) if arguments.catalog else None,
+        sync=() if arguments.sync is None else read_sync(arguments.sync),
     )
 
 
@@ -946,3 +986,39 @@ def command_info(arguments: argparse.Namespace) -> int:
     else:
         info.print()
     return int(ExitCode.OK)
+
+
+def command_sample(arguments: argparse.Namespace) -> int:
+    """Each bag's errors are its own: the others are looked into all the same."""
+    from ros_to_parquet.msg_path import load_types
+    from ros_to_parquet.sample import read_sample
+
+    try:
+        max_bytes = memory.parse_size(arguments.max_bytes)
+    except memory.MemoryLimitError as error:
+        raise UsageError(f"--max-bytes: {error}") from error
+    options = contract.ExtractOptions(msg_paths=tuple(arguments.msg_path), ros_distro=arguments.ros_distro)
+    types = load_types(options)
+    code = ExitCode.OK
+    for bag in arguments.bags:
+        try:
+            found = read_sample(
+                bag,
+                types,
+                include=tuple(arguments.topics),
+                exclude=tuple(arguments.exclude),
+                seconds=arguments.seconds,
+                max_bytes=max_bytes,
+            )
+        except Exception as error:  # noqa: BLE001 (it becomes a line, and the exit code)
+            code, reason = explain(error)
+            if arguments.json:
+                print(json.dumps({"uri": bag, "exit_code": int(code), "problem": reason}), flush=True)
+            else:
+                say(f"{bag}\n  ! {reason}")
+            continue
+        if arguments.json:
+            print(json.dumps(found.as_dict()), flush=True)
+        else:
+            found.print()
+    return int(code)

@@ -22,6 +22,9 @@ Object layout below an output URI (``{output}``)::
     _schemas/{table}/{hash8}.json                          the definition behind a table's schema=
     _frames/{name}/drive_id={drive}/frames.parquet         a frames table: topics put together by time
     _leases/drive_id={drive}.json                          who writes this drive
+    _fleet/{drives, bags, topics}/{drive}.parquet          what all drives are searched by
+    _catalog/{table}/schema={hash8}/drive_id={drive}/...   which files a Glue catalog's partition is of
+    _iceberg/{table}/metadata/...                          an Iceberg table's metadata
 """
 
 from __future__ import annotations
@@ -176,6 +179,23 @@ class ParquetStyle(StrEnum):
 
     COMPATIBLE = "compatible"
     COMPACT = "compact"
+
+
+class CatalogKind(StrEnum):
+    """Where tables are registered: Hive's in AWS Glue, or Iceberg's."""
+
+    GLUE = "glue"
+    ICEBERG = "iceberg"
+
+
+class GlueFiles(StrEnum):
+    """How a Glue catalogue's partition says which files it has.
+
+    ``listed``: by a list of them, for Athena and Trino; ``folders``: all in its folder, for any reader.
+    """
+
+    LISTED = "listed"
+    FOLDERS = "folders"
 
 
 _PERMISSIONS = (
@@ -484,16 +504,38 @@ class FramesTable:
     poses: tuple[FramePose, ...] = ()
 
 
+CATALOG_DATABASE = r"[a-z0-9_]{1,255}"
+"""What a database of a catalogue may be called, so that all engines take it."""
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogOptions:
+    """Where a drive's tables are registered once it is committed.
+
+    Attributes:
+        database: Glue's database, or Iceberg's namespace.
+        files: of a Glue catalogue.
+    """
+
+    kind: CatalogKind
+    database: str
+    files: GlueFiles = GlueFiles.LISTED
+
+
 @dataclass(frozen=True, slots=True)
 class FinishOptions:
     """What is done for a drive once it is committed; no row depends on it. See ``ros_to_parquet.finish``.
 
     Attributes:
         report: the drive's report, one HTML page.
+        fleet: its rows of the fleet tables, which all drives are searched by.
+        catalog: where its tables are registered; None for nowhere.
         sync: frames tables to make.
     """
 
     report: bool = False
+    fleet: bool = False
+    catalog: CatalogOptions | None = None
     sync: tuple[FramesTable, ...] = ()
 
 
@@ -555,6 +597,47 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class Pricing:
+    """What each container of a run is and costs, as far as who planned it knew.
+
+    Attributes:
+        platform: ``FARGATE``, ``FARGATE_SPOT``, ``EC2`` or ``SPOT``.
+        job_queue: whose machines these are.
+        memory_gb: 2^30 bytes each, as AWS counts memory.
+        vcpu_hour: price of one of ``vcpus`` for an hour.
+        gb_hour: of one of ``memory_gb``; 0 where the vCPUs' price has it in it.
+        origin: of the prices, for people.
+        least_s: seconds of an attempt that are billed at least.
+    """
+
+    platform: str
+    region: str
+    architecture: str
+    job_queue: str
+    vcpus: float
+    memory_gb: float
+    vcpu_hour: float
+    gb_hour: float
+    currency: str
+    origin: str
+    least_s: float
+
+    @property
+    def is_spot(self) -> bool:
+        return self.platform in ("SPOT", "FARGATE_SPOT")
+
+
+def container_cost(pricing: Pricing, seconds: float) -> float:
+    """What so many seconds of one of its containers cost.
+
+    >>> container_cost(Pricing("EC2", "", "", "", 2.0, 4.0, 0.05, 0.0, "USD", "", 0.0), 3600)
+    0.1
+    """
+    hourly = pricing.vcpus * pricing.vcpu_hour + pricing.memory_gb * pricing.gb_hour
+    return seconds * hourly / 3600
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What one run does for one drive; immutable once saved.
 
@@ -567,6 +650,7 @@ class Plan:
         ignored: objects below the prefix that are not bags (their names; bounded, see `MAX_REASONS`).
         covered: names of bags left out because an earlier manifest covers them.
         finish: what is done once the drive is committed.
+        pricing: what its containers cost; None where nobody knew, or none is used.
     """
 
     contract_version: int
@@ -583,6 +667,7 @@ class Plan:
     ignored_count: int = 0
     covered: tuple[str, ...] = ()
     finish: FinishOptions = field(default_factory=FinishOptions)
+    pricing: Pricing | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -847,6 +932,9 @@ class BagResult:
         remarks: what else people should know of it, though nothing of it is damaged.
         unread: how many of ``messages`` are of chunks that were not read; the index is all that says so.
         extras_left_out: attachments and metadata records past the engine's limits, neither listed nor copied.
+        first_log_time_ns: the least of the messages that were extracted; None where there is none, or an
+            earlier version wrote the manifest.
+        last_log_time_ns: likewise, the greatest.
     """
 
     name: str
@@ -865,6 +953,8 @@ class BagResult:
     attachments: tuple[Attachment, ...] = ()
     metadata: tuple[BagMetadata, ...] = ()
     extras_left_out: int = 0
+    first_log_time_ns: int | None = None
+    last_log_time_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -893,6 +983,8 @@ class Manifest:
     memory_limit_bytes: int = 0
     """What the engine was allowed above import: messages larger than a quarter of it are rejects. 0 where an
     earlier version wrote the manifest."""
+    pricing: Pricing | None = None
+    """The plan's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -932,6 +1024,8 @@ class TableTotal:
     """In the order of their first log times; none where an earlier version wrote the manifest."""
     files_beside: int = 0
     """Pictures and videos of the rows; their bytes are in ``bytes_written``."""
+    bytes_in: int = 0
+    """Of messages; 0 where an earlier version wrote the manifest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -1129,6 +1223,7 @@ def fold(plan: Plan, manifests: Iterable[Manifest]) -> DriveManifest:
                 bytes_written=total.bytes_written + bytes_written_of(topic),
                 transforms=add_transforms(total.transforms, (topic.transform,) if topic.transform else ()),
                 files_beside=total.files_beside + sum(each.files for each in topic.beside),
+                bytes_in=total.bytes_in + topic.bytes_in,
             )
             schemas[topic.table] = add_schemas((*schemas.get(topic.table, ()), *file_schemas(topic)))
             idle = [rule for rule in idle if not topic_matches(topic.topic, [rule.topics])]
@@ -1446,6 +1541,15 @@ FRAMES_FOLDER = "_frames"
 def frames_key(name: str, drive_id: str) -> str:
     """Where a drive's frames table is: one object, so that it is replaced at once."""
     return f"{FRAMES_FOLDER}/{name}/drive_id={drive_id}/frames.parquet"
+
+
+FLEET_FOLDER = "_fleet"
+FLEET_TABLES = ("drives", "bags", "topics")
+
+
+def fleet_key(table: str, drive_id: str) -> str:
+    """Where a drive's rows of a fleet table are."""
+    return f"{FLEET_FOLDER}/{table}/{drive_id}.parquet"
 
 
 SCHEMAS_FOLDER = "_schemas"

@@ -21,7 +21,7 @@ from ros_to_parquet.errors import unexpected
 from ros_to_parquet.log import event, now
 from ros_to_parquet.memory import DEFAULT_BUDGET, MemoryBudget
 from ros_to_parquet.storage import NotFoundError, Storage, StorageError, join
-from ros_to_parquet.text import shown
+from ros_to_parquet.text import and_more, shown
 
 STEP_SECONDS = 600.0
 """A step that takes longer is broken off; the job's own time-out is the drive's, not a step's."""
@@ -118,9 +118,30 @@ def _frames(drive: Drive) -> Made:
     return Made(wrote=tuple(wrote), problem="; ".join(problems))
 
 
+def _fleet(drive: Drive) -> Made:
+    from ros_to_parquet.fleet import write_fleet
+
+    return Made(wrote=tuple(write_fleet(drive.storage, drive.output, drive.drive_id)))
+
+
+def _catalog(drive: Drive) -> Made:
+    from ros_to_parquet.catalog.command import register
+    from ros_to_parquet.catalog.files import CatalogError
+
+    if drive.options.catalog is None:
+        raise AssertionError("a step that is not wanted")
+    try:
+        registered = register(drive.storage, drive.output, drive.drive_id, drive.options.catalog)
+    except CatalogError as error:
+        raise StepError(str(error)) from error
+    return Made(problem=and_more(registered.left_out))
+
+
 STEPS: tuple[Step, ...] = (
     Step("report", lambda options: options.report, _report),
     Step("frames", lambda options: bool(options.sync), _frames, seconds=FRAMES_SECONDS),
+    Step("fleet", lambda options: options.fleet, _fleet),
+    Step("catalog", lambda options: options.catalog is not None, _catalog),
 )
 """In the order in which they are done: what a later one shows, an earlier one has written."""
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from ros_to_parquet import contract
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from ros_to_parquet.drift import TopicDefinition
     from ros_to_parquet.history import TopicDrift
+    from ros_to_parquet.report.drive import Topic
 
 T = TypeVar("T")
 
@@ -85,6 +87,65 @@ def read_drive(storage: Storage, output: str, drive_id: str) -> DriveRecord:
     raise StorageError(f"{output}: drive {drive_id} is being replaced again and again; try again later")
 
 
+def derive(storage: Storage, output: str, drive_id: str, make: Callable[[DriveRecord], T]) -> T:
+    """What ``make`` makes of a drive's record, once more each time that manifests have changed meanwhile.
+
+    So of several that write what follows from the manifests at once, the last to end has written what
+    follows from those that are there. ``make`` may find that files are gone (`FileNotFoundError`).
+
+    Raises:
+        StorageError: the drive is replaced again and again meanwhile.
+    """
+    for _ in range(_READ_TRIES):
+        before = _list_drive(storage, output, drive_id)
+        try:
+            made = make(read_drive(storage, output, drive_id))
+        except FileNotFoundError:
+            if _list_drive(storage, output, drive_id) == before:
+                raise
+            continue
+        if _list_drive(storage, output, drive_id) == before:
+            return made
+    raise StorageError(f"{output}: drive {drive_id} is being replaced again and again; try again later")
+
+
+@dataclass(frozen=True, slots=True)
+class DriveScan:
+    """What manifests say of one drive, those of shards one after the other.
+
+    Attributes:
+        tries: of each shard, by plan id and number: how many have begun.
+        standing: see `contract.standing_manifests`; raises `ReplacedError` where the drive changes meanwhile.
+    """
+
+    commits: tuple[DriveManifest, ...]
+    tries: Mapping[tuple[str, int], int]
+    standing: Iterator[Manifest]
+
+
+class ReplacedError(StorageError):
+    """A run has replaced a drive while it was read."""
+
+
+def scan_drive(storage: Storage, output: str, drive_id: str) -> DriveScan:
+    """As `read_drive`, without keeping the shards' manifests, of which there may be 10,000."""
+    keys = _list_drive(storage, output, drive_id)
+    commits = tuple(_load(storage, DriveManifest, keys.commits))
+
+    def standing() -> Iterator[Manifest]:
+        read = 0
+        for manifest in _load(storage, Manifest, keys.manifests):
+            read += 1
+            yield from contract.standing_manifests([manifest], commits)
+        if (len(commits), read, list_commits(storage, output, drive_id)) != (
+            *(len(keys.commits), len(keys.manifests)),
+            keys.commits,
+        ):
+            raise ReplacedError(f"{output}: drive {drive_id} was replaced while it was read; try again")
+
+    return DriveScan(commits, keys.tries, standing())
+
+
 @dataclass(frozen=True, slots=True)
 class TableSchemas:
     """The topics and definitions that a table has, in the order of their first log times."""
@@ -133,10 +194,11 @@ def read_schemas(storage: Storage, output: str, drive_id: str) -> dict[str, Tabl
 
 @dataclass(frozen=True, slots=True)
 class _DriveKeys:
-    """URIs of a drive's manifests, of each kind sorted."""
+    """URIs of a drive's manifests, of each kind sorted; ``tries`` as in `DriveScan`."""
 
     commits: list[str]
     manifests: list[str]
+    tries: Mapping[tuple[str, int], int] = field(compare=False)
 
 
 def _list_drive(storage: Storage, output: str, drive_id: str, plan_id: str = "") -> _DriveKeys:
@@ -144,9 +206,15 @@ def _list_drive(storage: Storage, output: str, drive_id: str, plan_id: str = "")
     folder = join(output, contract.manifest_folder(drive_id, plan_id)).rstrip("/")
     uris = sorted(info.uri for info in storage.objects(folder))
     names = [uri.rpartition("/")[2] for uri in uris]
+    begun = [
+        (uri.split("/")[-2], int(name.partition(".")[0]))
+        for uri, name in zip(uris, names, strict=True)
+        if re.fullmatch(r"\d+\.started(-\d+)?\.json", name)
+    ]
     return _DriveKeys(
         commits=[uri for uri, name in zip(uris, names, strict=True) if name == "drive.json"],
         manifests=[uri for uri, name in zip(uris, names, strict=True) if re.fullmatch(r"\d+\.json", name)],
+        tries=Counter(begun),
     )
 
 
@@ -439,6 +507,77 @@ def _common_schema(files: Sequence[tuple[str, pa.Schema]]) -> pa.Schema:
     return pa.schema([*common, *((name, pa.string()) for name in PARTITIONS)], said)
 
 
+@dataclass(frozen=True, slots=True)
+class LakeTopic:
+    """A topic of one type, in one or several drives.
+
+    Attributes:
+        type_name: ``package/Type``, for both versions of ROS.
+        drives: ids of those that have it.
+        schemas: digits of its definitions, as in ``schema=``.
+        messages: ``rows + rejected``, always.
+        first_log_time_ns: None where there is no message.
+        seconds: from the first to the last message, over all drives together.
+    """
+
+    name: str
+    type_name: str
+    table: str
+    drives: tuple[str, ...]
+    schemas: tuple[str, ...]
+    messages: int
+    rows: int
+    rejected: int
+    bytes_written: int
+    first_log_time_ns: int | None
+    last_log_time_ns: int | None
+    seconds: float
+    intervals: int
+    """Messages that have one before them, in their drive: what ``seconds`` is divided by."""
+
+    @property
+    def rate_hz(self) -> float | None:
+        """Messages a second while it was recorded; None where one message is all there is."""
+        return self.intervals / self.seconds if self.seconds > 0 and self.intervals else None
+
+    @classmethod
+    def of_drive(cls, drive_id: str, topic: Topic) -> LakeTopic:
+        said = topic.messages > 0
+        return cls(
+            name=topic.name,
+            type_name=topic.type_name,
+            table=topic.table,
+            drives=(drive_id,),
+            schemas=tuple(sorted({contract.schema_of(path) for path in topic.paths} - {""})),
+            messages=topic.messages,
+            rows=topic.rows,
+            rejected=topic.rejected,
+            bytes_written=topic.bytes_out,
+            first_log_time_ns=topic.first_ns if said else None,
+            last_log_time_ns=topic.last_ns if said else None,
+            seconds=(topic.last_ns - topic.first_ns) / 1e9,
+            intervals=max(topic.messages - 1, 0),
+        )
+
+    def add(self, other: LakeTopic) -> LakeTopic:
+        """Both together: of one name and type, in other drives."""
+        firsts = [each.first_log_time_ns for each in (self, other) if each.first_log_time_ns is not None]
+        lasts = [each.last_log_time_ns for each in (self, other) if each.last_log_time_ns is not None]
+        return dataclasses.replace(
+            self,
+            drives=(*self.drives, *other.drives),
+            schemas=tuple(sorted({*self.schemas, *other.schemas})),
+            messages=self.messages + other.messages,
+            rows=self.rows + other.rows,
+            rejected=self.rejected + other.rejected,
+            bytes_written=self.bytes_written + other.bytes_written,
+            first_log_time_ns=min(firsts, default=None),
+            last_log_time_ns=max(lasts, default=None),
+            seconds=self.seconds + other.seconds,
+            intervals=self.intervals + other.intervals,
+        )
+
+
 class Lake:
     """The drives and tables below an output URI, by their manifests: every row exactly once.
 
@@ -463,6 +602,35 @@ class Lake:
     def tables(self, drives: Sequence[str] | None = None) -> list[str]:
         """Names of the tables that the drives (all by default) have rows in, sorted."""
         return sorted({file.path.partition("/")[0] for file in self._files(drives)})
+
+    def topics(self, drives: Sequence[str] | None = None) -> list[LakeTopic]:
+        """The topics of the drives (all by default): types, counts, times and rates, by name.
+
+        Example:
+            >>> [(each.name, each.rate_hz) for each in lake.topics(["drive_1"])]     # doctest: +SKIP
+        """
+        from ros_to_parquet.report.drive import describe_drive
+
+        wanted = self.drives() if drives is None else drives
+        found: dict[tuple[str, str], LakeTopic] = {}
+        for drive_id in wanted:
+            for topic in describe_drive(self.drive(drive_id)).topics:
+                new = LakeTopic.of_drive(drive_id, topic)
+                key = new.name, new.type_name
+                found[key] = found[key].add(new) if key in found else new
+        return [found[key] for key in sorted(found)]
+
+    def fleet(self, table: str = "drives") -> pa.Table:
+        """One of the fleet tables: ``drives``, ``bags`` or ``topics``; see `ros_to_parquet.fleet`.
+
+        Raises:
+            KeyError: no such table.
+        """
+        from ros_to_parquet.fleet import read_fleet
+
+        if table not in contract.FLEET_TABLES:
+            raise KeyError(f"no fleet table {table}; there are {', '.join(contract.FLEET_TABLES)}")
+        return read_fleet(self._storage, self.uri, table)
 
     def topic(
         self,

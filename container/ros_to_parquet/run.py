@@ -1257,6 +1257,7 @@ def _manifest(
         topics=topics,
         bags=tuple(bags),
         replaces=plan.replaces,
+        pricing=plan.pricing,
     )
 
 
@@ -1301,12 +1302,15 @@ def _read_bag(
             reasons = [contract.BagDamage(0, str(error)), *_missing(folder)]
             return _bag_result(bag, part, BagStatus.UNREADABLE, damage=tuple(reasons), remarks=folder.remarks)
         extracted = 0
+        span = _Span(None, None, "")
         extraction.begin_bag(place)
         blocks = stack.enter_context(closing(_blocks(plan, reader, budget)))
         with _transform_errors(plan):
             for block in blocks:
                 termination.check()
                 extracted += len(block)
+                times = block.log_times_ns
+                span.add(_Span(int(times.min()), int(times.max()), ""))
                 extraction.add(block)
                 progress(reader.bytes_read)
             extraction.end_bag()
@@ -1323,6 +1327,8 @@ def _read_bag(
         attachments=extras.attachments,
         metadata=extras.metadata,
         extras_left_out=extras.left_out,
+        first_log_time_ns=span.first_ns,
+        last_log_time_ns=span.last_ns,
     )
 
 

@@ -248,11 +248,16 @@ def test_extract(bags: Path, tmp_path: Path, user: str | None) -> None:
     lake.mkdir()
     lake.chmod(0o777)
     done = run(
-        *("extract", "/bags", "--output", "/lake", "--drive-id", "drive_1"),
+        *("extract", "/bags", "--output", "/lake", "--drive-id", "drive_1", "--report"),
         options=(f"--volume={bags}:/bags:ro", f"--volume={lake}:/lake"),
         user=user,
     )
     assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "report: /lake/_reports/drive_id=drive_1/report.html"
+    report = (lake / "_reports/drive_id=drive_1/report.html").read_text()
+    assert report.count("<svg") > len(TOPICS)
+    # No warning of matplotlib's, which has no place for its settings but the one it is given.
+    assert all(line.startswith("{") for line in done.stderr.splitlines()), done.stderr
     written = list(lake.glob("imu.data/*/drive_id=drive_1/*.parquet"))
     rows = sum(pq.read_metadata(path).num_rows for path in written)
     assert rows == 3 * ROUNDS

@@ -90,6 +90,7 @@ def make_workspace(folder: Path, aws: EmbeddedAws) -> Workspace:
     _write_drives(folder, aws)
     for command in (
         "ros-to-parquet extract drive.bag clouds.bag --output lake --drive-id drive_1 --pointcloud decoded",
+        "ros-to-parquet fleet lake --update",
         FRAMES,
         "ros-to-parquet extract camera.bag --output lake --drive-id c --images '*=jpeg_files,video=h264'",
         "ros-to-parquet extract speed_1.mcap speed_2.mcap --output s3://lake/drives --drive-id car_7.day_1",

@@ -465,7 +465,7 @@ WORD = b"\x00\x01\x00\x00" + b"\x02\x00\x00\x00x\x00"
         ("sensor_msgs/msg/CompressedImage", "string format", WORD, "no data that is bytes"),
         ("sensor_msgs/msg/CompressedImage", "uint8 format", b"\x00\x01\x00\x00\x01", "no data that is bytes"),
         ("sensor_msgs/msg/PointCloud2", "string data", WORD, "not that of a cloud"),
-        ("sensor_msgs/msg/PointCloud2", "string x", WORD, "could not convert string"),
+        ("sensor_msgs/msg/PointCloud2", "string x", WORD, "not that of a cloud"),
         ("sensor_msgs/msg/NavSatFix", "string latitude", WORD, ""),
         ("sensor_msgs/msg/NavSatFix", "string status", WORD, ""),
         ("nav_msgs/msg/Odometry", "string pose", WORD, ""),

@@ -33,7 +33,7 @@ GIB = 1 << 30
 def conf(bucket: str, *drives: str, **optional: Any) -> PipelineConf:
     """A conf of drives that each have their own folder; without a report, which would take its time."""
     raw = {drive: {"bucket": bucket, "prefix": f"{drive}/"} for drive in drives or ("drive_1",)}
-    return parse_conf({"drives_to_process": raw, "report": False, **optional})
+    return parse_conf({"drives_to_process": raw, "report": False, "fleet": False, **optional})
 
 
 def put(s3: S3Client, bucket: str, *keys: str, body: bytes = b"bag") -> None:

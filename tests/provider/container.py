@@ -24,8 +24,12 @@ elif words[:1] == ["after"]:
 elif words[:1] == ["exit"] and (len(words) == 2 or index in words[3].split(",")):
     print(f"told to exit {words[1]}")
     sys.exit(int(words[1]))
+root = Path(__file__).parents[2]
+# The engine beside these tests, whatever is installed.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(root / "container"), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
 if sys.argv[1:2] in (["submit"], ["retry"]):
-    root = Path(__file__).parents[2]
     sys.path[:0] = [str(root), str(root / "container")]
     from airflow_batch_ros.stack.planner import FOLDER, add_to_context
 

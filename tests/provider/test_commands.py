@@ -70,7 +70,7 @@ class Shell:
 
     def conf(self, *drives: str, **optional: Any) -> str:
         raw = {drive: {"bucket": self.bucket, "prefix": f"{drive}/"} for drive in drives}
-        return json.dumps({"drives_to_process": raw, "report": False, **optional})
+        return json.dumps({"drives_to_process": raw, "report": False, "fleet": False, **optional})
 
     def run(self, *words: str) -> Done:
         self.capsys.readouterr()

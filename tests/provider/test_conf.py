@@ -14,6 +14,7 @@ from airflow_batch_ros.conf import (
     CONF_KEYS,
     MAX_DRIVE_ID_LENGTH,
     ConfError,
+    DrivePattern,
     DriveSource,
     NameGlobs,
     PipelineConf,
@@ -22,10 +23,14 @@ from airflow_batch_ros.conf import (
     parse_conf,
     parse_output,
 )
+from airflow_batch_ros.prices import Prices
 from ros_to_parquet.contract import (
+    CatalogKind,
+    CatalogOptions,
     DriveState,
     ExtractOptions,
     FinishOptions,
+    GlueFiles,
     ImageForm,
     ImageRule,
     ParquetStyle,
@@ -48,6 +53,10 @@ def refuses_by_schema(raw: object) -> bool:
 
 def with_drive(key: str, value: object) -> dict[str, Any]:
     return {"drives_to_process": {"drive_1": {**DRIVE, key: value}}}
+
+
+def pattern(prefix: str) -> dict[str, str]:
+    return {"bucket": "raw-data", "prefix": prefix}
 
 
 def test_the_plain_conf_is_enough() -> None:
@@ -80,8 +89,12 @@ def test_every_optional_key() -> None:
             "transforms": {"/imu/*": "one_per_second", "/gps": "team.smooth-2"},
             "images": {"/rear": {"form": "left_out", "video": "av1", "max_height": 480}, "*": "jpeg_files"},
             "report": False,
+            "prices": {"vcpu_hour": 0.01, "gb_hour": 0, "currency": "EUR"},
+            "fleet": False,
+            "catalog": {"kind": "glue", "database": "drives", "files": "folders"},
         }
     )
+    assert conf.prices == Prices(0.01, 0.0, "EUR")
     assert conf.options == ExtractOptions(
         ("/imu/*", "/gps"),
         ("*/image_raw",),
@@ -101,8 +114,9 @@ def test_every_optional_key() -> None:
     assert conf.overwrite
     assert conf.fail_on == (DriveState.DAMAGED, DriveState.FAILED)
     assert conf.min_success_ratio == 0.75
-    assert conf.finish == FinishOptions(report=False)
-    assert parse_conf(GOOD).finish == FinishOptions(report=True)
+    catalog = CatalogOptions(CatalogKind.GLUE, "drives", GlueFiles.FOLDERS)
+    assert conf.finish == FinishOptions(catalog=catalog)
+    assert parse_conf(GOOD).finish == FinishOptions(report=True, fleet=True)
 
 
 def test_the_order_of_images_and_what_changes_nothing_make_no_other_conf() -> None:
@@ -190,7 +204,21 @@ BAD: list[tuple[object, str]] = [
     ),
     (
         with_drive("prefix", "drive_1/*.bag"),
-        "'drive_1/*.bag' is a glob; write the folder, and choose bags with",
+        "'drive_1/*.bag' is a glob of files; write the folder, and choose bags with",
+    ),
+    (
+        with_drive("prefix", "fleet/*/"),
+        '\'fleet/*/\' finds folders that are a drive each: write "*" or "drive_1.*" for the id',
+    ),
+    ({"drives_to_process": {"*": DRIVE}}, "drive '*', key 'prefix': 'drive_1/' has no '*', which finds"),
+    ({"drives_to_process": DRIVE}, "drive '*', key 'prefix': 'drive_1/' has no '*', which finds drives"),
+    ({"drives_to_process": {"bucket": "raw-data"}}, "drive '*', key 'prefix': missing"),
+    ({"drives_to_process": {"*": pattern("a/**/")}}, "a star is within one folder's name; write '*/*/'"),
+    ({"drives_to_process": {"a*b*": pattern("a/*/")}}, "drive 'a*b*': the id of drives that a pattern finds"),
+    ({"drives_to_process": {"_*": pattern("a/*/")}}, "drive '_*': the id of drives that a pattern finds"),
+    (
+        {"drives_to_process": {"*": {"bucket": "raw-*", "prefix": "a/*/"}}},
+        "'raw-*' is no S3 bucket name",
     ),
     (with_drive("prefix", "a\nb/"), "drive 'drive_1', key 'prefix': 'a\\nb/' holds a control character"),
     ({**GOOD, "topics": ["/imu"]}, "key 'topics': expected an object with the keys 'include' and 'exclude'"),
@@ -243,7 +271,44 @@ BAD: list[tuple[object, str]] = [
         {**GOOD, "images": {"/cam": "left_out"}},
         "key 'images': '/cam': left_out keeps no picture anywhere: give",
     ),
+    ({**GOOD, "prices": 0.01}, 'key \'prices\': expected an object like {"vcpu_hour": 0.0125, "gb_hour": 0.'),
+    ({**GOOD, "prices": {"vcpu_hour": 1}}, "key 'prices': 'gb_hour': expected a price, a number from 0 on"),
+    (
+        {**GOOD, "prices": {"vcpu_hour": -1, "gb_hour": 0}},
+        "key 'prices': 'vcpu_hour': expected a price, a number from 0 on",
+    ),
+    (
+        {**GOOD, "prices": {"vcpu_hour": 1, "gb_hour": 0, "hour": 1}},
+        "key 'prices': 'hour' is unknown; it has 'vcpu_hour', 'gb_hour' and 'currency'",
+    ),
+    (
+        {**GOOD, "prices": {"vcpu_hour": 1, "gb_hour": 0, "currency": ""}},
+        "key 'prices': 'currency': expected a short name",
+    ),
     ({**GOOD, "report": "no"}, "key 'report': expected true or false, not \"no\""),
+    ({**GOOD, "fleet": 1}, "key 'fleet': expected true or false, not 1"),
+    ({**GOOD, "catalog": "glue"}, 'key \'catalog\': expected an object like {"kind": "glue", "database": '),
+    ({**GOOD, "catalog": {"kind": "hive", "database": "d"}}, "'catalog.kind': expected glue or iceberg, not"),
+    (
+        {**GOOD, "catalog": {"kind": "glue"}},
+        "'catalog.database': expected lower-case letters, digits and '_'",
+    ),
+    (
+        {**GOOD, "catalog": {"kind": "glue", "database": "My-DB"}},
+        "digits and '_', 255 at most, not \"My-DB\"",
+    ),
+    (
+        {**GOOD, "catalog": {"kind": "glue", "database": "d", "files": "all"}},
+        "'catalog.files': expected listed or folders, not \"all\"",
+    ),
+    (
+        {**GOOD, "catalog": {"kind": "iceberg", "database": "d", "files": "listed"}},
+        "'catalog.files': only a catalog of the kind glue has it",
+    ),
+    (
+        {**GOOD, "catalog": {"kind": "glue", "database": "d", "db": 1}},
+        "key 'catalog': 'db' is unknown; it has",
+    ),
     ({**GOOD, "parquet": 2}, "key 'parquet': expected compatible or compact, not 2"),
     (
         {**GOOD, "transforms": ["/imu/*=smooth"]},
@@ -300,6 +365,32 @@ def test_a_bad_conf_is_refused_with_the_drive_and_the_key(raw: object, text: str
 @pytest.mark.parametrize(("raw", "text"), BAD)
 def test_the_schema_refuses_it_too(raw: object, text: str) -> None:
     assert refuses_by_schema(raw)
+
+
+@pytest.mark.parametrize(
+    ("drives", "patterns"),
+    [
+        (pattern("fleet/*/"), [DrivePattern("*", "raw-data", "fleet/*/")]),
+        ({"*": pattern("fleet/*")}, [DrivePattern("*", "raw-data", "fleet/*/")]),
+        (
+            {"eu.*": pattern("eu/*/2026-*/"), "us.*": pattern("us/*/")},
+            [DrivePattern("eu.*", "raw-data", "eu/*/2026-*/"), DrivePattern("us.*", "raw-data", "us/*/")],
+        ),
+    ],
+)
+def test_patterns_of_folders_find_drives(drives: dict[str, Any], patterns: list[DrivePattern]) -> None:
+    raw = {"drives_to_process": drives}
+    assert not refuses_by_schema(raw)
+    assert parse_conf(raw) == PipelineConf(drives=(), patterns=tuple(patterns))
+    both = parse_conf({"drives_to_process": {**GOOD["drives_to_process"], "*": pattern("a/*/")}})
+    assert [drive.drive_id for drive in both.drives] == ["drive_1"]
+    assert len(both.patterns) == 1
+
+
+def test_drives_may_be_called_bucket_and_prefix() -> None:
+    raw = {"drives_to_process": {"bucket": DRIVE, "prefix": {**DRIVE, "prefix": "x/"}}}
+    assert not refuses_by_schema(raw)
+    assert [drive.drive_id for drive in parse_conf(raw).drives] == ["bucket", "prefix"]
 
 
 @pytest.mark.parametrize("raw", [GOOD, dict.fromkeys(CONF_KEYS) | GOOD, with_drive("prefix", "")])

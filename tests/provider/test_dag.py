@@ -105,6 +105,7 @@ def test_every_optional_key(dag: Any, s3: S3Client, bucket: str, variables: None
             "pointcloud": "decoded",
             "images": {"/cam*": "png", "/camera": {"form": "recorded"}},
             "report": False,
+            "fleet": False,
         },
     )
     assert state == "success"
@@ -119,7 +120,7 @@ def test_a_drive_whose_bags_are_broken(dag: Any, s3: S3Client, bucket: str, vari
     put(s3, bucket, "raw/short/a.bag", body=cut_off(ros1_bag(messages=2000)))
     put(s3, bucket, "raw/junk/a.bag", body=UNREADABLE)
     state, tasks, returned = run(
-        dag, {"drives_to_process": drives(bucket, "good", "junk", "short"), "report": False}
+        dag, {"drives_to_process": drives(bucket, "good", "junk", "short"), "report": False, "fleet": False}
     )
     assert (state, tasks) == ("failed", {**ALL_GOOD, "wait": "failed"})
     summary = returned["wait"]
@@ -146,7 +147,7 @@ def test_clearing_runs_what_failed_alone_and_with_more_memory(
     monkeypatch.setattr(DagRun, "generate_run_id", lambda *_, **__: f"cleared-{bucket}")
     put(s3, bucket, "raw/drive_1/a.bag", body=ros1_bag())
     put(s3, bucket, "raw/drive_2/b.bag", body=ros1_bag(first=100))
-    conf = {"drives_to_process": drives(bucket, "drive_1", "drive_2"), "report": False}
+    conf = {"drives_to_process": drives(bucket, "drive_1", "drive_2"), "report": False, "fleet": False}
     when = datetime(2026, 1, 1, tzinfo=UTC)
     with aws.faults(JobEnds(job="drive_2-*", exit_code=137)):
         state, tasks, returned = run(dag, conf, logical_date=when)

@@ -80,9 +80,7 @@ def test_a_step_that_failed_is_said_and_the_drive_has_not(s3: S3Client, bucket: 
 def test_what_has_not_ended_is_said_where_it_was_asked_for(s3: S3Client, bucket: str) -> None:
     lake, made = committed(s3, bucket, wanted=FinishOptions(report=True))
     (said,) = told(summarized(lake, job_of(made)))["problems"]
-    assert said.startswith(
-        "what follows the drive's commit (its report) has not ended; ros-to-parquet finish"
-    )
+    assert said.startswith("what follows the drive's commit has not ended; ros-to-parquet finish")
     lake.delete(contract.plan_key(made.drive_id, made.plan_id))
     save_plan(lake, dataclasses.replace(made, finish=FinishOptions()))
     assert told(summarized(lake, job_of(made)))["problems"] == []

@@ -113,6 +113,7 @@ def test_the_wheel_carries_the_build_context(tmp_path: Path) -> None:
     carried = {path.relative_to(context) for path in context.rglob("*") if path.is_file()}
     assert carried == tracked
     copied = {"Dockerfile", ".dockerignore", "pyproject.toml", "requirements.lock", "requirements-build.lock"}
+    copied.add("check.py")
     assert copied <= {str(path) for path in carried}
 
 

@@ -60,7 +60,7 @@ class Pipeline:
 
     def conf(self, *drives: str, **optional: Any) -> dict[str, Any]:
         raw = {drive: {"bucket": self.bucket, "prefix": drive} for drive in drives}
-        return {"drives_to_process": raw, "report": False, **optional}
+        return {"drives_to_process": raw, "report": False, "fleet": False, **optional}
 
     def operator(self, *drives: str, definition: str = "good", **changes: Any) -> RosToParquetBatchOperator:
         settings: dict[str, Any] = {
@@ -131,7 +131,9 @@ def test_the_operator_returns_an_entry_a_drive_and_stores_links(pipeline: Pipeli
         "fail_on": ["failed", "partial"],
         "min_success_ratio": 1.0,
         "console_url": f"http://console/batch/home?region=us-east-1#jobs/detail/{entry['job_id']}",
+        "estimated_cost": entry["estimated_cost"],
     }
+    assert entry["estimated_cost"] > 0
     urls = pipeline.context["ti"].pushed["ros_to_parquet_links"]
     assert urls["Batch job"] == entry["console_url"]
     assert set(urls) == {"Batch job", "Batch logs", "Parquet lake"}
@@ -281,6 +283,7 @@ def test_the_summary_of_a_good_run(pipeline: Pipeline) -> None:
                 "rows": MESSAGES,
                 "rejected": 0,
                 "bytes_written": table["bytes_written"],
+                "cost": table["cost"],
             }
             for name, table in zip(("outside", "temperature"), more["tables"], strict=True)
         ],
@@ -292,7 +295,9 @@ def test_the_summary_of_a_good_run(pipeline: Pipeline) -> None:
         "drift": [],
         "report": None,
         "finish": [],
+        "cost": more["cost"],
     }
+    assert (more["cost"]["attempts"], more["cost"]["cost"] > 0) == (2, True)
     assert more["job_seconds"] > 0
     assert more["bytes_written"] > 0
     assert good["rows"] == MESSAGES
@@ -522,9 +527,24 @@ def test_a_drive_with_nothing_new_has_the_state_it_had(pipeline: Pipeline) -> No
     jobs = pipeline.submit("short")
     assert (jobs[0]["work"], jobs[0]["job_id"]) == ("nothing", None)
     (again,) = pipeline.wait(jobs, deferrable=True)["drives"]
+    for table in first["tables"]:
+        assert table.pop("cost") > 0
     same = ("state", "messages", "rows", "tables", "problems", "damaged_bags", "bytes_written")
     assert {key: again[key] for key in same} == {key: first[key] for key in same}
+    assert again["cost"] is None  # of this run
     assert (again["job_state"], again["shards"], again["covered"]) == (None, 0, 1)
+
+
+def test_a_night_in_which_nothing_is_new_is_a_good_one(pipeline: Pipeline) -> None:
+    pipeline.put("fleet/car_1/x.bag", ros1_bag())
+    drives = {"drives_to_process": {"bucket": pipeline.bucket, "prefix": "fleet/*/"}, "report": False}
+    jobs = pipeline.submit(conf=drives)
+    assert [job["drive_id"] for job in jobs] == ["car_1"]
+    assert pipeline.wait(jobs)["totals"]["rows"] == MESSAGES
+    pipeline.context = make_context("the next one")
+    assert pipeline.submit(conf=drives) == []
+    summary = pipeline.wait([], deferrable=True)
+    assert (summary["drives"], summary["totals"]["failed"]) == ([], False)
 
 
 def test_a_job_that_batch_does_not_know_is_said(pipeline: Pipeline) -> None:
@@ -568,7 +588,7 @@ def test_the_jobs_of_a_mapped_operator_are_taken(pipeline: Pipeline) -> None:
 
 @pytest.mark.parametrize(
     ("jobs", "text"),
-    [([], "no jobs to wait for"), ("[{'a': 1}]", "in Python write submit.output"), (None, "takes what")],
+    [("[{'a': 1}]", "in Python write submit.output"), (None, "takes what")],
 )
 def test_other_jobs_are_refused(pipeline: Pipeline, jobs: Any, text: str) -> None:
     with pytest.raises(AirflowFailException, match=text):

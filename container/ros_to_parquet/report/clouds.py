@@ -19,6 +19,9 @@ SIDE = 280
 
 MOST_LIDARS = 6
 
+MOST_POINTS = 1_000_000
+"""Of a cloud, that are looked at; of more, every n-th."""
+
 _COLUMNS = (
     *("log_time_ns", "x", "y", "z", "data"),
     *("fields", "width", "height", "point_step", "row_step", "is_bigendian"),
@@ -36,8 +39,9 @@ class CloudView:
     Attributes:
         png: transparent where no point is; the brighter, the higher the highest point there.
         reach_m: from the middle, where the sensor is, to each edge.
-        points: that are finite.
+        points: that are finite, of those that were looked at.
         not_finite: that are not.
+        all_points: that the cloud has; of more than `MOST_POINTS` evenly spread ones are looked at.
         height_m: the least and the most that colours stand for.
         problem: why there is no picture.
     """
@@ -50,6 +54,7 @@ class CloudView:
     not_finite: int
     height_m: tuple[float, float]
     problem: str = ""
+    all_points: int = 0
 
 
 def find_clouds(tables: Tables, drive: Drive) -> list[CloudView]:
@@ -58,13 +63,13 @@ def find_clouds(tables: Tables, drive: Drive) -> list[CloudView]:
     return [
         _view(topic, row)
         for topic in topics[:MOST_LIDARS]
-        for row in tables.rows_at(topic.paths, [topic.rows // 2], _COLUMNS)
+        for row in tables.rows_at(topic.files, [sum(file.rows for file in topic.files) // 2], _COLUMNS)
     ]
 
 
 def _view(topic: Topic, row: Mapping[str, Any]) -> CloudView:
     try:
-        x, y, z = points_of(row)
+        count_of_all, (x, y, z) = _sample(row)
     except ValueError as error:
         return CloudView(topic, row["log_time_ns"], b"", 0.0, 0, 0, (0.0, 0.0), str(error))
     finite = np.isfinite(x) & np.isfinite(y) & np.isfinite(z)
@@ -80,7 +85,8 @@ def _view(topic: Topic, row: Mapping[str, Any]) -> CloudView:
     tops = np.full((SIDE, SIDE), -np.inf)
     np.maximum.at(tops, (rows, columns), z[inside])
     return CloudView(
-        topic, row["log_time_ns"], _coloured(tops, low, high), reach, count, not_finite, (low, high)
+        *(topic, row["log_time_ns"], _coloured(tops, low, high), reach, count, not_finite, (low, high)),
+        all_points=count_of_all,
     )
 
 
@@ -97,26 +103,31 @@ def _coloured(tops: Float64Array, low: float, high: float) -> bytes:
 
 
 def points_of(row: Mapping[str, Any]) -> tuple[Float64Array, Float64Array, Float64Array]:
-    """x, y and z of a row of a table of clouds, as recorded or decoded.
+    """x, y and z of a row of a table of clouds, as recorded or decoded; of `MOST_POINTS` or fewer.
 
     Raises:
         ValueError: it has no such fields, or too few bytes.
     """
-    try:
-        x, y, z = _decoded(row) if row.get("data") is None else _recorded(row)
-    except (KeyError, TypeError, OverflowError) as error:  # a bag can define its own sensor_msgs/PointCloud2
-        raise ValueError(f"its definition is not that of a cloud: {error!r}") from error
+    _, (x, y, z) = _sample(row)
     return x, y, z
 
 
-def _decoded(row: Mapping[str, Any]) -> list[Float64Array]:
-    found = [np.asarray(row[name], dtype=np.float64) for name in ("x", "y", "z")]
+def _sample(row: Mapping[str, Any]) -> tuple[int, list[Float64Array]]:
+    try:
+        return _decoded(row) if row.get("data") is None else _recorded(row)
+    except (KeyError, TypeError, OverflowError) as error:  # a bag can define its own sensor_msgs/PointCloud2
+        raise ValueError(f"its definition is not that of a cloud: {error!r}") from error
+
+
+def _decoded(row: Mapping[str, Any]) -> tuple[int, list[Float64Array]]:
+    found = [np.asarray(row[name]) for name in ("x", "y", "z")]
     if {each.shape for each in found} != {(found[0].size,)}:
         raise ValueError("its x, y and z are not one number a point each")
-    return found
+    every = -(-found[0].size // MOST_POINTS) or 1
+    return found[0].size, [each[::every].astype(np.float64) for each in found]
 
 
-def _recorded(row: Mapping[str, Any]) -> list[Float64Array]:
+def _recorded(row: Mapping[str, Any]) -> tuple[int, list[Float64Array]]:
     fields = {field["name"]: field for field in row["fields"]}
     if missing := [name for name in ("x", "y", "z") if name not in fields]:
         raise ValueError(f"its points have no field {missing[0]}")
@@ -126,7 +137,8 @@ def _recorded(row: Mapping[str, Any]) -> list[Float64Array]:
     if not point_step or row_step < width * point_step or len(data) < height * row_step:
         raise ValueError(f"its {len(data)} bytes are not {height} rows of {width} points")
     points = data[: height * row_step].reshape(height, row_step)[:, : width * point_step]
-    points = np.ascontiguousarray(points).reshape(height * width, point_step)
+    every = -(-height * width // MOST_POINTS) or 1
+    points = points.reshape(height * width, point_step)[::every]
     order = ">" if row["is_bigendian"] else "<"
     found = []
     for name in ("x", "y", "z"):
@@ -139,4 +151,4 @@ def _recorded(row: Mapping[str, Any]) -> list[Float64Array]:
             raise ValueError(f"field {name} lies beyond the end of a point")
         cells = np.ascontiguousarray(points[:, offset : offset + kind.itemsize])
         found.append(cells.view(kind)[:, 0].astype(np.float64))
-    return found
+    return height * width, found

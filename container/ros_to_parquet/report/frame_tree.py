@@ -6,10 +6,13 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from ros_to_parquet.report.drive import Drive
+from ros_to_parquet.report.drive import Drive, share_of
 from ros_to_parquet.report.tables import Tables, type_at
 
 MOST_EDGES = 2_000
+
+MOST_ROWS = 2_000_000
+"""Of a topic, that are read; of more, evenly spread ones."""
 
 _TYPES = ("tf2_msgs/TFMessage", "tf/tfMessage")
 
@@ -26,10 +29,11 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class FrameTree:
-    """All edges; ``left_out`` of them are not among them."""
+    """All edges but ``left_out`` of them. Of each topic's rows at least ``share`` was read."""
 
     edges: tuple[Edge, ...]
     left_out: int
+    share: float = 1.0
 
     @property
     def roots(self) -> list[str]:
@@ -53,9 +57,12 @@ def find_tree(tables: Tables, drive: Drive) -> FrameTree:
     counts: dict[tuple[str, str], int] = {}
     moving: set[tuple[str, str]] = set()
     left_out = 0
+    share = 1.0
     for topic in drive.of_type(*_TYPES):
         static = topic.name.rpartition("/")[2] == "tf_static"
-        for batch in tables.batches(topic.paths, _transforms):
+        read = 0
+        for batch in tables.batches(topic.files, _transforms, most_rows=MOST_ROWS):
+            read += batch.num_rows
             flat = batch.column("transforms").flatten()
             pairs = pa.table(
                 {"parent": flat.field("header").field("frame_id"), "child": flat.field("child_frame_id")}
@@ -68,8 +75,9 @@ def find_tree(tables: Tables, drive: Drive) -> FrameTree:
                 counts[pair] = counts.get(pair, 0) + row["count_all"]
                 if not static:
                     moving.add(pair)
+        share = min(share, share_of(read, topic))
     edges = [Edge(*pair, count, pair not in moving) for pair, count in sorted(counts.items())]
-    return FrameTree(tuple(edges), left_out)
+    return FrameTree(tuple(edges), left_out, share)
 
 
 def _transforms(schema: pa.Schema) -> list[str]:

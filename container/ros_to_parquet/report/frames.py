@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ros_to_parquet.memory import DEFAULT_LIMIT_BYTES
 from ros_to_parquet.report.drive import Drive, Topic
 from ros_to_parquet.report.pictures import PictureError, opened_picture, picture_of, small_jpeg
-from ros_to_parquet.report.tables import Tables
+from ros_to_parquet.report.tables import Tables, spread
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -18,6 +19,9 @@ MOST_FRAMES = 64
 MOST_CAMERAS = 16
 WIDTH = 320
 """Of a small picture, pixels."""
+
+ENOUGH = 2 * WIDTH
+"""Pixels to the longer side that are looked at, or up to twice as many."""
 
 _COLUMNS = (
     *("log_time_ns", "data", "format", "encoding", "width", "height", "step", "is_bigendian"),
@@ -50,40 +54,34 @@ class ContactSheet:
     left_out: tuple[Topic, ...]
 
 
-def find_frames(tables: Tables, drive: Drive) -> ContactSheet:
+def find_frames(tables: Tables, drive: Drive, *, memory_bytes: int = DEFAULT_LIMIT_BYTES) -> ContactSheet:
     """Some frames of each camera. Each row group that has one is read, one at a time."""
     topics = sorted(drive.of_type(*_TYPES), key=lambda topic: topic.name)
     shown = topics[:MOST_CAMERAS]
     count = min(FRAMES_A_CAMERA, max(2, MOST_FRAMES // max(len(shown), 1)))
-    return ContactSheet(tuple(_camera(tables, topic, count) for topic in shown), tuple(topics[MOST_CAMERAS:]))
+    cameras = tuple(_camera(tables, topic, count, memory_bytes) for topic in shown)
+    return ContactSheet(cameras, tuple(topics[MOST_CAMERAS:]))
 
 
-def _camera(tables: Tables, topic: Topic, count: int) -> Camera:
+def _camera(tables: Tables, topic: Topic, count: int, memory_bytes: int) -> Camera:
     frames = []
-    for row in tables.rows_at(topic.paths, spread(topic.rows, count), _COLUMNS):
+    files = topic.files
+    for row in tables.rows_at(files, spread(sum(file.rows for file in files), count), _COLUMNS):
         try:
-            jpeg, size = small_jpeg(_picture(tables, row), WIDTH)
+            jpeg, size = small_jpeg(_picture(tables, row, memory_bytes), WIDTH)
             frames.append(Frame(row["log_time_ns"], jpeg, size))
         except PictureError as error:
             frames.append(Frame(row["log_time_ns"], b"", (0, 0), str(error)))
     return Camera(topic, tuple(frames))
 
 
-def _picture(tables: Tables, row: Mapping[str, Any]) -> Image.Image:
+def _picture(tables: Tables, row: Mapping[str, Any], memory_bytes: int) -> Image.Image:
     """The row's picture, wherever a rule for images has put it."""
     if "image" in row:
-        return opened_picture(row["image"])
+        return opened_picture(row["image"], enough=ENOUGH, memory_bytes=memory_bytes)
     if "image_path" in row:
-        return opened_picture(tables.read(row["image_path"]))
+        file = tables.read(row["image_path"])
+        return opened_picture(file, enough=ENOUGH, memory_bytes=memory_bytes)
     if "data" not in row and "video_path" in row:
         raise PictureError(f"it is in a video alone: {row['video_path']}")
-    return picture_of(row)
-
-
-def spread(rows: int, count: int) -> Sequence[int]:
-    """Numbers of ``count`` rows, the middle of as many equal parts.
-
-    >>> spread(100, 4), spread(2, 4)
-    ([12, 37, 62, 87], [0, 1])
-    """
-    return sorted({int((place + 0.5) * rows / count) for place in range(count)}) if rows else []
+    return picture_of(row, enough=ENOUGH, memory_bytes=memory_bytes)

@@ -4,28 +4,44 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from ros_to_parquet import __version__
-from ros_to_parquet.contract import BagStatus, DriveState, Manifest
+from ros_to_parquet.contract import BagStatus, DriveState
 from ros_to_parquet.report import plots
 from ros_to_parquet.report.clouds import CloudView
-from ros_to_parquet.report.drive import Bag, Drive, Topic
+from ros_to_parquet.report.drive import Bag, Drive, Shard, Topic
 from ros_to_parquet.report.frame_tree import FrameTree
-from ros_to_parquet.report.frames import Camera, ContactSheet
+from ros_to_parquet.report.frames import FRAMES_A_CAMERA, Camera, ContactSheet
 from ros_to_parquet.report.rates import Rate, longest_gaps
 from ros_to_parquet.report.series import Group, Series
+from ros_to_parquet.report.tables import spread
 from ros_to_parquet.report.time_axis import TimeAxis
 from ros_to_parquet.report.track import Track
 from ros_to_parquet.text import shown
+
+T = TypeVar("T")
 
 MOST_ROWS = 300
 """Of each table; the manifests have all."""
 
 MOST_STRIPS = 120
 
+MOST_PLOTS = 60
+
+MOST_DAMAGE_SHOWN = 3
+"""Of a bag."""
+
 MOST_GAPS_SHOWN = 5
+
+MOST_TEXT = 1_000
+"""Characters of a cell or a line: names are their authors' own."""
+
+MOST_BYTES = 4_900_000
+"""Of the page: of a drive that has more to show, less is shown."""
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 """What a browser lets the page fetch: nothing."""
@@ -39,41 +55,73 @@ _STATES = {
     None: ("bad", "not committed"),
 }
 
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What was found in the drive's tables.
+
+    Attributes:
+        rates: of the drive's topics, in their order.
+        cut_short: sections of which not all was read that should have been, for want of time.
+    """
+
+    rates: Sequence[Rate]
+    track: Track | None
+    sheet: ContactSheet
+    clouds: Sequence[CloudView]
+    tree: FrameTree
+    series: Series
+    cut_short: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much is shown: rows of a table, strips, plots, and frames of a camera."""
+
+    rows: int
+    strips: int
+    plots: int
+    frames: int
+
+    def halved(self) -> Limits:
+        return Limits(*(max(each // 2, 1) for each in (self.rows, self.strips, self.plots, self.frames)))
+
+
 _CSS = (Path(__file__).parent / "report.css").read_text()
 
 
-def render(
-    drive: Drive,
-    axis: TimeAxis,
-    *,
-    lake: str,
-    made_at: str,
-    rates: Sequence[Rate],
-    track: Track | None,
-    sheet: ContactSheet,
-    clouds: Sequence[CloudView],
-    series: Series,
-    tree: FrameTree,
-) -> str:
-    """The whole page. ``rates`` are of the drive's topics, in their order."""
+def render(drive: Drive, axis: TimeAxis, found: Found, *, lake: str, made_at: str) -> str:
+    """The whole page, of `MOST_BYTES` or less."""
+    limits = Limits(MOST_ROWS, MOST_STRIPS, MOST_PLOTS, FRAMES_A_CAMERA)
+    while True:
+        text = _render(drive, axis, found, limits, lake=lake, made_at=made_at)
+        if len(text.encode()) <= MOST_BYTES or limits == limits.halved():
+            return text
+        limits = limits.halved()
+
+
+def _render(drive: Drive, axis: TimeAxis, found: Found, limits: Limits, *, lake: str, made_at: str) -> str:
     sections = [
-        ("timeline", "Timeline", list(_timeline(drive, axis, rates))),
-        ("track", "Track", list(_track(track))),
-        ("cameras", "Cameras", list(_cameras(axis, sheet))),
-        ("lidar", "Lidar, from above", list(_clouds(axis, clouds))),
-        ("fields", "Fields", list(_fields(axis, series))),
-        ("frames", "Coordinate frames", list(_tree(tree))),
-        ("topics", "Topics", list(_topics(drive, rates))),
-        ("bags", "Bags", list(_bags(drive.bags))),
-        ("shards", "Shards", list(_shards(drive.shards))),
+        ("timeline", "Timeline", list(_timeline(drive, axis, found.rates, limits))),
+        ("track", "Track", list(_track(found.track))),
+        ("cameras", "Cameras", list(_cameras(axis, found.sheet, limits))),
+        ("lidar", "Lidar, from above", list(_clouds(axis, found.clouds))),
+        ("fields", "Fields", list(_fields(axis, found.series, limits))),
+        ("frames", "Coordinate frames", list(_tree(found.tree, limits))),
+        ("topics", "Topics", list(_topics(drive, found.rates, limits))),
+        ("bags", "Bags", list(_bags(drive.bags, limits))),
+        ("shards", "Shards", list(_shards(drive.shards, limits))),
     ]
-    shown = [(name, title, parts) for name, title, parts in sections if parts]
-    links = "".join(f'<a href="#{name}">{title}</a>' for name, title, _ in shown)
+    parts_of = {
+        name: [*parts, _CUT_SHORT] if name in found.cut_short else parts for name, _, parts in sections
+    }
+    shown = [(name, title) for name, title, _ in sections if parts_of[name]]
+    links = "".join(f'<a href="#{name}">{title}</a>' for name, title in shown)
     body = "\n".join(
         f'<section id="{name}" aria-labelledby="{name}-title"><h2 id="{name}-title">{title}</h2>\n'
-        + "\n".join(parts)
+        + "\n".join(parts_of[name])
         + "</section>"
-        for name, title, parts in shown
+        for name, title in shown
     )
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
@@ -91,6 +139,21 @@ def render(
 {__version__}.</p></footer>
 </body></html>
 """
+
+
+_CUT_SHORT = (
+    '<p class="bad">Time was up before all of this was read: what is shown is of a part of the drive.</p>'
+)
+
+
+def _sampled(what: str, shares: Sequence[float]) -> Iterator[str]:
+    """That not all was read; ``shares`` are of what was."""
+    if some := [share for share in shares if share < 1]:
+        least = min(some) * 100
+        yield (
+            f'<p class="soft">{_text(what)}: an evenly spread sample was read, of the largest '
+            f"{least:.2g} % of the messages.</p>"
+        )
 
 
 # --- the head ---------------------------------------------------------------------------------------
@@ -139,12 +202,12 @@ def _proof(drive: Drive) -> str:
 # --- sections ---------------------------------------------------------------------------------------
 
 
-def _timeline(drive: Drive, axis: TimeAxis, rates: Sequence[Rate]) -> Iterator[str]:
+def _timeline(drive: Drive, axis: TimeAxis, rates: Sequence[Rate], limits: Limits) -> Iterator[str]:
     if not drive.messages:
         return
     cells = []
     pairs = [(topic, rate) for topic, rate in zip(drive.topics, rates, strict=True) if topic.messages]
-    for topic, rate in pairs[:MOST_STRIPS]:
+    for topic, rate in pairs[: limits.strips]:
         label = _strip_label(topic, rate)
         gaps = f' <span class="bad">{len(rate.gaps)} gaps</span>' if rate.gaps else ""
         cells.append(
@@ -154,7 +217,7 @@ def _timeline(drive: Drive, axis: TimeAxis, rates: Sequence[Rate]) -> Iterator[s
         )
     cells.append(f'<div class="row"><div class="strip">{plots.time_axis(axis)}</div></div>')
     yield f'<div class="strips">{"".join(cells)}</div>'
-    yield from _more(len(pairs), MOST_STRIPS, "topics")
+    yield from _more(len(pairs), limits.strips, "topics")
     if axis.pauses:
         pauses = "1 pause" if axis.pauses == 1 else f"{axis.pauses:,} pauses"
         yield (
@@ -164,6 +227,13 @@ def _timeline(drive: Drive, axis: TimeAxis, rates: Sequence[Rate]) -> Iterator[s
     yield (
         '<p class="soft">Each strip is a topic\'s rate, from none to its own most. A gap, marked red, is an '
         "interval of more than five times the topic's usual one, where it comes regularly.</p>"
+    )
+    shares = [rate.share for rate in rates]
+    count = sum(share < 1 for share in shares)
+    yield from _sampled(
+        f"Log times of {count} topics (in between, rates are by the numbers of messages of files, and gaps "
+        "shorter than a file are not seen)",
+        shares,
     )
     worst = sorted(
         ((gap, topic) for topic, rate in pairs for gap in longest_gaps(rate.gaps, MOST_GAPS_SHOWN)),
@@ -211,10 +281,13 @@ def _track(track: Track | None) -> Iterator[str]:
         f"<figcaption>{_text(track.topic.name)}: {length}, "
         f"at most {fastest:.1f} m/s ({fastest * 3.6:.0f} km/h), {where}{left_out}</figcaption></figure>"
     )
+    yield from _sampled("Points", [track.share])
 
 
-def _cameras(axis: TimeAxis, sheet: ContactSheet) -> Iterator[str]:
-    for camera in sheet.cameras:
+def _cameras(axis: TimeAxis, sheet: ContactSheet, limits: Limits) -> Iterator[str]:
+    for whole in sheet.cameras:
+        few = [whole.frames[place] for place in spread(len(whole.frames), limits.frames)]
+        camera = replace(whole, frames=tuple(few))
         yield f"<h3>{_text(camera.topic.name)}</h3>"
         yield f'<div class="frames">{"".join(_frames(axis, camera))}</div>'
         problems = list(dict.fromkeys(frame.problem for frame in camera.frames if frame.problem))
@@ -223,7 +296,7 @@ def _cameras(axis: TimeAxis, sheet: ContactSheet) -> Iterator[str]:
             why = f"{bad} of {len(camera.frames)} frames cannot be shown: {problems[0]}"
             yield f'<p class="bad">{_text(why)}</p>'
     if sheet.left_out:
-        names = ", ".join(topic.name for topic in sheet.left_out)
+        names = ", ".join(topic.name for topic in sheet.left_out[:MOST_ROWS])
         yield f'<p class="soft">Not shown: {_text(names)}</p>'
 
 
@@ -251,29 +324,35 @@ def _clouds(axis: TimeAxis, clouds: Sequence[CloudView]) -> Iterator[str]:
             figures.append(f'<p class="bad">{name} at {at}: {_text(view.problem)}</p>')
             continue
         not_finite = f", {view.not_finite:,} not finite" if view.not_finite else ""
+        sampled = view.points + view.not_finite < view.all_points
+        every = f" of {view.all_points:,}" if sampled else ""
         low, high = view.height_m
         figures.append(
             f'<figure><img loading="lazy" alt="{name} at {at} from above, {view.reach_m:.0f} m to each side" '
             f'src="{_data("image/png", view.png)}">'
-            f"<figcaption>{name} at {at}: {view.points:,} points{not_finite}; "
+            f"<figcaption>{name} at {at}: {view.points:,} points{every}{not_finite}; "
             f"{view.reach_m:.1f} m to each side, x up, y left; colour is height, {low:.1f} to {high:.1f} m"
             "</figcaption></figure>"
         )
     yield f'<div class="clouds">{"".join(figures)}</div>'
 
 
-def _fields(axis: TimeAxis, series: Series) -> Iterator[str]:
+def _fields(axis: TimeAxis, series: Series, limits: Limits) -> Iterator[str]:
     if series.groups:
-        yield f'<div class="plots">{"".join(_plot(axis, group) for group in series.groups)}</div>'
+        plotted = "".join(_plot(axis, group) for group in series.groups[: limits.plots])
+        yield f'<div class="plots">{plotted}</div>'
+        yield from _sampled(f"Fields of {len(series.shares)} topics", list(series.shares.values()))
     if series.constants:
         said = [
             f"{group.topic.name} {path} = {_constant(line.most)}"
             for group in series.constants
             for path, line in zip(group.paths, group.lines, strict=True)
         ]
-        yield f"<details><summary>{len(said)} fields never change</summary>{_list(said, MOST_ROWS)}</details>"
-    if series.left_out:
-        yield f'<p class="soft">{series.left_out:,} more messages within topics are not plotted.</p>'
+        listed = _list(said, limits.rows)
+        yield f"<details><summary>{len(said):,} fields never change</summary>{listed}</details>"
+    left_out = series.left_out + len(series.groups[limits.plots :])
+    if left_out:
+        yield f'<p class="soft">{left_out:,} more messages within topics are not plotted.</p>'
 
 
 def _constant(values: Iterable[float]) -> str:
@@ -289,35 +368,40 @@ def _plot(axis: TimeAxis, group: Group) -> str:
     return f"<figure>{svg}<figcaption>{_text(name)}{bad}</figcaption></figure>"
 
 
-def _tree(tree: FrameTree) -> Iterator[str]:
+def _tree(tree: FrameTree, limits: Limits) -> Iterator[str]:
     if not tree.edges:
         return
     seen: set[str] = set()
+    unlisted = 0
 
     def below(parent: str, depth: int) -> str:
+        nonlocal unlisted
         if parent in seen or depth > 40:
             return ""
         seen.add(parent)
+        edges = tree.below(parent)
+        unlisted += len(edges[limits.rows :])
         items = [
             f'<li>{_text(edge.child)} <span class="soft">{"static" if edge.static else f"{edge.count:,}×"}'
             f"</span>{below(edge.child, depth + 1)}</li>"
-            for edge in tree.below(parent)
+            for edge in edges[: limits.rows]
         ]
         return f"<ul>{''.join(items)}</ul>" if items else ""
 
-    roots = tree.roots or [tree.edges[0].parent]
+    roots = tree.roots[: limits.rows] or [tree.edges[0].parent]
     yield '<ul class="tree">' + "".join(f"<li>{_text(root)}{below(root, 0)}</li>" for root in roots) + "</ul>"
     for child, parents in list(tree.parents_of.items())[:10]:
         yield f'<p class="bad">{_text(child)} has {len(parents)} parents: {_text(", ".join(parents[:5]))}</p>'
     unseen = [edge for edge in tree.edges if edge.parent not in seen]
-    if unseen:
+    if unseen and not unlisted and len(roots) == max(len(tree.roots), 1):
         loop = f"{len(unseen)} transforms are of a loop: {unseen[0].parent} and others"
         yield f'<p class="bad">{_text(loop)}</p>'
-    if tree.left_out:
-        yield f'<p class="soft">{tree.left_out:,} more transforms are not shown.</p>'
+    yield from _sampled("Transforms", [tree.share])
+    if left_out := tree.left_out + unlisted:
+        yield f'<p class="soft">{left_out:,} more transforms are not shown.</p>'
 
 
-def _topics(drive: Drive, rates: Sequence[Rate]) -> Iterator[str]:
+def _topics(drive: Drive, rates: Sequence[Rate], limits: Limits) -> Iterator[str]:
     head = (
         *(
             "topic",
@@ -347,15 +431,15 @@ def _topics(drive: Drive, rates: Sequence[Rate]) -> Iterator[str]:
             f"{_size(topic.bytes_out)}",
             ", ".join(topic.definitions),
         )
-        for topic, rate in zip(drive.topics, rates, strict=True)
+        for topic, rate in list(zip(drive.topics, rates, strict=True))[: limits.rows]
     ]
-    yield _table(head, rows[:MOST_ROWS])
-    yield from _more(len(rows), MOST_ROWS, "topics")
+    yield _table(head, rows)
+    yield from _more(len(drive.topics), limits.rows, "topics")
     remarks = [f"{topic.name}: {remark}" for topic in drive.topics for remark in topic.remarks]
     yield _list(remarks, 50)
 
 
-def _bags(bags: Sequence[Bag]) -> Iterator[str]:
+def _bags(bags: Sequence[Bag], limits: Limits) -> Iterator[str]:
     checked: dict[bool | None, str] = {
         True: "as its index says",
         False: _Bad("not as its index says"),
@@ -369,32 +453,72 @@ def _bags(bags: Sequence[Bag]) -> Iterator[str]:
             f"{bag.messages:,}",
             f"{bag.extracted:,}",
             checked[bag.verified],
-            "; ".join(bag.damage[:3]),
+            f"{bag.shards:,}",
+            f"{bag.seconds:,.1f}",
+            _speed(bag.bytes_read, bag.seconds),
+            _size(bag.peak_memory_bytes),
+            _tries(bag.tries, bag.shards),
+            "; ".join(bag.damage[:MOST_DAMAGE_SHOWN]),
         )
-        for bag in bags
+        for bag in _worst_first(bags, lambda bag: bag.status is not BagStatus.OK)[: limits.rows]
     ]
-    yield _table(("bag", "state", ">size", ">messages", ">extracted", "count", "damage"), rows[:MOST_ROWS])
-    yield from _more(len(rows), MOST_ROWS, "bags")
+    head = (
+        *("bag", "state", ">size", ">messages", ">extracted", "count", ">shards", ">seconds", ">MB/s"),
+        *(">peak memory", ">tries", "damage"),
+    )
+    yield _table(head, rows)
+    yield from _more(len(bags), limits.rows, "bags")
+    if any(bag.shards > 1 for bag in bags) or len(bags) > 1:
+        yield (
+            '<p class="soft">Seconds are of the shards that read a bag, by its share of what they read; '
+            "memory is the most of them.</p>"
+        )
 
 
-def _shards(shards: Sequence[Manifest]) -> Iterator[str]:
+def _shards(shards: Sequence[Shard], limits: Limits) -> Iterator[str]:
     rows = [
         (
-            f"{shard.shard}",
+            f"{shard.number}",
             shard.plan_id,
-            f"{len(shard.bags)}",
-            f"{shard.seconds:.1f} s",
-            f"{shard.bytes_read / 1e6 / max(shard.seconds, 1e-9):.0f}",
-            f"{_size(shard.peak_memory_bytes)}",
-            f"{max(shard.attempt, 1)}",
+            f"{shard.bags:,}",
+            _size(shard.bytes_read),
+            f"{shard.seconds:,.1f}",
+            _speed(shard.bytes_read, shard.seconds),
+            _size(shard.peak_memory_bytes),
+            _tries(shard.tries, 1),
             shard.job_id or "on this machine",
             shard.engine_version,
         )
-        for shard in shards
+        for shard in _worst_first(shards, lambda shard: shard.tries > 1)[: limits.rows]
     ]
-    head = (">shard", "plan", ">bags", ">time", ">MB/s", ">peak memory", ">attempt", "job", "engine")
-    yield _table(head, rows[:MOST_ROWS])
-    yield from _more(len(rows), MOST_ROWS, "shards")
+    seconds = sum(shard.seconds for shard in shards)
+    read = sum(shard.bytes_read for shard in shards)
+    most = max(shard.peak_memory_bytes for shard in shards)
+    tries = sum(shard.tries for shard in shards)
+    yield (
+        f"<p>{len(shards):,} {'shard' if len(shards) == 1 else 'shards'} took {seconds:,.1f} s together for "
+        f"{_size(read)} ({_speed(read, seconds)} MB/s each), at most {_size(most)} of memory, in {tries:,} "
+        f"{'try' if tries == 1 else 'tries'}.</p>"
+    )
+    head = (
+        *(">shard", "plan", ">bags", ">read", ">seconds", ">MB/s", ">peak memory", ">tries"),
+        *("job", "engine"),
+    )
+    yield _table(head, rows)
+    yield from _more(len(shards), limits.rows, "shards")
+
+
+def _worst_first(each: Sequence[T], bad: Callable[[T], bool]) -> list[T]:
+    """Of a table that does not show all, what is worth a look comes first; else their order stays."""
+    return sorted(each, key=lambda one: not bad(one)) if len(each) > MOST_ROWS else list(each)
+
+
+def _speed(count: int, seconds: float) -> str:
+    return f"{count / 1e6 / seconds:,.1f}" if seconds > 0 else ""
+
+
+def _tries(tries: int, least: int) -> str:
+    return _Bad(f"{tries:,}") if tries > least else f"{tries:,}"
 
 
 # --- pieces -----------------------------------------------------------------------------------------
@@ -463,4 +587,5 @@ def _data(media_type: str, data: bytes) -> str:
 
 
 def _text(text: str) -> str:
-    return html.escape(shown(text))
+    said = shown(text)
+    return html.escape(said if len(said) <= MOST_TEXT else f"{said[:MOST_TEXT]}...")

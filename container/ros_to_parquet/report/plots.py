@@ -12,6 +12,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.collections import LineCollection
@@ -121,7 +122,7 @@ def strip(axis: TimeAxis, rate: Rate, label: str) -> str:
     return taken[0]
 
 
-def _joined(rate: Rate) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def _joined(rate: Rate) -> npt.NDArray[np.float64]:
     """The counts in fewer bins, where one has few messages."""
     usual = rate.counts[rate.counts > 0].mean() if rate.counts.any() else 1.0
     filled = np.count_nonzero(rate.counts) / RATE_BINS
@@ -129,7 +130,7 @@ def _joined(rate: Rate) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     for together in (1, 2, 3, 4, 6, 8, 12, 18, 24, 36, 60):
         if per_bin * together >= STRIP_MESSAGES:
             break
-    joined: np.ndarray[tuple[int], np.dtype[np.int64]] = rate.counts.reshape(-1, together).sum(axis=1)
+    joined: npt.NDArray[np.float64] = rate.counts.reshape(-1, together).sum(axis=1)
     return joined
 
 

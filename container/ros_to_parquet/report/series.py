@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ros_to_parquet.report.drive import Drive, Topic
+from ros_to_parquet.report.drive import Drive, Topic, share_of
 from ros_to_parquet.report.tables import TIMES, Tables, has_times, is_numeric, leaf, timed, type_at
 from ros_to_parquet.report.time_axis import TimeAxis
 
@@ -20,6 +20,11 @@ MOST_GROUPS = 60
 """Plots of a drive."""
 
 MOST_GROUPS_A_TOPIC = 8
+
+MOST_VALUES = 16_000_000
+"""Of a topic, that are read; of more, evenly spread rows'."""
+
+MOST_VALUES_A_DRIVE = 400_000_000
 
 MOST_LINES = 4
 """Fields of one message that share a plot: x, y, z and w."""
@@ -80,11 +85,15 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """What is to be plotted, what never changes, and how many groups more were not looked at."""
+    """What is to be plotted, what never changes, and how many groups more were not looked at.
+
+    ``shares``: of topics of which not all rows were read, by name, the part that was.
+    """
 
     groups: tuple[Group, ...]
     constants: tuple[Group, ...]
     left_out: int
+    shares: Mapping[str, float] = field(default_factory=dict)
 
 
 def find_series(tables: Tables, drive: Drive, axis: TimeAxis) -> Series:
@@ -92,20 +101,27 @@ def find_series(tables: Tables, drive: Drive, axis: TimeAxis) -> Series:
     groups: list[Group] = []
     constants: list[Group] = []
     left_out = 0
+    shares: dict[str, float] = {}
     for topic in sorted(drive.topics, key=_order):
-        path = next(topic.paths, None)
-        if path is None or topic.type_name in _NOT_PLOTTED or not topic.rows:
+        files = topic.files
+        if not files or topic.type_name in _NOT_PLOTTED or not topic.rows:
             continue
-        schema = tables.schema(path)
+        if tables.is_late():
+            break
+        schema = tables.schema(files[0].path)
         if not has_times(schema):
             continue
         found = list(_numeric_groups(schema))
         room = MOST_GROUPS_A_TOPIC if len(groups) < MOST_GROUPS else 0
         left_out += len(found[room:])
-        for group in _read(tables, axis, topic, found[:room]):
+        most_values = min(MOST_VALUES, MOST_VALUES_A_DRIVE // len(drive.topics))
+        groups_read, share = _read(tables, axis, topic, found[:room], most_values=most_values)
+        if share < 1:
+            shares[topic.name] = share
+        for group in groups_read:
             (constants if group.constant else groups).append(group)
     left_out += len(groups[MOST_GROUPS:])
-    return Series(tuple(groups[:MOST_GROUPS]), tuple(constants), left_out)
+    return Series(tuple(groups[:MOST_GROUPS]), tuple(constants), left_out, shares)
 
 
 def _order(topic: Topic) -> tuple[int, str]:
@@ -134,10 +150,14 @@ def _is_time(kind: pa.DataType) -> bool:
     return [child.name for child in kind] == ["sec", "nanosec"]
 
 
-def _read(tables: Tables, axis: TimeAxis, topic: Topic, groups: list[list[str]]) -> list[Group]:
+def _read(
+    tables: Tables, axis: TimeAxis, topic: Topic, groups: list[list[str]], *, most_values: int
+) -> tuple[list[Group], float]:
+    """The groups, and the part of the topic's rows that was read."""
     paths = [path for group in groups for path in group]
     if not paths:
-        return []
+        return [], 1.0
+    read = 0
     least = {path: np.full(BINS, np.inf) for path in paths}
     most = {path: np.full(BINS, -np.inf) for path in paths}
     not_finite = dict.fromkeys(paths, 0)
@@ -146,8 +166,11 @@ def _read(tables: Tables, axis: TimeAxis, topic: Topic, groups: list[list[str]])
         return [path for path in paths if is_numeric(type_at(schema, path))]
 
     for batch in tables.batches(
-        topic.paths, lambda schema: [TIMES, *numbers(schema)] if has_times(schema) else []
+        topic.files,
+        lambda schema: [TIMES, *numbers(schema)] if has_times(schema) else [],
+        most_rows=most_values // len(paths),
     ):
+        read += batch.num_rows
         rows = timed(batch)
         places = axis.bins(rows.column(TIMES).to_numpy(zero_copy_only=False), BINS)
         for path in numbers(rows.schema):
@@ -163,7 +186,7 @@ def _read(tables: Tables, axis: TimeAxis, topic: Topic, groups: list[list[str]])
         )
         parent = group[0].rpartition(".")[0] if len(group) > 1 else group[0]
         made.append(Group(topic, parent, lines, sum(not_finite[path] for path in group)))
-    return made
+    return made, share_of(read, topic)
 
 
 def _or_nan(values: Float64Array) -> Float64Array:

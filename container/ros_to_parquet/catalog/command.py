@@ -1,0 +1,160 @@
+"""``ros-to-parquet catalog``, and the finishing step of that name."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from ros_to_parquet.contract import CATALOG_DATABASE, CatalogKind, CatalogOptions, ExitCode, GlueFiles
+
+if TYPE_CHECKING:
+    from ros_to_parquet.catalog.files import Registered
+    from ros_to_parquet.storage import Storage
+
+_KINDS: Final = {
+    "glue": (CatalogKind.GLUE, GlueFiles.LISTED),
+    "glue-folders": (CatalogKind.GLUE, GlueFiles.FOLDERS),
+    "iceberg": (CatalogKind.ICEBERG, GlueFiles.LISTED),
+}
+
+_LEFT_OUT_SHOWN: Final = 20
+
+
+def add_parser(commands: Any) -> None:
+    """``commands``: what ``add_subparsers`` gave."""
+    catalog = commands.add_parser(
+        "catalog",
+        help="register a lake's tables in AWS Glue or Iceberg",
+        description="Registers the tables of a lake's drives where other engines find them, and forgets "
+        "those of drives that are gone. What is registered points at exactly the files that manifests name. "
+        "glue: for Athena and Trino, partitions list their files; glue-folders: for Spark too, but while a "
+        "drive is replaced rows can be seen twice; iceberg: by pyiceberg, in any catalogue that it knows.",
+    )
+    catalog.add_argument("lake", metavar="LAKE", help="where the lake is; path or URI")
+    catalog.add_argument(
+        "catalog",
+        metavar="KIND:DATABASE",
+        help="glue:DATABASE, glue-folders:DATABASE or iceberg:NAMESPACE",
+    )
+    catalog.add_argument("--drive-id", nargs="+", metavar="ID", help="these drives alone (default: all)")
+    catalog.add_argument(
+        "--property",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="of pyiceberg's catalogue (type=sql, uri=sqlite:///catalog.db, ...); may be given several times "
+        "(default: pyiceberg's own configuration, else Glue)",
+    )
+    catalog.set_defaults(call=command_catalog)
+
+
+def parse_catalog(text: str) -> CatalogOptions:
+    """What ``KIND:DATABASE`` says.
+
+    >>> parse_catalog("glue:drives").database
+    'drives'
+
+    Raises:
+        UsageError: it is not of that form.
+    """
+    from ros_to_parquet.cli import UsageError
+
+    kind, _, database = text.partition(":")
+    if kind not in _KINDS or not re.fullmatch(CATALOG_DATABASE, database):
+        raise UsageError(
+            f"{text}: expected {', '.join(f'{each}:NAME' for each in _KINDS)}, the name of lower-case "
+            "letters, digits and _"
+        )
+    return CatalogOptions(_KINDS[kind][0], database, _KINDS[kind][1])
+
+
+def register(
+    storage: Storage,
+    output: str,
+    drive_id: str,
+    options: CatalogOptions,
+    properties: Mapping[str, str] | None = None,
+) -> Registered:
+    """Registers what a drive has, as ``options`` say; see `glue.register_drive` and `iceberg.register_drive`.
+
+    Raises:
+        CatalogError: it cannot be registered; the message says what to do.
+        StorageError: the lake cannot be read or written.
+    """
+    return _open(storage, output, options, properties or {})[0](drive_id)
+
+
+def _open(
+    storage: Storage, output: str, options: CatalogOptions, properties: Mapping[str, str]
+) -> tuple[Callable[[str], Registered], Callable[[], int]]:
+    """What registers a drive, and what forgets those that are gone."""
+    if options.kind is CatalogKind.GLUE:
+        from ros_to_parquet.catalog import glue
+
+        database = glue.open_database(output, options.database, options.files)
+        return (
+            lambda drive_id: glue.register_drive(storage, database, drive_id),
+            lambda: glue.forget_gone(storage, database),
+        )
+    from ros_to_parquet.catalog import iceberg
+
+    namespace = iceberg.open_namespace(output, options.database, properties)
+    return (
+        lambda drive_id: iceberg.register_drive(storage, namespace, drive_id),
+        lambda: iceberg.forget_gone(storage, namespace),
+    )
+
+
+def command_catalog(arguments: argparse.Namespace) -> int:
+    from ros_to_parquet.catalog.files import CatalogError
+    from ros_to_parquet.cli import UsageError
+    from ros_to_parquet.log import event
+    from ros_to_parquet.storage import NotFoundError, join, normalize, open_storage
+
+    options = parse_catalog(arguments.catalog)
+    if arguments.property and options.kind is not CatalogKind.ICEBERG:
+        raise UsageError("--property is of Iceberg's catalogues")
+    properties = _properties(arguments.property)
+    output = normalize(arguments.lake)
+    storage = open_storage(output)
+    drives = [name.removeprefix("drive_id=") for name in storage.folders(join(output, "_manifests"))]
+    if missing := [each for each in arguments.drive_id or () if each not in drives]:
+        raise NotFoundError(f"{output}: no drive {', '.join(missing)}")
+    try:
+        put, forget_gone = _open(storage, output, options, properties)
+        found = [put(drive_id) for drive_id in arguments.drive_id or drives]
+        gone = 0 if arguments.drive_id else forget_gone()
+    except CatalogError as error:
+        event("failed", exit_code=int(ExitCode.OUTPUT_FAILED), reason=str(error))
+        return int(ExitCode.OUTPUT_FAILED)
+    _print_registered(found, gone)
+    return int(ExitCode.OK)
+
+
+def _properties(given: Sequence[str]) -> dict[str, str]:
+    from ros_to_parquet.cli import UsageError
+
+    for text in given:
+        if not text.partition("=")[1]:
+            raise UsageError(f"--property {text}: expected KEY=VALUE")
+    return {key: value for key, _, value in (text.partition("=") for text in given)}
+
+
+def _print_registered(found: Sequence[Registered], gone: int) -> None:
+    from ros_to_parquet.catalog.files import Registered
+    from ros_to_parquet.text import say
+
+    total = Registered()
+    for each in found:
+        total = total.add(each)
+    for name in total.tables:
+        say(name)
+    for text in total.left_out[:_LEFT_OUT_SHOWN]:
+        say(f"! left out: {text}")
+    if len(total.left_out) > _LEFT_OUT_SHOWN:
+        print(f"! and {len(total.left_out) - _LEFT_OUT_SHOWN:,} more are left out")
+    print(
+        f"{len(total.tables):,} tables of {len(found):,} drives: {total.changed:,} changes, {gone:,} removed"
+    )

@@ -1,0 +1,314 @@
+"""Drives found by patterns: which folders they are, how they are called, and what a run makes of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from airflow_batch_ros import finding
+from airflow_batch_ros.allowed import AllowList, check_allowed
+from airflow_batch_ros.conf import ConfError, DrivePattern, PipelineConf, parse_conf
+from airflow_batch_ros.fanout import Fanout, FanoutError
+from airflow_batch_ros.finding import drive_id, find_drives, with_found
+from airflow_batch_ros.jobs import Work
+from airflow_batch_ros.plan import PlanError
+from ros_to_parquet import contract
+from ros_to_parquet.contract import Plan, Run
+from tests.provider.bags import MESSAGES, ros1_bag
+from tests.provider.builders import put
+from tests.provider.test_commands import Shell, shell
+from tests.provider.test_fanout import SMALL, World, world
+from tests.provider.test_load import counted_calls
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+    from airflow_batch_ros.local import EmbeddedAws
+
+__all__ = ["shell", "world"]
+
+
+def patterns(bucket: str, **prefixes: str) -> PipelineConf:
+    """A conf of patterns; of their ids ``_`` is the star."""
+    raw = {key.replace("_", "*"): {"bucket": bucket, "prefix": each} for key, each in prefixes.items()}
+    return parse_conf({"drives_to_process": raw, "report": False})
+
+
+def found(s3: S3Client, bucket: str, prefix: str, *, output: str = "s3://lake/out") -> dict[str, str]:
+    """Ids and prefixes."""
+    drives = find_drives(s3, DrivePattern("*", bucket, prefix), output=output)
+    assert all(drive.found for drive in drives)
+    return {drive.drive_id: drive.prefix for drive in drives}
+
+
+@pytest.mark.parametrize(
+    ("of", "prefix", "folder", "made"),
+    [
+        ("*", "fleet/*/", "fleet/car_7/", "car_7"),
+        ("eu.*", "fleet/*/", "fleet/car_7/", "eu.car_7"),
+        ("*", "fleet/car_*/", "fleet/car_7/", "car_7"),
+        ("*", "*/*/", "car_7/2026-11-20/", "car_7.2026-11-20"),
+        ("*", "*/raw/*/bags/", "car_7/raw/2026-11-20/bags/", "car_7.2026-11-20"),
+        ("*", "fleet/*/", "fleet/car.7/", "car.7-"),
+        ("*", "fleet/*/", "fleet/Fahrt München/", "Fahrt_M_nchen-"),
+    ],
+)
+def test_a_drive_is_called_as_the_folders_in_the_stars_places(
+    of: str, prefix: str, folder: str, made: str
+) -> None:
+    name = drive_id(DrivePattern(of, "raw", prefix), folder)
+    assert name == made or (name.startswith(made) and len(name) == len(made) + 8)
+
+
+def test_which_folders_a_pattern_finds(s3: S3Client, bucket: str) -> None:
+    put(
+        s3,
+        bucket,
+        *("fleet/car_1/a.bag", "fleet/car_2/deep/a.bag", "fleet/van_1/a.bag", "fleet/loose.bag"),
+        *("fleet/_tmp/a.bag", "fleet/.trash/a.bag", "fleet/car_3/bags/a.bag", "other/car_9/a.bag"),
+        *("fleet/lake/imu/x.parquet", "fleet/car+1/a.bag"),
+    )
+    output = f"s3://{bucket}/fleet/lake"
+    every = found(s3, bucket, "fleet/*/", output=output)
+    (odd,) = (each for each in every if each.startswith("car_1-"))
+    assert every[odd] == "fleet/car+1/"
+    assert set(every) == {"car_1", odd, "car_2", "car_3", "van_1"}
+    assert set(found(s3, bucket, "fleet/car_*/")) == {"car_1", "car_2", "car_3"}
+    assert found(s3, bucket, "fleet/*_1/") == {"car_1": "fleet/car_1/", "van_1": "fleet/van_1/"}
+    assert found(s3, bucket, "fleet/*/bags/") == {"car_3": "fleet/car_3/bags/"}
+    assert set(found(s3, bucket, "*/car_*/")) >= {"fleet.car_1", "other.car_9"}
+    assert found(s3, bucket, "fleet/_t*/") != {}
+
+
+@pytest.mark.parametrize(
+    ("prefix", "text"),
+    [
+        ("fleet/bus_*/", "matches no folder; nothing is there; check"),
+        ("fleet/*_x/", "matches no folder; there are fleet/car_1/, fleet/car_2/; check"),
+        ("fleet/*/bags/", "matches no folder; there are fleet/car_1/"),
+    ],
+)
+def test_a_pattern_that_finds_nothing_says_what_is_there(
+    s3: S3Client, bucket: str, prefix: str, text: str
+) -> None:
+    put(s3, bucket, "fleet/car_1/a.bag", "fleet/car_2/a.bag")
+    with pytest.raises(PlanError, match=r"pattern '\*' \(s3://") as caught:
+        found(s3, bucket, prefix)
+    assert text in str(caught.value)
+
+
+def test_a_pattern_that_finds_too_much_is_refused(
+    s3: S3Client, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finding, "MAX_FOLDERS", 3)
+    put(
+        s3,
+        bucket,
+        *(f"a/{number}/x.bag" for number in range(3)),
+        *(f"b/{number}/x.bag" for number in range(4)),
+    )
+    assert len(found(s3, bucket, "a/*/")) == 3
+    for prefix in ("b/*/", "*/*/"):
+        with pytest.raises(PlanError, match="matches more than 3 folders; make it narrower"):
+            found(s3, bucket, prefix)
+
+
+def test_more_folders_than_a_page(aws: EmbeddedAws, s3: S3Client, bucket: str) -> None:
+    put(s3, bucket, *(f"fleet/{number}/x.bag" for number in range(5)))
+    small: S3Client = aws.client("s3")
+    small.meta.events.register(
+        "before-parameter-build.s3.ListObjectsV2", lambda params, **_: params.setdefault("MaxKeys", 2)
+    )
+    assert len(found(small, bucket, "fleet/*/")) == 5
+
+
+def test_what_two_patterns_find_is_told_apart(s3: S3Client, bucket: str) -> None:
+    put(s3, bucket, "eu/car_1/a.bag", "us/car_1/a.bag")
+
+    def ids(conf: PipelineConf) -> list[str]:
+        of_each = [find_drives(s3, pattern, output="s3://lake/out") for pattern in conf.patterns]
+        return [drive.drive_id for drive in with_found(conf, of_each).drives]
+
+    raw = {"bucket": bucket, "prefix": "eu/car_1/"}
+    named = parse_conf({"drives_to_process": {"first": raw, "*": {"bucket": bucket, "prefix": "*/*/"}}})
+    assert ids(named) == ["first", "us.car_1"]
+    assert ids(patterns(bucket, **{"eu._": "eu/*/", "us._": "us/*/"})) == ["eu.car_1", "us.car_1"]
+    clash = parse_conf(
+        {
+            "drives_to_process": {
+                "*": {"bucket": bucket, "prefix": "eu/*/"},
+                "car*": {"bucket": bucket, "prefix": "us/car*/"},
+            }
+        }
+    )
+    assert ids(clash) == ["car_1", "carcar_1"]
+    same = replace(clash, patterns=tuple(replace(each, drive_id="*") for each in clash.patterns))
+    with pytest.raises(ConfError, match=r"'car_1': s3://.*eu/car_1/ and s3://.*us/car_1/ would both be it"):
+        ids(same)
+    with pytest.raises(ConfError, match="lies inside"):
+        ids(patterns(bucket, **{"a._": "*/", "b._": "*/*/"}))
+
+
+@pytest.mark.parametrize(
+    ("prefix", "outside"),
+    [
+        ("fleet/*/", False),
+        ("fleet/eu/*/", False),
+        ("fleet/car_*/*/", False),
+        ("*/", True),
+        ("fleets/*/", True),
+        ("fleet*/", True),
+        ("fleet/../*/", True),
+        ("fleet/*/../../secret/", True),
+        ("fleet/*/%2e%2e/x/", True),
+    ],
+)
+def test_a_pattern_reaches_no_further_than_what_is_allowed(prefix: str, outside: bool) -> None:
+    conf = patterns("raw-data", _=prefix)
+    lists = [AllowList(("s3://raw-data/fleet", "s3://lake"), "here")]
+    if outside:
+        with pytest.raises(
+            ConfError, match=r"drive '\*': s3://raw-data.* is outside of what this deployment"
+        ):
+            check_allowed(conf, "s3://lake/out", lists)
+    else:
+        check_allowed(conf, "s3://lake/out", lists)
+
+
+def test_a_folder_that_steps_upwards_is_no_drive(s3: S3Client, bucket: str) -> None:
+    put(s3, bucket, "fleet/%2e%2e/a.bag", "fleet/car_1/a.bag")
+    with pytest.raises(PlanError, match=r"finds what steps upwards: s3://.*/fleet/%2e%2e/"):
+        found(s3, bucket, "fleet/*/")
+
+
+# --- runs -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fleet(world: World) -> Iterator[World]:
+    put(world.s3, world.bucket, "fleet/car_1/a.bag", "fleet/car_2/a.bag", body=ros1_bag())
+    put(world.s3, world.bucket, "fleet/empty/readme.txt")
+    yield world
+    world.end("car_1", "car_2")
+
+
+def over(fleet: World, run_id: str, **more: Any) -> tuple[Fanout, list[str]]:
+    said: list[str] = []
+    fanout = fleet.fanout(made=patterns(fleet.bucket, _="fleet/*/"), run_id=run_id, **more)
+    fanout.say = said.append
+    return fanout, said
+
+
+def test_a_nightly_run_takes_what_is_new_or_has_changed(
+    fleet: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, said = over(fleet, "night_1")
+    jobs = first.submit_all()
+    assert [job.drive_id for job in jobs] == ["car_1", "car_2"]
+    assert any(
+        line.startswith("drive empty: left out: drive 'empty': no bag directly under") for line in said
+    )
+    assert "3 drives found and named: 2 to do, nothing new in 0, 1 left out" in said
+    fleet.wait(*jobs)
+
+    again, said = over(fleet, "night_2")
+    with counted_calls(monkeypatch) as calls:
+        assert again.submit_all() == []
+    assert "3 drives found and named: 0 to do, nothing new in 2, 1 left out" in said
+    assert set(calls) == {"ListObjectsV2", "GetObject"}  # nothing is written, nobody is asked for a job
+    assert sum(calls.values()) <= 3 + 6 * 2
+
+    put(fleet.s3, fleet.bucket, "fleet/car_1/b.bag", body=ros1_bag(first=100))
+    put(fleet.s3, fleet.bucket, "fleet/car_2/a.bag", body=ros1_bag(first=500, messages=3))
+    third, said = over(fleet, "night_3")
+    new, changed = third.submit_all()
+    assert (new.bags, new.covered, changed.bags, changed.covered) == (1, 1, 1, 0)
+    assert "drive car_2: bags have changed since they were extracted: all of it is extracted again" in said
+    fleet.wait(new, changed)
+    assert fleet.rows("car_1", new.plan_id) == MESSAGES
+    assert fleet.rows("car_2", changed.plan_id) == 3
+
+
+def test_a_changed_bag_is_not_taken_where_rows_of_others_would_be_lost(fleet: World) -> None:
+    put(fleet.s3, fleet.bucket, "fleet/car_1/b.bag", body=ros1_bag(first=100))
+    first, _ = over(fleet, "night_1")
+    fleet.wait(*first.submit_all())
+    fleet.s3.delete_object(Bucket=fleet.bucket, Key="fleet/car_1/b.bag")
+    put(fleet.s3, fleet.bucket, "fleet/car_1/a.bag", body=ros1_bag(first=500))
+    second, _ = over(fleet, "night_2")
+    with pytest.raises(FanoutError, match=r"rows of a.bag .its content was another. are in the lake already"):
+        second.submit_all()
+
+
+def test_a_second_try_takes_the_drives_of_the_first(fleet: World) -> None:
+    first, _ = over(fleet, "night", definition="hang")
+    assert len(first.submit_all()) == 2
+    put(fleet.s3, fleet.bucket, "fleet/car_3/a.bag", body=ros1_bag())
+    second, _ = over(fleet, "night", definition="hang")
+    assert [(job.drive_id, job.work) for job in second.submit_all()] == [
+        ("car_1", Work.ADOPTED),
+        ("car_2", Work.ADOPTED),
+    ]
+    first.kill("the test is over")
+
+
+def test_a_drive_that_another_run_has_is_left_to_it(fleet: World) -> None:
+    first, _ = over(fleet, "night_1", definition="hang")
+    first.submit_all()
+    put(fleet.s3, fleet.bucket, "fleet/car_3/a.bag", body=ros1_bag())
+    second, said = over(fleet, "night_2")
+    (job,) = second.submit_all()
+    assert job.drive_id == "car_3"
+    assert any("drive car_1: left out: run " in line and "has it (its Batch job" in line for line in said)
+    fleet.wait(job)
+    first.kill("the test is over")
+
+
+def test_folders_without_any_bag_are_an_error(fleet: World) -> None:
+    fanout = fleet.fanout(made=patterns(fleet.bucket, _="f*/"))
+    with pytest.raises(
+        FanoutError, match=r"no bag directly under .*set 'recursive' if the bags are in there"
+    ):
+        fanout.submit_all()
+    nowhere = fleet.fanout(made=patterns("no-such-bucket-here", _="*/"))
+    with pytest.raises(FanoutError, match=r"drive '\*': S3 refused ListObjectsV2 .NoSuchBucket"):
+        nowhere.submit_all()
+
+
+def test_a_committed_plan_of_many_shards_is_known_by_two_objects(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(world.s3, world.bucket, *(f"fleet/car_1/{number}.bag" for number in range(6)), body=ros1_bag())
+    for number in range(6):
+        put(world.s3, world.bucket, f"fleet/car_1/{number}.bag", body=ros1_bag(first=100 * number))
+    first, _ = over(world, "night_1", shard_bytes=SMALL)
+    (job,) = first.submit_all()
+    assert job.shards == 6
+    world.wait(job)
+    again, _ = over(world, "night_2", shard_bytes=SMALL)
+    with counted_calls(monkeypatch) as calls:
+        assert again.submit_all() == []
+    assert calls["GetObject"] == 2  # the drive's manifest and its plan, however many shards there are
+    other, _ = over(world, "night_3", shard_bytes=SMALL)
+    other.conf = replace(other.conf, options=replace(other.conf.options, include_topics=("/x",)))
+    with pytest.raises(FanoutError, match=r"rows of 0.bag .plan .*, with other options., 1.bag"):
+        other.submit_all()
+
+
+def test_submit_and_retry_take_patterns(shell: Shell) -> None:
+    conf = json.dumps({"drives_to_process": {"bucket": shell.bucket, "prefix": "*e/"}, "report": False})
+    words = ("--conf", conf, "--job-definition", "test-good", "--wait", "--poll-seconds", "0.5", "--json")
+    put(shell.s3, shell.bucket, "three/a.bag", body=ros1_bag())
+    done = shell.run("submit", "--run-id", "first", *words)
+    assert (done.code, {drive["drive_id"] for drive in done.json["drives"]}) == (0, {"one", "three"})
+    again = shell.run("submit", "--run-id", "second", *words)
+    assert (again.code, again.json["drives"]) == (0, [])
+    assert {drive["drive_id"] for drive in shell.status("first")["drives"]} == {"one", "three"}
+    retried = shell.run("retry", "first", "--json")
+    assert {drive["work"] for drive in retried.json["drives"]} == {"done"}
+    second = contract.make_plan_id(Run("", "second"), "one")
+    assert shell.lake.load(Plan, contract.plan_key("one", second)) is None
