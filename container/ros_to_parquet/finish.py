@@ -139,9 +139,9 @@ def _catalog(drive: Drive) -> Made:
 
 STEPS: tuple[Step, ...] = (
     Step("report", lambda options: options.report, _report),
-    Step("frames", lambda options: bool(options.sync), _frames, seconds=FRAMES_SECONDS),
     Step("fleet", lambda options: options.fleet, _fleet),
     Step("catalog", lambda options: options.catalog is not None, _catalog),
+    Step("frames", lambda options: bool(options.sync), _frames, seconds=FRAMES_SECONDS),
 )
 """In the order in which they are done: what a later one shows, an earlier one has written."""
 

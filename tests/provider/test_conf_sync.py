@@ -34,8 +34,8 @@ def refuses_by_schema(sync: object) -> bool:
 
 
 def test_defaults() -> None:
-    assert parse_conf({**DRIVES, "sync": PLAIN}).finish == FinishOptions(
-        report=True, sync=(FramesTable(reference="/camera", topics=(FrameTopic("/camera"),)),)
+    assert parse_conf({**DRIVES, "sync": PLAIN}).finish.sync == (
+        FramesTable(reference="/camera", topics=(FrameTopic("/camera"),)),
     )
     assert parse_conf(DRIVES).finish.sync == parse_conf({**DRIVES, "sync": None}).finish.sync == ()
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.fs as fs
 
 from ros_to_parquet import contract
-from ros_to_parquet.contract import Clock, FramePose, FramesTable, FrameTopic, Manifest, Match
+from ros_to_parquet.contract import FramePose, FramesTable, FrameTopic, Manifest, Match
 from ros_to_parquet.frames.arrays import Int64Array, column, one_array, spread
 from ros_to_parquet.frames.columns import GAP_FIELD, KEY_FIELDS, TIME_FIELDS
 from ros_to_parquet.frames.errors import FramesError
@@ -36,7 +36,7 @@ from ros_to_parquet.frames.tree import Way, find_way
 from ros_to_parquet.lake import Lake, read_drive
 from ros_to_parquet.memory import DEFAULT_BUDGET, MemoryBudget
 from ros_to_parquet.parquet import LOG_TIME, TableWriters, int64_column, time_column
-from ros_to_parquet.storage import arrow_filesystem, normalize, open_storage
+from ros_to_parquet.storage import arrow_filesystem, join, normalize, open_storage
 from ros_to_parquet.text import and_more
 
 _WINDOW_ROWS = 65_536
@@ -86,7 +86,7 @@ def write_frames(
     """Makes the table of what the drive has in the lake now, and puts it in the place of an earlier one.
 
     Raises:
-        FramesError: it cannot be made of this drive.
+        FramesError: it cannot be made of this drive, or another run has replaced the drive meanwhile.
     """
     lake_uri = normalize(lake_uri)
     storage = open_storage(lake_uri, upload_memory_bytes=budget.upload)
@@ -97,14 +97,24 @@ def write_frames(
         raise FramesError(f"{lake_uri}: no drive {drive_id!r}; there are {and_more(there) or 'none'}")
     filesystem, root = arrow_filesystem(lake_uri)
     path = contract.frames_key(table.name, drive_id)
-    with ExitStack() as stack:
-        making = _Making(filesystem, root, manifests, table, Cache(budget.limit // 4), stack)
-        writers = stack.enter_context(TableWriters(storage, lake_uri, budget=budget))
-        writers.open(path, making.schema, {METADATA_KEY: _made_of(table, manifests)})
-        for rows in making.batches(budget.row_group):
-            writers.append(path, rows)
-        written = writers.finish()[path]
-        writers.publish()
+    plans = sorted({manifest.plan_id for manifest in manifests})
+    replaced = f"{lake_uri}: drive {drive_id!r} was replaced while its frames table was made: make it again"
+    try:
+        with ExitStack() as stack:
+            making = _Making(filesystem, root, manifests, table, Cache(budget.limit // 4), stack)
+            writers = stack.enter_context(TableWriters(storage, lake_uri, budget=budget))
+            said = json.dumps({"plans": plans, "table": asdict(table)}, sort_keys=True)
+            writers.open(path, making.schema, {METADATA_KEY: said})
+            for rows in making.batches(budget.row_group):
+                writers.append(path, rows)
+            written = writers.finish()[path]
+            writers.publish()
+    except FileNotFoundError as error:
+        raise FramesError(replaced) from error
+    for plan_id in plans:
+        if not any(storage.objects(join(lake_uri, contract.manifest_folder(drive_id, plan_id)))):
+            storage.delete(join(lake_uri, path))  # it came after the sweep that would have taken it
+            raise FramesError(replaced)
     return FramesResult(
         name=table.name,
         drive_id=drive_id,
@@ -114,11 +124,6 @@ def write_frames(
         columns=tuple(each.result() for each in making.columns),
         problems=tuple(making.problems),
     )
-
-
-def _made_of(table: FramesTable, manifests: Iterable[Manifest]) -> str:
-    plans = sorted({manifest.plan_id for manifest in manifests})
-    return json.dumps({"plans": plans, "table": asdict(table)}, sort_keys=True)
 
 
 # --- what there is of a topic -----------------------------------------------------------------------
@@ -299,15 +304,15 @@ class _Making:
                 f"topic {table.reference}, the reference: the drive has no rows of it; there are "
                 f"{and_more(there) or 'none'}"
             )
-        poses = [_open_pose(filesystem, root, manifests, table.clock, pose, stack) for pose in table.poses]
+        poses = _open_poses(filesystem, root, manifests, table, stack)
         for each in poses:
             what = f"pose of {each.pose.child!r} in {each.pose.parent!r}"
             if each.way is None:
                 self.problems.append(f"{what}: no transforms connect them")
-            if each.poses.bad:
+            elif bad := sum(each.poses.bad[edge] for edge in each.way.edges):
                 self.problems.append(
-                    f"{what}: {each.poses.bad:,} transforms were left out: their numbers are not finite, or "
-                    "their quaternion is no rotation"
+                    f"{what}: {bad:,} transforms were left out: their numbers are not finite, or their "
+                    "quaternion is no rotation"
                 )
         self.columns: list[_TopicColumn | _PoseColumn] = [*self._topics, *poses]
         self.schema = pa.schema(
@@ -403,17 +408,22 @@ def _windows(first: int, last: int, load: Callable[[int, int], float]) -> Iterat
             yield begin, end
 
 
-def _open_pose(
+def _open_poses(
     filesystem: fs.FileSystem,
     root: str,
     manifests: Sequence[Manifest],
-    clock: Clock,
-    pose: FramePose,
+    table: FramesTable,
     stack: ExitStack,
-) -> _PoseColumn:
-    topics = _tf_topics(manifests, pose.topics)
-    way = find_way(find_edges(filesystem, root, topics), pose.parent, pose.child)
-    poses = stack.enter_context(Poses(clock))
-    if way is not None:
-        poses.read(filesystem, root, topics, way.edges)
-    return _PoseColumn(pose, poses, way)
+) -> list[_PoseColumn]:
+    """All columns of poses; transforms are read twice for each choice of topics, however many there are."""
+    columns: dict[FramePose, _PoseColumn] = {}
+    for wanted in dict.fromkeys(pose.topics for pose in table.poses):
+        topics = _tf_topics(manifests, wanted)
+        edges = find_edges(filesystem, root, topics)
+        poses = stack.enter_context(Poses(table.clock))
+        for pose in table.poses:
+            if pose.topics == wanted:
+                columns[pose] = _PoseColumn(pose, poses, find_way(edges, pose.parent, pose.child))
+        ways = [column.way for column in columns.values() if column.poses is poses and column.way]
+        poses.read(filesystem, root, topics, sorted({edge for way in ways for edge in way.edges}))
+    return [columns[pose] for pose in table.poses]

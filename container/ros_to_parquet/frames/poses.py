@@ -179,14 +179,14 @@ class Poses:
     """Transforms of all edges that some poses are made of; to be closed.
 
     Attributes:
-        bad: transforms left out, for their numbers are not finite or their quaternion is no rotation.
+        bad: transforms left out, by edge: their numbers are not finite, or their quaternion is no rotation.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._moving: dict[Edge, EdgeFile] = {}
         self._static: dict[Edge, tuple[Int64Array, Transforms]] = {}
-        self.bad = 0
+        self.bad: Counter[Edge] = Counter()
 
     def __enter__(self) -> Self:
         return self
@@ -229,7 +229,7 @@ class Poses:
             some = transforms.take(column(places))
             rows = _samples(logs[places], some, self._clock)
             sound = _sound(rows)
-            self.bad += int(np.count_nonzero(~sound))
+            self.bad[edge] += int(np.count_nonzero(~sound))
             if sound.any():
                 yield edge, rows if sound.all() else rows.take(column(np.flatnonzero(sound)))
 

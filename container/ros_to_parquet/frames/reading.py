@@ -22,13 +22,17 @@ METADATA_KEY = "ros_to_parquet.frames"
 
 def tables(storage: Storage, lake_uri: str) -> list[str]:
     """Names of the frames tables that a lake has, sorted."""
-    return storage.folders(join(lake_uri, contract.FRAMES_FOLDER))
+    names = storage.folders(join(lake_uri, contract.FRAMES_FOLDER))
+    return [name for name in names if drives(storage, lake_uri, name)]  # a file system keeps empty folders
 
 
 def drives(storage: Storage, lake_uri: str, name: str) -> list[str]:
     """The drives that a frames table has rows of, sorted."""
-    folders = storage.folders(join(lake_uri, f"{contract.FRAMES_FOLDER}/{name}"))
-    return [folder.removeprefix("drive_id=") for folder in folders]
+    found = (
+        each.uri.split("/")[-2:]
+        for each in storage.objects(join(lake_uri, f"{contract.FRAMES_FOLDER}/{name}"))
+    )
+    return sorted(folder.removeprefix("drive_id=") for folder, file in found if file == contract.FRAMES_FILE)
 
 
 def dataset(storage: Storage, lake_uri: str, name: str, wanted: Sequence[str] | None) -> ds.Dataset:
@@ -44,6 +48,8 @@ def dataset(storage: Storage, lake_uri: str, name: str, wanted: Sequence[str] | 
         raise KeyError(f"{lake_uri}: no frames table {name}; there are {known}")
     if missing := [each for each in wanted or () if each not in there]:
         raise KeyError(f"{lake_uri}: frames table {name}: nothing of drive {missing[0]}")
+    if wanted is not None and not wanted:
+        raise KeyError(f"{lake_uri}: frames table {name}: of no drive")
     filesystem, root = arrow_filesystem(lake_uri)
     chosen = there if wanted is None else list(wanted)
     files = [f"{root}/{contract.frames_key(name, drive_id)}" for drive_id in chosen]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -440,6 +441,30 @@ def test_an_overwritten_drive_has_no_frames_of_what_was_replaced(tmp_path: Path)
     finish.finish_committed(lake._storage, lake.uri, "d", FinishOptions(report=False))
     assert lake.drive("d").commits[-1].plan_id == plan
     assert sorted(lake.frames().to_table().column("drive_id").to_pylist()) == ["d", "e"]
+
+
+def test_a_drive_that_is_replaced_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before its files are read, and when they have been."""
+    bag = write(tmp_path / "a.bag", [image(0, 0)])
+    lake = extracted(tmp_path / "lake", bag)
+    real = make._Making
+
+    def late(*arguments: Any) -> Any:
+        extracted(tmp_path / "lake", bag, overwrite=True)
+        return real(*arguments)
+
+    class Later(real):  # type: ignore[misc, valid-type]
+        def batches(self, window_bytes: int) -> Any:
+            yield from list(super().batches(window_bytes))
+            extracted(tmp_path / "lake", bag, overwrite=True)
+
+    for making in (late, Later):
+        monkeypatch.setattr(make, "_Making", making)
+        with pytest.raises(FramesError, match=r"drive 'd' was replaced while its frames table was made"):
+            write_frames(lake.uri, "d", table_of(reference="/camera"))
+        assert lake.frames_tables() == []
+    monkeypatch.setattr(make, "_Making", real)
+    assert write_frames(lake.uri, "d", table_of(reference="/camera")).rows == 1
 
 
 # --- the command line, and a run's last step --------------------------------------------------------
