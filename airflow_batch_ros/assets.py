@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 from airflow_batch_ros.jobs import Work
@@ -32,7 +32,9 @@ class LakeDrive:
         plan_id: of the run's plan for the drive; the same if an event comes twice.
         manifest: S3 URI of the drive's manifest.
         tables: rows by table, of those that have any.
-        report: S3 URI of the drive's report; empty where there is none.
+        bytes_read, bytes_written: of bags, and of Parquet.
+        report: S3 URI of the drive's report; empty where there is none (yet).
+        console_url: the page of its Batch job; empty where there was no job or no console is known.
     """
 
     drive_id: str
@@ -46,7 +48,10 @@ class LakeDrive:
     rows: int
     rejected: int
     tables: Mapping[str, int]
+    bytes_read: int = 0
+    bytes_written: int = 0
     report: str = ""
+    console_url: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -58,9 +63,12 @@ class LakeDrive:
 
     @classmethod
     def from_extra(cls, extra: Mapping[str, Any]) -> LakeDrive:
-        """Raises `KeyError` for an extra that `as_extra` did not make."""
-        values = {each.name: extra[each.name] for each in fields(cls) if each.name != "report"}
-        values["report"] = extra.get("report", "")  # which events of earlier versions lack
+        """Raises `KeyError` for an extra that `as_extra` did not make; one of an older release lacks some."""
+        values = {
+            each.name: extra[each.name]
+            for each in fields(cls)
+            if each.default is MISSING or each.name in extra
+        }
         return cls(**{**values, "tables": json.loads(values["tables"])})
 
 
@@ -82,7 +90,10 @@ def lake_drives(summary: Mapping[str, Any]) -> list[LakeDrive]:
             rows=drive["rows"],
             rejected=drive["rejected"],
             tables={table["table"]: table["rows"] for table in drive["tables"] if table["rows"]},
-            report=drive["report"] or "",
+            bytes_read=drive.get("bytes_read", 0),
+            bytes_written=drive.get("bytes_written", 0),
+            report=drive.get("report") or "",
+            console_url=drive.get("console_url") or "",
         )
         for drive in summary["drives"]
         if drive["state"] in WHOLE and not drive["failed"] and drive["work"] != Work.NOTHING

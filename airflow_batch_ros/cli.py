@@ -9,12 +9,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from airflow_batch_ros.commands import cancel, logs, plan, retry, status, submit
+from airflow_batch_ros.commands import cancel, drives_page, logs, plan, retry, status, submit
 from airflow_batch_ros.image import command as image
 from airflow_batch_ros.local import command as local
 from airflow_batch_ros.stack import command as stack
 
-COMMANDS = (submit, plan, status, logs, cancel, retry, stack, image, local)
+COMMANDS = (submit, plan, status, logs, cancel, retry, drives_page, stack, image, local)
 
 
 def build_parser() -> argparse.ArgumentParser:

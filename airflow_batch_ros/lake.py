@@ -86,6 +86,18 @@ class Lake:
                 return Found(data, answer["ETag"], _age_s(answer))
         raise AssertionError("the last try returns or raises")
 
+    def exists(self, key: str) -> bool:
+        """Whether there is such an object, and it may be read; without the right to list S3 says no more."""
+        from botocore.exceptions import ClientError
+
+        try:
+            self.s3.head_object(Bucket=self.bucket, Key=self.prefix + key)
+        except ClientError as error:
+            if error_code(error) in ("404", "NoSuchKey", "403", "AccessDenied"):
+                return False
+            raise
+        return True
+
     def load(self, kind: type[T], key: str) -> T | None:
         """The object as a dataclass of the contract; None where there is none.
 
@@ -95,17 +107,18 @@ class Lake:
         data = self.read(key)
         return None if data is None else contract.from_json(kind, data, where=self.uri(key))
 
-    def create(self, key: str, data: bytes) -> bool:
+    def create(self, key: str, data: bytes, *, content_type: str | None = None) -> bool:
         """Writes the object unless there is one: of two at once, one gets True."""
-        return self._put(key, data, {"IfNoneMatch": "*"})
+        return self._put(key, data, {"IfNoneMatch": "*", **_typed(content_type)})
 
-    def replace(self, key: str, data: bytes, *, etag: str) -> bool:
+    def replace(self, key: str, data: bytes, *, etag: str, content_type: str | None = None) -> bool:
         """Writes the object if it still has ``etag``."""
-        return self._put(key, data, {"IfMatch": etag})
+        return self._put(key, data, {"IfMatch": etag, **_typed(content_type)})
 
-    def write(self, key: str, data: bytes) -> None:
+    def write(self, key: str, data: bytes, *, content_type: str | None = None) -> None:
         """Writes the object, whether there is one or not."""
-        self.s3.put_object(Bucket=self.bucket, Key=self.prefix + key, Body=data)
+        typed: Any = _typed(content_type)
+        self.s3.put_object(Bucket=self.bucket, Key=self.prefix + key, Body=data, **typed)
 
     def _put(self, key: str, data: bytes, condition: dict[str, Any]) -> bool:
         from botocore.exceptions import ClientError
@@ -152,6 +165,21 @@ class Lake:
         items = (item for page in pages for item in page.get("Contents", []))
         found = heapq.nlargest(count, items, key=lambda item: (item["LastModified"], item["Key"]))
         return [item["Key"].removeprefix(self.prefix) for item in found]
+
+    def newest_folders(self, folder: str) -> list[list[str]]:
+        """The keys of each folder in ``folder``, of the one that was written to last first."""
+        pages = self.s3.get_paginator("list_objects_v2").paginate(
+            Bucket=self.bucket, Prefix=f"{self.prefix}{folder}/"
+        )
+        keys: dict[str, list[str]] = {}
+        written: dict[str, Any] = {}
+        for page in pages:
+            for item in page.get("Contents", []):
+                key = item["Key"].removeprefix(self.prefix)
+                name = key.rpartition("/")[0]
+                keys.setdefault(name, []).append(key)
+                written[name] = max(written.get(name, item["LastModified"]), item["LastModified"])
+        return [keys[name] for name in sorted(keys, key=lambda name: (written[name], name), reverse=True)]
 
     def load_all(self, kind: type[T], keys: Iterable[str]) -> Iterator[T]:
         """The objects of ``keys`` that are there, several requests at a time, in the keys' order."""
@@ -267,6 +295,10 @@ def said_by(error: Any) -> str:
     said = ": ".join(str(detail[key]) for key in ("Code", "Message") if detail.get(key))
     advice = contract.s3_advice(error.operation_name, error_code(error), str(detail.get("Message", "")))
     return f"{said}; {advice}" if advice else said
+
+
+def _typed(content_type: str | None) -> dict[str, str]:
+    return {} if content_type is None else {"ContentType": content_type}
 
 
 def _wait(tried: int) -> None:

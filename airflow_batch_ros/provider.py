@@ -53,6 +53,15 @@ def get_provider_info() -> dict[str, Any]:
                         "example": "https://eu-central-1.console.aws.amazon.com",
                         "default": "",
                     },
+                    "lakes": {
+                        "description": "The lakes that the page Drives shows: S3 URIs with commas between. "
+                        "By default the one that the Variable ros_to_parquet_output names, else that of the "
+                        "stack in ros_to_parquet_stack; the connection is ros_to_parquet_aws_conn_id's.",
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "s3://lake/drives,s3://lake/tests",
+                        "default": "",
+                    },
                     "allowed_uris": {
                         "description": "The places that a conf may name, for bags, message packages and the "
                         "lake: S3 URIs of buckets and folders, with commas between. Without it, what the job "

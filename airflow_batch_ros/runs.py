@@ -105,6 +105,12 @@ def find(lake: Lake, name: str) -> list[RunRecord]:
     return sorted(records, key=lambda record: record.submitted_at)
 
 
+def of_run(lake: Lake, run: Run) -> list[RunRecord]:
+    """The records of just that run, oldest first; none where it was not submitted to this lake."""
+    found = lake.load_all(RunRecord, lake.keys(contract.run_folder(run.run_id)))
+    return sorted((each for each in found if each.run == run), key=lambda record: record.submitted_at)
+
+
 def earlier_drives(lake: Lake, run: Run, conf: PipelineConf) -> tuple[DriveSource, ...] | None:
     """The drives of an earlier try of the run with this conf, whose patterns are not to be asked again."""
     for record in lake.load_all(RunRecord, lake.keys(contract.run_folder(run.run_id))):
@@ -132,6 +138,21 @@ def newest(lake: Lake, count: int) -> list[RunRecord]:
     """Records of the runs that were submitted or retried last, the newest first: ``count`` or fewer."""
     records = lake.load_all(RunRecord, lake.newest_keys(contract.RUNS_FOLDER, count))
     return sorted(records, key=lambda record: record.submitted_at, reverse=True)
+
+
+def newest_runs(lake: Lake, *, skip: int = 0, count: int) -> tuple[list[list[RunRecord]], bool]:
+    """The records of the runs that were submitted or retried last, of each run oldest first.
+
+    Runs of several DAGs that have one id count as one; whether there are older ones is said too.
+    """
+    folders = lake.newest_folders(contract.RUNS_FOLDER)
+    keys = [key for folder in folders[skip : skip + count] for key in folder]
+    by_run: dict[Run, list[RunRecord]] = {}
+    for record in lake.load_all(RunRecord, keys):
+        by_run.setdefault(record.run, []).append(record)
+    found = [sorted(records, key=lambda record: record.submitted_at) for records in by_run.values()]
+    found.sort(key=lambda records: records[-1].submitted_at, reverse=True)
+    return found, len(folders) > skip + count
 
 
 def drives_of(records: Sequence[RunRecord], *, only: Iterable[str] = ()) -> list[RunDrive]:

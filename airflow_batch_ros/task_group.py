@@ -43,6 +43,7 @@ def ros_to_parquet(
     terminate_on_kill: bool = True,
     runnable_timeout: timedelta | float | None = None,
     end_stuck: bool = False,
+    drives_page: bool = True,
     poke_interval: timedelta | float = 30,
     timeout: timedelta | float | None = None,
     aws_conn_id: str | None = "aws_default",
@@ -66,6 +67,7 @@ def ros_to_parquet(
     :param terminate_on_kill: end the jobs when ``wait`` is killed, marked or cleared.
     :param runnable_timeout: seconds after which ``wait`` calls a job that stays RUNNABLE stuck, and says why;
         with ``end_stuck`` it ends the job.
+    :param drives_page: write the page of the run's drives into the lake when they have ended.
     :param timeout: seconds that ``wait`` waits at most.
     :param default_args: arguments of all tasks (``{"retries": 2}``).
     :param prefix_group_id: whether task ids begin with the group's.
@@ -107,6 +109,7 @@ def ros_to_parquet(
             terminate_on_kill=terminate_on_kill,
             runnable_timeout=runnable_timeout,
             end_stuck=end_stuck,
+            drives_page=drives_page,
             poke_interval=poke_interval,
             aws_conn_id=aws_conn_id,
             region_name=region_name,

@@ -5,11 +5,38 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from airflow_batch_ros.jobs import ENDED, UNKNOWN, count_states, job_state
+from airflow_batch_ros.jobs import ENDED, UNKNOWN, DriveJob, count_states, job_state
 
 DEFAULT_UNKNOWN_AFTER_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """How much the jobs of a run have to do, so that a wait can say how far they are.
+
+    Attributes:
+        shards: that the jobs run; 0 where that is not known.
+        shards_before: that were done before these jobs.
+        bag_bytes: stored bytes of the bags that the jobs read.
+    """
+
+    shards: int = 0
+    shards_before: int = 0
+    bag_bytes: int = 0
+
+
+def amount_of(jobs: Iterable[DriveJob]) -> Amount:
+    """A part of a plan's shards is taken to have as large a part of its bytes: they are of about one size."""
+    shards = before = bag_bytes = 0
+    for job in jobs:
+        runs = (job.array_size or 1) if job.job_id else 0
+        shards += runs
+        before += max(0, job.shards - runs)
+        bag_bytes += job.bag_bytes * min(runs, job.shards) // max(1, job.shards)
+    return Amount(shards, before, bag_bytes)
 
 
 class Waiting:
@@ -20,6 +47,7 @@ class Waiting:
 
     :param waited_s: how long polls that this object has not seen have been going on.
     :param runnable_timeout_s: a job that is RUNNABLE for so long is stuck: see `take_stuck`. None for never.
+    :param amount: what the jobs have to do; with it the news say how far they are.
     :param now: seconds since 1970, as Batch's times are.
     """
 
@@ -30,6 +58,7 @@ class Waiting:
         unknown_after_s: float = DEFAULT_UNKNOWN_AFTER_S,
         waited_s: float = 0.0,
         runnable_timeout_s: float | None = None,
+        amount: Amount = Amount(),
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -41,6 +70,8 @@ class Waiting:
         # Of each job its shards' states alone: a thousand descriptions are tens of MB.
         self._shards: dict[str, dict[str, int]] = {job_id: {UNKNOWN: 1} for job_id in self.open}
         self._told = ""
+        self._amount = amount
+        self._submitted_s: float | None = None
         self._runnable_timeout_s = runnable_timeout_s
         self._now = now
         self._runnable_since: dict[str, float] = {}
@@ -64,16 +95,43 @@ class Waiting:
                 self._shards[job_id] = count_states([detail])
                 self._last_seen[job_id] = now
                 ended = job_state(detail) in ENDED
+                self._note_submitted(detail)
                 self._watch_runnable(job_id, detail, now)
             self.states[job_id] = job_state(detail)
             if not ended:
                 still_open.append(job_id)
         self.open = still_open
-        told = f"jobs: {_shown(self.counts)}; shards: {_shown(_sum(self._shards.values()))}"
+        shards = _sum(self._shards.values())
+        told = f"jobs: {_shown(self.counts)}; shards: {_shown(shards)}"
         if told == self._told:
             return None
         self._told = told
-        return told
+        return told + self._how_far(shards)
+
+    def _how_far(self, shards: Mapping[str, int]) -> str:
+        """How many shards are done of all; from the first that has ended, how fast that goes.
+
+        Speed and time left are by the jobs' own times, so that they do not depend on who polls since when.
+        """
+        amount = self._amount
+        if not amount.shards:
+            return ""
+        done, ended = shards.get("SUCCEEDED", 0), sum(shards.get(state, 0) for state in ENDED)
+        total = amount.shards_before + amount.shards
+        said = f"; {amount.shards_before + done:,} of {total:,} shards done"
+        elapsed_s = 0.0 if self._submitted_s is None else self._now() - self._submitted_s
+        if elapsed_s <= 0:
+            return said
+        if done and amount.bag_bytes:
+            said += f", {amount.bag_bytes * done / amount.shards / elapsed_s / 1e6:,.1f} MB/s"
+        left = amount.shards - ended
+        if ended and left > 0:
+            said += f", {in_words(left * elapsed_s / ended)} left"
+        return said
+
+    def _note_submitted(self, detail: Mapping[str, Any]) -> None:
+        if created_ms := detail.get("createdAt"):
+            self._submitted_s = min(created_ms / 1000, self._submitted_s or created_ms / 1000)
 
     def take_stuck(self) -> list[tuple[str, float]]:
         """Jobs that are stuck, with the seconds since they became RUNNABLE; each is given once.
@@ -113,3 +171,16 @@ def _sum(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
 
 def _shown(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+
+
+def in_words(seconds: float) -> str:
+    """A time that is an estimate.
+
+    >>> in_words(48), in_words(700), in_words(9000)
+    ('about 48 s', 'about 12 min', 'about 2.5 h')
+    """
+    if seconds < 90:
+        return f"about {max(1.0, seconds):.0f} s"
+    if seconds < 90 * 60:
+        return f"about {seconds / 60:.0f} min"
+    return f"about {seconds / 3600:.1f} h"

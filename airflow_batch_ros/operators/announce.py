@@ -44,7 +44,8 @@ class RosToParquetAnnounceOperator(BaseOperator):
         events = context["outlet_events"][AssetAlias(self.asset_alias)]
         for drive in drives:
             events.add(Asset(drive.output), extra=drive.as_extra())
-            self.log.info("drive %s: %d rows in %s", drive.drive_id, drive.rows, drive.output)
+            report = f", report {drive.report}" if drive.report else ""
+            self.log.info("drive %s: %d rows in %s%s", drive.drive_id, drive.rows, drive.output, report)
         self.log.info("announced %d of %d drives", len(drives), len(self.summary["drives"]))
 
 

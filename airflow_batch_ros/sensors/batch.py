@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +17,13 @@ from airflow.providers.common.compat.sdk import (
 
 from airflow_batch_ros.jobs import DriveJob
 from airflow_batch_ros.links.batch import BatchJobLink, BatchLogsLink, LakeLink
-from airflow_batch_ros.waiting import DEFAULT_UNKNOWN_AFTER_S, Waiting
+from airflow_batch_ros.waiting import DEFAULT_UNKNOWN_AFTER_S, Waiting, amount_of
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_batch_ros.hooks.batch import RosToParquetBatchHook
+    from airflow_batch_ros.summary import DriveSummary
 
 
 WAITS_FOLDER = "_plans/waits"
@@ -46,6 +48,8 @@ class RosToParquetBatchSensor(BaseSensorOperator):
     :param runnable_timeout: seconds after which a job that stays RUNNABLE (of an array: none of its children
         starts or runs) is called stuck: the log says why, as far as Batch does. None for never.
     :param end_stuck: end such jobs; their shards then fail with the cause ``stuck_in_runnable``.
+    :param drives_page: when all have ended, write the page of the run's drives and the list of runs into the
+        lake: ``_reports/index.html``. What keeps it from being written is a warning in the log.
     :param poke_interval: seconds between two polls; deferred the first ones follow sooner.
     :param aws_conn_id: AWS connection for S3 and Batch.
     :param region_name: wins over the connection's region.
@@ -65,6 +69,7 @@ class RosToParquetBatchSensor(BaseSensorOperator):
         unknown_after_s: float = DEFAULT_UNKNOWN_AFTER_S,
         runnable_timeout: timedelta | float | None = None,
         end_stuck: bool = False,
+        drives_page: bool = True,
         poke_interval: timedelta | float = 30,
         aws_conn_id: str | None = "aws_default",
         region_name: str | None = None,
@@ -77,6 +82,7 @@ class RosToParquetBatchSensor(BaseSensorOperator):
         self.unknown_after_s = unknown_after_s
         self.runnable_timeout = runnable_timeout
         self.end_stuck = end_stuck
+        self.drives_page = drives_page
         self.aws_conn_id = aws_conn_id
         self.region_name = region_name
         self._waiting: Waiting | None = None
@@ -98,6 +104,7 @@ class RosToParquetBatchSensor(BaseSensorOperator):
                     region_name=self.region_name or None,
                     runnable_timeout_s=self._runnable_timeout_s(),
                     end_stuck=self.end_stuck,
+                    amount=astuple(amount_of(self._drive_jobs())),
                 ),
                 method_name="execute_complete",
                 timeout=timedelta(seconds=self.timeout),
@@ -137,6 +144,7 @@ class RosToParquetBatchSensor(BaseSensorOperator):
                 unknown_after_s=self.unknown_after_s,
                 waited_s=self._waited_s(context),
                 runnable_timeout_s=self._runnable_timeout_s(),
+                amount=amount_of(self._drive_jobs()),
             )
         if self._waiting.open:
             batch = self._hook().batch
@@ -184,11 +192,41 @@ class RosToParquetBatchSensor(BaseSensorOperator):
             raise AirflowException(str(error)) from None
         for line in summary.log_lines(drives):
             self.log.info(line)
+        if self.drives_page:
+            self._write_pages(context, drives)
         result = summary.as_dict(drives)
         if message := summary.failure_message(drives):
             context["ti"].xcom_push(key="return_value", value=result)
             raise AirflowFailException(message)
         return result
+
+    def _write_pages(self, context: Context, drives: Sequence[DriveSummary]) -> None:
+        """The run's page in each lake that it wrote to; of a run that others submitted there is none."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        from airflow_batch_ros import console, runs
+        from airflow_batch_ros.drives_page import static
+        from airflow_batch_ros.drives_page.lines import line_of_summary
+        from airflow_batch_ros.lake import Lake
+        from ros_to_parquet.contract import ContractError, Run
+
+        hook = self._hook()
+        run = Run(dag_id=context["ti"].dag_id, run_id=context["run_id"])
+        known = {drive.job.plan_id: line_of_summary(drive) for drive in drives}
+        consoles = [drive.job.console_url for drive in drives if drive.job.console_url]
+        base = console.base_of(consoles[0]) if consoles else ""
+        for output in dict.fromkeys(drive.job.output for drive in drives):
+            lake = Lake(hook.s3, output)
+            try:
+                if records := runs.of_run(lake, run):
+                    static.write_run(hook.batch, lake, records, console_base=base, known=known)
+                    self.log.info("page of the run's drives: %s", static.write_index(lake))
+            except (BotoCoreError, ClientError, ContractError) as error:
+                self.log.warning(
+                    "the page %s could not be written (drives_page=False does without): %s",
+                    lake.uri(static.INDEX_KEY),
+                    error,
+                )
 
     def _drive_jobs(self) -> list[DriveJob]:
         # None at all where patterns have found nothing new.

@@ -6,7 +6,7 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, TypeVar
 
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS
@@ -18,7 +18,7 @@ from airflow_batch_ros.hooks.batch import RosToParquetBatchHook
 from airflow_batch_ros.jobs import look_at, shown_ids, terminate
 from airflow_batch_ros.lake import Lake
 from airflow_batch_ros.stuck import look_after
-from airflow_batch_ros.waiting import Waiting
+from airflow_batch_ros.waiting import Amount, Waiting
 
 T = TypeVar("T")
 
@@ -59,6 +59,8 @@ class RosToParquetBatchTrigger(BaseTrigger):
     :param terminate_on_kill: end the jobs when a user acts on the waiting task; never when the triggerer
         restarts.
     :param job_ids_uri: S3 URI of a list of further ids, as JSON; see `MAX_JOB_IDS`.
+    :param amount: what the jobs have to do, as ``[shards, shards_before, bag_bytes]`` of `waiting.Amount`: so
+        the log says how far they are.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class RosToParquetBatchTrigger(BaseTrigger):
         job_ids_uri: str | None = None,
         runnable_timeout_s: float | None = None,
         end_stuck: bool = False,
+        amount: Sequence[int] = (),
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.job_ids = job_ids
@@ -84,6 +87,7 @@ class RosToParquetBatchTrigger(BaseTrigger):
         self.job_ids_uri = job_ids_uri
         self.runnable_timeout_s = runnable_timeout_s
         self.end_stuck = end_stuck
+        self.amount = list(amount)
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         return (
@@ -98,6 +102,7 @@ class RosToParquetBatchTrigger(BaseTrigger):
                 "job_ids_uri": self.job_ids_uri,
                 "runnable_timeout_s": self.runnable_timeout_s,
                 "end_stuck": self.end_stuck,
+                "amount": self.amount,
             },
         )
 
@@ -148,7 +153,10 @@ class RosToParquetBatchTrigger(BaseTrigger):
         except (ClientError, BotoCoreError, LookupError) as error:
             return {"status": "error", "message": f"the jobs to wait for could not be read: {error}"}
         waiting = Waiting(
-            ids, unknown_after_s=self.unknown_after_s, runnable_timeout_s=self.runnable_timeout_s
+            ids,
+            unknown_after_s=self.unknown_after_s,
+            runnable_timeout_s=self.runnable_timeout_s,
+            amount=Amount(*self.amount),
         )
         started = time.monotonic()
         failures = 0

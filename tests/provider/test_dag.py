@@ -71,10 +71,15 @@ def test_a_plain_conf_is_enough(dag: Any, s3: S3Client, bucket: str, variables: 
             "rows": MESSAGES,
             "rejected": 0,
             "tables": {"temperature": MESSAGES},
+            "bytes_read": drive["bytes_read"],
+            "bytes_written": drive["bytes_written"],
             "report": f"s3://{bucket}/lake/_reports/drive_id={drive['drive_id']}/report.html",
+            "console_url": drive["console_url"],
         }
         for drive in returned["wait"]["drives"]
     ]
+    assert all(event["bytes_read"] > 0 and event["bytes_written"] > 0 for event in events)
+    assert all("batch/home" in event["console_url"] for event in events)
 
     # The same again: there is nothing to do, and that is no failure.
     state, tasks, returned = run(dag, conf)

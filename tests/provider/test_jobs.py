@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -26,7 +27,7 @@ from airflow_batch_ros.jobs import (
 )
 from airflow_batch_ros.lake import Lake
 from airflow_batch_ros.stuck import why_runnable
-from airflow_batch_ros.waiting import Waiting
+from airflow_batch_ros.waiting import Amount, Waiting, amount_of
 from ros_to_parquet import contract
 from ros_to_parquet.contract import Generation, JobRecord
 from tests.provider.builders import bag, plan
@@ -388,6 +389,40 @@ def test_waiting_ends_when_the_last_job_has() -> None:
     assert news == "jobs: 1 FAILED, 1 SUCCEEDED; shards: 1 FAILED, 1 SUCCEEDED"
     assert waiting.open == []
     assert waiting.states == {"a": "FAILED", "b": "SUCCEEDED"}
+
+
+def array_detail(created_s: float, **children: int) -> dict[str, Any]:
+    state = "RUNNING" if children.keys() - {"SUCCEEDED", "FAILED"} else "SUCCEEDED"
+    size = sum(children.values())
+    properties = {"size": size, "statusSummary": children}
+    return {"status": state, "createdAt": int(created_s * 1000), "arrayProperties": properties}
+
+
+def test_the_news_say_how_far_the_shards_are() -> None:
+    now = [1000.0]
+    amount = Amount(shards=10, shards_before=2, bag_bytes=10_000_000_000)
+    waiting = Waiting(["a", "b"], amount=amount, now=lambda: now[0])
+    single = {"status": "RUNNING", "createdAt": 1_005_000}
+    news = waiting.update({"a": array_detail(1000, RUNNING=9), "b": single})
+    assert news == "jobs: 2 RUNNING; shards: 10 RUNNING; 2 of 12 shards done"
+    now[0] = 1100.0
+    news = waiting.update({"a": array_detail(1000, RUNNING=5, SUCCEEDED=3, FAILED=1), "b": single})
+    assert news is not None
+    assert news.endswith("; 5 of 12 shards done, 30.0 MB/s, about 2 min left")
+    now[0] = 1200.0
+    waiting.update({"a": array_detail(1000, SUCCEEDED=8, FAILED=1), "b": single})
+    now[0] = 1250.0
+    news = waiting.update({"b": {**single, "status": "SUCCEEDED"}})
+    assert news is not None
+    assert news.endswith("; 11 of 12 shards done, 36.0 MB/s"), "nothing is left to wait for"
+
+
+def test_how_much_there_is_to_do_comes_from_the_jobs() -> None:
+    whole = replace(drive_job(), array_size=8, shards=8, bag_bytes=800)
+    rest = replace(drive_job(), array_size=0, shards=4, bag_bytes=400)
+    done = replace(drive_job(), job_id=None, shards=3, bag_bytes=300)
+    assert amount_of([whole, rest, done]) == Amount(shards=9, shards_before=6, bag_bytes=900)
+    assert amount_of([]) == Amount()
 
 
 def test_a_job_that_batch_does_not_know_counts_as_ended_after_a_while() -> None:

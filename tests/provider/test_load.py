@@ -348,6 +348,7 @@ def test_a_thousand_ids_fit_into_any_database() -> None:
             aws_conn_id="a" * 250,
             region_name="us-gov-west-1",
             job_ids_uri=uri,
+            amount=(10_000_000, 10_000_000, 10**18),
         )
     )
 

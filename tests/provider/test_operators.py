@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -22,6 +23,7 @@ from airflow.providers.common.compat.sdk import (
     AirflowSkipException,
     TaskDeferred,
 )
+from botocore.exceptions import ClientError
 
 from airflow_batch_ros.fanout import KilledError
 from airflow_batch_ros.hooks.batch import RosToParquetBatchHook
@@ -303,6 +305,35 @@ def test_the_summary_of_a_good_run(pipeline: Pipeline) -> None:
     assert good["rows"] == MESSAGES
     totals = summary["totals"]
     assert (totals["drives"], totals["states"], totals["rows"]) == (2, {"succeeded": 2}, 3 * MESSAGES)
+    pages = Lake(pipeline.s3, f"s3://{pipeline.bucket}/lake")
+    (index, page) = (pages.read(key) for key in pages.keys("_reports") if key.endswith(".html"))
+    assert index is not None
+    assert page is not None
+    assert f"run-{pipeline.bucket}".encode() in index
+    assert b">good<" in page
+    assert jobs[0]["console_url"].replace("&", "&amp;").encode() in page
+
+
+def test_a_page_that_cannot_be_written_is_said_and_fails_nothing(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow_batch_ros.drives_page import static
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise ClientError({"Error": {"Code": "AccessDenied", "Message": "not yours"}}, "PutObject")
+
+    monkeypatch.setattr(static, "write_run", refuse)
+    jobs = pipeline.submit("good")
+    sensor, said = pipeline.sensor(jobs), []
+    sensor.log.warning = lambda text, *values: said.append(text % values)  # type: ignore[method-assign,assignment]
+    assert sensor.execute(pipeline.context)["totals"]["rows"] == MESSAGES  # type: ignore[arg-type]
+    (text,) = [line for line in said if "could not be written" in line]
+    assert f"s3://{pipeline.bucket}/lake/_reports/index.html could not be written" in text
+    assert "AccessDenied" in text
+    monkeypatch.undo()
+    lake = Lake(pipeline.s3, f"s3://{pipeline.bucket}/lake")
+    pipeline.wait(jobs, drives_page=False)
+    assert lake.keys("_reports") == []
 
 
 def test_a_definition_that_changes_within_a_drive_is_in_the_summary(
@@ -627,6 +658,27 @@ async def collect(trigger: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize("deferred", [True, False])
+def test_the_log_says_how_far_the_shards_are(pipeline: Pipeline, gate: Path, deferred: bool) -> None:
+    pipeline.put("good/b.bag", ros1_bag(first=50))
+    jobs = pipeline.submit("good", shard_bytes=SMALL, definition="gated")
+    waits: Any = defer(pipeline, jobs) if deferred else pipeline.sensor(jobs)
+    said: list[str] = []
+
+    def note(text: str, *_: Any) -> None:
+        said.append(text)
+        gate.touch()  # the jobs go on when the first line is there
+
+    waits.log.info = note
+    if deferred:
+        asyncio.run(collect(waits))
+    else:
+        waits.execute(pipeline.context)
+    said = [line for line in said if line.startswith("jobs: ")]
+    assert said[0].endswith("; 0 of 2 shards done")
+    assert re.search(r"; 2 of 2 shards done, [0-9.]+ MB/s$", said[-1])
+
+
+@pytest.mark.parametrize("deferred", [True, False])
 def test_a_job_that_stays_runnable_is_ended_with_why(
     pipeline: Pipeline, aws: EmbeddedAws, deferred: bool
 ) -> None:
@@ -679,6 +731,7 @@ def test_the_trigger_is_serialized_exactly(pipeline: Pipeline) -> None:
         "job_ids_uri": None,
         "runnable_timeout_s": None,
         "end_stuck": False,
+        "amount": [1, 0, jobs[0]["bag_bytes"]],
     }
     assert RosToParquetBatchTrigger(**arguments).serialize() == trigger.serialize()
 

@@ -18,7 +18,13 @@ from tests.provider.runs import asset_events, run
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-DRIVE = LakeDrive("d", "succeeded", "s3://raw/d/", "s3://lake", "p", "s3://lake/m", 1, 3, 2, 1, {"imu": 2})
+DRIVE = LakeDrive(
+    *("d", "succeeded", "s3://raw/d/", "s3://lake", "p", "s3://lake/m", 1, 3, 2, 1, {"imu": 2}),
+    bytes_read=700,
+    bytes_written=300,
+    report="s3://lake/_reports/drive_id=d/report.html",
+    console_url="https://console/job",
+)
 
 
 def a_dag() -> Any:
@@ -80,6 +86,16 @@ def test_an_event_says_what_it_was_given() -> None:
     assert len(frozenset(extra.items())) == len(extra)
 
 
+def test_an_event_of_an_older_release_is_read_and_another_ones_is_not() -> None:
+    extra = DRIVE.as_extra()
+    for name in ("bytes_read", "bytes_written", "report", "console_url"):
+        del extra[name]
+    found = LakeDrive.from_extra(extra)
+    assert (found.rows, found.bytes_read, found.report) == (2, 0, "")
+    with pytest.raises(KeyError):
+        LakeDrive.from_extra({"plan_id": "p"})
+
+
 def test_only_what_this_run_committed_is_announced() -> None:
     def entry(name: str, state: str, work: str = "submitted", failed: bool = False) -> dict[str, Any]:
         told = {**DRIVE.as_dict(), "drive_id": name, "state": state, "work": work, "failed": failed}
@@ -99,6 +115,9 @@ def test_only_what_this_run_committed_is_announced() -> None:
     found = lake_drives(summary)
     assert [drive.drive_id for drive in found] == ["good", "adopted", "done"]
     assert all(drive.tables == {"imu": 2} for drive in found)
+    assert {(drive.bytes_read, drive.bytes_written, drive.report) for drive in found} == {
+        (700, 300, DRIVE.report)
+    }
 
 
 class Event:

@@ -11,7 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from ros_to_parquet import contract
-from ros_to_parquet.contract import BagResult, BagStatus, DriveManifest, DriveState, Manifest, TopicResult
+from ros_to_parquet.contract import (
+    BagResult,
+    BagStatus,
+    DriveManifest,
+    DriveQuality,
+    DriveState,
+    Manifest,
+    TopicResult,
+)
 from ros_to_parquet.report.time_axis import TimeAxis, make_axis
 
 if TYPE_CHECKING:
@@ -155,6 +163,7 @@ class Drive:
         state: the worst of its commits; None where no run has committed it.
         plans: ids of the plans whose rows it has.
         shards: in the order of plans and numbers.
+        quality: results of quality checks, one for each plan that has some.
     """
 
     drive_id: str
@@ -165,6 +174,7 @@ class Drive:
     bags: tuple[Bag, ...]
     shards: tuple[Shard, ...]
     problems: tuple[str, ...]
+    quality: tuple[DriveQuality, ...] = ()
 
     @property
     def messages(self) -> int:
@@ -245,6 +255,7 @@ def _describe(
         bags=tuple(each.bag(name) for (name, _), each in sorted(bags.items())),
         shards=tuple(shards),
         problems=tuple(problem for commit in counted for problem in commit.problems),
+        quality=tuple(commit.quality for commit in counted if commit.quality),
     )
 
 

@@ -1,0 +1,169 @@
+"""The page as files beside the reports: for whoever reads the lake, and for Airflow without such plugins.
+
+``_reports/index.html`` lists runs, ``_reports/runs/{slug}.html`` is a run's drives. All is made of what the
+lake and Batch say, so that it does not matter who writes it, or how often.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from airflow_batch_ros import runs
+from airflow_batch_ros.drives_page.lines import (
+    DriveLine,
+    Links,
+    RunDigest,
+    Shards,
+    count_states,
+    digest_of,
+    links_of,
+    read_lines,
+    run_slug,
+    with_jobs,
+)
+from airflow_batch_ros.drives_page.render import DriveRow, RunPage, RunRow, RunsPage, render
+from airflow_batch_ros.lake import READ_THREADS, Lake
+from airflow_batch_ros.runs import RunRecord
+from ros_to_parquet import contract
+from ros_to_parquet.contract import ContractError, Run
+
+if TYPE_CHECKING:
+    from mypy_boto3_batch import BatchClient
+
+FOLDER = contract.REPORTS_FOLDER
+INDEX_KEY = f"{FOLDER}/index.html"
+
+INDEX_RUNS = 200
+"""Runs that the index lists."""
+
+DRIVES_SHOWN = 2_000
+"""Drives of a run on its page; `airflow-batch-ros status` has them all."""
+
+_HTML = "text/html; charset=utf-8"
+
+
+def write_run(
+    batch: BatchClient,
+    lake: Lake,
+    records: Sequence[RunRecord],
+    *,
+    console_base: str = "",
+    known: Mapping[str, DriveLine] | None = None,
+) -> RunDigest:
+    """Writes a run's page, and how it stands, for the index.
+
+    ``records`` are the run's, oldest first; ``known`` has lines of drives that were just read, by plan id.
+    """
+    last = records[-1]
+    drives = runs.drives_of(records)
+    lines = read_lines(batch, lake, drives, known=known)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    digest = digest_of(last.run, lines, submitted_at=last.submitted_at, written_at=now)
+    shown = with_jobs(lake, lines[:DRIVES_SHOWN])
+    links = links_of(batch, lake, shown, console_base=console_base, report_url=_report_url)
+    page = RunPage(
+        lake=lake.output,
+        written_at=now,
+        places=(("All runs", "../index.html"),),
+        dag_id=last.run.dag_id,
+        run_id=last.run.run_id,
+        submitted_at=last.submitted_at,
+        digest=digest,
+        shards=sum_of(line.shards for line in lines),
+        states=[(state, count, "", False) for state, count in count_states(lines).items()],
+        rows=[DriveRow(line, "", labelled(each)) for line, each in zip(shown, links, strict=True)],
+        first=min(1, len(shown)),
+        last=len(shown),
+        of=len(shown),
+        more=len(lines) - len(shown),
+    )
+    lake.write(f"{FOLDER}/runs/{run_slug(last.run)}.html", render(page).encode(), content_type=_HTML)
+    lake.write(digest_key(last.run), contract.to_json(digest), content_type="application/json")
+    return digest
+
+
+def write_index(lake: Lake) -> str:
+    """Writes the list of runs; its URI. To be called after the run's own page was written.
+
+    Of several that write at once the one that comes last knows of all: whoever finds that another has written
+    in between starts again, once. Were it so again, then that other one began after this one's first try, and
+    so after this one's run was there.
+    """
+    for _ in range(2):
+        there = lake.find(INDEX_KEY)
+        # S3's ETag is of the content: no two lists are to have one.
+        data = f"{render(_index(lake))}\n<!-- {uuid.uuid4().hex} -->\n".encode()
+        if there is None:
+            written = lake.create(INDEX_KEY, data, content_type=_HTML)
+        else:
+            written = lake.replace(INDEX_KEY, data, etag=there.etag, content_type=_HTML)
+        if written:
+            break
+    return lake.uri(INDEX_KEY)
+
+
+def digest_key(run: Run) -> str:
+    return f"{FOLDER}/runs/{run_slug(run)}.json"
+
+
+def read_digest(lake: Lake, run: Run) -> RunDigest | None:
+    """How the run stood when its page was written; None where that was not, or by another release."""
+    try:
+        return lake.load(RunDigest, digest_key(run))
+    except ContractError:
+        return None
+
+
+def row_of(records: Sequence[RunRecord], digest: RunDigest | None, *, url: str = "") -> RunRow:
+    """A run's row, by its digest where that is not older than what was submitted."""
+    last = records[-1]
+    row = RunRow(
+        dag_id=last.run.dag_id,
+        run_id=last.run.run_id,
+        submitted_at=last.submitted_at,
+        drives=len(runs.drives_of(records)),
+        url=url,
+    )
+    if digest is None or digest.submitted_at < last.submitted_at:
+        return row
+    return replace(row, states=digest.by_state, rows=digest.rows, bytes_read=digest.bytes_read)
+
+
+def labelled(links: Links) -> list[tuple[str, str]]:
+    """The links that there are, as a row has them."""
+    every = (("Report", links.report), ("Job", links.job), ("Log", links.log))
+    return [(label, url) for label, url in every if url]
+
+
+def sum_of(parts: Iterable[Shards]) -> Shards:
+    total = done = running = failed = 0
+    for each in parts:
+        total, done = total + each.total, done + each.done
+        running, failed = running + each.running, failed + each.failed
+    return Shards(total, done, running, failed)
+
+
+def _index(lake: Lake) -> RunsPage:
+    found, _ = runs.newest_runs(lake, count=INDEX_RUNS)
+    with ThreadPoolExecutor(READ_THREADS, thread_name_prefix="runs") as pool:
+        digests = list(pool.map(lambda records: read_digest(lake, records[-1].run), found))
+    rows = []
+    for records, digest in zip(found, digests, strict=True):
+        run = records[-1].run
+        url = f"runs/{run_slug(run)}.html" if digest else ""
+        row = row_of(records, digest, url=url)
+        rows.append(
+            replace(row, unknown="submitted again since" if digest else "not ended, or without a page")
+        )
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return RunsPage(lake=lake.output, written_at=now, rows=rows)
+
+
+def _report_url(line: DriveLine) -> str:
+    return f"../{quote(f'drive_id={line.drive_id}', safe='=')}/report.html"
