@@ -18,8 +18,8 @@ START_NS = 1_700_000_000_123_456_789
 TOPICS = ("/imu/data", "/gps/fix", "/camera/image/compressed", "/status")
 
 
-def write_bag(path: Path, *, messages: int = 40, start_ns: int = START_NS, jpeg: bytes | None = None) -> None:
-    """Writes ``messages`` rounds of an Imu, a fix, a camera frame (``jpeg``, or noise) and a string.
+def write_bag(path: Path, *, messages: int = 40, start_ns: int = START_NS) -> None:
+    """Writes ``messages`` rounds of an Imu, a fix, a camera frame and a string.
 
     The ending says the format: ``.bag``, ``.mcap`` or ``.db3``.
     """
@@ -37,9 +37,7 @@ def write_bag(path: Path, *, messages: int = 40, start_ns: int = START_NS, jpeg:
     with writer:
         connections: dict[str, Any] = {}
         for number in range(messages):
-            for offset, (topic, message) in enumerate(
-                _round(store.types, number, start_ns, rng, jpeg, ros1=ros1)
-            ):
+            for offset, (topic, message) in enumerate(_round(store.types, number, start_ns, rng, ros1=ros1)):
                 if topic not in connections:
                     connections[topic] = writer.add_connection(topic, message.__msgtype__, typestore=store)
                 time_ns = start_ns + number * 10_000_000 + offset
@@ -103,9 +101,7 @@ def write_mcap(
     return path
 
 
-def _round(
-    types: Any, number: int, start_ns: int, rng: Any, jpeg: bytes | None, *, ros1: bool
-) -> list[tuple[str, Any]]:
+def _round(types: Any, number: int, start_ns: int, rng: Any, *, ros1: bool) -> list[tuple[str, Any]]:
     stamp = types["builtin_interfaces/msg/Time"](*divmod(start_ns + number * 10_000_000 - 5_000, 10**9))
     header = types["std_msgs/msg/Header"](*([number] if ros1 else []), stamp, "base")
     vector = types["geometry_msgs/msg/Vector3"]
@@ -123,8 +119,8 @@ def _round(
     fix = types["sensor_msgs/msg/NavSatFix"](
         header, types["sensor_msgs/msg/NavSatStatus"](0, 1), 48.0 + number, 11.0, 500.0, covariance, 2
     )
-    frame = rng.integers(0, 255, 2_000, dtype=np.uint8) if jpeg is None else np.frombuffer(jpeg, np.uint8)
-    image = types["sensor_msgs/msg/CompressedImage"](header, "jpeg", frame)
+    jpeg = rng.integers(0, 255, 2_000, dtype=np.uint8)
+    image = types["sensor_msgs/msg/CompressedImage"](header, "jpeg", jpeg)
     return [
         ("/imu/data", imu),
         ("/gps/fix", fix),

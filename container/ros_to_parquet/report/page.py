@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+
 from ros_to_parquet import __version__
 from ros_to_parquet.contract import BagStatus, DriveQuality, DriveState, QualityLevel
 from ros_to_parquet.report import plots
@@ -31,6 +33,9 @@ MOST_ROWS = 300
 MOST_STRIPS = 120
 
 MOST_PLOTS = 60
+
+STILL_M = 0.01
+"""A track that never leaves so small a place is none."""
 
 MOST_DAMAGE_SHOWN = 3
 """Of a bag."""
@@ -165,7 +170,7 @@ def _state(drive: Drive, axis: TimeAxis) -> str:
     span = ""
     if drive.messages:
         span = f" {_text(plots.when(drive.first_ns))} to {_text(plots.when(drive.last_ns))} UTC"
-        span += f", {plots.clock(axis.length_ns / 1e9)} recorded"
+        span += f", {plots.clock(axis.length_ns / 1e9)} recorded" if axis.is_long else ""
     runs = ", ".join(f"<code>{_text(run)}</code>" for run in drive.run_ids[:3])
     return f'<p><span class="state {level}">{words}</span>{span}</p>' + (
         f'<p class="soft">Run {runs}</p>' if runs else ""
@@ -216,15 +221,14 @@ def _timeline(drive: Drive, axis: TimeAxis, rates: Sequence[Rate], limits: Limit
             f'<div class="strip">{plots.strip(axis, rate, label)}</div>'
             f'<div class="rate">{_rate(topic)}{gaps}</div></div>'
         )
-    cells.append(f'<div class="row"><div class="strip">{plots.time_axis(axis)}</div></div>')
+    marks = "".join(f'<span style="left:{place:.1%}">{at}</span>' for place, at in plots.ticks(axis))
+    cells.append(f'<div class="row"><div class="strip axis" aria-hidden="true">{marks}</div></div>')
     yield f'<div class="strips">{"".join(cells)}</div>'
     yield from _more(len(pairs), limits.strips, "topics")
     if axis.pauses:
         pauses = "1 pause" if axis.pauses == 1 else f"{axis.pauses:,} pauses"
-        yield (
-            f"<p>Without {pauses} in which nothing was recorded: times here and below are of the "
-            f"{plots.clock(axis.length_ns / 1e9)} that remain.</p>"
-        )
+        left = f"the {plots.clock(axis.length_ns / 1e9)} that remain" if axis.is_long else "single messages"
+        yield f"<p>Without {pauses} in which nothing was recorded: times here and below are of {left}.</p>"
     yield (
         '<p class="soft">Each strip is a topic\'s rate, from none to its own most. A gap, marked red, is an '
         "interval of more than five times the topic's usual one, where it comes regularly.</p>"
@@ -250,7 +254,9 @@ def _timeline(drive: Drive, axis: TimeAxis, rates: Sequence[Rate], limits: Limit
             )
             for gap, topic in worst[:20]
         ]
-        yield "<h3>Longest gaps</h3>" + _table(("topic", ">length", ">at", "log time, UTC"), rows)
+        yield "<h3>Longest gaps</h3>" + _table(
+            "longest gaps", ("topic", ">length", ">at", "log time, UTC"), rows
+        )
 
 
 def _strip_label(topic: Topic, rate: Rate) -> str:
@@ -286,12 +292,16 @@ def _quality(results: Sequence[DriveQuality], limits: Limits) -> Iterator[str]:
         for each in found[: limits.rows]
     ]
     if rows:
-        yield _table(("topic", "check", "level", ">number", ">limit", "what", "log time, UTC"), rows)
+        head = ("topic", "check", "level", ">number", ">limit", "what", "log time, UTC")
+        yield _table("findings", head, rows)
     yield from _more(sum(each.warn + each.error for each in results), len(rows), "findings")
 
 
 def _track(track: Track | None) -> Iterator[str]:
     if track is None:
+        return
+    if max(np.ptp(track.east_m), np.ptp(track.north_m)) < STILL_M:
+        yield f"<p>{_text(track.topic.name)} stays where it is.</p>"
         return
     length = f"{track.length_m / 1000:.2f} km" if track.length_m >= 1000 else f"{track.length_m:.0f} m"
     fastest = float(track.speed_mps.max())
@@ -335,7 +345,8 @@ def _frames(axis: TimeAxis, camera: Camera) -> Iterator[str]:
         yield (
             f'<figure><img loading="lazy" width="{width}" height="{height}" '
             f'alt="frame of {_text(camera.topic.name)} at {at}" src="{_data("image/jpeg", frame.jpeg)}">'
-            f'<figcaption title="{_text(plots.when(frame.log_time_ns))} UTC">{at}</figcaption></figure>'
+            f'<figcaption title="{_text(plots.when(frame.log_time_ns))} UTC">{at} '
+            f"<span>{_text(plots.time_of_day(frame.log_time_ns))}</span></figcaption></figure>"
         )
 
 
@@ -428,6 +439,8 @@ def _tree(tree: FrameTree, limits: Limits) -> Iterator[str]:
 
 
 def _topics(drive: Drive, rates: Sequence[Rate], limits: Limits) -> Iterator[str]:
+    days = {plots.day(drive.first_ns), plots.day(drive.last_ns)}
+    when = plots.time_of_day if len(days) == 1 else plots.when
     head = (
         *(
             "topic",
@@ -451,15 +464,15 @@ def _topics(drive: Drive, rates: Sequence[Rate], limits: Limits) -> Iterator[str
             _Bad(f"{topic.rejected:,}") if topic.rejected else "0",
             f"{len(rate.gaps):,}" if rate.regular else "",
             f"{rate.out_of_order:,}",
-            plots.when(topic.first_ns) if topic.messages else "",
-            plots.when(topic.last_ns) if topic.messages else "",
+            when(topic.first_ns) if topic.messages else "",
+            when(topic.last_ns) if topic.messages else "",
             f"{_size(topic.bytes_in)}",
             f"{_size(topic.bytes_out)}",
             ", ".join(topic.definitions),
         )
         for topic, rate in list(zip(drive.topics, rates, strict=True))[: limits.rows]
     ]
-    yield _table(head, rows)
+    yield _table("topics", head, rows)
     yield from _more(len(drive.topics), limits.rows, "topics")
     remarks = [f"{topic.name}: {remark}" for topic in drive.topics for remark in topic.remarks]
     yield _list(remarks, 50)
@@ -492,7 +505,7 @@ def _bags(bags: Sequence[Bag], limits: Limits) -> Iterator[str]:
         *("bag", "state", ">size", ">messages", ">extracted", "count", ">shards", ">seconds", ">MB/s"),
         *(">peak memory", ">tries", "damage"),
     )
-    yield _table(head, rows)
+    yield _table("bags", head, rows)
     yield from _more(len(bags), limits.rows, "bags")
     if any(bag.shards > 1 for bag in bags) or len(bags) > 1:
         yield (
@@ -530,7 +543,7 @@ def _shards(shards: Sequence[Shard], limits: Limits) -> Iterator[str]:
         *(">shard", "plan", ">bags", ">read", ">seconds", ">MB/s", ">peak memory", ">tries"),
         *("job", "engine"),
     )
-    yield _table(head, rows)
+    yield _table("shards", head, rows)
     yield from _more(len(shards), limits.rows, "shards")
 
 
@@ -556,8 +569,11 @@ class _Bad(str):
     __slots__ = ()
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Columns whose head begins with ``>`` are numbers. All text is escaped."""
+def _table(what: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Columns whose head begins with ``>`` are numbers. All text is escaped.
+
+    A table that is wider than the window can be moved with the keyboard, which needs the focus.
+    """
     numbers = [cell.startswith(">") for cell in head]
     top = "".join(
         f'<th scope="col"{_class(number)}>{_text(cell.lstrip(">"))}</th>'
@@ -567,7 +583,10 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
         f"<tr>{''.join(_cell(cell, number) for cell, number in zip(row, numbers, strict=True))}</tr>"
         for row in rows
     )
-    return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+    return (
+        f'<div class="wide" tabindex="0" role="region" aria-label="{_text(what)}">'
+        f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
 
 
 def _class(number: bool) -> str:

@@ -11,6 +11,9 @@ import numpy.typing as npt
 PAUSE_S = 60.0
 """A pause in which no topic has a message is left out if it is longer than this, and than `PAUSE_SHARE`."""
 
+MOMENT_S = 1e-6
+"""What is shorter is no time to speak of: single messages."""
+
 PAUSE_SHARE = 0.2
 """Of all the time that something was recorded."""
 
@@ -34,6 +37,11 @@ class TimeAxis:
     def length_ns(self) -> int:
         """At least one nanosecond."""
         return max(int((self.stops_ns - self.starts_ns).sum()), 1) if len(self.starts_ns) else 1
+
+    @property
+    def is_long(self) -> bool:
+        """Whether there is a time between the first and the last message, but for pauses."""
+        return self.length_ns >= MOMENT_S * 1e9
 
     @property
     def pauses(self) -> int:
