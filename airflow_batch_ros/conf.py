@@ -20,19 +20,22 @@ from ros_to_parquet.contract import (
     TRANSFORM_NAME,
     CatalogKind,
     CatalogOptions,
-    DriveState,
     ExtractOptions,
+    FailOn,
     FinishOptions,
     GlueFiles,
     ImageForm,
     ImageRule,
     ParquetStyle,
     PointClouds,
+    QualityCheck,
+    QualityRule,
     TransformRule,
     VideoCodec,
     bag_format,
     image_rules,
     parse_image_rule,
+    parse_quality,
     transform_rules,
 )
 from ros_to_parquet.sync_conf import SYNC_SCHEMA, parse_sync
@@ -54,6 +57,7 @@ CONF_KEYS = (
     "parquet",
     "transforms",
     "images",
+    "quality",
     "report",
     "sync",
     "fleet",
@@ -61,7 +65,7 @@ CONF_KEYS = (
     "prices",
 )
 
-DEFAULT_FAIL_ON = (DriveState.FAILED, DriveState.PARTIAL)
+DEFAULT_FAIL_ON = (FailOn.FAILED, FailOn.PARTIAL)
 
 DEFAULT_FINISH = FinishOptions(report=True, fleet=True)
 
@@ -129,7 +133,7 @@ _SCHEMAS: Mapping[str, Mapping[str, Any]] = {
     "output": {"type": "string", "pattern": r"^s3://[^/]+"},
     "recursive": {"type": "boolean"},
     "overwrite": {"type": "boolean"},
-    "fail_on": {"type": "array", "items": {"type": "string", "enum": [state.value for state in DriveState]}},
+    "fail_on": {"type": "array", "items": {"type": "string", "enum": [choice.value for choice in FailOn]}},
     "min_success_ratio": {"type": "number", "minimum": 0, "maximum": 1},
     "ros_distro": {"type": "string", "enum": list(ROS_DISTRIBUTIONS)},
     "msg_path": {"type": "array", "items": {"type": "string", "pattern": r"^s3://[^/]+"}},
@@ -153,6 +157,22 @@ _SCHEMAS: Mapping[str, Mapping[str, Any]] = {
                 "max_width": {"type": "integer", "minimum": 0, "maximum": MAX_IMAGE_SIDE},
                 "max_height": {"type": "integer", "minimum": 0, "maximum": MAX_IMAGE_SIDE},
                 "quality": {"type": "integer", "minimum": 0, "maximum": 100},
+            },
+        },
+    },
+    "quality": {
+        "type": "object",
+        "propertyNames": {"minLength": 1},
+        "additionalProperties": {
+            "type": ["object", "null"],
+            "propertyNames": {"enum": [check.value for check in QualityCheck]},
+            "additionalProperties": {
+                "type": ["object", "null"],
+                "additionalProperties": False,
+                "properties": {
+                    "warn": {"type": ["number", "null"], "minimum": 0},
+                    "error": {"type": ["number", "null"], "minimum": 0},
+                },
             },
         },
     },
@@ -253,12 +273,13 @@ class PipelineConf:
         output: ``s3://bucket/prefix`` without a final slash, or None where the conf names none.
         recursive: also take bags in sub-folders that are no rosbag2 folders.
         overwrite: extract all bags again; the result replaces the drive's earlier ones.
-        fail_on: the drive states that fail the run.
+        fail_on: what a drive fails by.
         min_success_ratio: the run fails where less than this share of its drives are in other states.
         finish: what is done for a drive once it is committed.
         patterns: what finds further drives.
         found: whether ``drives`` has those that the patterns find.
         prices: what containers cost, where it is not AWS's list price.
+        quality: limits of the quality checks that are not the defaults.
     """
 
     drives: tuple[DriveSource, ...]
@@ -267,12 +288,13 @@ class PipelineConf:
     output: str | None = None
     recursive: bool = False
     overwrite: bool = False
-    fail_on: tuple[DriveState, ...] = DEFAULT_FAIL_ON
+    fail_on: tuple[FailOn, ...] = DEFAULT_FAIL_ON
     min_success_ratio: float = 1.0
     finish: FinishOptions = DEFAULT_FINISH
     patterns: tuple[DrivePattern, ...] = ()
     found: bool = False
     prices: Prices | None = None
+    quality: tuple[QualityRule, ...] = ()
 
 
 def param_schema(key: str) -> dict[str, Any]:
@@ -344,8 +366,9 @@ def parse_conf(raw: object, *, defaults: Mapping[str, Any] | None = None) -> Pip
         else None,
         recursive=_flag("recursive", given.get("recursive", False), problems),
         overwrite=_flag("overwrite", given.get("overwrite", False), problems),
-        fail_on=_states(given["fail_on"], problems) if "fail_on" in given else DEFAULT_FAIL_ON,
+        fail_on=_fail_on(given["fail_on"], problems) if "fail_on" in given else DEFAULT_FAIL_ON,
         min_success_ratio=_ratio("min_success_ratio", given.get("min_success_ratio", 1.0), problems),
+        quality=_quality(given.get("quality", {}), problems),
         finish=FinishOptions(
             report=_flag("report", given.get("report", DEFAULT_FINISH.report), problems),
             sync=parse_sync(given["sync"], problems) if "sync" in given else (),
@@ -677,18 +700,24 @@ def _ratio(key: str, raw: object, problems: list[str]) -> float:
     return float(raw)
 
 
-def _states(raw: object, problems: list[str]) -> tuple[DriveState, ...]:
-    known = ", ".join(DriveState)
+def _quality(raw: object, problems: list[str]) -> tuple[QualityRule, ...]:
+    rules, found = parse_quality(raw)
+    problems.extend(f"key 'quality': {problem}" for problem in found)
+    return rules
+
+
+def _fail_on(raw: object, problems: list[str]) -> tuple[FailOn, ...]:
+    known = ", ".join(FailOn)
     if not isinstance(raw, list | tuple):
         problems.append(f"key 'fail_on': expected a list of drive states ({known}), not {_shown(raw)}")
         return ()
-    states = []
+    found = []
     for item in raw:
-        if isinstance(item, str) and item in tuple(DriveState):
-            states.append(DriveState(item))
+        if isinstance(item, str) and item in tuple(FailOn):
+            found.append(FailOn(item))
         else:
             problems.append(f"key 'fail_on': {_shown(item)} is no drive state; known are {known}")
-    return tuple(states)
+    return tuple(found)
 
 
 def _shown(value: object) -> str:

@@ -89,7 +89,7 @@ class DriveJob:
         submitted_shards: how many of them the job runs.
         covered: bags not taken since the lake has them already.
         ignored: objects not taken since they are no bags or the conf leaves them out.
-        fail_on: states that a drive fails in.
+        fail_on: what a drive fails by: states, levels of quality checks.
         min_success_ratio: share of the run's drives that must not fail, or the run does.
         estimated_cost: of the whole plan, in its prices' currency; None where no prices are known.
     """

@@ -522,6 +522,7 @@ def make_plan(
         covered=tuple(covered),
         finish=conf.finish,
         pricing=pricing,
+        quality=conf.quality,
     )
 
 

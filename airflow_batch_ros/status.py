@@ -141,7 +141,7 @@ def _with_planning(
     if found.live:
         return replace(standing, state=Underway.PLANNING, notes=(found.said,))
     if found.failed:
-        failing = DriveState.FAILED in drive.record.conf.fail_on
+        failing = contract.fails_on(drive.record.conf.fail_on, DriveState.FAILED)
         return replace(standing, state=DriveState.FAILED, failing=failing, notes=(found.said,))
     return standing
 

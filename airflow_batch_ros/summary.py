@@ -51,6 +51,9 @@ DRIVES_SHOWN = 100
 CAUSES_SHOWN = 10
 """Lines a drive in messages and logs."""
 
+FINDINGS_SHOWN = 3
+"""Of a drive's quality checks in logs, where it has not failed."""
+
 _SEVERITY = (
     DriveState.SUCCEEDED,
     DriveState.SUCCEEDED_WITH_REJECTS,
@@ -93,7 +96,7 @@ class DriveSummary:
     @property
     def failed(self) -> bool:
         """Whether the drive counts as failed."""
-        return self.state in self.job.fail_on
+        return contract.fails_on(self.job.fail_on, self.state, self.result.quality)
 
 
 def fails(failed: int, drives: int, min_success_ratio: float) -> bool:
@@ -270,6 +273,7 @@ def _took_nothing(lake: Lake, job: DriveJob) -> tuple[str, ...]:
 def as_dict(drives: Sequence[DriveSummary]) -> dict[str, Any]:
     """The sensor's return value: small, JSON-able, exact in its counts, bounded in its reasons."""
     budget, table_budget, drift_budget, bag_budget = MAX_REASONS, MAX_TABLES, MAX_REASONS, cost.MAX_BAGS
+    quality_budget = MAX_REASONS
     entries = []
     for drive in drives:
         shards = [
@@ -297,7 +301,10 @@ def as_dict(drives: Sequence[DriveSummary]) -> dict[str, Any]:
         bag_budget -= len(of_drive["bags"]) if of_drive else 0
         drift = [_short(str(each)) for each in drive.result.drift[:drift_budget]]
         drift_budget -= len(drift)
-        entries.append({**_drive_dict(drive, tables, shards, problems, drift), "cost": of_drive})
+        findings = _findings(drive)[:quality_budget]
+        quality_budget -= len(findings)
+        said = _drive_dict(drive, tables, shards, problems, drift, findings)
+        entries.append({**said, "cost": of_drive})
     return {"drives": entries, "totals": _totals(drives)}
 
 
@@ -322,6 +329,7 @@ def _drive_dict(
     shards: list[dict[str, Any]],
     problems: list[str],
     drift: list[str],
+    findings: list[str],
 ) -> dict[str, Any]:
     result, job = drive.result, drive.job
     return {
@@ -359,12 +367,19 @@ def _drive_dict(
         "problems": problems,
         "drift_count": result.drift_count,
         "drift": drift,
+        "quality": result.quality.as_dict(findings) if result.quality else None,
         "report": drive.report or None,
         "finish": [
             {**dataclasses.asdict(each), "problem": _short(each.problem), "wrote": len(each.wrote)}
             for each in (drive.finish.steps if drive.finish else ())
         ],
     }
+
+
+def _findings(drive: DriveSummary) -> list[str]:
+    """What its quality checks found, errors first."""
+    quality = drive.result.quality
+    return [_short(str(each)) for each in quality.findings] if quality else []
 
 
 def _totals(drives: Sequence[DriveSummary]) -> dict[str, Any]:
@@ -383,6 +398,9 @@ def _totals(drives: Sequence[DriveSummary]) -> dict[str, Any]:
         **sums,
         "failed_shards": sum(each.failed_shard_count for each in drives),
         "costs": cost.totals(drive.cost for drive in drives if drive.cost),
+        "quality": dict(
+            Counter(str(drive.result.quality.level) for drive in drives if drive.result.quality is not None)
+        ),
     }
 
 
@@ -437,6 +455,8 @@ def shown_causes(drive: DriveSummary, limit: int) -> tuple[list[str], list[str]]
     """The first causes of a drive's state, with log lines where there are some; how many more there are."""
     causes = [_shown_shard(shard) for shard in drive.failed_shards[:limit]]
     rest = [*drive.notes, *drive.result.problems]
+    if drive.failed and drive.state not in drive.job.fail_on:
+        rest = [*_findings(drive), *rest]
     causes += [[_short(text)] for text in rest[: limit - len(causes)]]
     more = drive.failed_shard_count + len(rest) - len(causes)
     return (
@@ -475,6 +495,9 @@ def log_lines(drives: Sequence[DriveSummary]) -> list[str]:
         lines += [f"    {_short(str(each))}" for each in result.drift[:CAUSES_SHOWN]]
         if (unsaid := result.drift_count - CAUSES_SHOWN) > 0:
             lines.append(f"    and {unsaid} more definitions that changed; see ros-to-parquet drift")
+        if result.quality is not None:
+            lines.append(f"    {result.quality}")
+            lines += [f"    {each}" for each in _findings(drive)[:FINDINGS_SHOWN] if not drive.failed]
         if drive.report:
             lines.append(f"    report: {drive.report}")
         if not drive.failed:  # else `failure_message` says it
@@ -538,6 +561,7 @@ def _add(first: DriveManifest, second: DriveManifest) -> DriveManifest:
         tables=tuple(tables[name] for name in sorted(tables)),
         problems=(first.problems + second.problems)[:MAX_REASONS],
         drift=(first.drift + second.drift)[:MAX_REASONS],
+        quality=contract.add_quality(first.quality, second.quality),
         **added,
     )
 

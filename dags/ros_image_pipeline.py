@@ -28,7 +28,7 @@ Each drive becomes one AWS Batch job; the tables are `{output}/{topic}/schema=..
 | `bags` | likewise, over the bags' paths below the prefix | all |
 | `recursive` | take the bags in sub-folders too | `false` |
 | `overwrite` | extract bags again that the lake has, and replace them | `false` |
-| `fail_on` | states that fail the run, also `damaged`, `succeeded_with_rejects` | `["failed", "partial"]` |
+| `fail_on` | what fails the run, also `damaged`, `quality_error` | `["failed", "partial"]` |
 | `min_success_ratio` | share of the drives that must not end in such a state, or the run fails | `1.0` |
 | `ros_distro` | the ROS 2 distribution whose standard types bags without definitions use | the newest |
 | `msg_path` | `["s3://bucket/my_packages"]`: message packages for types that bags do not define | none |
@@ -36,6 +36,7 @@ Each drive becomes one AWS Batch job; the tables are `{output}/{topic}/schema=..
 | `parquet` | `compact`: smaller files, which Spark before 4.3 cannot read | `compatible` |
 | `transforms` | `{"/camera/*": "brightness"}`: topics whose rows go through code of yours | none |
 | `images` | `{"/camera/*": "jpeg_files"}`: pictures encoded, in the table or as files; videos | as recorded |
+| `quality` | `{"/imu/*": {"gap": {"warn": 3, "error": 20}}}`: limits of quality checks | docs/quality.md |
 | `prices` | `{"vcpu_hour": 0.0125, "gb_hour": 0.0014}`: what you pay for containers | AWS's list |
 
 `{"bucket": "raw-data", "prefix": "fleet/*/"}` instead of drives takes each folder that it finds as a drive,
@@ -65,7 +66,8 @@ DESCRIPTIONS = {
     "output": "S3 URI of the lake; by default the Variable `ros_to_parquet_output`",
     "recursive": "Take the bags in sub-folders too",
     "overwrite": "Extract bags again that the lake has, and replace them",
-    "fail_on": 'States of a drive that fail the run; `["failed", "partial"]` by default',
+    "fail_on": "States of a drive that fail the run; `quality_warn`, `quality_error`: quality checks of that "
+    'level or a worse one; `["failed", "partial"]` by default',
     "min_success_ratio": "Share of the drives, 0 to 1, that must not end so; `1.0`, all, by default",
     "ros_distro": "ROS 2 distribution whose standard types are tried first where a bag does not define a "
     "type; the newest by default",
@@ -76,6 +78,8 @@ DESCRIPTIONS = {
     "transforms": 'Topics whose rows go through code that your image adds: `{"/camera/*": "brightness"}`',
     "images": 'Pictures of topics as PNG or JPEG, in the table or as files, and videos: `{"/camera/*": '
     '"jpeg_files", "/front": {"form": "png", "max_width": 640}}`; as recorded by default',
+    "quality": "Limits of quality checks by topic: "
+    '`{"/imu/*": {"gap": {"warn": 3, "error": 20}, "frozen": null}}`; `{"*": null}` turns all off',
     "report": "Make each drive's report, one HTML page in the lake; `true` by default",
     "sync": "Frames tables: what topics have at the time of each message of another, or at a fixed rate: "
     '`{"reference": "/camera/image_raw", "topics": {"/imu/data": {"method": "interpolated"}}}`',

@@ -147,6 +147,7 @@ def _drive_dict(drive: DriveStanding, *, bags: bool) -> dict[str, Any]:
         "failed_shards": [asdict(shard) for shard in drive.failed_shards],
         "problems": [*drive.notes, *(result.problems if result else ())],
         "drift": [str(each) for each in result.drift] if result else [],
+        "quality": result.quality.as_dict() if result and result.quality else None,
         "report": drive.report or None,
     }
     if bags:
@@ -214,6 +215,8 @@ def _causes(run: FoundRun, drive: DriveStanding) -> list[str]:
     ]
     causes += [[text] for text in (*drive.notes, *(drive.result.problems if drive.result else ()))]
     causes += [[str(each)] for each in (drive.result.drift if drive.result else ())]
+    quality = drive.result.quality if drive.result else None
+    causes += [[str(each)] for each in (quality.findings if quality else ())]
     more = drive.shards.get(ShardState.FAILED, 0) - len(drive.failed_shards) if drive.failed_shards else 0
     more += max(0, len(causes) - CAUSES_SHOWN)
     lines = [f"    {line}" for cause in causes[:CAUSES_SHOWN] for line in cause]

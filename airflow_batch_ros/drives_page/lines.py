@@ -20,7 +20,7 @@ from airflow_batch_ros.runs import RunDrive
 from airflow_batch_ros.status import Underway
 from airflow_batch_ros.summary import DriveSummary
 from ros_to_parquet import contract
-from ros_to_parquet.contract import DriveManifest, DriveState, JobRecord, Plan, Run, one_line
+from ros_to_parquet.contract import DriveManifest, DriveState, JobRecord, Plan, Run, fails_on, one_line
 
 if TYPE_CHECKING:
     from mypy_boto3_batch import BatchClient
@@ -56,7 +56,7 @@ class DriveLine:
 
     Attributes:
         state: a `contract.DriveState` where it has ended, else `status.Underway` or `NOTHING_TO_DO`.
-        failing: whether it has ended in a state that the conf's ``fail_on`` names.
+        failing: whether it has ended as the conf's ``fail_on`` says.
         note: why, in a line, where all is not well.
         committed: whether its manifest is there, so that nothing here changes any more.
     """
@@ -214,7 +214,7 @@ def _committed(lake: Lake, drive: RunDrive) -> DriveLine | None:
     if commit is None:
         return None
     line = _ended_line(drive.drive_id, drive.source.uri, drive.plan_id, commit)
-    failing = commit.state in drive.record.conf.fail_on
+    failing = fails_on(drive.record.conf.fail_on, commit.state, commit.quality)
     # Of one that another run took over only the shards that count are said.
     return replace(line, failing=failing, shards=Shards(commit.shards, commit.shards), committed=True)
 
@@ -250,7 +250,7 @@ def _unsubmitted(lake: Lake, drive: RunDrive, found: planning.Planning | None) -
     if found.live:
         return replace(line, state=Underway.PLANNING, note=_note([found.said]))
     if found.failed:
-        failing = DriveState.FAILED in drive.record.conf.fail_on
+        failing = fails_on(drive.record.conf.fail_on, DriveState.FAILED)
         return replace(line, state=DriveState.FAILED, failing=failing, note=_note([found.said]))
     return line
 
@@ -288,7 +288,7 @@ def _submitted(
     return replace(
         line,
         state=ended_as,
-        failing=ended_as in drive.record.conf.fail_on,
+        failing=fails_on(drive.record.conf.fail_on, ended_as),
         shards=Shards(total, done, failed=max(0, total - done)),
         note=_note([why]),
     )

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ros_to_parquet import __version__, contract, fleet_command, memory, termination
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 # people, and a container's health check.
 
 OPEN_FILES = 10_000
+
+FINDINGS_SHOWN = 10
+"""Of a drive's quality checks."""
 
 REPORT_MODULES = ("matplotlib", "PIL")
 """Of the extra ``report``."""
@@ -120,6 +124,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="what becomes of these topics' pictures: recorded (default); png or jpeg, in the table; "
         "png_files or jpeg_files, beside it; left_out; with options: jpeg_files,max_width=640,quality=85 or "
         "recorded,video=h264; may be given several times, one that names the topic itself wins",
+    )
+    extract.add_argument(
+        "--quality",
+        metavar="JSON_OR_FILE",
+        help="limits of quality checks by topic, as "
+        '\'{"/imu/*": {"gap": {"warn": 3, "error": 20}, "frozen": null}}\'; off: no checks '
+        "(default: those of docs/quality.md)",
     )
     extract.add_argument("--overwrite", action="store_true", help="replace what the lake has of this drive")
     extract.add_argument(
@@ -576,6 +587,7 @@ def command_extract(arguments: argparse.Namespace) -> int:
 
     budget = read_budget(arguments)
     wanted = read_finish(arguments)
+    quality = read_quality(arguments.quality)
     options = contract.ExtractOptions(
         include_topics=tuple(arguments.topics),
         exclude_topics=tuple(arguments.exclude),
@@ -599,6 +611,7 @@ def command_extract(arguments: argparse.Namespace) -> int:
         overwrite=arguments.overwrite,
         take_over=arguments.take_over,
         finish=wanted,
+        quality=quality,
     )
     storage = open_storage(made.output)
     for name in made.ignored:
@@ -624,6 +637,7 @@ def command_extract(arguments: argparse.Namespace) -> int:
     finally:  # nobody else will come back for it
         lake.release_lease(storage, made)
     print_extracted(made, manifest)
+    print_quality(lake.read_commit(storage, made))
     print_finished(finish.read_record(storage, made.output, made.drive_id, made.plan_id), made.output)
     return int(run.exit_code(manifest))
 
@@ -690,6 +704,43 @@ def print_extracted(plan: Plan, manifest: Manifest) -> None:
     print(f"{count:,} rows from {bags}, {size:,.1f} MB in {manifest.seconds:.1f} s{speed}")
     if count:
         say(f"{plan.output}/*/*/drive_id={plan.drive_id}/*.parquet")
+
+
+def read_quality(given: str | None) -> tuple[contract.QualityRule, ...]:
+    """The rules that ``--quality`` says: JSON, or a file of it.
+
+    Raises:
+        UsageError: with all that is wrong.
+    """
+    if given is None:
+        return ()
+    text = given
+    if given == "off":
+        text = '{"*": null}'
+    elif not given.lstrip().startswith("{"):
+        try:
+            text = Path(given).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"--quality: {given} is no JSON, and no file of it: {error}") from error
+    try:
+        rules, problems = contract.parse_quality(json.loads(text))
+    except ValueError as error:
+        raise UsageError(f"--quality: not JSON: {error}") from error
+    if problems:
+        raise UsageError(f"--quality: {'; '.join(problems)}")
+    return rules
+
+
+def print_quality(commit: contract.DriveManifest | None) -> None:
+    """Prints what the quality checks found, the first of it."""
+    if commit is None or commit.quality is None:
+        return
+    print(commit.quality)
+    for each in commit.quality.findings[:FINDINGS_SHOWN]:
+        say(f"  {each.level}: {each}")
+    more = commit.quality.warn + commit.quality.error - FINDINGS_SHOWN
+    if more > 0:
+        say(f"  and {more:,} more, in {commit.quality.path}")
 
 
 def print_finished(record: contract.FinishRecord | None, output: str) -> None:

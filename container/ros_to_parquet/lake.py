@@ -251,9 +251,13 @@ def commit_drive(storage: Storage, plan: Plan) -> DriveManifest | None:
     elif len(keys.manifests) < len(plan.shards):
         return None
     else:
-        commit = contract.fold(plan, _load(storage, Manifest, keys.manifests))
+        from ros_to_parquet.quality.table import Gathered
+
+        measured = Gathered()
+        commit = contract.fold(plan, map(measured.add, _load(storage, Manifest, keys.manifests)))
         if commit.shards < len(plan.shards):  # removed meanwhile: another run has replaced this one's
             return None
+        commit = dataclasses.replace(commit, quality=measured.judge(storage, plan))
         commit = _last_word(storage, plan, _with_drift(storage, plan, commit))
     if commit.taken_over_by is None:
         sweep(storage, plan)
@@ -268,14 +272,19 @@ def list_commits(storage: Storage, output: str, drive_id: str) -> list[str]:
 
 def last_committed(storage: Storage, output: str, drive_id: str) -> str | None:
     """Id of the plan whose commit is the drive's last one; None where there is none."""
-    commits = list(_load(storage, DriveManifest, _list_drive(storage, output, drive_id).commits))
-    superseded = {replaced for commit in commits for replaced in commit.replaces}
-    standing = [
-        each.plan_id for each in commits if each.plan_id not in superseded and each.taken_over_by is None
-    ]
-    firsts = [join(output, contract.manifest_key(drive_id, plan_id, 0)) for plan_id in standing]
+    standing = standing_commits(_load(storage, DriveManifest, list_commits(storage, output, drive_id)))
+    firsts = [join(output, contract.manifest_key(drive_id, each.plan_id, 0)) for each in standing]
     ended = {manifest.plan_id: manifest.finished_at for manifest in _load(storage, Manifest, firsts)}
     return max(ended, key=lambda plan_id: ended[plan_id], default=None)
+
+
+def read_commit(storage: Storage, plan: Plan) -> DriveManifest | None:
+    """The plan's last word on its drive; None where there is none."""
+    uri = join(plan.output, contract.drive_manifest_key(plan.drive_id, plan.plan_id))
+    try:
+        return contract.from_json(DriveManifest, storage.read(uri), where=uri)
+    except NotFoundError:
+        return None
 
 
 def _last_word(storage: Storage, plan: Plan, word: DriveManifest) -> DriveManifest:
@@ -381,6 +390,7 @@ def sweep(storage: Storage, plan: Plan) -> list[str]:
         orphans += [uri for uri, path in _attachments(storage, plan) if path not in named]
         folders = [path for path in _file_folders(storage, plan) if path not in named_folders]
         orphans += _stale_frames(storage, plan, superseded)
+        orphans += _unnamed_quality(storage, plan, last_words)
         replaced = void + [uri for found in pool.map(manifests_of, sorted(superseded)) for uri in found]
         unfinished = _unfinished(storage, plan)
         if not _has_lease(storage, plan):  # so what was found is older than any other run's work
@@ -428,6 +438,24 @@ def _stale_frames(storage: Storage, plan: Plan, superseded: set[str]) -> list[st
     filesystem, root = arrow_filesystem(plan.output)
     plans = frozenset(superseded)
     return [join(plan.output, key) for key in there if is_made_of(filesystem, f"{root}/{key}", plans)]
+
+
+def _unnamed_quality(storage: Storage, plan: Plan, last_words: Mapping[str, DriveManifest]) -> list[str]:
+    """Results of quality checks that no commit which stands names."""
+    named = {commit.quality.path for commit in standing_commits(last_words.values()) if commit.quality}
+    folder = contract.quality_folder(plan.drive_id)
+    return [
+        info.uri
+        for info in storage.objects(join(plan.output, folder))
+        if f"{folder}/{info.uri.rpartition('/')[2]}" not in named
+    ]
+
+
+def standing_commits(commits: Iterable[DriveManifest]) -> list[DriveManifest]:
+    """The commits that no later one has replaced."""
+    commits = list(commits)
+    superseded = {plan_id for commit in commits for plan_id in commit.replaces}
+    return [each for each in commits if each.plan_id not in superseded and each.taken_over_by is None]
 
 
 def _unfinished(storage: Storage, plan: Plan) -> list[Unfinished]:
@@ -769,6 +797,45 @@ class Lake:
         from ros_to_parquet.frames import reading
 
         return reading.fetch(self.uri, keys, columns)
+
+    def quality(self, drives: Sequence[str] | None = None) -> ds.Dataset:
+        """Results of the quality checks of drives (all by default): a row a topic and check.
+
+        Of a drive whose bags several runs have extracted, each run's bags have rows of their own, by
+        ``plan_id``. As `dataset`, it is of the files that there are now.
+
+        Example:
+            >>> lake.quality().to_table(filter=ds.field("level") == "error")     # doctest: +SKIP
+        """
+        import pyarrow as pa
+        import pyarrow.dataset as ds
+
+        from ros_to_parquet.quality.table import SCHEMA
+
+        wanted = self.drives() if drives is None else drives
+        schema = SCHEMA.append(pa.field("drive_id", pa.string()))
+        paths = [path for drive_id in wanted for path in self._quality_paths(drive_id)]
+        if not paths:
+            return ds.dataset(schema.empty_table())
+        filesystem, root = arrow_filesystem(self.uri)
+        return ds.dataset(
+            [f"{root}/{path}" for path in paths],
+            schema=schema,
+            filesystem=filesystem,
+            format="parquet",
+            partitioning=ds.HivePartitioning(pa.schema([("drive_id", pa.string())])),
+            partition_base_dir=root,
+        )
+
+    def _quality_paths(self, drive_id: str) -> list[str]:
+        """Tables of the drive's commits, as they were at one moment."""
+        uris = list_commits(self._storage, self.uri, drive_id)
+        for _ in range(_READ_TRIES):
+            commits = standing_commits(_load(self._storage, DriveManifest, uris))
+            read, uris = uris, list_commits(self._storage, self.uri, drive_id)
+            if uris == read:
+                return [commit.quality.path for commit in commits if commit.quality]
+        raise StorageError(f"{self.uri}: drive {drive_id} is being replaced again and again; try again later")
 
     def drift(
         self, topics: Sequence[str] = ("*",), *, exclude: Sequence[str] = (), single: bool = False

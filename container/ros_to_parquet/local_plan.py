@@ -44,6 +44,7 @@ def make_plan(
     overwrite: bool,
     take_over: bool,
     finish: contract.FinishOptions = NO_STEPS,
+    quality: tuple[contract.QualityRule, ...] = (),
 ) -> contract.Plan:
     """The plan for ``bags`` (files, rosbag2 folders, folders of bags), saved, and the drive's lease taken.
 
@@ -77,7 +78,7 @@ def make_plan(
         for _ in range(_LEASE_TRIES):
             _finish_last(storage, drive.output, drive_id)
             record = _read_committed(storage, drive.output, drive_id)
-            plan = replace(_plan(drive, record, options, overwrite=overwrite), finish=finish)
+            plan = replace(_plan(drive, record, options, overwrite=overwrite), finish=finish, quality=quality)
             if not plan.shards:
                 return plan
             _take_lease(storage, plan, take_over=take_over)

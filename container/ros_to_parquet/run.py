@@ -60,6 +60,8 @@ from ros_to_parquet.msg_path import MsgPathError, folders_of, load_types
 from ros_to_parquet.parquet_memory import encoding_bytes
 from ros_to_parquet.picture_files import PictureFiles, remove_folders
 from ros_to_parquet.pointcloud import POINT_CLOUD, CloudDecoder, CloudTable, is_point_cloud
+from ros_to_parquet.quality.values import Facts, Look
+from ros_to_parquet.quality.watch import Stream, Watch
 from ros_to_parquet.recording import Folder, Recording, check_folder, other_counts, plain_name
 from ros_to_parquet.records import RecordDecoder
 from ros_to_parquet.storage import (
@@ -356,13 +358,15 @@ class _Table:
 class _Target:
     """What becomes of a connection's messages; resolved at its first block, looked up once a block.
 
-    ``running`` are the transforms at work on the connection's rows, where there are any.
+    ``running`` are the transforms at work on the connection's rows, where there are any; ``stream`` is what
+    quality checks measure of it.
     """
 
     tally: _Tally
     table: _Table | None
     refusal: str = ""
     work: _Work | None = None
+    stream: Stream | None = None
     running: dict[_Sink, RunningTransform] = field(default_factory=dict)
 
 
@@ -411,10 +415,15 @@ class _Extraction:
         """Those that have a sink."""
         self._taken: set[str] = set()
         self._spans: dict[str, _Span] = {}
+        self._part = contract.BagSlice(0)
+        self._members = 0
         self._bag = ""
         self._bag_name = pa.array([""])
         self._member = ""
         self._targets: dict[int, _Target] = {}
+        self._watch = Watch(plan.quality)
+        self._streams: dict[int, Stream | None] = {}
+        self._looks: dict[tuple[Decoder | RecordDecoder, str], Look] = {}
         self._oversize: dict[int, list[MessageBlock]] = {}
         self._decoders = Decoders()
         self._work: dict[Decoder | RecordDecoder, _Work] = {}
@@ -428,9 +437,13 @@ class _Extraction:
 
     def begin_bag(self, place: int) -> None:
         """Blocks that follow are of the shard's bag number ``place``."""
-        self._begin(self._plan.bags[self._plan.shards[self._shard][place].bag].name)
+        self._part = self._plan.shards[self._shard][place]
+        self._members = 0
+        self._begin(self._plan.bags[self._part.bag].name)
 
     def _begin(self, bag: str, member: str = "") -> None:
+        self._watch.begin(self._part.bag, self._members, self._part.index, split=self._part.count > 1)
+        self._streams = {}
         self._bag = bag
         self._bag_name = pa.array([bag])
         self._member = member
@@ -441,6 +454,7 @@ class _Extraction:
     def _begin_member(self, member: str) -> None:
         """The current bag is an archive; blocks that follow are of this bag in it, whose name rows have."""
         self.end_bag()
+        self._members += 1
         archive = self._bag.removesuffix(f"/{self._member}") if self._member else self._bag
         self._begin(f"{archive}/{member}", member)
 
@@ -460,17 +474,20 @@ class _Extraction:
             for sink, running in target.running.items():
                 for rows in running.finish():
                     self._append_made(sink, running, rows)
+        self._watch.end()
 
     def add(self, block: MessageBlock) -> None:
         """Counts and decodes a block of the current bag."""
         if block.connection.member != self._member:
             self._begin_member(block.connection.member)
+        stream = self._measure(block)
         target = self._targets.get(block.connection.id)
         if block.oversize and (target is None or target.table is not None):
             self._oversize.setdefault(block.connection.id, []).append(block)
             return
         if target is None:
             target = self._targets[block.connection.id] = self._resolve(block)
+        target.stream = stream
         expansion = target.table.expansion if target.table else 1
         most_bytes = self._budget.message // expansion
         for part in _parts(block, self._budget.block // expansion):
@@ -500,6 +517,19 @@ class _Extraction:
                 self._take(work)
             elif self._pending_bytes >= self._budget.pending:
                 self._take_largest()
+
+    def _measure(self, block: MessageBlock) -> Stream | None:
+        """Takes the block's times for quality checks."""
+        self._watch.note_block(int(block.offsets[0]))
+        connection = block.connection
+        if connection.id not in self._streams:
+            self._streams[connection.id] = self._watch.stream(
+                connection.topic, connection.type_name, connection.id
+            )
+        stream = self._streams[connection.id]
+        if stream is not None:
+            self._watch.note_messages(stream, block.log_times_ns, block.offsets)
+        return stream
 
     def _add_large(self, target: _Target, block: MessageBlock, about: _Messages) -> None:
         """A message that fits if nothing else is in memory beside it, and it is there as seldom as can be."""
@@ -587,6 +617,9 @@ class _Extraction:
         target.tally.repaired_strings += decoded.repaired_strings
         target.tally.remark = decoded.remark or target.tally.remark
         target.tally.rows += len(decoded.rows)
+        facts = self._facts([target], about, decoded)
+        if target.stream is not None and facts is not None:
+            self._watch.note_rows(target.stream, facts)
         if target.table.camera is not None:
             log_times = about.log_times_ns[decoded.rows]
             self.images.add(ImageRows(target.table.camera, decoded, log_times, (target, about), large))
@@ -636,10 +669,15 @@ class _Extraction:
         rows = self._rows(table.sink, about, decoded)
         bounds = np.searchsorted(decoded.rows, starts).tolist()
         pieces: dict[int, tuple[_Target, list[pa.RecordBatch]]] = {}
+        ranges: dict[int, list[tuple[int, int]]] = {}
         for (target, _), (first, last) in zip(pending, pairwise(bounds), strict=True):
             if first < last:
                 pieces.setdefault(id(target), (target, []))[1].append(rows.slice(first, last - first))
+                ranges.setdefault(id(target), []).append((first, last))
+        facts = self._facts([target for target, _ in pieces.values()], about, decoded)
         for target, slices in pieces.values():
+            if target.stream is not None and facts is not None:
+                self._watch.note_rows(target.stream, facts.take(ranges[id(target)]))
             assert target.table is not None
             assert target.table.sink is not None
             own = pa.concat_batches(slices)  # a copy: a slice would keep the whole in memory
@@ -648,6 +686,18 @@ class _Extraction:
                 self._apply(target.table.sink.transform, target, target.table.sink, own)
             else:
                 self._write(target.table.sink.path, own)
+
+    def _facts(self, targets: Sequence[_Target], about: _Messages, decoded: Decoded) -> Facts | None:
+        """What quality checks measure of rows as recorded; None where nothing is checked."""
+        target = next((each for each in targets if each.stream is not None), None)
+        if target is None or target.table is None or not len(decoded.rows):
+            return None
+        schema, type_name = target.table.decoder.schema, target.table.connection.type_name
+        key = (target.table.decoder, type_name)
+        if key not in self._looks:
+            self._looks[key] = Look(schema, type_name)
+        look = self._looks[key]
+        return look.at(decoded.columns, about.log_times_ns[decoded.rows], decoded.stamps_ns)
 
     def _append(
         self, target: _Target, sink: _Sink, about: _Messages, decoded: Decoded, *, large: bool
@@ -742,6 +792,10 @@ class _Extraction:
         """One result a topic and definition, sorted by topic."""
         tallies = sorted(self._tallies.items())
         return tuple(tally.result(files, self._spans, self._files.sets(tally.owner)) for _, tally in tallies)
+
+    def quality(self) -> str:
+        """Numbers of all topics, as the manifest has them."""
+        return self._watch.dump()
 
     def _columns(self, about: _Messages, decoded: Decoded) -> list[pa.Array]:
         """In the order of `parquet.TableColumns.fields`, then the message's own."""
@@ -1174,11 +1228,13 @@ def _extract(
         files = tables.finish()
         extraction.images.finish()
         topics = extraction.results(files)
+        quality = extraction.quality()
         check_lease(storage, plan)
         termination.check()
         with termination.deferred():  # what is published and what the manifest names are the same
             tables.publish()
             manifest = _manifest(plan, shard, started, begin=begin, topics=topics, bags=bags, budget=budget)
+            manifest = replace(manifest, quality=quality)
             copied.clear()  # from here on a manifest may name them, whatever goes wrong
             beside.keep()
             return _commit(storage, plan, manifest, number)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import io
+import json
 import re
 import shutil
 import struct
@@ -221,6 +222,23 @@ def test_without_places_odometry_is_the_track(tmp_path: Path) -> None:
 
 def test_no_track(tmp_path: Path) -> None:
     assert track_of(tmp_path, [(0, "/x", number_message(1.0))]) is None
+
+
+def test_what_stands_still_has_no_map_and_single_messages_no_times(tmp_path: Path) -> None:
+    still = write(
+        tmp_path / "still.bag", [(number * SECOND_NS, "/fix", fix(48.0, 9.0)) for number in range(5)]
+    )
+    _, made = make_report(extracted(still, output=tmp_path / "lake", drive_id="still"), "still")
+    assert "/fix stays where it is." in made
+    apart = write(
+        tmp_path / "apart.bag",
+        [(day * 86_400 * SECOND_NS, f"/x{day}", number_message(1.0)) for day in (0, 1)],
+    )
+    _, made = make_report(extracted(apart, output=tmp_path / "lake", drive_id="apart"), "apart")
+    assert (
+        "Without 1 pause in which nothing was recorded: times here and below are of single messages." in made
+    )
+    assert "e-" not in re.sub("<style>.*</style>|<[^>]+>", "", made, flags=re.DOTALL).replace("extract-", "")
 
 
 def test_fields_that_change_and_fields_that_do_not(tmp_path: Path) -> None:
@@ -620,10 +638,42 @@ def test_what_is_missing_is_said(sample: Lake) -> None:
     assert "pip install 'ros-to-parquet[engine,report]'" in done.stderr
 
 
+LOOK = """
+const page = document.getElementById('f').contentDocument, styles = page.defaultView;
+const images = [...page.images].filter(each => each.complete && each.naturalWidth > 0);
+const numbers = colour => colour.match(/[0-9.]+/g).map(Number);
+const light = colour => numbers(colour).slice(0, 3)
+  .map(each => each / 255).map(each => each <= 0.04045 ? each / 12.92 : ((each + 0.055) / 1.055) ** 2.4)
+  .reduce((sum, each, place) => sum + each * [0.2126, 0.7152, 0.0722][place], 0);
+const behind = element => {
+  for (; element; element = element.parentElement) {
+    const colour = styles.getComputedStyle(element).backgroundColor;
+    if (numbers(colour)[3] !== 0) return colour;
+  }
+};
+let least = 99, texts = 0;
+for (const element of page.querySelectorAll('body *')) {
+  const own = [...element.childNodes].some(each => each.nodeType === 3 && each.data.trim());
+  if (!own || !element.getClientRects().length || ['STYLE', 'title'].includes(element.tagName)) continue;
+  const style = styles.getComputedStyle(element);
+  const colour = element instanceof styles.SVGElement ? style.fill : style.color;
+  const [low, high] = [light(colour), light(behind(element))].sort((one, other) => one - other);
+  least = Math.min(least, (high + 0.05) / (low + 0.05));
+  texts += 1;
+}
+const wide = [...page.querySelectorAll('.wide')].every(each => each.tabIndex === 0);
+document.getElementById('said').textContent = JSON.stringify({
+  width: page.documentElement.scrollWidth, images: images.length,
+  drawings: page.querySelectorAll('svg').length, contrast: least, texts, wide,
+  page: light(styles.getComputedStyle(page.body).backgroundColor)});
+"""
+"""What a script beside the page, which has none, sees of it. Contrast by WCAG 2's relative luminance."""
+
+
 @pytest.mark.skipif(not CHROMIUM, reason="there is no chromium on this machine")
-@pytest.mark.parametrize("width", [390, 1280])
-def test_in_a_browser(tmp_path: Path, width: int) -> None:
-    """No part is wider than the window, and every picture is one."""
+@pytest.mark.parametrize(("width", "dark"), [(390, True), (1280, False)])
+def test_in_a_browser(tmp_path: Path, width: int, dark: bool) -> None:
+    """No part is wider than the window, every picture is one, and what is written can be read."""
     image = TYPES["sensor_msgs/msg/Image"]
     messages: list[Message] = []
     for number in range(12):
@@ -638,16 +688,13 @@ def test_in_a_browser(tmp_path: Path, width: int) -> None:
     (tmp_path / "report.html").write_text(text.replace(' loading="lazy"', ""))
     (tmp_path / "frame.html").write_text(
         f"<iframe id=f src=report.html style='width:{width}px;height:900px'></iframe><pre id=said></pre>"
-        "<script>window.onload = () => { const page = document.getElementById('f').contentDocument;"
-        "const images = [...page.images].filter(each => each.complete && each.naturalWidth > 0);"
-        "document.getElementById('said').textContent = JSON.stringify("
-        "[page.documentElement.scrollWidth, images.length, page.querySelectorAll('svg').length]);"
-        "}</script>"
+        f"<script>window.onload = () => {{ {LOOK} }}</script>"
     )
     done = subprocess.run(
         [
             *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"),
             *("--allow-file-access-from-files", "--virtual-time-budget=10000", "--dump-dom"),
+            f"--blink-settings=preferredColorScheme={0 if dark else 1}",
             *(f"--user-data-dir={tmp_path / 'profile'}", f"file://{tmp_path / 'frame.html'}"),
         ],
         capture_output=True,
@@ -655,8 +702,13 @@ def test_in_a_browser(tmp_path: Path, width: int) -> None:
         check=True,
         timeout=300,
     )
-    found = re.search(r'<pre id="said">\[(\d+),(\d+),(\d+)\]</pre>', done.stdout)
+    found = re.search(r'<pre id="said">(.+?)</pre>', done.stdout)
     assert found, done.stdout[-2000:]
-    assert int(found[1]) <= width
-    assert int(found[2]) == 8
-    assert int(found[3]) == 5, "two strips, their axis, the track, the latitude"
+    seen = json.loads(html.unescape(found[1]))
+    assert seen["width"] <= width
+    assert seen["images"] == 8
+    assert seen["drawings"] == 4, "two strips, the track, the latitude"
+    assert seen["wide"], "what is moved sideways can be, with the keyboard"
+    assert (seen["page"] < 0.1) is dark
+    assert seen["texts"] > 100
+    assert seen["contrast"] >= 4.5

@@ -9,11 +9,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+
 from ros_to_parquet import __version__
-from ros_to_parquet.contract import BagStatus, DriveState
+from ros_to_parquet.contract import BagStatus, DriveQuality, DriveState, QualityLevel
 from ros_to_parquet.report import plots
 from ros_to_parquet.report.clouds import CloudView
-from ros_to_parquet.report.drive import Bag, Drive, Shard, Topic
+from ros_to_parquet.report.cost import Cost
+from ros_to_parquet.report.cost import shown as shown_cost
+from ros_to_parquet.report.drive import Drive, Shard, Topic
 from ros_to_parquet.report.frame_tree import FrameTree
 from ros_to_parquet.report.frames import FRAMES_A_CAMERA, Camera, ContactSheet
 from ros_to_parquet.report.rates import Rate, longest_gaps
@@ -31,6 +35,9 @@ MOST_ROWS = 300
 MOST_STRIPS = 120
 
 MOST_PLOTS = 60
+
+STILL_M = 0.01
+"""A track that never leaves so small a place is none."""
 
 MOST_DAMAGE_SHOWN = 3
 """Of a bag."""
@@ -103,14 +110,16 @@ def render(drive: Drive, axis: TimeAxis, found: Found, *, lake: str, made_at: st
 def _render(drive: Drive, axis: TimeAxis, found: Found, limits: Limits, *, lake: str, made_at: str) -> str:
     sections = [
         ("timeline", "Timeline", list(_timeline(drive, axis, found.rates, limits))),
+        ("quality", "Quality", list(_quality(drive.quality, limits))),
         ("track", "Track", list(_track(found.track))),
         ("cameras", "Cameras", list(_cameras(axis, found.sheet, limits))),
         ("lidar", "Lidar, from above", list(_clouds(axis, found.clouds))),
         ("fields", "Fields", list(_fields(axis, found.series, limits))),
         ("frames", "Coordinate frames", list(_tree(found.tree, limits))),
         ("topics", "Topics", list(_topics(drive, found.rates, limits))),
-        ("bags", "Bags", list(_bags(drive.bags, limits))),
-        ("shards", "Shards", list(_shards(drive.shards, limits))),
+        ("bags", "Bags", list(_bags(drive, limits))),
+        ("shards", "Shards", list(_shards(drive, limits))),
+        ("cost", "Cost", list(_cost(drive.cost))),
     ]
     parts_of = {
         name: [*parts, _CUT_SHORT] if name in found.cut_short else parts for name, _, parts in sections
@@ -164,7 +173,7 @@ def _state(drive: Drive, axis: TimeAxis) -> str:
     span = ""
     if drive.messages:
         span = f" {_text(plots.when(drive.first_ns))} to {_text(plots.when(drive.last_ns))} UTC"
-        span += f", {plots.clock(axis.length_ns / 1e9)} recorded"
+        span += f", {plots.clock(axis.length_ns / 1e9)} recorded" if axis.is_long else ""
     runs = ", ".join(f"<code>{_text(run)}</code>" for run in drive.run_ids[:3])
     return f'<p><span class="state {level}">{words}</span>{span}</p>' + (
         f'<p class="soft">Run {runs}</p>' if runs else ""
@@ -215,15 +224,14 @@ def _timeline(drive: Drive, axis: TimeAxis, rates: Sequence[Rate], limits: Limit
             f'<div class="strip">{plots.strip(axis, rate, label)}</div>'
             f'<div class="rate">{_rate(topic)}{gaps}</div></div>'
         )
-    cells.append(f'<div class="row"><div class="strip">{plots.time_axis(axis)}</div></div>')
+    marks = "".join(f'<span style="left:{place:.1%}">{at}</span>' for place, at in plots.ticks(axis))
+    cells.append(f'<div class="row"><div class="strip axis" aria-hidden="true">{marks}</div></div>')
     yield f'<div class="strips">{"".join(cells)}</div>'
     yield from _more(len(pairs), limits.strips, "topics")
     if axis.pauses:
         pauses = "1 pause" if axis.pauses == 1 else f"{axis.pauses:,} pauses"
-        yield (
-            f"<p>Without {pauses} in which nothing was recorded: times here and below are of the "
-            f"{plots.clock(axis.length_ns / 1e9)} that remain.</p>"
-        )
+        left = f"the {plots.clock(axis.length_ns / 1e9)} that remain" if axis.is_long else "single messages"
+        yield f"<p>Without {pauses} in which nothing was recorded: times here and below are of {left}.</p>"
     yield (
         '<p class="soft">Each strip is a topic\'s rate, from none to its own most. A gap, marked red, is an '
         "interval of more than five times the topic's usual one, where it comes regularly.</p>"
@@ -249,7 +257,9 @@ def _timeline(drive: Drive, axis: TimeAxis, rates: Sequence[Rate], limits: Limit
             )
             for gap, topic in worst[:20]
         ]
-        yield "<h3>Longest gaps</h3>" + _table(("topic", ">length", ">at", "log time, UTC"), rows)
+        yield "<h3>Longest gaps</h3>" + _table(
+            "longest gaps", ("topic", ">length", ">at", "log time, UTC"), rows
+        )
 
 
 def _strip_label(topic: Topic, rate: Rate) -> str:
@@ -264,8 +274,37 @@ def _rate(topic: Topic) -> str:
     return f"{rate:,.0f} Hz" if rate >= 100 else f"{rate:.3g} Hz"
 
 
+def _quality(results: Sequence[DriveQuality], limits: Limits) -> Iterator[str]:
+    if not results:
+        return
+    for result in results:
+        marked = ' class="bad"' if result.error else ""
+        yield f"<p{marked}>{_text(str(result))}</p>"
+    found = [each for result in results for each in result.findings]
+    found.sort(key=lambda each: each.level is not QualityLevel.ERROR)
+    rows = [
+        (
+            each.topic,
+            str(each.check),
+            _Bad(each.level) if each.level is QualityLevel.ERROR else str(each.level),
+            f"{each.value:.4g} {each.unit}",
+            f"{each.limit:g}",
+            each.detail,
+            "" if each.log_time_ns is None else plots.when(each.log_time_ns),
+        )
+        for each in found[: limits.rows]
+    ]
+    if rows:
+        head = ("topic", "check", "level", ">number", ">limit", "what", "log time, UTC")
+        yield _table("findings", head, rows)
+    yield from _more(sum(each.warn + each.error for each in results), len(rows), "findings")
+
+
 def _track(track: Track | None) -> Iterator[str]:
     if track is None:
+        return
+    if max(np.ptp(track.east_m), np.ptp(track.north_m)) < STILL_M:
+        yield f"<p>{_text(track.topic.name)} stays where it is.</p>"
         return
     length = f"{track.length_m / 1000:.2f} km" if track.length_m >= 1000 else f"{track.length_m:.0f} m"
     fastest = float(track.speed_mps.max())
@@ -309,7 +348,8 @@ def _frames(axis: TimeAxis, camera: Camera) -> Iterator[str]:
         yield (
             f'<figure><img loading="lazy" width="{width}" height="{height}" '
             f'alt="frame of {_text(camera.topic.name)} at {at}" src="{_data("image/jpeg", frame.jpeg)}">'
-            f'<figcaption title="{_text(plots.when(frame.log_time_ns))} UTC">{at}</figcaption></figure>'
+            f'<figcaption title="{_text(plots.when(frame.log_time_ns))} UTC">{at} '
+            f"<span>{_text(plots.time_of_day(frame.log_time_ns))}</span></figcaption></figure>"
         )
 
 
@@ -402,6 +442,8 @@ def _tree(tree: FrameTree, limits: Limits) -> Iterator[str]:
 
 
 def _topics(drive: Drive, rates: Sequence[Rate], limits: Limits) -> Iterator[str]:
+    days = {plots.day(drive.first_ns), plots.day(drive.last_ns)}
+    when = plots.time_of_day if len(days) == 1 else plots.when
     head = (
         *(
             "topic",
@@ -414,7 +456,7 @@ def _topics(drive: Drive, rates: Sequence[Rate], limits: Limits) -> Iterator[str
             "first, UTC",
             "last, UTC",
         ),
-        *(">bytes in", ">Parquet", "definition"),
+        *(">bytes in", ">Parquet", "definition", *_cost_head(drive)),
     )
     rows = [
         (
@@ -425,21 +467,23 @@ def _topics(drive: Drive, rates: Sequence[Rate], limits: Limits) -> Iterator[str
             _Bad(f"{topic.rejected:,}") if topic.rejected else "0",
             f"{len(rate.gaps):,}" if rate.regular else "",
             f"{rate.out_of_order:,}",
-            plots.when(topic.first_ns) if topic.messages else "",
-            plots.when(topic.last_ns) if topic.messages else "",
+            when(topic.first_ns) if topic.messages else "",
+            when(topic.last_ns) if topic.messages else "",
             f"{_size(topic.bytes_in)}",
             f"{_size(topic.bytes_out)}",
             ", ".join(topic.definitions),
+            *_cost_cell(drive, topic.cost),
         )
         for topic, rate in list(zip(drive.topics, rates, strict=True))[: limits.rows]
     ]
-    yield _table(head, rows)
+    yield _table("topics", head, rows)
     yield from _more(len(drive.topics), limits.rows, "topics")
     remarks = [f"{topic.name}: {remark}" for topic in drive.topics for remark in topic.remarks]
     yield _list(remarks, 50)
 
 
-def _bags(bags: Sequence[Bag], limits: Limits) -> Iterator[str]:
+def _bags(drive: Drive, limits: Limits) -> Iterator[str]:
+    bags = drive.bags
     checked: dict[bool | None, str] = {
         True: "as its index says",
         False: _Bad("not as its index says"),
@@ -459,14 +503,15 @@ def _bags(bags: Sequence[Bag], limits: Limits) -> Iterator[str]:
             _size(bag.peak_memory_bytes),
             _tries(bag.tries, bag.shards),
             "; ".join(bag.damage[:MOST_DAMAGE_SHOWN]),
+            *_cost_cell(drive, bag.cost),
         )
         for bag in _worst_first(bags, lambda bag: bag.status is not BagStatus.OK)[: limits.rows]
     ]
     head = (
         *("bag", "state", ">size", ">messages", ">extracted", "count", ">shards", ">seconds", ">MB/s"),
-        *(">peak memory", ">tries", "damage"),
+        *(">peak memory", ">tries", "damage", *_cost_head(drive)),
     )
-    yield _table(head, rows)
+    yield _table("bags", head, rows)
     yield from _more(len(bags), limits.rows, "bags")
     if any(bag.shards > 1 for bag in bags) or len(bags) > 1:
         yield (
@@ -475,7 +520,8 @@ def _bags(bags: Sequence[Bag], limits: Limits) -> Iterator[str]:
         )
 
 
-def _shards(shards: Sequence[Shard], limits: Limits) -> Iterator[str]:
+def _shards(drive: Drive, limits: Limits) -> Iterator[str]:
+    shards: Sequence[Shard] = drive.shards
     rows = [
         (
             f"{shard.number}",
@@ -488,6 +534,7 @@ def _shards(shards: Sequence[Shard], limits: Limits) -> Iterator[str]:
             _tries(shard.tries, 1),
             shard.job_id or "on this machine",
             shard.engine_version,
+            *_cost_cell(drive, shard.cost),
         )
         for shard in _worst_first(shards, lambda shard: shard.tries > 1)[: limits.rows]
     ]
@@ -502,10 +549,54 @@ def _shards(shards: Sequence[Shard], limits: Limits) -> Iterator[str]:
     )
     head = (
         *(">shard", "plan", ">bags", ">read", ">seconds", ">MB/s", ">peak memory", ">tries"),
-        *("job", "engine"),
+        *("job", "engine", *_cost_head(drive)),
     )
-    yield _table(head, rows)
+    yield _table("shards", head, rows)
     yield from _more(len(shards), limits.rows, "shards")
+
+
+def _cost(cost: Cost | None) -> Iterator[str]:
+    if cost is None:
+        return
+    facts = [
+        ("cost", shown_cost(cost.amount, cost.currency)),
+        ("vCPU-hours", f"{cost.vcpu_seconds / 3600:,.3g}"),
+        ("GB-hours of memory", f"{cost.gb_seconds / 3600:,.3g}"),
+    ]
+    cells = "".join(f"<div><dt>{name}</dt><dd>{_text(value)}</dd></div>" for name, value in facts)
+    yield f'<dl class="facts">{cells}</dl>'
+    yield _table(
+        "prices",
+        ("platform", "region", ">vCPUs", ">memory, GB", ">vCPU-hour", ">GB-hour", "prices"),
+        [
+            (
+                f"{each.platform} {each.architecture}",
+                each.region,
+                f"{each.vcpus:g}",
+                f"{each.memory_gb:g}",
+                f"{each.vcpu_hour:g} {each.currency}",
+                f"{each.gb_hour:g} {each.currency}",
+                each.origin,
+            )
+            for each in cost.pricings
+        ],
+    )
+    unpriced = f" Of {cost.unpriced:,} shards no such price is known." if cost.unpriced else ""
+    yield (
+        '<p class="soft">By the seconds of the shards that made these rows, shared out among bags and topics '
+        f"by bytes. Attempts that failed are in the run's summary.{unpriced}</p>"
+    )
+
+
+def _cost_head(drive: Drive) -> tuple[str, ...]:
+    """The head of a column that tables have where anything is known of costs."""
+    return (">cost",) if drive.cost else ()
+
+
+def _cost_cell(drive: Drive, cost: float | None) -> tuple[str, ...]:
+    if drive.cost is None:
+        return ()
+    return ("" if cost is None else shown_cost(cost, drive.cost.currency),)
 
 
 def _worst_first(each: Sequence[T], bad: Callable[[T], bool]) -> list[T]:
@@ -530,8 +621,11 @@ class _Bad(str):
     __slots__ = ()
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Columns whose head begins with ``>`` are numbers. All text is escaped."""
+def _table(what: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Columns whose head begins with ``>`` are numbers. All text is escaped.
+
+    A table that is wider than the window can be moved with the keyboard, which needs the focus.
+    """
     numbers = [cell.startswith(">") for cell in head]
     top = "".join(
         f'<th scope="col"{_class(number)}>{_text(cell.lstrip(">"))}</th>'
@@ -541,7 +635,10 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
         f"<tr>{''.join(_cell(cell, number) for cell, number in zip(row, numbers, strict=True))}</tr>"
         for row in rows
     )
-    return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+    return (
+        f'<div class="wide" tabindex="0" role="region" aria-label="{_text(what)}">'
+        f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
 
 
 def _class(number: bool) -> str:

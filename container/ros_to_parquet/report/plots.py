@@ -24,7 +24,7 @@ from ros_to_parquet.report.rates import BINS as RATE_BINS
 from ros_to_parquet.report.rates import Rate
 from ros_to_parquet.report.series import BINS as SERIES_BINS
 from ros_to_parquet.report.series import Group
-from ros_to_parquet.report.time_axis import TimeAxis
+from ros_to_parquet.report.time_axis import MOMENT_S, TimeAxis
 from ros_to_parquet.report.track import Track
 from ros_to_parquet.text import shown
 
@@ -57,6 +57,9 @@ _STYLE: Mapping[Any, Any] = {
     "path.simplify_threshold": 0.3,
     "axes.formatter.useoffset": False,
 }
+
+MOST_TICKS = 6
+"""As many as a phone has room for."""
 
 FEW_POINTS = 20
 """Fewer are marked: a line through them would look like more, and one alone has no line."""
@@ -134,27 +137,23 @@ def _joined(rate: Rate) -> npt.NDArray[np.float64]:
     return joined
 
 
-def time_axis(axis: TimeAxis) -> str:
-    """The axis below the strips."""
-    taken: list[str] = []
-    label = "time from the drive's first message"
-    with _figure(7.2, 0.34, label, taken.append, layout=False) as figure:
-        axes = figure.add_axes((0, 0.95, 1, 0.05))
-        axes.set_xlim(0, axis.length_ns / 1e9)
-        axes.set_yticks([])
-        axes.spines["left"].set_visible(False)
-        axes.grid(visible=False)
-        axes.xaxis.set_major_locator(MaxNLocator(8, prune="both"))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: clock(value)))
-    return taken[0]
+def ticks(axis: TimeAxis) -> list[tuple[float, str]]:
+    """Where times are on the axis below the strips, from 0 to 1, and what they are; none at its very ends."""
+    seconds = axis.length_ns / 1e9
+    if not axis.is_long:
+        return []
+    values = [float(value) for value in MaxNLocator(MOST_TICKS).tick_values(0, seconds)]
+    return [(value / seconds, clock(value)) for value in values if 0.04 < value / seconds < 0.96]
 
 
 def clock(seconds: float) -> str:
     """Time from the drive's beginning.
 
-    >>> clock(7.5), clock(75), clock(3675)
-    ('7.5 s', '1:15', '1:01:15')
+    >>> clock(7.5), clock(75), clock(3675), clock(1e-9)
+    ('7.5 s', '1:15', '1:01:15', '0 s')
     """
+    if seconds < MOMENT_S:
+        return "0 s"
     if seconds < 60:
         return f"{seconds:.3g} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -165,7 +164,7 @@ def clock(seconds: float) -> str:
 def track_map(track: Track, label: str) -> str:
     """The track on a grid of metres, the faster the brighter; and where it begins and ends."""
     taken: list[str] = []
-    with _figure(6.4, 5.2, label, taken.append) as figure:
+    with _figure(5.0, 4.2, label, taken.append) as figure:
         axes = figure.add_subplot()
         points = np.column_stack((track.east_m, track.north_m))
         fastest = max(float(np.percentile(track.speed_mps, 99.5)), 1e-9)
@@ -216,6 +215,24 @@ def _time_ticks(axes: Axes, axis: TimeAxis) -> None:
     axes.set_xlim(0, axis.length_ns / 1e9)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: clock(value)))
+
+
+def time_of_day(time_ns: int) -> str:
+    """The end of `when`, without the day.
+
+    >>> time_of_day(1_700_000_000_123_456_789)
+    '22:13:20.123'
+    """
+    return when(time_ns).rpartition(" ")[2]
+
+
+def day(time_ns: int) -> str:
+    """The beginning of `when`.
+
+    >>> day(1_700_000_000_123_456_789)
+    '2023-11-14'
+    """
+    return when(time_ns).partition(" ")[0]
 
 
 def when(time_ns: int) -> str:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ros_to_parquet.quality.histogram import Histogram
+from ros_to_parquet.quality.judge import usual_interval_ns
 from ros_to_parquet.report.drive import Topic, share_of
 from ros_to_parquet.report.tables import TIMES, Tables, has_times, timed
 from ros_to_parquet.report.time_axis import TimeAxis
@@ -19,21 +21,11 @@ BINS = 360
 GAP_FACTOR = 5.0
 """An interval so many times the usual one is a gap."""
 
-REGULAR_FACTOR = 3.0
-"""A topic is regular, and can have gaps, if nine in ten intervals are below so many times the usual."""
-
-MIN_INTERVALS = 10
-"""With fewer, nothing is usual."""
-
 MAX_GAPS = 500
 """Of a topic; the longest are kept."""
 
 MOST_ROWS = 10_000_000
 """Of a topic, whose log times are read; of more, evenly spread ones'."""
-
-# Intervals are counted in bins of about 1 % each, from a nanosecond to centuries.
-_STEPS_A_DECADE = 230
-_INTERVAL_BINS = 20 * _STEPS_A_DECADE
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -77,7 +69,7 @@ class Rate:
 def measure_rate(tables: Tables, axis: TimeAxis, topic: Topic) -> Rate:
     """Reads the topic's log times, or a sample of them, and nothing else of it."""
     counts = np.zeros(BINS)
-    intervals = np.zeros(_INTERVAL_BINS, dtype=np.int64)
+    intervals = Histogram()
     longest: list[tuple[int, int]] = []
     out_of_order = repeated = read = 0
     before: int | None = None
@@ -122,14 +114,15 @@ def measure_rate(tables: Tables, axis: TimeAxis, topic: Topic) -> Rate:
         counts, share = np.zeros(BINS), 1.0
     if share < 1:
         _note_pauses(topic.spans, longest)
-    usual_s, regular = _usual(intervals)
+    usual_ns, regular = usual_interval_ns(intervals)
     gaps = [
         Gap(start, start + length)
         for length, start in longest
-        if usual_s is not None and regular and length > GAP_FACTOR * usual_s * 1e9
+        if usual_ns is not None and regular and length > GAP_FACTOR * usual_ns
         if not axis.is_pause(start, start + length)
     ]
     gaps = sorted(set(gaps), key=lambda gap: gap.start_ns)
+    usual_s = None if usual_ns is None else usual_ns / 1e9
     return Rate(counts, usual_s, regular, tuple(gaps), out_of_order, repeated, share)
 
 
@@ -153,11 +146,9 @@ def _note_pauses(spans: Int64Array, longest: list[tuple[int, int]]) -> None:
 
 
 def _note_intervals(
-    steps: Int64Array, times: Int64Array, intervals: Int64Array, longest: list[tuple[int, int]]
+    steps: Int64Array, times: Int64Array, intervals: Histogram, longest: list[tuple[int, int]]
 ) -> None:
-    later = steps > 0
-    logs = np.log10(steps[later].astype(np.float64)) * _STEPS_A_DECADE
-    intervals += np.bincount(np.clip(logs.astype(np.int64), 0, _INTERVAL_BINS - 1), minlength=_INTERVAL_BINS)
+    intervals.add(steps[steps > 0])
     count = min(MAX_GAPS, len(steps))
     for place in np.argpartition(steps, len(steps) - count)[len(steps) - count :] if count else ():
         _keep_longest(longest, (int(steps[place]), int(times[place])))
@@ -171,20 +162,6 @@ def _keep_longest(longest: list[tuple[int, int]], entry: tuple[int, int]) -> Non
         heapq.heappush(longest, entry)
     elif entry > longest[0]:
         heapq.heapreplace(longest, entry)
-
-
-def _usual(intervals: Int64Array) -> tuple[float | None, bool]:
-    """The median interval in seconds, and whether most are about as long."""
-    total = int(intervals.sum())
-    if total < MIN_INTERVALS:
-        return None, False
-    median, high = (_quantile(intervals, total, share) for share in (0.5, 0.9))
-    return median, high < REGULAR_FACTOR * median
-
-
-def _quantile(intervals: Int64Array, total: int, share: float) -> float:
-    place = int(np.searchsorted(np.cumsum(intervals), share * total))
-    return float(10 ** ((place + 0.5) / _STEPS_A_DECADE) / 1e9)
 
 
 def longest_gaps(gaps: Sequence[Gap], count: int) -> list[Gap]:

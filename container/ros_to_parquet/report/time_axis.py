@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,9 @@ import numpy.typing as npt
 
 PAUSE_S = 60.0
 """A pause in which no topic has a message is left out if it is longer than this, and than `PAUSE_SHARE`."""
+
+MOMENT_S = 1e-6
+"""What is shorter is no time to speak of: single messages."""
 
 PAUSE_SHARE = 0.2
 """Of all the time that something was recorded."""
@@ -36,6 +39,11 @@ class TimeAxis:
         return max(int((self.stops_ns - self.starts_ns).sum()), 1) if len(self.starts_ns) else 1
 
     @property
+    def is_long(self) -> bool:
+        """Whether there is a time between the first and the last message, but for pauses."""
+        return self.length_ns >= MOMENT_S * 1e9
+
+    @property
     def pauses(self) -> int:
         return max(len(self.starts_ns) - 1, 0)
 
@@ -55,6 +63,11 @@ class TimeAxis:
         """Whether one of the pauses that are left out lies between two log times."""
         return bool(np.any((self.stops_ns[:-1] >= start_ns) & (self.starts_ns[1:] <= stop_ns)))
 
+    def between_ns(self, start_ns: int, stop_ns: int) -> int:
+        """How much of the time between two log times is on the axis."""
+        start, stop = self.on_axis_ns(np.array([start_ns, stop_ns], dtype=np.int64)).tolist()
+        return int(stop - start)
+
     def seconds(self, time_ns: int) -> float:
         """Where a log time is, from the beginning of the axis."""
         return float(self.on_axis_ns(np.array([time_ns], dtype=np.int64))[0]) / 1e9
@@ -62,21 +75,32 @@ class TimeAxis:
 
 def make_axis(spans_ns: Iterable[tuple[int, int]]) -> TimeAxis:
     """The axis of the times between each first and last message."""
-    merged: list[list[int]] = []
-    for start, stop in sorted(spans_ns):
-        if merged and start <= merged[-1][1]:
-            merged[-1][1] = max(merged[-1][1], stop)
-        else:
-            merged.append([start, stop])
+    merged = _merged(spans_ns)
     recorded_ns = sum(stop - start for start, stop in merged)
-    pause_ns = max(PAUSE_S * 1e9, PAUSE_SHARE * recorded_ns)
-    kept: list[list[int]] = []
-    for start, stop in merged:
-        if kept and start - kept[-1][1] <= pause_ns:
-            kept[-1][1] = stop
+    return _axis(_merged(merged, pause_ns=max(PAUSE_S * 1e9, PAUSE_SHARE * recorded_ns)))
+
+
+def union_axis(axes: Iterable[TimeAxis]) -> TimeAxis:
+    """The axis of the times that are on one of several: however short, time on none of them is a pause."""
+    spans = (
+        span for axis in axes for span in zip(axis.starts_ns.tolist(), axis.stops_ns.tolist(), strict=True)
+    )
+    return _axis(_merged(spans))
+
+
+def _merged(spans_ns: Iterable[tuple[int, int]], *, pause_ns: float = 0.0) -> list[tuple[int, int]]:
+    """In order, those that are no more than ``pause_ns`` apart put together."""
+    merged: list[tuple[int, int]] = []
+    for start, stop in sorted(spans_ns):
+        if merged and start - merged[-1][1] <= pause_ns:
+            merged[-1] = merged[-1][0], max(merged[-1][1], stop)
         else:
-            kept.append([start, stop])
-    starts = np.array([start for start, _ in kept], dtype=np.int64)
-    stops = np.array([stop for _, stop in kept], dtype=np.int64)
+            merged.append((start, stop))
+    return merged
+
+
+def _axis(spans_ns: Sequence[tuple[int, int]]) -> TimeAxis:
+    starts = np.array([start for start, _ in spans_ns], dtype=np.int64)
+    stops = np.array([stop for _, stop in spans_ns], dtype=np.int64)
     lengths = stops - starts
     return TimeAxis(starts, stops, np.cumsum(lengths) - lengths)

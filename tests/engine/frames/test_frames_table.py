@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -28,6 +29,7 @@ from tests.engine.frames.drives import (
     made,
     speed,
     table_of,
+    transform,
     values,
     write,
 )
@@ -156,6 +158,37 @@ def test_each_frame_has_the_message_that_is_meant(
                 assert found["time_ns"] - row["time_ns"] == found["delta_ns"]
     assert any(row["speed"] is None for row in rows)
     assert any(row["speed"] is not None for row in rows)
+
+
+def test_as_duckdbs_asof_join_over_the_lake(recorded: tuple[Lake, list[Message]]) -> None:
+    lake, _ = recorded
+    _, rows = made(
+        lake,
+        name="asof",
+        reference="/camera",
+        topics={"/speed": {"method": "previous", "tolerance_ms": "unlimited", "fields": ["value"]}},
+    )
+    found = duckdb.sql(
+        f"""
+        SELECT camera.log_time_ns, speed.log_time_ns
+        FROM read_parquet('{lake.uri}/camera/**/*.parquet') camera
+        ASOF LEFT JOIN read_parquet('{lake.uri}/speed/**/*.parquet') speed
+        ON camera.log_time_ns >= speed.log_time_ns
+        ORDER BY 1
+        """
+    ).fetchall()
+    ours = [(row["time_ns"], None if row["speed"] is None else row["speed"]["time_ns"]) for row in rows]
+    assert ours == found
+
+
+def test_nested_messages_are_as_the_lake_has_them(tmp_path: Path) -> None:
+    edges = [("map", f"n{number}", (number, 0, 0), (0, 0, 0, 1)) for number in range(3)]
+    messages = [transform(number * MS, *edges[: number % 4]) for number in range(9)]
+    lake = extracted(tmp_path / "lake", write(tmp_path / "a.bag", messages))
+    _, rows = made(lake, reference="/tf")
+    recorded = lake.topic("/tf").to_table(columns=["transforms"]).column("transforms").to_pylist()
+    assert values(rows, "tf", "transforms") == recorded
+    assert [len(each) for each in recorded] == [0, 1, 2, 3, 0, 1, 2, 3, 0]
 
 
 def test_between_two_messages(tmp_path: Path) -> None:
