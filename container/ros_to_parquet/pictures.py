@@ -96,8 +96,12 @@ class Claim:
 
     @property
     def working_bytes(self) -> int:
-        """About what decoding and encoding it takes at its peak, beside the message."""
-        return self.width * self.height * (3 * self.pixel_bytes + 4)
+        """About what decoding and encoding it takes at its peak, beside the message.
+
+        The pixels are there decoded, filtered and packed; colours of 16 bits in the other byte order, too.
+        """
+        copies = 3 if self.pixel_bytes <= 4 else 4
+        return self.width * self.height * (copies * self.pixel_bytes + 1)
 
 
 # --- encodings ---------------------------------------------------------------------------------------
