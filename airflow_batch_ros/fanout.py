@@ -173,8 +173,6 @@ class Fanout:
 
         self._stop_if_killed()
         self._find()
-        if not self.conf.drives:
-            return []
         record, new = self._record_run()
         try:
             prepared = self._prepare_all()

@@ -59,7 +59,8 @@ def ros_to_parquet(
     summary as the group's ``output``. ``announce`` is a teardown: it runs whether ``wait`` failed or not, so
     that a drive in the lake is announced though another failed, and does not change the run's state.
 
-    :param drives: ``{drive_id: {"bucket": ..., "prefix": ...}}``, also as what an earlier task returns.
+    :param drives: ``{drive_id: {"bucket": ..., "prefix": ...}}``, also as what an earlier task returns; or
+        ``{"bucket": ..., "prefix": "fleet/*/"}``, which finds them.
     :param conf: a whole conf instead; with neither, the DAG run's conf and params.
     :param fail_on: states of a drive that fail the run, where the conf has no ``fail_on``.
     :param min_success_ratio: share of the drives that must not fail, where the conf has none: 0 to 1.

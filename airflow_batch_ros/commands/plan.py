@@ -275,6 +275,8 @@ def _sum_lines(drives: Sequence[Foreseen], estimator: Estimator | None) -> list[
         f"{totals['drives']:,} drives, {totals['bags']:,} bags, {totals['bag_bytes'] / 1e9:,.2f} GB, "
         f"{totals['shards']:,} shards"
     )
+    if not drives:
+        return [said]
     if estimator is None:
         return [
             said,

@@ -16,11 +16,12 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_batch_ros.jobs import DriveJob
-from airflow_batch_ros.links.batch import BatchJobLink, BatchLogsLink, LakeLink
+from airflow_batch_ros.links.batch import BatchJobLink, BatchLogsLink, DriveReportLink, LakeLink
 from airflow_batch_ros.waiting import DEFAULT_UNKNOWN_AFTER_S, Waiting, amount_of
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.openlineage.extractors import OperatorLineage
 
     from airflow_batch_ros.hooks.batch import RosToParquetBatchHook
     from airflow_batch_ros.summary import DriveSummary
@@ -57,7 +58,7 @@ class RosToParquetBatchSensor(BaseSensorOperator):
 
     template_fields: Sequence[str] = ("jobs", "aws_conn_id", "region_name")
     template_fields_renderers = {"jobs": "json"}  # noqa: RUF012
-    operator_extra_links = (BatchJobLink(), BatchLogsLink(), LakeLink())
+    operator_extra_links = (BatchJobLink(), BatchLogsLink(), LakeLink(), DriveReportLink())
     ui_color = "#dcebf7"
 
     def __init__(
@@ -86,6 +87,7 @@ class RosToParquetBatchSensor(BaseSensorOperator):
         self.aws_conn_id = aws_conn_id
         self.region_name = region_name
         self._waiting: Waiting | None = None
+        self._drives: list[DriveSummary] = []
 
     def execute(self, context: Context) -> Any:
         self._store_links(context)
@@ -133,6 +135,16 @@ class RosToParquetBatchSensor(BaseSensorOperator):
         for problem in terminate(self._hook().batch, ids, KILLED):
             self.log.error("could not terminate %s", problem)
 
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage:  # noqa: ARG002
+        """What the drives in the lake read and wrote; asked for by Airflow's OpenLineage provider."""
+        from airflow_batch_ros import lineage
+
+        return lineage.of_drives(self._hook().s3, self._drives)
+
+    def get_openlineage_facets_on_failure(self, task_instance: Any) -> OperatorLineage:
+        """The same: of a run that fails, most drives may be well."""
+        return self.get_openlineage_facets_on_complete(task_instance)
+
     def _poll(self, context: Context) -> bool:
         """Whether a job is still to end."""
         from airflow_batch_ros.jobs import look_at
@@ -158,14 +170,15 @@ class RosToParquetBatchSensor(BaseSensorOperator):
         given = self.runnable_timeout
         return given.total_seconds() if isinstance(given, timedelta) else given
 
-    def _store_links(self, context: Context) -> None:
-        """The operator's links, for this task too: to the console that the operator named."""
+    def _store_links(self, context: Context, *, reports: Sequence[str] = ()) -> None:
+        """The operator's links, for this task too, and one to ``reports``: in the console that it named."""
         from airflow_batch_ros import console
         from airflow_batch_ros.jobs import describe, log_group
         from airflow_batch_ros.links import batch as links
 
         # Airflow asks for the links of a task that failed too, and logs an error for each it cannot find.
-        context["ti"].xcom_push(key=links.LINKS_KEY, value={})
+        if not reports:
+            context["ti"].xcom_push(key=links.LINKS_KEY, value={})
         jobs = self._drive_jobs()
         consoles = [job.console_url for job in jobs if job.console_url]
         if consoles:
@@ -174,7 +187,8 @@ class RosToParquetBatchSensor(BaseSensorOperator):
             group = log_group(describe(batch, [first]).get(first))
             base = console.base_of(consoles[0])
             context["ti"].xcom_push(
-                key=links.LINKS_KEY, value=links.urls(base, batch.meta.region_name, jobs, group)
+                key=links.LINKS_KEY,
+                value=links.urls(base, batch.meta.region_name, jobs, group, reports=reports),
             )
 
     def _waited_s(self, context: Context) -> float:
@@ -190,8 +204,11 @@ class RosToParquetBatchSensor(BaseSensorOperator):
             drives = summary.summarize(hook.s3, hook.batch, hook.logs, self._drive_jobs())
         except summary.SummaryError as error:
             raise AirflowException(str(error)) from None
+        self._drives = drives
         for line in summary.log_lines(drives):
             self.log.info(line)
+        if reports := [drive.report for drive in drives if drive.report]:
+            self._store_links(context, reports=reports)
         if self.drives_page:
             self._write_pages(context, drives)
         result = summary.as_dict(drives)

@@ -95,8 +95,8 @@ def share_out(limit_bytes: int) -> MemoryBudget:
 
     Tables may be so many that they take 24 more: no bag has both thousands of topics and large messages.
 
-    Pictures (6), videos (8) and files that wait to be put (1) come beside that where they are asked for; what
-    they are made of is then not written, or smaller.
+    Pictures (8), videos (12) and files that wait to be put (1) come beside that where they are asked for. Of
+    what is written pixels are then no part, or packed.
 
     Reads, row groups and what waits gain nothing past the sizes here, so they stop growing at the default or
     before: memory that is touched for the first time costs more than what is done with it.
@@ -120,8 +120,8 @@ def share_out(limit_bytes: int) -> MemoryBudget:
         upload=4 * share,
         alone=26 * share,
         tables=24 * share,
-        pictures=6 * share,
-        videos=8 * share,
+        pictures=8 * share,
+        videos=12 * share,
         files=share,
     )
 

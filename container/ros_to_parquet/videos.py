@@ -50,14 +50,14 @@ _ENCODERS: Final = {
         "libx264",
         # Nothing is looked ahead at, which is most of what the encoder would hold.
         {"preset": "veryfast", "tune": "zerolatency", "crf": "23", "threads": "2"},
-        pixel_bytes=32,
-        fixed_bytes=8 << 20,
+        pixel_bytes=28,
+        fixed_bytes=3 << 20,
     ),
     VideoCodec.AV1: _Encoder(
         "libsvtav1",
         {"preset": "10", "crf": "35", "svtav1-params": "lp=1:pred-struct=1"},
-        pixel_bytes=160,
-        fixed_bytes=24 << 20,
+        pixel_bytes=36,
+        fixed_bytes=8 << 20,
     ),
 }
 

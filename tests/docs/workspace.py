@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -9,10 +10,12 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 from rosbags.rosbag1 import Writer
 from rosbags.typesys import Stores, get_typestore
 
@@ -37,6 +40,8 @@ FRAMES = (
     "ros-to-parquet frames lake --drive-id drive_1 --reference /camera/image/compressed --topic "
     "/imu/data=interpolated"
 )
+
+ICEBERG = "ros-to-parquet catalog lake iceberg:fleet --property type=sql --property uri=sqlite:///catalog.db"
 
 RUN = "run_1"
 """What stands for RUN in a command."""
@@ -90,8 +95,10 @@ def make_workspace(folder: Path, aws: EmbeddedAws) -> Workspace:
         "ros-to-parquet extract drive.bag clouds.bag --output lake --drive-id drive_1 --pointcloud decoded",
         "ros-to-parquet fleet lake --update",
         FRAMES,
+        "ros-to-parquet extract camera.bag --output lake --drive-id c --images '*=jpeg_files,video=h264'",
         "ros-to-parquet extract speed_1.mcap speed_2.mcap --output s3://lake/drives --drive-id car_7.day_1",
         f"airflow-batch-ros submit --conf conf.json --output s3://lake/drives --run-id {RUN} --wait",
+        *([ICEBERG] if find_spec("pyiceberg") else []),
     ):
         done = made.bash(command)
         assert done.returncode == 0, f"{command}\n{done.stdout}"
@@ -102,6 +109,7 @@ def _write_bags(folder: Path) -> None:
     write_bag(folder / "drive.bag", messages=1_400, start_ns=START_NS)
     write_bag(folder / "old.db3", start_ns=START_NS)
     _write_clouds(folder / "clouds.bag")
+    _write_camera(folder / "camera.bag")
     write_defined(
         folder / "speed_1.mcap", "float32 value", [{"value": 1.0}], topic="/car/speed", kind="car/msg/Speed"
     )
@@ -116,6 +124,21 @@ def _write_bags(folder: Path) -> None:
     package.mkdir(parents=True)
     (package / "Wheel.msg").write_text("float64 speed\n")
     (folder / "conf.json").write_text(json.dumps(CONF))
+
+
+def _write_camera(path: Path) -> None:
+    store = get_typestore(Stores.ROS1_NOETIC)
+    types: Any = store.types
+    kind = "sensor_msgs/msg/CompressedImage"
+    with Writer(path) as writer:
+        connection = writer.add_connection("/front/image/compressed", kind, typestore=store)
+        for number in range(5):
+            stamp = types["builtin_interfaces/msg/Time"](*divmod(START_NS, 10**9))
+            header = types["std_msgs/msg/Header"](number, stamp, "front")
+            jpeg = io.BytesIO()
+            Image.new("RGB", (128, 96), (50 * number, 90, 120)).save(jpeg, "JPEG")
+            message = types[kind](header, "jpeg", np.frombuffer(jpeg.getvalue(), np.uint8))
+            writer.write(connection, START_NS + number * 10**8, store.serialize_ros1(message, kind))
 
 
 def _write_clouds(path: Path) -> None:

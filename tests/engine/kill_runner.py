@@ -26,6 +26,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass, field, replace
@@ -51,6 +52,8 @@ _PART_BYTES: Final = 5 << 20
 
 _REFUSED: Final = "refused"
 
+_PATHS: Final = ("image_path", "video_path")
+
 _WRITES: Final = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 _EVENTS: Final = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link")
 _READS: Final = ("Get", "Head", "List")
@@ -73,6 +76,7 @@ class Job:
         rival: ``same``: what the process does, too; ``other``: the command line, which takes the drive over;
             ``over``: it overwrites; empty: the process is killed.
         samples: how many changes are tried, evenly spread; 0 for all.
+        options: of ``extract``.
     """
 
     flow: str
@@ -84,6 +88,7 @@ class Job:
     moments: Sequence[str]
     rival: str = ""
     samples: int = 0
+    options: Sequence[str] = ()
 
 
 @dataclass(slots=True)
@@ -263,7 +268,8 @@ class Trial:
             raise AssertionError(f"rival: manifests: {counts(seen)}, not {counts(self.job.expected)}")
 
     def extract(self, *options: str) -> None:
-        self._command("extract", *self.job.bags, "--output", self.output, "--drive-id", "d", *options)
+        words = [*self.job.bags, "--output", self.output, "--drive-id", "d", *self.job.options, *options]
+        self._command("extract", *words)
 
     def _command(self, *words: str) -> None:
         tempfile.tempdir = str(self.scratch)
@@ -285,7 +291,7 @@ class Trial:
                 raise AssertionError(f"neither the old nor the new: {counts(seen)}")
             return
         for table, times in seen.items():
-            if len(set(times)) != len(times) or not set(times) <= set(whole[table]):
+            if Counter(times) - Counter(whole[table]):
                 raise AssertionError(f"{table}: rows that are there twice, or are none of the bags'")
         standing = {path for _, path in named(self.output)}
         if missing := standing - stored(self.output):
@@ -341,20 +347,28 @@ def read_files(output: str) -> Rows:
 
 
 def stored(output: str) -> set[str]:
-    """What is in the lake of rows and attachments, whoever wrote it."""
+    """What is in the lake of rows, attachments, pictures and videos, whoever wrote it."""
     paths = (info.uri.removeprefix(f"{output}/") for info in open_storage(output).objects(output))
-    return {path for path in paths if not path.startswith("_") or path.startswith("_attachments/")}
+    return {
+        path for path in paths if not path.startswith("_") or path.startswith(("_attachments/", "_files/"))
+    }
 
 
 def named(output: str) -> list[tuple[str, str]]:
-    """(drive id, path) of what manifests that count name."""
+    """(drive id, path) of what manifests that count name, and the rows of their files."""
     paths = []
     found = Lake(output)
+    filesystem, root = arrow_filesystem(output)
     for drive_id in found.drives():
         record = found.drive(drive_id)
         for manifest in contract.standing_manifests(record.manifests, record.commits):
             paths += [(drive_id, file.path) for topic in manifest.topics for file in topic.files]
             paths += [(drive_id, each.path) for bag in manifest.bags for each in bag.attachments if each.path]
+            for file in (file for topic in manifest.topics if topic.beside for file in topic.files):
+                with pq.ParquetFile(f"{root}/{file.path}", filesystem=filesystem) as table:
+                    columns = [name for name in table.schema_arrow.names if name in _PATHS]
+                    beside = {path for row in table.read(columns).to_pylist() for path in row.values()}
+                paths += [(drive_id, path) for path in beside]
     return paths
 
 

@@ -25,6 +25,7 @@ from ros_to_parquet.storage import open_storage
 from tests.engine.bag.bag_bytes import McapFile, mcap_attachment, mcap_channel, mcap_message, mcap_schema
 from tests.engine.kill_runner import Job, Rows
 from tests.engine.sample_bags import START_NS, TOPICS, write_bag
+from tests.engine.test_images import STORE, picture, raw, write
 
 if TYPE_CHECKING:
     from airflow_batch_ros.local import EmbeddedAws
@@ -37,40 +38,69 @@ BLOB_BYTES = 1_500_000
 
 @dataclass(frozen=True)
 class Drive:
-    """A drive of two bags and three shards: five topics, two attachments."""
+    """``options`` are those of the plan, for the command line."""
 
     bags: tuple[Path, ...]
     plan: Plan
     expected: Rows
+    options: tuple[str, ...] = ()
 
 
 @pytest.fixture(scope="module")
 def drive(tmp_path_factory: pytest.TempPathFactory) -> Drive:
+    """Of two bags and three shards: five topics, two attachments."""
     folder = tmp_path_factory.mktemp("bags")
     rounds, blobs = folder / "rounds.bag", folder / "blobs.mcap"
     write_bag(rounds, messages=ROUNDS)
     blobs.write_bytes(_blobs())
+    shards = ((BagSlice(0),), (BagSlice(1, 0, 2),), (BagSlice(1, 1, 2),))
+    plan = _plan(folder, {rounds: "rosbag1", blobs: "mcap"}, shards, ExtractOptions())
+    expected = {
+        contract.table_name(topic): [START_NS + number * 10_000_000 + offset for number in range(ROUNDS)]
+        for offset, topic in enumerate(TOPICS)
+    }
+    return Drive((rounds, blobs), plan, {**expected, "blob": [START_NS + number for number in range(BLOBS)]})
+
+
+def _plan(
+    folder: Path, kinds: dict[Path, str], shards: tuple[tuple[BagSlice, ...], ...], options: ExtractOptions
+) -> Plan:
     bags = []
-    for path, kind in ((rounds, "rosbag1"), (blobs, "mcap")):
+    for path, kind in kinds.items():
         info = open_storage(str(path)).head(str(path))
         bags.append(PlannedBag(str(path), path.name, kind, info.size_bytes, info.etag, path.name))
     asked = Run("dag", "run")
-    plan = Plan(
+    return Plan(
         contract_version=contract.CONTRACT_VERSION,
         plan_id=contract.make_plan_id(asked, "d"),
         run=asked,
         drive_id="d",
         source=str(folder),
         output="",
-        options=ExtractOptions(),
+        options=options,
         bags=tuple(bags),
-        shards=((BagSlice(0),), (BagSlice(1, 0, 2),), (BagSlice(1, 1, 2),)),
+        shards=shards,
     )
-    expected = {
-        contract.table_name(topic): [START_NS + number * 10_000_000 + offset for number in range(ROUNDS)]
-        for offset, topic in enumerate(TOPICS)
-    }
-    return Drive((rounds, blobs), plan, {**expected, "blob": [START_NS + number for number in range(BLOBS)]})
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Drive:
+    """Of two bags and two shards: a camera whose pictures become files and videos, two of one log time."""
+    folder = tmp_path_factory.mktemp("pictures")
+    expected: dict[str, list[int]] = {"cam": [], "status": []}
+    for name in ("a.bag", "b.bag"):
+        begun_ns = START_NS + len(expected["cam"]) * 10**9
+        times = [begun_ns, begun_ns + 10**8, begun_ns + 10**8]
+        expected["cam"] += times
+        expected["status"].append(begun_ns)
+        messages = [(time_ns, raw(picture(number))) for number, time_ns in enumerate(times)]
+        status = STORE.types["std_msgs/msg/String"]("ok")
+        write(folder / name, {"/cam": messages, "/status": [(begun_ns, status)]})
+    bags = (folder / "a.bag", folder / "b.bag")
+    rule = "png_files,video=h264"
+    options = ExtractOptions(images=(contract.parse_image_rule("/cam", rule),))
+    plan = _plan(folder, dict.fromkeys(bags, "rosbag1"), ((BagSlice(0),), (BagSlice(1),)), options)
+    return Drive(bags, plan, expected, ("--images", f"/cam={rule}"))
 
 
 def _blobs() -> bytes:
@@ -135,6 +165,7 @@ def sweep(
         moments=("before",) if rival else place.moments,
         rival=rival,
         samples=samples,
+        options=drive.options,
     )
     path = tmp_path / "job.json"
     path.write_text(json.dumps(asdict(job)))
@@ -165,6 +196,30 @@ def test_killed_here_and_there(drive: Drive, tmp_path: Path, place: Place, flow:
 def test_killed_at_every_change(drive: Drive, tmp_path: Path, place: Place, flow: str) -> None:
     report = sweep(drive, flow, place, tmp_path)
     assert sum(report["deaths"].values()) >= report["changes"] - 2, "threads take turns: one more or less"
+
+
+@pytest.mark.parametrize(("place", "flow"), [("s3", "shards"), ("disk", "overwrite")], indirect=["place"])
+def test_killed_among_pictures(pictures: Drive, tmp_path: Path, place: Place, flow: str) -> None:
+    report = sweep(pictures, flow, place, tmp_path, samples=2)
+    assert sum(report["deaths"].values()) >= 1
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("flow", FLOWS)
+def test_killed_at_every_change_among_pictures(
+    pictures: Drive, tmp_path: Path, place: Place, flow: str
+) -> None:
+    report = sweep(pictures, flow, place, tmp_path)
+    assert sum(report["deaths"].values()) >= report["changes"] - 2
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("flow", "rival"), RIVALS)
+def test_overtaken_at_every_change_among_pictures(
+    pictures: Drive, tmp_path: Path, place: Place, flow: str, rival: str
+) -> None:
+    report = sweep(pictures, flow, place, tmp_path, rival=rival)
+    assert sum(report["deaths"].values()) >= report["changes"] - 2
 
 
 def whole_bags(drive: Drive) -> Drive:

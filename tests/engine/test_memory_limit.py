@@ -44,6 +44,12 @@ from tests.engine.bag.bag_bytes import (
     u32,
 )
 from tests.engine.installed import install
+from tests.engine.test_images import compressed as compressed_image
+from tests.engine.test_images import file_of as image_file
+from tests.engine.test_images import frames as image_frames
+from tests.engine.test_images import png_claiming
+from tests.engine.test_images import raw as raw_image
+from tests.engine.test_images import write as write_images
 
 if TYPE_CHECKING:
     from airflow_batch_ros.local import EmbeddedAws
@@ -279,6 +285,40 @@ def test_what_comes_out_of_a_transform(tmp_path: Path, nothing_bytes: int) -> No
     assert 600 < small.rows < 1600
     assert pq.read_metadata(tmp_path / "lake" / small.path).num_row_groups < 8
     assert peak - nothing_bytes < LIMIT_BYTES
+
+
+VIDEO_LIBRARY_BYTES = 48 << 20
+
+
+@pytest.mark.parametrize(
+    ("rule", "limit_bytes"),
+    [("png", LEAST_LIMIT_BYTES), ("recorded,video=h264", LIMIT_BYTES)],
+)
+def test_pictures(tmp_path: Path, nothing_bytes: int, rule: str, limit_bytes: int) -> None:
+    """As large as the limit takes, some that claim to be larger, and many at a time."""
+    noise = np.random.default_rng(1).integers(0, 256, (1080, 1920, 3), dtype=np.uint8)
+    jpeg, huge = image_file(noise), png_claiming(100_000, 100_000)
+    topics = {
+        "/raw": [raw_image(noise)] * 4,
+        "/jpeg": [compressed_image(jpeg)] * 10 + [compressed_image(huge)] * 3,
+        "/small": [raw_image(noise[:480, :640])] * 30,
+    }
+    bag = write_images(tmp_path / "a.bag", {topic: image_frames(some) for topic, some in topics.items()})
+    output = str(tmp_path / "lake")
+    peak = peak_bytes(bag, output, limit_bytes=limit_bytes, options=("--images", f"*={rule}"))
+    results = {topic.topic: topic for topic in Lake(output).drive("d").manifests[0].topics}
+    assert {name: (each.rows, each.rejected) for name, each in results.items()} == {
+        name: (len(some), 0) for name, some in topics.items()
+    }
+    if "video" in rule:  # there is an encoder for two of three
+        assert peak - nothing_bytes < limit_bytes + VIDEO_LIBRARY_BYTES, (peak - nothing_bytes) >> 20
+        assert sum(len(each.beside) for each in results.values()) == 2
+        return
+    assert peak - nothing_bytes < limit_bytes, (peak - nothing_bytes) >> 20
+    assert (results["/raw"].remark, results["/small"].remark) == ("", "")
+    assert results["/jpeg"].remark.startswith(
+        "3 pictures are kept as recorded, in the column data: 100,000 by"
+    )
 
 
 @pytest.mark.parametrize("packed", [True, False])

@@ -74,8 +74,10 @@ def test_datasets_and_torch() -> None:
     assert all(math.isclose(one, two, rel_tol=1e-6) for one, two in zip(found, wanted, strict=True))
 
 
-def test_what_the_documentation_says() -> None:
+def test_what_the_documentation_says(capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("pandas", "polars", "datasets", "torch"):
         pytest.importorskip(name)
-    (block,) = (each for each in blocks_of("docs/frames.md") if each.language == "py")
-    exec(compile(block.body, "docs/frames.md", "exec"), {})
+    blocks = [each.body for each in blocks_of("docs/frames.md") if each.language == "py"]
+    assert len(blocks) == 2
+    exec(compile("\n".join(blocks), "docs/frames.md", "exec"), {})
+    assert len(capsys.readouterr().out.splitlines()) > 2 * FRAMES // 8

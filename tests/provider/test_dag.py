@@ -12,6 +12,7 @@ import pytest
 from airflow_batch_ros.assets import DRIVES_ALIAS, LakeDrive
 from airflow_batch_ros.jobs import describe
 from airflow_batch_ros.local import JobEnds
+from ros_to_parquet.contract import frames_key
 from tests.provider.bags import MESSAGES, UNREADABLE, cut_off, ros1_bag
 from tests.provider.builders import put
 from tests.provider.conftest import DAGS
@@ -111,9 +112,11 @@ def test_every_optional_key(dag: Any, s3: S3Client, bucket: str, variables: None
             "images": {"/cam*": "png", "/camera": {"form": "recorded"}},
             "report": False,
             "fleet": False,
+            "sync": {"reference": "/temperature", "topics": {"/nowhere": {}}},
         },
     )
     assert state == "success"
+    assert s3.head_object(Bucket=bucket, Key=f"elsewhere/{frames_key('frames', 'drive_1')}")["ContentLength"]
     (drive,) = returned["wait"]["drives"]
     assert drive["output"] == f"s3://{bucket}/elsewhere"
     assert [table["table"] for table in drive["tables"]] == ["temperature"]

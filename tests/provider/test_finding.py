@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_batch_ros import finding
+from airflow_batch_ros import finding, runs
 from airflow_batch_ros.allowed import AllowList, check_allowed
 from airflow_batch_ros.conf import ConfError, DrivePattern, PipelineConf, parse_conf
 from airflow_batch_ros.fanout import Fanout, FanoutError
 from airflow_batch_ros.finding import drive_id, find_drives, with_found
-from airflow_batch_ros.jobs import Work
+from airflow_batch_ros.jobs import SubmitOptions, Work
 from airflow_batch_ros.plan import PlanError
 from ros_to_parquet import contract
 from ros_to_parquet.contract import Plan, Run
 from tests.provider.bags import MESSAGES, ros1_bag
 from tests.provider.builders import put
 from tests.provider.test_commands import Shell, shell
-from tests.provider.test_fanout import SMALL, World, world
+from tests.provider.test_fanout import QUEUE, SMALL, World, world
 from tests.provider.test_load import counted_calls
 
 if TYPE_CHECKING:
@@ -219,8 +219,9 @@ def test_a_nightly_run_takes_what_is_new_or_has_changed(
     with counted_calls(monkeypatch) as calls:
         assert again.submit_all() == []
     assert "3 drives found and named: 0 to do, nothing new in 2, 1 left out" in said
-    assert set(calls) == {"ListObjectsV2", "GetObject"}  # nothing is written, nobody is asked for a job
-    assert sum(calls.values()) <= 3 + 6 * 2
+    # Nothing is written but the run's record, and nobody is asked for a job.
+    assert (set(calls), calls["PutObject"]) == ({"ListObjectsV2", "GetObject", "PutObject"}, 1)
+    assert sum(calls.values()) <= 4 + 6 * 2
 
     put(fleet.s3, fleet.bucket, "fleet/car_1/b.bag", body=ros1_bag(first=100))
     put(fleet.s3, fleet.bucket, "fleet/car_2/a.bag", body=ros1_bag(first=500, messages=3))
@@ -254,6 +255,19 @@ def test_a_second_try_takes_the_drives_of_the_first(fleet: World) -> None:
         ("car_2", Work.ADOPTED),
     ]
     first.kill("the test is over")
+
+
+def test_a_second_try_of_a_night_without_anything_new_asks_no_pattern_again(
+    fleet: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = over(fleet, "night_1")
+    fleet.wait(*first.submit_all())
+    assert over(fleet, "night_2")[0].submit_all() == []
+    put(fleet.s3, fleet.bucket, "fleet/car_3/a.bag", body=ros1_bag())
+    assert over(fleet, "night_2")[0].submit_all() == []
+    (job,) = over(fleet, "night_3")[0].submit_all()
+    assert job.drive_id == "car_3"
+    fleet.wait(job)
 
 
 def test_a_drive_that_another_run_has_is_left_to_it(fleet: World) -> None:
@@ -297,6 +311,20 @@ def test_a_committed_plan_of_many_shards_is_known_by_two_objects(
     other.conf = replace(other.conf, options=replace(other.conf.options, include_topics=("/x",)))
     with pytest.raises(FanoutError, match=r"rows of 0.bag .plan .*, with other options., 1.bag"):
         other.submit_all()
+
+
+def test_a_run_whose_patterns_nobody_has_asked_is_taken_up_by_a_retry(shell: Shell) -> None:
+    """As ``submit --remote`` leaves it, and the job that plans finds it."""
+    conf = patterns(shell.bucket, _="*e/")
+    options = SubmitOptions(QUEUE, "test-good")
+    runs.save(shell.lake, Run("", "remote"), conf, options=options, shard_bytes=1 << 30)
+    said = shell.run("status", "remote").out
+    assert f"drives of s3://{shell.bucket}/*e/: not looked for yet" in said
+    first = shell.run("retry", "remote", "--json", "--wait", "--poll-seconds", "0.3")
+    assert [(drive["drive_id"], drive["work"]) for drive in first.json["drives"]] == [("one", "submitted")]
+    again = shell.run("retry", "remote", "--json")
+    assert [(drive["drive_id"], drive["work"]) for drive in again.json["drives"]] == [("one", "done")]
+    assert "not looked for yet" not in shell.run("status", "remote").out
 
 
 def test_submit_and_retry_take_patterns(shell: Shell) -> None:

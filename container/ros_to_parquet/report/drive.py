@@ -20,6 +20,7 @@ from ros_to_parquet.contract import (
     Manifest,
     TopicResult,
 )
+from ros_to_parquet.report.cost import Cost, CostSum
 from ros_to_parquet.report.time_axis import TimeAxis, make_axis
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class Topic:
         spans: of each part that has messages first and last log time and rows in files: an array of three
             columns.
         parts: in the order of their first log time; all, or evenly spread ones of more than `MOST_PARTS`.
+        cost: of the shards that have one, by the topic's share of the bytes of their messages.
     """
 
     name: str
@@ -85,6 +87,7 @@ class Topic:
     parts: tuple[TopicPart, ...]
     remarks: tuple[str, ...]
     transformed: bool
+    cost: float = 0.0
 
     @property
     def files(self) -> list[TopicFile]:
@@ -120,6 +123,7 @@ class Bag:
         tries: how often those shards were begun.
         damage: the first `MOST_DAMAGE`.
         first_ns, last_ns: log times; None where no message was extracted, or an earlier version did it.
+        cost: of the shards that have one, shared out as ``seconds``.
     """
 
     name: str
@@ -136,11 +140,15 @@ class Bag:
     tries: int
     first_ns: int | None
     last_ns: int | None
+    cost: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """What a shard took. ``tries`` is how often it was begun: attempts of jobs, and generations of them."""
+    """What a shard took. ``tries`` is how often it was begun: attempts of jobs, and generations of them.
+
+    ``cost`` is None where its manifest has no price, or one in another currency than the drive's.
+    """
 
     plan_id: str
     number: int
@@ -153,6 +161,7 @@ class Shard:
     job_id: str
     engine_version: str
     finished_at: str
+    cost: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +173,7 @@ class Drive:
         plans: ids of the plans whose rows it has.
         shards: in the order of plans and numbers.
         quality: results of quality checks, one for each plan that has some.
+        cost: what they have cost; None where no manifest says a price.
     """
 
     drive_id: str
@@ -175,6 +185,7 @@ class Drive:
     shards: tuple[Shard, ...]
     problems: tuple[str, ...]
     quality: tuple[DriveQuality, ...] = ()
+    cost: Cost | None = None
 
     @property
     def messages(self) -> int:
@@ -234,12 +245,15 @@ def _describe(
     topics: dict[tuple[str, str], _Topic] = {}
     bags: dict[tuple[str, str], _Bag] = {}
     shards: list[Shard] = []
+    costs = CostSum()
     for manifest in standing:
-        shard = _shard(manifest, tries)
+        shard = _shard(manifest, tries, costs.add(manifest))
         shards.append(shard)
+        bytes_in = sum(result.bytes_in for result in manifest.topics)
         for result in manifest.topics:
             key = result.topic, _plain(result.type_name)
-            topics.setdefault(key, _Topic(result.table)).add(result)
+            share = result.bytes_in / bytes_in if bytes_in else 1 / len(manifest.topics)
+            topics.setdefault(key, _Topic(result.table)).add(result, (shard.cost or 0.0) * share)
         for bag in manifest.bags:
             bags.setdefault((bag.name, bag.etag), _Bag()).add(bag, shard)
     plans = tuple(dict.fromkeys(shard.plan_id for shard in shards))
@@ -256,6 +270,7 @@ def _describe(
         shards=tuple(shards),
         problems=tuple(problem for commit in counted for problem in commit.problems),
         quality=tuple(commit.quality for commit in counted if commit.quality),
+        cost=costs.cost(),
     )
 
 
@@ -263,7 +278,7 @@ def _plain(type_name: str) -> str:
     return type_name.replace("/msg/", "/")
 
 
-def _shard(manifest: Manifest, tries: Mapping[tuple[str, int], int]) -> Shard:
+def _shard(manifest: Manifest, tries: Mapping[tuple[str, int], int], cost: float | None) -> Shard:
     return Shard(
         plan_id=manifest.plan_id,
         number=manifest.shard,
@@ -276,6 +291,7 @@ def _shard(manifest: Manifest, tries: Mapping[tuple[str, int], int]) -> Shard:
         job_id=manifest.job_id,
         engine_version=manifest.engine_version,
         finished_at=manifest.finished_at,
+        cost=cost,
     )
 
 
@@ -296,8 +312,10 @@ class _Topic:
     every: int = 1
     remarks: dict[str, None] = field(default_factory=dict)
     transformed: bool = False
+    cost: float = 0.0
 
-    def add(self, result: TopicResult) -> None:
+    def add(self, result: TopicResult, cost: float) -> None:
+        self.cost += cost
         self.definitions[result.schema_hash[:8]] = None
         self.schemas |= {contract.schema_of(file.path) for file in result.files} - {""}
         self.messages += result.messages
@@ -339,6 +357,7 @@ class _Topic:
             parts=tuple(sorted(self.parts, key=lambda part: part.first_ns)),
             remarks=tuple(self.remarks),
             transformed=self.transformed,
+            cost=self.cost,
         )
 
 
@@ -359,6 +378,7 @@ class _Bag:
     tries: int = 0
     first_ns: int | None = None
     last_ns: int | None = None
+    cost: float = 0.0
 
     def add(self, result: BagResult, shard: Shard) -> None:
         self.status = max(self.status, result.status, key=list(BagStatus).index)
@@ -370,6 +390,7 @@ class _Bag:
         self.shards += 1
         share = result.bytes_read / shard.bytes_read if shard.bytes_read else 1 / shard.bags
         self.seconds += shard.seconds * share
+        self.cost += (shard.cost or 0.0) * share
         self.bytes_read += result.bytes_read
         self.peak_memory_bytes = max(self.peak_memory_bytes, shard.peak_memory_bytes)
         self.tries += shard.tries
@@ -394,4 +415,5 @@ class _Bag:
             tries=self.tries,
             first_ns=self.first_ns,
             last_ns=self.last_ns,
+            cost=self.cost,
         )

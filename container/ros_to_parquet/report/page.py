@@ -15,7 +15,9 @@ from ros_to_parquet import __version__
 from ros_to_parquet.contract import BagStatus, DriveQuality, DriveState, QualityLevel
 from ros_to_parquet.report import plots
 from ros_to_parquet.report.clouds import CloudView
-from ros_to_parquet.report.drive import Bag, Drive, Shard, Topic
+from ros_to_parquet.report.cost import Cost
+from ros_to_parquet.report.cost import shown as shown_cost
+from ros_to_parquet.report.drive import Drive, Shard, Topic
 from ros_to_parquet.report.frame_tree import FrameTree
 from ros_to_parquet.report.frames import FRAMES_A_CAMERA, Camera, ContactSheet
 from ros_to_parquet.report.rates import Rate, longest_gaps
@@ -115,8 +117,9 @@ def _render(drive: Drive, axis: TimeAxis, found: Found, limits: Limits, *, lake:
         ("fields", "Fields", list(_fields(axis, found.series, limits))),
         ("frames", "Coordinate frames", list(_tree(found.tree, limits))),
         ("topics", "Topics", list(_topics(drive, found.rates, limits))),
-        ("bags", "Bags", list(_bags(drive.bags, limits))),
-        ("shards", "Shards", list(_shards(drive.shards, limits))),
+        ("bags", "Bags", list(_bags(drive, limits))),
+        ("shards", "Shards", list(_shards(drive, limits))),
+        ("cost", "Cost", list(_cost(drive.cost))),
     ]
     parts_of = {
         name: [*parts, _CUT_SHORT] if name in found.cut_short else parts for name, _, parts in sections
@@ -453,7 +456,7 @@ def _topics(drive: Drive, rates: Sequence[Rate], limits: Limits) -> Iterator[str
             "first, UTC",
             "last, UTC",
         ),
-        *(">bytes in", ">Parquet", "definition"),
+        *(">bytes in", ">Parquet", "definition", *_cost_head(drive)),
     )
     rows = [
         (
@@ -469,6 +472,7 @@ def _topics(drive: Drive, rates: Sequence[Rate], limits: Limits) -> Iterator[str
             f"{_size(topic.bytes_in)}",
             f"{_size(topic.bytes_out)}",
             ", ".join(topic.definitions),
+            *_cost_cell(drive, topic.cost),
         )
         for topic, rate in list(zip(drive.topics, rates, strict=True))[: limits.rows]
     ]
@@ -478,7 +482,8 @@ def _topics(drive: Drive, rates: Sequence[Rate], limits: Limits) -> Iterator[str
     yield _list(remarks, 50)
 
 
-def _bags(bags: Sequence[Bag], limits: Limits) -> Iterator[str]:
+def _bags(drive: Drive, limits: Limits) -> Iterator[str]:
+    bags = drive.bags
     checked: dict[bool | None, str] = {
         True: "as its index says",
         False: _Bad("not as its index says"),
@@ -498,12 +503,13 @@ def _bags(bags: Sequence[Bag], limits: Limits) -> Iterator[str]:
             _size(bag.peak_memory_bytes),
             _tries(bag.tries, bag.shards),
             "; ".join(bag.damage[:MOST_DAMAGE_SHOWN]),
+            *_cost_cell(drive, bag.cost),
         )
         for bag in _worst_first(bags, lambda bag: bag.status is not BagStatus.OK)[: limits.rows]
     ]
     head = (
         *("bag", "state", ">size", ">messages", ">extracted", "count", ">shards", ">seconds", ">MB/s"),
-        *(">peak memory", ">tries", "damage"),
+        *(">peak memory", ">tries", "damage", *_cost_head(drive)),
     )
     yield _table("bags", head, rows)
     yield from _more(len(bags), limits.rows, "bags")
@@ -514,7 +520,8 @@ def _bags(bags: Sequence[Bag], limits: Limits) -> Iterator[str]:
         )
 
 
-def _shards(shards: Sequence[Shard], limits: Limits) -> Iterator[str]:
+def _shards(drive: Drive, limits: Limits) -> Iterator[str]:
+    shards: Sequence[Shard] = drive.shards
     rows = [
         (
             f"{shard.number}",
@@ -527,6 +534,7 @@ def _shards(shards: Sequence[Shard], limits: Limits) -> Iterator[str]:
             _tries(shard.tries, 1),
             shard.job_id or "on this machine",
             shard.engine_version,
+            *_cost_cell(drive, shard.cost),
         )
         for shard in _worst_first(shards, lambda shard: shard.tries > 1)[: limits.rows]
     ]
@@ -541,10 +549,54 @@ def _shards(shards: Sequence[Shard], limits: Limits) -> Iterator[str]:
     )
     head = (
         *(">shard", "plan", ">bags", ">read", ">seconds", ">MB/s", ">peak memory", ">tries"),
-        *("job", "engine"),
+        *("job", "engine", *_cost_head(drive)),
     )
     yield _table("shards", head, rows)
     yield from _more(len(shards), limits.rows, "shards")
+
+
+def _cost(cost: Cost | None) -> Iterator[str]:
+    if cost is None:
+        return
+    facts = [
+        ("cost", shown_cost(cost.amount, cost.currency)),
+        ("vCPU-hours", f"{cost.vcpu_seconds / 3600:,.3g}"),
+        ("GB-hours of memory", f"{cost.gb_seconds / 3600:,.3g}"),
+    ]
+    cells = "".join(f"<div><dt>{name}</dt><dd>{_text(value)}</dd></div>" for name, value in facts)
+    yield f'<dl class="facts">{cells}</dl>'
+    yield _table(
+        "prices",
+        ("platform", "region", ">vCPUs", ">memory, GB", ">vCPU-hour", ">GB-hour", "prices"),
+        [
+            (
+                f"{each.platform} {each.architecture}",
+                each.region,
+                f"{each.vcpus:g}",
+                f"{each.memory_gb:g}",
+                f"{each.vcpu_hour:g} {each.currency}",
+                f"{each.gb_hour:g} {each.currency}",
+                each.origin,
+            )
+            for each in cost.pricings
+        ],
+    )
+    unpriced = f" Of {cost.unpriced:,} shards no such price is known." if cost.unpriced else ""
+    yield (
+        '<p class="soft">By the seconds of the shards that made these rows, shared out among bags and topics '
+        f"by bytes. Attempts that failed are in the run's summary.{unpriced}</p>"
+    )
+
+
+def _cost_head(drive: Drive) -> tuple[str, ...]:
+    """The head of a column that tables have where anything is known of costs."""
+    return (">cost",) if drive.cost else ()
+
+
+def _cost_cell(drive: Drive, cost: float | None) -> tuple[str, ...]:
+    if drive.cost is None:
+        return ()
+    return ("" if cost is None else shown_cost(cost, drive.cost.currency),)
 
 
 def _worst_first(each: Sequence[T], bad: Callable[[T], bool]) -> list[T]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -28,6 +30,7 @@ from tests.engine.frames.drives import (
     made,
     speed,
     table_of,
+    transform,
     values,
     write,
 )
@@ -158,6 +161,37 @@ def test_each_frame_has_the_message_that_is_meant(
     assert any(row["speed"] is not None for row in rows)
 
 
+def test_as_duckdbs_asof_join_over_the_lake(recorded: tuple[Lake, list[Message]]) -> None:
+    lake, _ = recorded
+    _, rows = made(
+        lake,
+        name="asof",
+        reference="/camera",
+        topics={"/speed": {"method": "previous", "tolerance_ms": "unlimited", "fields": ["value"]}},
+    )
+    found = duckdb.sql(
+        f"""
+        SELECT camera.log_time_ns, speed.log_time_ns
+        FROM read_parquet('{lake.uri}/camera/**/*.parquet') camera
+        ASOF LEFT JOIN read_parquet('{lake.uri}/speed/**/*.parquet') speed
+        ON camera.log_time_ns >= speed.log_time_ns
+        ORDER BY 1
+        """
+    ).fetchall()
+    ours = [(row["time_ns"], None if row["speed"] is None else row["speed"]["time_ns"]) for row in rows]
+    assert ours == found
+
+
+def test_nested_messages_are_as_the_lake_has_them(tmp_path: Path) -> None:
+    edges = [("map", f"n{number}", (number, 0, 0), (0, 0, 0, 1)) for number in range(3)]
+    messages = [transform(number * MS, *edges[: number % 4]) for number in range(9)]
+    lake = extracted(tmp_path / "lake", write(tmp_path / "a.bag", messages))
+    _, rows = made(lake, reference="/tf")
+    recorded = lake.topic("/tf").to_table(columns=["transforms"]).column("transforms").to_pylist()
+    assert values(rows, "tf", "transforms") == recorded
+    assert [len(each) for each in recorded] == [0, 1, 2, 3, 0, 1, 2, 3, 0]
+
+
 def test_between_two_messages(tmp_path: Path) -> None:
     frames = [image(at * MS, number) for number, at in enumerate((0, 10, 15, 30, 99))]
     fast = [speed(0, 1.0, count=1), speed(20 * MS, 3.0, count=5), speed(80 * MS, 9.0, count=9)]
@@ -170,6 +204,14 @@ def test_between_two_messages(tmp_path: Path) -> None:
     assert values(rows, "speed", "delta_ns") == [0, -10 * MS, 5 * MS, -10 * MS, None]
     assert values(rows, "speed", "gap_ns") == [0, 20 * MS, 20 * MS, 60 * MS, None]
     assert result.columns[1].reasons == ("no messages on both sides within 55 ms: 1",)
+    said = pq.read_metadata(f"{lake.uri}/{result.path}").metadata
+    assert json.loads(said[b"ros_to_parquet.frames_result"])["columns"][1] == {
+        "column": "speed",
+        "source": "/speed",
+        "matched": 4,
+        "reasons": ["no messages on both sides within 55 ms: 1"],
+    }
+    assert json.loads(said[b"ros_to_parquet.frames"])["table"]["reference"] == "/camera"
 
 
 def test_times_are_as_the_lake_has_them(tmp_path: Path) -> None:
