@@ -48,6 +48,12 @@ def folder_url(base: str, region: str, uri: str) -> str:
     return f"{base}/s3/buckets/{bucket}?region={region}&prefix={folder}"
 
 
+def object_url(base: str, region: str, uri: str) -> str:
+    """The page of an object in S3, which opens it."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return f"{base}/s3/object/{bucket}?region={region}&prefix={quote(key, safe='')}"
+
+
 def _twice(name: str) -> str:
     """Quoted as the console wants names of logs: twice, with $ for %."""
     return quote(quote(name, safe=""), safe="").replace("%", "$")

@@ -40,6 +40,7 @@ def get_provider_info() -> dict[str, Any]:
             "airflow_batch_ros.links.batch.BatchJobLink",
             "airflow_batch_ros.links.batch.BatchLogsLink",
             "airflow_batch_ros.links.batch.LakeLink",
+            "airflow_batch_ros.links.batch.DriveReportLink",
         ],
         "config": {
             "ros_to_parquet": {

@@ -261,7 +261,7 @@ def _print_state(console: Console, outcome: pipeline.Outcome, written: Path) -> 
 def print_lake(
     console: Console, lake: Path, summary: report.Summary, tables: Sequence[report.LakeTable], endpoint: str
 ) -> None:
-    """Where the Parquet is, and two queries that have been run."""
+    """Where the Parquet is and the drives' reports, and two queries that have been run."""
     console.print("\n[bold]Parquet[/]")
     console.print(
         f"{OUTPUT}/{{table}}/schema=…/drive_id={{drive}}/*.parquet  (S3 endpoint {endpoint})", soft_wrap=True
@@ -270,6 +270,10 @@ def print_lake(
         f"{shown_path(lake)}/  the same, copied here: it can be queried with no server running",
         soft_wrap=True,
     )
+    if reports := report.reports(summary, shown_path(lake)):
+        console.print("\n[bold]Reports[/]  a page a drive, to open in a browser")
+        for path in reports:
+            console.print(escape(path), soft_wrap=True)
     table = report.choose_table(tables)
     if table is None:
         console.print("No table has a row.")

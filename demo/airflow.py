@@ -124,6 +124,8 @@ def run(console: Console, airflow: Airflow, options: argparse.Namespace, shown: 
     summary: Mapping[str, Any] = json.loads(value) if isinstance(value, str) else value
     console.print()
     report.print_summary(console, summary, every=False)
+    for uri in report.reports(summary, options.lake):
+        console.print(f"report: {uri}", soft_wrap=True)
     return state
 
 

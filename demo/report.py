@@ -21,6 +21,7 @@ WIDE = 125
 TABLES_SHOWN = 20
 REASONS_SHOWN = 4
 DRIVES_QUERIED = 6
+REPORTS_SHOWN = 6
 MORE = "make demo ALL=1 shows them"
 
 _STATE_STYLES = {
@@ -114,6 +115,17 @@ def reasons(summary: Summary, *, every: bool) -> list[str]:
         if not said:
             lines.append(f"    no reason was recorded; see {escape(drive['manifest'])}")
     return lines
+
+
+def reports(summary: Summary, lake: str) -> list[str]:
+    """Where the reports of the first drives are; ``lake`` stands for the output that the summary names."""
+    found = [
+        f"{lake}{drive['report'].removeprefix(drive['output'])}"
+        for drive in summary["drives"]
+        if drive["report"]
+    ]
+    more = len(found) - REPORTS_SHOWN
+    return found[:REPORTS_SHOWN] + ([f"… and {more} more"] if more > 0 else [])
 
 
 @dataclass(frozen=True, slots=True)

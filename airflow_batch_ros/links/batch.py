@@ -9,6 +9,7 @@ from airflow.providers.common.compat.sdk import BaseOperatorLink, XCom
 
 from airflow_batch_ros import console
 from airflow_batch_ros.jobs import DEFAULT_LOG_GROUP, DriveJob
+from ros_to_parquet.contract import REPORTS_FOLDER
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, TaskInstanceKey
@@ -44,8 +45,24 @@ class LakeLink(_StoredLink):
     name = "Parquet lake"
 
 
-def urls(base: str, region: str, jobs: Sequence[DriveJob], log_group: str | None) -> dict[str, Any]:
-    """The operator's links by name; a link that has no place to lead to is left out."""
+class DriveReportLink(_StoredLink):
+    """The drive's report; of several drives, the folder of all reports. There once the sensor has ended."""
+
+    name = "Drive report"
+
+
+def urls(
+    base: str,
+    region: str,
+    jobs: Sequence[DriveJob],
+    log_group: str | None,
+    *,
+    reports: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The operator's links by name; a link that has no place to lead to is left out.
+
+    ``reports`` are URIs of the drives' reports, where there are some.
+    """
     found: dict[str, Any] = {}
     ids = [job.job_id for job in jobs if job.job_id]
     if ids:
@@ -54,4 +71,11 @@ def urls(base: str, region: str, jobs: Sequence[DriveJob], log_group: str | None
         found[BatchLogsLink.name] = console.log_url(base, region, log_group or DEFAULT_LOG_GROUP)
     if jobs:
         found[LakeLink.name] = console.folder_url(base, region, jobs[0].output)
+    if reports:
+        of_all = f"{jobs[0].output}/{REPORTS_FOLDER}"
+        found[DriveReportLink.name] = (
+            console.object_url(base, region, reports[0])
+            if len(jobs) == 1
+            else console.folder_url(base, region, of_all)
+        )
     return found

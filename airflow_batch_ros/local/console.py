@@ -18,6 +18,8 @@ VIEW_PATH = f"{BASE_PATH}/view"
 SHOWN = 100
 """Jobs, log streams and objects on a page."""
 SHOWN_LINES = 1_000
+SHOWN_BYTES = 10_000_000
+"""Of an HTML file."""
 
 PAGE = f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>Embedded AWS</title>
@@ -28,6 +30,7 @@ main {{ padding: 1em 1.5em; }} a {{ color: #0b62a4; }} h1 {{ font-size: 1.25em; 
 table {{ border-collapse: collapse; }} th {{ text-align: left; color: #5a6b7a; font-weight: 500; }}
 th, td {{ padding: .25em 1.2em .25em 0; border-bottom: 1px solid #e3e8ec; vertical-align: top; }}
 pre {{ background: #f5f7f9; padding: 1em; white-space: pre-wrap; overflow-wrap: anywhere; }}
+iframe {{ width: 100%; height: calc(100vh - 10em); border: 1px solid #e3e8ec; }}
 .SUCCEEDED {{ color: #17803d; }} .FAILED {{ color: #b42318; }}
 </style>
 <nav><b>Embedded AWS</b> <a href="{BASE_PATH}/batch/home#jobs">Batch jobs</a>
@@ -67,6 +70,9 @@ def render(client: Client, *, path: str, query: str, fragment: str) -> str:
         if place.startswith("s3/buckets/"):
             prefix = parse_qs(query).get("prefix", [""])[0]
             return _folder(client, unquote(place.removeprefix("s3/buckets/")), prefix)
+        if place.startswith("s3/object/"):
+            key = parse_qs(query).get("prefix", [""])[0]
+            return _object(client, unquote(place.removeprefix("s3/object/")), key)
     except ClientError as error:
         return f"<h1>Not found</h1><p>{escape(str(error))}</p>"
     return f"<h1>No such page</h1><p>The embedded AWS has no page {escape(path)}.</p>"
@@ -220,7 +226,7 @@ def _folder(client: Client, bucket: str, prefix: str) -> str:
     ]
     rows += [
         (
-            escape(each["Key"].removeprefix(prefix)),
+            _object_link(bucket, each["Key"], each["Key"].removeprefix(prefix)),
             f"{each['Size']:,}",
             escape(each["LastModified"].strftime("%Y-%m-%d %H:%M:%S")),
         )
@@ -229,6 +235,27 @@ def _folder(client: Client, bucket: str, prefix: str) -> str:
     more = "<p>Only the first 1,000 are shown.</p>" if listed.get("IsTruncated") else ""
     title = escape(f"s3://{bucket}/{prefix}")
     return _section(title, _table(("name", "bytes", "modified (UTC)"), rows) + more, live=False)
+
+
+def _object(client: Client, bucket: str, key: str) -> str:
+    """An HTML file is shown as a page that can do nothing; of others there are size and time."""
+    s3 = client("s3")
+    found = s3.head_object(Bucket=bucket, Key=key)
+    facts = [
+        ("bytes", f"{found['ContentLength']:,}"),
+        ("modified (UTC)", escape(found["LastModified"].strftime("%Y-%m-%d %H:%M:%S"))),
+    ]
+    title = escape(f"s3://{bucket}/{key}")
+    if not key.endswith(".html") or found["ContentLength"] > SHOWN_BYTES:
+        return _section(title, _table((), facts), live=False)
+    text = s3.get_object(Bucket=bucket, Key=key)["Body"].read().decode(errors="replace")
+    frame = f'<iframe sandbox srcdoc="{escape(text)}" title="{title}"></iframe>'
+    return _section(title, frame, live=False)
+
+
+def _object_link(bucket: str, key: str, text: str) -> str:
+    where = f"{BASE_PATH}/s3/object/{quote(bucket, safe='')}?prefix={quote(key, safe='')}"
+    return f'<a href="{where}">{escape(text)}</a>'
 
 
 def _folder_link(bucket: str, prefix: str, text: str) -> str:

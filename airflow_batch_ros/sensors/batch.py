@@ -16,7 +16,7 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_batch_ros.jobs import DriveJob
-from airflow_batch_ros.links.batch import BatchJobLink, BatchLogsLink, LakeLink
+from airflow_batch_ros.links.batch import BatchJobLink, BatchLogsLink, DriveReportLink, LakeLink
 from airflow_batch_ros.waiting import DEFAULT_UNKNOWN_AFTER_S, Waiting, amount_of
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class RosToParquetBatchSensor(BaseSensorOperator):
 
     template_fields: Sequence[str] = ("jobs", "aws_conn_id", "region_name")
     template_fields_renderers = {"jobs": "json"}  # noqa: RUF012
-    operator_extra_links = (BatchJobLink(), BatchLogsLink(), LakeLink())
+    operator_extra_links = (BatchJobLink(), BatchLogsLink(), LakeLink(), DriveReportLink())
     ui_color = "#dcebf7"
 
     def __init__(
@@ -158,14 +158,15 @@ class RosToParquetBatchSensor(BaseSensorOperator):
         given = self.runnable_timeout
         return given.total_seconds() if isinstance(given, timedelta) else given
 
-    def _store_links(self, context: Context) -> None:
-        """The operator's links, for this task too: to the console that the operator named."""
+    def _store_links(self, context: Context, *, reports: Sequence[str] = ()) -> None:
+        """The operator's links, for this task too, and one to ``reports``: in the console that it named."""
         from airflow_batch_ros import console
         from airflow_batch_ros.jobs import describe, log_group
         from airflow_batch_ros.links import batch as links
 
         # Airflow asks for the links of a task that failed too, and logs an error for each it cannot find.
-        context["ti"].xcom_push(key=links.LINKS_KEY, value={})
+        if not reports:
+            context["ti"].xcom_push(key=links.LINKS_KEY, value={})
         jobs = self._drive_jobs()
         consoles = [job.console_url for job in jobs if job.console_url]
         if consoles:
@@ -174,7 +175,8 @@ class RosToParquetBatchSensor(BaseSensorOperator):
             group = log_group(describe(batch, [first]).get(first))
             base = console.base_of(consoles[0])
             context["ti"].xcom_push(
-                key=links.LINKS_KEY, value=links.urls(base, batch.meta.region_name, jobs, group)
+                key=links.LINKS_KEY,
+                value=links.urls(base, batch.meta.region_name, jobs, group, reports=reports),
             )
 
     def _waited_s(self, context: Context) -> float:
@@ -192,6 +194,8 @@ class RosToParquetBatchSensor(BaseSensorOperator):
             raise AirflowException(str(error)) from None
         for line in summary.log_lines(drives):
             self.log.info(line)
+        if reports := [drive.report for drive in drives if drive.report]:
+            self._store_links(context, reports=reports)
         if self.drives_page:
             self._write_pages(context, drives)
         result = summary.as_dict(drives)

@@ -149,6 +149,11 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         help="of the buckets; repeatable",
     )
     what.add_argument(
+        "--glue-database",
+        metavar="NAME",
+        help="jobs may register tables in it (the conf's catalog); '' for no more",
+    )
+    what.add_argument(
         "--requester-pays",
         action=argparse.BooleanOptionalAction,
         default=None,

@@ -58,6 +58,7 @@ def examine(session: boto3.Session, name: str) -> list[Finding]:
         lambda: _definition(session, outputs),
         lambda: _buckets(session, outputs),
         lambda: _rights(session, outputs),
+        lambda: _catalog(session, name, stack, outputs),
         lambda: _markers(session, outputs),
         *(
             lambda key=key: _queue(session, outputs[key])
@@ -265,6 +266,36 @@ def _buckets(session: boto3.Session, outputs: dict[str, str]) -> Iterator[Findin
             )
         else:
             yield Finding("ok", f"bucket {bucket} is there")
+
+
+_CATALOG_ACTIONS = ("glue:GetTables", "glue:CreateTable", "glue:BatchCreatePartition")
+
+
+def _catalog(session: boto3.Session, name: str, stack: Any, outputs: dict[str, str]) -> Iterator[Finding]:
+    """The Glue database that jobs register tables in, if any."""
+    given = {each["ParameterKey"]: each["ParameterValue"] for each in stack.get("Parameters", [])}
+    database = given.get("GlueDatabase", "")
+    if not database:
+        return
+    region = str(session.region_name)
+    account = session.client("sts").get_caller_identity()["Account"]
+    arn = f"arn:{partition(region)}:glue:{region}:{account}:table/{database}/any"
+    results = session.client("iam").simulate_principal_policy(
+        PolicySourceArn=outputs["JobRoleArn"], ActionNames=list(_CATALOG_ACTIONS), ResourceArns=[arn]
+    )["EvaluationResults"]
+    denied = [result["EvalActionName"] for result in results if result["EvalDecision"] != "allowed"]
+    if denied:
+        advice = f"airflow-batch-ros stack update {name} --glue-database {database}; or look at its policies"
+        yield Finding("problem", f"jobs may not register tables in {database} ({', '.join(denied)})", advice)
+    else:
+        yield Finding("ok", f"jobs may register tables in the Glue database {database}")
+    glue = session.client("glue")
+    try:
+        glue.get_database(Name=database)
+    except glue.exceptions.EntityNotFoundException:
+        yield Finding("ok", f"Glue database {database} is not there yet: the first drive makes it")
+        return
+    yield Finding("ok", f"Glue database {database} is there")
 
 
 def _markers(session: boto3.Session, outputs: dict[str, str]) -> Iterator[Finding]:

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from ros_to_parquet.contract import CATALOG_DATABASE
+
 PLATFORMS = ("FARGATE", "FARGATE_SPOT", "EC2", "SPOT")
 NETWORKS = ("given", "nat", "endpoints")
 REMOVAL_POLICIES = ("RETAIN", "DESTROY")
@@ -63,6 +65,7 @@ class StackOptions:
     create_output_bucket: bool | None = None
     full_access_policy_arn: str | None = None
     kms_key_arns: tuple[str, ...] | None = None
+    glue_database: str | None = None
     requester_pays: bool | None = None
     architecture: str | None = None
     platforms: tuple[str, ...] | None = None
@@ -134,6 +137,10 @@ def template_parameters(options: StackOptions, *, region: str) -> dict[str, str]
             found[name] = uri
             if uri and not _CONF_URI.fullmatch(uri):
                 problems.append(f"conf {uri!r} is no object in S3 (s3://bucket/key)")
+    if options.glue_database and not re.fullmatch(CATALOG_DATABASE, options.glue_database):
+        problems.append(
+            f"glue-database {options.glue_database!r}: lower-case letters, digits and _ can be, 255 at most"
+        )
     if options.retries is not None:
         if not 0 <= options.retries <= MAX_RETRIES:
             problems.append(f"retries {options.retries}: 0 to {MAX_RETRIES} can be")

@@ -132,3 +132,6 @@ def test_the_demo_for_real(tmp_path: Path) -> None:
         "bad": "failed",
     }
     assert list((tmp_path / "demo/lake/said").rglob("drive_id=good/*.parquet"))
+    page = tmp_path / "demo/lake/_reports/drive_id=good/report.html"
+    assert f"{page}" in done.stdout.replace("\n", "")
+    assert "7 messages = 7 rows + 0 rejects" in page.read_text()

@@ -108,6 +108,17 @@ SUMMARY = as_dict(
 )
 
 
+def test_reports_are_named_where_they_are() -> None:
+    assert report.reports(SUMMARY, "lake") == []
+    drives = [
+        {"output": "s3://b/lake", "report": f"s3://b/lake/_reports/drive_id={n}/report.html"}
+        for n in range(9)
+    ]
+    named = report.reports({"drives": drives}, ".demo/lake")
+    assert named[0] == ".demo/lake/_reports/drive_id=0/report.html"
+    assert named[report.REPORTS_SHOWN :] == ["… and 3 more"]
+
+
 def test_every_drive_has_a_line_with_its_counts() -> None:
     text = printed(SUMMARY)
     counted = line_text(text, "drive_1  ").split()

@@ -44,9 +44,13 @@ PARSED: Mapping[str, str] = {
     r"airflow-batch-ros image (build|push)": "needs a Docker engine: tests/provider/test_image.py",
     r"airflow-batch-ros local up .*--containers": "needs a Docker engine: tests/container",
     r"ros-to-parquet extract https://": "needs another host: tests/engine/test_uris.py",
+    r"ros-to-parquet catalog .* iceberg:": "needs a package: tests/engine/test_iceberg.py",
     r"ros-to-parquet extract .*--transform ": "needs packages installed: tests/engine/test_transforms.py",
 }
 """Commands of ours of which only the words are held to their parser, and why."""
+
+NOT_EVERYWHERE = ("polars", "pandas", "pyiceberg")
+"""Packages of readers: a Python block that imports one is run where it is installed."""
 
 EXIT_CODES: Mapping[str, int] = {
     r"airflow-batch-ros stack doctor": 4,  # it finds no image, and a network that is not AWS's
@@ -134,7 +138,7 @@ def test_no_rule_is_out_of_use() -> None:
 @pytest.mark.parametrize("page", [p for p in PAGES if any(b.language == "python" for b in blocks_of(p))])
 def test_python(page: str, workspace: Workspace, tmp_path: Path) -> None:
     """The blocks of a page, one behind the other, as one program; those that are tests, by pytest."""
-    blocks = [block for block in blocks_of(page) if block.language == "python"]
+    blocks = [block for block in blocks_of(page) if block.language == "python" and can_be_run(block)]
     tests = [block for block in blocks if re.search(r"^def test_", block.body, re.M)]
     program = "import pyarrow as pa\nimport ros_to_parquet\n" + "\n".join(
         block.body for block in blocks if block not in tests
@@ -150,6 +154,11 @@ def test_python(page: str, workspace: Workspace, tmp_path: Path) -> None:
     done = workspace.bash(f"cd {tmp_path} && python -m pytest -q -p no:cacheprovider")
     assert done.returncode == 0, f"{page}\n{done.stdout[-3000:]}"
     assert f"{len(tests)} passed" in done.stdout
+
+
+def can_be_run(block: Block) -> bool:
+    imported = re.findall(r"^(?:import|from) (\w+)", block.body, re.M)
+    return all(importlib.util.find_spec(name) for name in imported if name in NOT_EVERYWHERE)
 
 
 def files_of(block: Block, number: int) -> dict[str, str]:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,8 @@ FRAMES = (
     "ros-to-parquet frames lake --drive-id drive_1 --reference /camera/image/compressed --topic "
     "/imu/data=interpolated"
 )
+
+ICEBERG = "ros-to-parquet catalog lake iceberg:fleet --property type=sql --property uri=sqlite:///catalog.db"
 
 RUN = "run_1"
 """What stands for RUN in a command."""
@@ -95,6 +98,7 @@ def make_workspace(folder: Path, aws: EmbeddedAws) -> Workspace:
         "ros-to-parquet extract camera.bag --output lake --drive-id c --images '*=jpeg_files,video=h264'",
         "ros-to-parquet extract speed_1.mcap speed_2.mcap --output s3://lake/drives --drive-id car_7.day_1",
         f"airflow-batch-ros submit --conf conf.json --output s3://lake/drives --run-id {RUN} --wait",
+        *([ICEBERG] if find_spec("pyiceberg") else []),
     ):
         done = made.bash(command)
         assert done.returncode == 0, f"{command}\n{done.stdout}"

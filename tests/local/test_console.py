@@ -5,7 +5,7 @@ from __future__ import annotations
 import urllib.parse
 import urllib.request
 
-from airflow_batch_ros.console import job_url
+from airflow_batch_ros.console import job_url, object_url
 from airflow_batch_ros.local import EmbeddedAws
 from airflow_batch_ros.local.console import BASE_PATH, VIEW_PATH
 
@@ -58,8 +58,22 @@ def test_folders_of_a_bucket(aws: EmbeddedAws) -> None:
     top = view(aws, f"{base}/s3/buckets/lake?region=us-east-1&prefix=console%2F")
     assert "prefix=console%2Fa%20b%2F" in top
     assert "&lt;i&gt;" in top
-    assert "part.parquet</td><td>5</td>" in view(aws, f"{base}/s3/buckets/lake?prefix=console%2Fa%20b%2F")
+    assert "part.parquet</a></td><td>5</td>" in view(aws, f"{base}/s3/buckets/lake?prefix=console%2Fa%20b%2F")
     assert ">lake</a>" in view(aws, f"{base}/s3/buckets")
+
+
+def test_a_page_in_a_bucket_is_shown_and_can_do_nothing(aws: EmbeddedAws) -> None:
+    s3 = aws.client("s3")
+    s3.put_object(
+        Bucket="lake", Key="console/report.html", Body=b"<h1 id='x'>Drive</h1><script>go()</script>"
+    )
+    s3.put_object(Bucket="lake", Key="console/rows.parquet", Body=b"12345")
+    base = aws.server.endpoint_url + BASE_PATH
+    shown = view(aws, object_url(base, "us-east-1", "s3://lake/console/report.html"))
+    assert '<iframe sandbox srcdoc="&lt;h1 id=&#x27;x&#x27;&gt;Drive&lt;/h1&gt;&lt;script&gt;' in shown
+    assert "<script>" not in shown
+    assert "<td>5</td>" in view(aws, object_url(base, "us-east-1", "s3://lake/console/rows.parquet"))
+    assert "Not found" in view(aws, object_url(base, "us-east-1", "s3://lake/console/none.html"))
 
 
 def test_what_is_not_there_is_said(aws: EmbeddedAws) -> None:

@@ -241,6 +241,20 @@ def test_an_operator_that_is_killed_before_it_began_submits_nothing(pipeline: Pi
 # --- sensor -----------------------------------------------------------------------------------------
 
 
+def test_the_report_of_a_drive_is_made_named_and_linked(pipeline: Pipeline) -> None:
+    jobs = pipeline.submit(conf=pipeline.conf("good", report=True), console_base_url="http://console/")
+    (drive,) = pipeline.wait(jobs)["drives"]
+    assert drive["report"] == f"s3://{pipeline.bucket}/lake/_reports/drive_id=good/report.html"
+    assert [(step["step"], step["state"]) for step in drive["finish"]] == [("report", "done")]
+    key = drive["report"].removeprefix(f"s3://{pipeline.bucket}/")
+    page = pipeline.s3.get_object(Bucket=pipeline.bucket, Key=key)["Body"].read().decode()
+    assert f"{MESSAGES:,} messages = {MESSAGES:,} rows + 0 rejects" in page
+    link = pipeline.context["ti"].pushed["ros_to_parquet_links"]["Drive report"]
+    assert link.startswith(
+        f"http://console/s3/object/{pipeline.bucket}?region=us-east-1&prefix=lake%2F_reports"
+    )
+
+
 def test_the_summary_of_a_good_run(pipeline: Pipeline) -> None:
     pipeline.put("more/x.bag", ros1_bag(first=50))
     pipeline.put("more/y.bag", ros1_bag(first=90, topic="/outside"))

@@ -83,3 +83,14 @@ def test_urls_of_one_drive_and_of_several() -> None:
         "Parquet lake": "https://aws/s3/buckets/lake?region=eu-west-1&prefix=out%2F",
     }
     assert links.urls("https://aws", "eu-west-1", [one, one], None)["Batch job"].endswith("#jobs")
+
+
+def test_a_report_is_linked_and_of_several_their_folder() -> None:
+    one: Any = drive_job()
+    reports = [f"s3://lake/out/_reports/drive_id={each}/report.html" for each in "ab"]
+    of_one = links.urls("https://aws", "eu-west-1", [one], None, reports=reports[:1])
+    key = "out%2F_reports%2Fdrive_id%3Da%2Freport.html"
+    assert of_one["Drive report"] == f"https://aws/s3/object/lake?region=eu-west-1&prefix={key}"
+    of_two = links.urls("https://aws", "eu-west-1", [one, one], None, reports=reports)
+    folder = "https://aws/s3/buckets/lake?region=eu-west-1&prefix=out%2F_reports%2F"
+    assert of_two["Drive report"] == folder

@@ -447,6 +447,13 @@ def resolve(template: Mapping[str, Any], parameters: Mapping[str, str]) -> dict[
             "PolicyDocument.Statement.0.Resource",
             ["arn:k1", "arn:k2"],
         ),
+        (
+            {"glue_database": "drives"},
+            "JobCatalogPolicy",
+            "PolicyDocument.Statement.0.Action.0",
+            "glue:GetDatabase",
+        ),
+        ({}, "JobCatalogPolicy", "", None),
         ({"full_access_policy_arn": "arn:p"}, "JobRole", "ManagedPolicyArns", ["arn:p"]),
         ({"full_access_policy_arn": "arn:p"}, "JobPolicy", "", None),
         ({"create_output_bucket": True}, "Output", "BucketName", "lake"),
@@ -797,6 +804,7 @@ def test_from_nothing_to_rows_and_back(
         ),
         (["--kms-key-arn", "arn:aws:kms:us-east-1:123456789012:key/k"], {"JobKeyPolicy", "AirflowKeyPolicy"}),
         (["--notification-topic-arn", "arn:aws:sns:us-east-1:123456789012:t"], {"FailureRule"}),
+        (["--glue-database", "drives"], {"JobCatalogPolicy"}),
         (["--notification-email", "fleet@example.org"], {"FailureRule", "Topic"}),
         (
             [
@@ -939,6 +947,41 @@ def test_doctor_says_what_jobs_may_not_do(aws: EmbeddedAws) -> None:
         ("problem", "jobs may not read bags below s3://raw/a/ (s3:GetObject)"),
         ("problem", "jobs may not write the lake below s3://lake (s3:PutObject)"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("decision", "there", "level", "said"),
+    [
+        ("allowed", True, "ok", ["jobs may register tables in the Glue database drives", "drives is there"]),
+        ("allowed", False, "ok", ["jobs may register", "is not there yet: the first drive makes it"]),
+        (
+            "implicitDeny",
+            True,
+            "problem",
+            ["jobs may not register tables in drives (glue:Cr", "is there"],
+        ),
+    ],
+)
+def test_doctor_looks_at_the_glue_database(
+    aws: EmbeddedAws, bucket: str, decision: str, there: bool, level: str, said: list[str]
+) -> None:
+    glue = aws.client("glue")
+    database = f"drives_{bucket.replace('-', '_')}"
+    if there:
+        glue.create_database(DatabaseInput={"Name": database})
+    results = [{"EvalActionName": "glue:CreateTable", "EvalDecision": decision}]
+    session: Any = Answers(
+        iam=[("simulate_principal_policy", {"EvaluationResults": results})],
+        sts=[("get_caller_identity", {"Account": "123456789012"})],
+    )
+    session.client = lambda name, ask=session.client: glue if name == "glue" else ask(name)
+    stack = {"Parameters": [{"ParameterKey": "GlueDatabase", "ParameterValue": database}]}
+    made = {"JobRoleArn": "arn:aws:iam::123456789012:role/job"}
+    found = list(doctor._catalog(session, "ros", stack, made))
+    assert found[0].level == level
+    for finding, text in zip(found, said, strict=True):
+        assert text in finding.what.replace(database, "drives")
+    assert list(doctor._catalog(session, "ros", {"Parameters": []}, made)) == []
 
 
 def test_doctor_hands_on_why_an_environment_is_invalid(aws: EmbeddedAws) -> None:

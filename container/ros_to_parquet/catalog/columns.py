@@ -29,7 +29,7 @@ def catalog_name(table: str) -> str:
     ``.`` becomes ``__``. A name that would not be one table's alone, or is too long, ends in a hash.
 
     >>> catalog_name("imu.data"), catalog_name("imu_data"), catalog_name("Imu.data")
-    ('imu__data', 'imu_data', 'imu__data_h5a01cc02')
+    ('imu__data', 'imu_data', 'imu__data_hbea4cf73')
     """
     name = re.sub(r"[^a-z0-9_]", "_", table.lower().replace(".", "__"))
     if not _LOSSY.search(table) and len(name) <= MAX_NAME:

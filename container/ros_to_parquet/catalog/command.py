@@ -87,7 +87,12 @@ def register(
 
 
 def _open(
-    storage: Storage, output: str, options: CatalogOptions, properties: Mapping[str, str]
+    storage: Storage,
+    output: str,
+    options: CatalogOptions,
+    properties: Mapping[str, str],
+    *,
+    everywhere: bool = False,
 ) -> tuple[Callable[[str], Registered], Callable[[], int]]:
     """What registers a drive, and what forgets those that are gone."""
     if options.kind is CatalogKind.GLUE:
@@ -95,14 +100,14 @@ def _open(
 
         database = glue.open_database(output, options.database, options.files)
         return (
-            lambda drive_id: glue.register_drive(storage, database, drive_id),
+            lambda drive_id: glue.register_drive(storage, database, drive_id, everywhere=everywhere),
             lambda: glue.forget_gone(storage, database),
         )
     from ros_to_parquet.catalog import iceberg
 
     namespace = iceberg.open_namespace(output, options.database, properties)
     return (
-        lambda drive_id: iceberg.register_drive(storage, namespace, drive_id),
+        lambda drive_id: iceberg.register_drive(storage, namespace, drive_id, everywhere=everywhere),
         lambda: iceberg.forget_gone(storage, namespace),
     )
 
@@ -123,9 +128,10 @@ def command_catalog(arguments: argparse.Namespace) -> int:
     if missing := [each for each in arguments.drive_id or () if each not in drives]:
         raise NotFoundError(f"{output}: no drive {', '.join(missing)}")
     try:
-        put, forget_gone = _open(storage, output, options, properties)
+        chosen = arguments.drive_id is not None
+        put, forget_gone = _open(storage, output, options, properties, everywhere=chosen)
         found = [put(drive_id) for drive_id in arguments.drive_id or drives]
-        gone = 0 if arguments.drive_id else forget_gone()
+        gone = 0 if chosen else forget_gone()
     except CatalogError as error:
         event("failed", exit_code=int(ExitCode.OUTPUT_FAILED), reason=str(error))
         return int(ExitCode.OUTPUT_FAILED)

@@ -40,6 +40,11 @@ class Registered:
         )
 
 
+def may_be_elsewhere(record: DriveRecord) -> bool:
+    """Whether a catalogue may have files of the drive in other tables than its manifests name now."""
+    return not record.manifests or any(commit.replaces for commit in record.commits)
+
+
 Partition = tuple[str, str]
 """A table of the lake and the digits of a definition."""
 

@@ -34,6 +34,7 @@ from ros_to_parquet.catalog.files import (
     CatalogError,
     Registered,
     definitions,
+    may_be_elsewhere,
     partitions,
     topics_of,
 )
@@ -142,8 +143,13 @@ def _glue_errors(database: GlueDatabase) -> Iterator[None]:
 # --- drives ------------------------------------------------------------------------------------------
 
 
-def register_drive(storage: Storage, database: GlueDatabase, drive_id: str) -> Registered:
+def register_drive(
+    storage: Storage, database: GlueDatabase, drive_id: str, *, everywhere: bool = False
+) -> Registered:
     """Has the database point at exactly the files that the drive's manifests name; at none if there are none.
+
+    Args:
+        everywhere: look for files of the drive in all tables, though no run has replaced any.
 
     Raises:
         CatalogError: Glue refuses, or the database has a table of the same name that is not this lake's.
@@ -151,11 +157,16 @@ def register_drive(storage: Storage, database: GlueDatabase, drive_id: str) -> R
     """
     with _glue_errors(database):
         return lake.derive(
-            storage, database.output, drive_id, lambda record: _register(storage, database, record)
+            storage,
+            database.output,
+            drive_id,
+            lambda record: _register(storage, database, record, everywhere or may_be_elsewhere(record)),
         )
 
 
-def _register(storage: Storage, database: GlueDatabase, record: lake.DriveRecord) -> Registered:
+def _register(
+    storage: Storage, database: GlueDatabase, record: lake.DriveRecord, everywhere: bool
+) -> Registered:
     found = partitions(record)
     known = definitions(storage, database.output, found)
     topics = topics_of(record)
@@ -177,7 +188,8 @@ def _register(storage: Storage, database: GlueDatabase, record: lake.DriveRecord
         own = _own_tables(database)
         given = {each.name: each.input(database) for each in wanted.values()} | _fleet_tables(database)
         done = _Done(_put_tables(database, own, given))
-        names = sorted({*wanted, *(name for name in own if _is_definition(own[name]))})
+        others = [name for name in own if everywhere and _is_definition(own[name])]
+        names = sorted({*wanted, *others})
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="glue") as pool:
             for each in pool.map(
                 lambda name: _put_partition(

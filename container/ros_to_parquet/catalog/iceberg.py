@@ -24,6 +24,7 @@ from ros_to_parquet.catalog.files import (
     Partition,
     Registered,
     definitions,
+    may_be_elsewhere,
     partitions,
 )
 from ros_to_parquet.contract import OutputFile
@@ -111,19 +112,29 @@ def open_namespace(output: str, name: str, properties: Mapping[str, str]) -> Ice
     return IcebergNamespace(catalog, name, output)
 
 
-def register_drive(storage: Storage, namespace: IcebergNamespace, drive_id: str) -> Registered:
+def register_drive(
+    storage: Storage, namespace: IcebergNamespace, drive_id: str, *, everywhere: bool = False
+) -> Registered:
     """Has the tables hold exactly the files that the drive's manifests name; none if there are none.
+
+    Args:
+        everywhere: look for files of the drive in all tables, though no run has replaced any.
 
     Raises:
         CatalogError: a table of the same name is not this lake's, or its catalogue refuses.
         StorageError: the lake cannot be read.
     """
     return lake.derive(
-        storage, namespace.output, drive_id, lambda record: _register(storage, namespace, record)
+        storage,
+        namespace.output,
+        drive_id,
+        lambda record: _register(storage, namespace, record, everywhere or may_be_elsewhere(record)),
     )
 
 
-def _register(storage: Storage, namespace: IcebergNamespace, record: lake.DriveRecord) -> Registered:
+def _register(
+    storage: Storage, namespace: IcebergNamespace, record: lake.DriveRecord, everywhere: bool
+) -> Registered:
     found = partitions(record)
     known = definitions(storage, namespace.output, found)
     left_out = [
@@ -138,7 +149,7 @@ def _register(storage: Storage, namespace: IcebergNamespace, record: lake.DriveR
         if name != catalog_name(key[0]):
             left_out.append(f"schema {key[1]} of table {key[0]} goes with no other: it is table {name}")
     changed = 0
-    for name in sorted({*tables, *_own_tables(namespace)}):
+    for name in sorted({*tables, *(_own_tables(namespace) if everywhere else ())}):
         changed += _put_files(namespace, name, record.drive_id, tables.get(name, []))
     return Registered(tuple(sorted(tables)), changed, tuple(sorted(left_out)))
 
