@@ -42,6 +42,9 @@ MAX_JPEG_SIDE: Final = 65_500
 _FILES: Final = (ImageForm.PNG_FILES, ImageForm.JPEG_FILES)
 _ENCODED: Final = (ImageForm.PNG, ImageForm.JPEG, *_FILES)
 
+_READS: Final = 16
+"""Files read at a time."""
+
 _MOST_THREADS: Final = 8
 _QUEUED_A_THREAD: Final = 4
 
@@ -122,9 +125,13 @@ def _is(node: Node, name: str) -> bool:
 
 # --- tables ------------------------------------------------------------------------------------------
 
+EXACT: Final = "image_is_exact"
+"""Column: whether the message's data can be had back, every byte, from the picture."""
+
 _SIZE: Final = (
     pa.field("image_width", pa.int32(), nullable=False),
     pa.field("image_height", pa.int32(), nullable=False),
+    pa.field(EXACT, pa.bool_(), nullable=False),
 )
 _VIDEO: Final = (
     pa.field("video_path", pa.string(), nullable=False),
@@ -149,7 +156,7 @@ class ImageTable:
     def schema(self) -> pa.Schema:
         """The message's fields, and what the rule adds; without ``data``, where the picture is elsewhere."""
         fields = [each for each in self.message if self.has_data or each.name != "data"]
-        # The size first: other bytes in the place of data would be taken for data under another name.
+        # Not the picture first: other bytes in the place of data would be data under another name.
         if self.rule.form in _FILES:
             fields += [*_SIZE, pa.field("image_path", pa.string(), nullable=False)]
         elif self.rule.form in _ENCODED:
@@ -171,6 +178,31 @@ class ImageTable:
         text = f"{digits} images {self.has_data} {json.dumps(added)}"
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
+    @property
+    def needed(self) -> list[str]:
+        """Columns that messages are made of again."""
+        names = [each.name for each in self.message if self.has_data or each.name != "data"]
+        return names if self.has_data else [*names, _picture_column(self.rule.form), EXACT]
+
+    def recorded(self, columns: Mapping[str, pa.Array], read: Callable[[str], bytes]) -> list[pa.Array]:
+        """Columns of the message, of rows that are exact; ``read`` gives a file beside the table."""
+        if self.has_data:
+            return [columns[each.name] for each in self.message]
+        members = [each.name for each in self.message if each.name not in ("header", "data")]
+        rows = zip(*(columns[name].to_pylist() for name in members), strict=True)
+        pictures = columns[_picture_column(self.rule.form)].to_pylist()
+        if self.rule.form in _FILES:
+            with ThreadPoolExecutor(_READS, thread_name_prefix="files") as pool:
+                pictures = list(pool.map(read, pictures))
+        data = [
+            _recorded(file, dict(zip(members, row, strict=True)))
+            for file, row in zip(pictures, rows, strict=True)
+        ]
+        return [
+            pa.array(data, pa.binary()) if each.name == "data" else columns[each.name]
+            for each in self.message
+        ]
+
     @classmethod
     def from_metadata(cls, layout: Layout, text: str) -> ImageTable:
         """Of a file's metadata; the inverse of ``metadata``, but for the topics."""
@@ -179,12 +211,19 @@ class ImageTable:
         return cls(tuple(arrow_fields(layout)), rule)
 
 
-def form_instead(said: Mapping[str, str]) -> str | None:
-    """The form of a file's pictures by its metadata, where messages cannot be had back from it; else None."""
-    if METADATA_KEY not in said:
-        return None
-    form = ImageForm(json.loads(said[METADATA_KEY])["form"])
-    return None if form is ImageForm.RECORDED else form
+def _picture_column(form: ImageForm) -> str:
+    return "image_path" if form in _FILES else "image"
+
+
+def _recorded(file: bytes, message: Mapping[str, Any]) -> bytes:
+    from ros_to_parquet import pictures
+
+    return file if pictures.is_compressed(message) else pictures.recorded_data(file, message)
+
+
+def form_of(said: Mapping[str, str]) -> ImageForm:
+    """Where a file's pictures are, by its metadata."""
+    return ImageForm(json.loads(said[METADATA_KEY])["form"]) if METADATA_KEY in said else ImageForm.RECORDED
 
 
 # --- at work -----------------------------------------------------------------------------------------
@@ -205,6 +244,7 @@ class Made:
     path: str = ""
     width: int = 0
     height: int = 0
+    exact: bool = False
     video: VideoFrame | None = None
 
 
@@ -217,6 +257,7 @@ class _Drawn:
     suffix: str = ""
     width: int = 0
     height: int = 0
+    exact: bool = False
     frame: Any = None
 
 
@@ -386,7 +427,9 @@ class Images:
             path = self._files.name(camera.table, log_time_ns, drawn.suffix)
             self._files.put(camera.owner, path, drawn.data)
         data = b"" if path else drawn.data
-        return Made(data=data, path=path, width=drawn.width, height=drawn.height, video=video)
+        return Made(
+            data=data, path=path, width=drawn.width, height=drawn.height, exact=drawn.exact, video=video
+        )
 
     def _pass(self, rows: ImageRows) -> None:
         """Hands on what is made of rows so far."""
@@ -429,7 +472,8 @@ def _draw(message: Mapping[str, Any], claim: Any, rule: ImageRule, size: tuple[i
         frame, data, suffix = None, b"", ""
         if rule.form in _ENCODED and whole and (suffix := _as_it_is(message, claim, rule)):
             data = pictures.file_of(message)
-        if data and rule.video is VideoCodec.NONE:
+        as_it_is = bool(data)
+        if as_it_is and rule.video is VideoCodec.NONE:
             pictures.check_file(message)
         else:
             picture = pictures.resized(pictures.decode(message, wanted=None if whole else size), size)
@@ -439,7 +483,11 @@ def _draw(message: Mapping[str, Any], claim: Any, rule: ImageRule, size: tuple[i
                 frame = pictures.shown(picture)
     except pictures.PictureError as error:
         return _Drawn(str(error))
-    return _Drawn("", data, suffix, *size, frame)
+    if pictures.is_compressed(message):
+        exact = as_it_is and len(data) == len(message["data"])  # else there is a depth header in front of it
+    else:
+        exact = whole and suffix == "png" and pictures.is_exact(message)
+    return _Drawn("", data, suffix, *size, exact, frame)
 
 
 def _as_it_is(message: Mapping[str, Any], claim: Any, rule: ImageRule) -> str:
@@ -468,6 +516,7 @@ def _columns(
     if table.rule.form in _ENCODED:
         columns.append(pa.array([each.width for each in chosen], pa.int32()))
         columns.append(pa.array([each.height for each in chosen], pa.int32()))
+        columns.append(pa.array([each.exact for each in chosen], pa.bool_()))
     if table.rule.form in _FILES:
         columns.append(pa.array([each.path for each in chosen], pa.string()))
     elif table.rule.form in _ENCODED:

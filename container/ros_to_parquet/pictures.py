@@ -448,6 +448,39 @@ def check_file(message: Mapping[str, Any]) -> None:
         raise PictureError(f"{message['format'] or 'no format'}: {error}") from error
 
 
+# --- and back ----------------------------------------------------------------------------------------
+
+
+def is_exact(message: Mapping[str, Any]) -> bool:
+    """Whether a PNG of an ``Image``'s pixels tells every byte of its data, with its other fields."""
+    plain = _PLAIN.get(str(message["encoding"]))
+    if plain is None or plain.meaning not in (Meaning.LIGHT, Meaning.MILLIMETRES):
+        return False
+    line_bytes = message["width"] * len(plain.order) * np.dtype(plain.dtype).itemsize
+    return bool(message["step"] == line_bytes and len(message["data"]) == line_bytes * message["height"])
+
+
+def recorded_data(file: bytes, message: Mapping[str, Any]) -> bytes:
+    """The data of an ``Image`` for which `is_exact` was true, from the PNG that `encode` made of it."""
+    plain = _PLAIN[message["encoding"]]
+    kind = np.dtype(plain.dtype).newbyteorder(">" if message["is_bigendian"] else "<")
+    values = _read_png(file)
+    data = np.empty((message["height"], message["width"], len(plain.order)), kind)
+    for place, channel in enumerate(plain.order):
+        data[:, :, channel] = values[:, :, place]
+    return data.tobytes()
+
+
+def _read_png(file: bytes) -> Pixels:
+    """Pixels of what `_png` has written, shape (height, width, channels)."""
+    width, height, bits, colour = struct.unpack(">IIBB", file[16:26])
+    kind, channels = np.dtype(f">u{bits // 8}"), {0: 1, 2: 3, 6: 4}[colour]
+    size = int.from_bytes(file[33:37], "big")
+    lines = np.frombuffer(zlib.decompress(memoryview(file)[41 : 41 + size]), np.uint8).reshape(height, -1)
+    samples = lines[:, 1:].reshape(height, width, channels * kind.itemsize)
+    return np.cumsum(samples, axis=1, dtype=np.uint8).view(kind)
+
+
 # --- sizes -------------------------------------------------------------------------------------------
 
 

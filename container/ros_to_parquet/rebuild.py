@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -19,10 +20,17 @@ from ros_to_parquet import __version__, contract
 from ros_to_parquet.bag.mcap_writer import MAX_CHANNELS, McapChannel, McapSchema, McapWriter
 from ros_to_parquet.bag.model import Connection, Int64Array
 from ros_to_parquet.bag.source import READ_BYTES
-from ros_to_parquet.contract import BagResult, BagStatus, ExtractOptions, Manifest, TopicResult
+from ros_to_parquet.contract import (
+    BagResult,
+    BagStatus,
+    ExtractOptions,
+    ImageForm,
+    Manifest,
+    TopicResult,
+)
 from ros_to_parquet.encode import ENCODINGS, Encoder
+from ros_to_parquet.images import EXACT, ImageTable, form_of
 from ros_to_parquet.images import METADATA_KEY as IMAGES_KEY
-from ros_to_parquet.images import ImageTable, form_instead
 from ros_to_parquet.lake import Lake
 from ros_to_parquet.layout import (
     DefinitionError,
@@ -52,6 +60,9 @@ ENCODE_BYTES: Final = 4 << 20
 
 _THREADS: Final = 16
 """Footers read at a time."""
+
+_PICTURES: Final = 16
+"""Pictures that messages are made of at a time."""
 
 _ROSBAG2_RECORD: Final = "rosbag2"
 """A metadata record in which rosbag2 says which files and how many messages its own bag has."""
@@ -220,7 +231,7 @@ def _write(
     writer = McapWriter(write, source.channels, profile=profile, library=f"ros-to-parquet {__version__}")
     _write_extras(writer, lake, bags)
     groups = [group for group in source.groups if window.meets(group.first_ns, group.last_ns)]
-    for group, message in _merged(source.filesystem, groups, window):
+    for group, message in _merged(source, groups, window):
         writer.add(
             group.channel_id,
             message.payload,
@@ -275,14 +286,21 @@ class _Table:
     """What all files of one topic, definition, connection and set of columns share.
 
     Attributes:
-        fields: the columns that messages are made of.
+        fields: the message's own columns, with their types.
         clouds: where the columns are those of decoded point clouds.
+        images: where a rule for images has made some of them.
     """
 
     layout: Layout
     channel: McapChannel
     fields: tuple[pa.Field, ...]
     clouds: CloudTable | None
+    images: ImageTable | None
+
+    @property
+    def needed(self) -> list[str]:
+        """Columns that messages are made of."""
+        return [field.name for field in self.fields] if self.images is None else self.images.needed
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +320,7 @@ class _RowGroup:
 @dataclass(frozen=True, slots=True)
 class _Source:
     filesystem: fs.FileSystem
+    root: str
     channels: list[McapChannel]
     groups: list[_RowGroup]
 
@@ -332,18 +351,31 @@ def _open_tables(
                     tally.unwritten += metadata.num_rows
                     tally.unwritten_as = encoding
                     continue
-                if (form := form_instead(said)) is not None:
+                if inexact := _inexact(filesystem, path, metadata, form_of(said)):
                     tally = tallies[said["ros.topic"], said["ros.type"]]
-                    tally.unwritten += metadata.num_rows
-                    tally.unwritten_as = f"pictures that are not kept as recorded (images: {form})"
-                    continue
+                    tally.unwritten += inexact
+                    tally.unwritten_as = f"pictures that are not as recorded (images: {form_of(said)})"
+                    if inexact == metadata.num_rows:
+                        continue
                 key = schema.serialize().to_pybytes()
                 if key not in tables:
                     tables[key] = _table(path, schema)
                 table = tables[key]
                 channel_id = channel_ids.setdefault(table.channel, len(channel_ids) + 1)
                 groups += _row_groups(path, metadata, schema, channel_id, table, filesystem)
-    return _Source(filesystem, list(channel_ids), groups)
+    return _Source(filesystem, root, list(channel_ids), groups)
+
+
+def _inexact(filesystem: fs.FileSystem, path: str, metadata: pq.FileMetaData, form: ImageForm) -> int:
+    """Rows of a file whose messages its pictures do not tell."""
+    if form is ImageForm.RECORDED:
+        return 0
+    if form is ImageForm.LEFT_OUT:
+        return int(metadata.num_rows)
+    groups = range(metadata.num_row_groups)
+    columns = [_read(filesystem, path, each, [EXACT]).column(0) for each in groups]
+    exact = sum(int(each.true_count) for column in columns for each in column.chunks)
+    return int(metadata.num_rows) - exact
 
 
 def _described(schema: pa.Schema) -> dict[str, str]:
@@ -369,7 +401,7 @@ def _table(path: str, schema: pa.Schema) -> _Table:
             encoding=said["ros.encoding"],
             metadata=json.loads(said["ros.connection"]),
         )
-        found = _layout(connection, schema, said)
+        found = _found(connection, schema, said)
     except KeyError as error:
         raise RebuildError(f"{path}: is not a file of this engine: its metadata lacks {error}") from error
     except DefinitionError as error:
@@ -379,15 +411,11 @@ def _table(path: str, schema: pa.Schema) -> _Table:
             f"{path}: the definition of {connection.type_name} that it names does not make its columns; "
             f"it was written by ros-to-parquet {said.get('ros_to_parquet.version')}, this is {__version__}"
         )
-    layout, clouds = found
-    fields = arrow_fields(layout) if clouds is None else clouds.schema
-    return _Table(layout, _channel(connection, layout), tuple(fields), clouds)
+    return found
 
 
-def _layout(
-    connection: Connection, schema: pa.Schema, said: Mapping[str, str]
-) -> tuple[Layout, CloudTable | None] | None:
-    """The layout that the table was made with: it has the file's columns and hash."""
+def _found(connection: Connection, schema: pa.Schema, said: Mapping[str, str]) -> _Table | None:
+    """By the layout that the table was made with: it has the file's columns and hash."""
 
     def candidates() -> Iterator[Layout]:
         yield resolve_layout(connection)
@@ -396,18 +424,19 @@ def _layout(
     for layout in candidates():
         # The recorded hash is not that of the table where its definition was not what was used.
         hashes = {schema_hash(each, layout) for each in (connection, replace(connection, definition_hash=""))}
-        fields, clouds = arrow_fields(layout), None
+        fields, clouds, images = arrow_fields(layout), None, None
         if METADATA_KEY in said:
             clouds = CloudTable.from_metadata(layout, said[METADATA_KEY])
             hashes = {clouds.schema_hash(digits) for digits in hashes}
             fields = list(clouds.schema)
-        elif IMAGES_KEY in said:  # as recorded, and in a video
+        elif IMAGES_KEY in said:
             images = ImageTable.from_metadata(layout, said[IMAGES_KEY])
             hashes = {images.schema_hash(digits) for digits in hashes}
+            fields = [field for field in fields if field.name in images.schema.names]
         types = {field.name: field.type for field in schema}
         same = all(types.get(field.name) == field.type for field in fields)
         if same and said["ros_to_parquet.schema"] in hashes:
-            return layout, clouds
+            return _Table(layout, _channel(connection, layout), tuple(fields), clouds, images)
     return None
 
 
@@ -464,7 +493,7 @@ class _Message(NamedTuple):
 
 
 def _merged(
-    filesystem: fs.FileSystem, groups: Sequence[_RowGroup], window: Window
+    source: _Source, groups: Sequence[_RowGroup], window: Window
 ) -> Iterator[tuple[_RowGroup, _Message]]:
     """All messages by log time; those of one time in the order of ``groups``.
 
@@ -481,7 +510,7 @@ def _merged(
                 messages, message = opened[number]
                 yield groups[number], message
             else:
-                messages = _messages(filesystem, groups[number], window)
+                messages = _messages(source, groups[number], window)
                 read_bytes += groups[number].size_bytes
                 progress.show(read_bytes)
             following = next(messages, None)
@@ -493,15 +522,20 @@ def _merged(
                 heapq.heapreplace(due, (following.log_time_ns, number))
 
 
-def _messages(filesystem: fs.FileSystem, group: _RowGroup, window: Window) -> Iterator[_Message]:
+def _messages(source: _Source, group: _RowGroup, window: Window) -> Iterator[_Message]:
     """A row group's messages within the window, sorted by log time; in recorded order within one time."""
-    names = [field.name for field in group.table.fields]
-    table = _read(filesystem, group.path, group.number, ["log_time_ns", *group.extras, *names])
+    images = group.table.images
+    needed = ["log_time_ns", *group.extras, *group.table.needed]
+    table = _read(source.filesystem, group.path, group.number, needed)
+    if EXACT in needed:
+        table = table.filter(table.column(EXACT))
     rows = _order(_int64(table.column("log_time_ns")), window)
     if rows is not None:
         table = table.take(int64_column(rows))
     encoder = Encoder(group.table.layout, group.table.channel.encoding)
     step = max(1, ENCODE_BYTES * table.num_rows // max(1, table.nbytes))
+    if EXACT in needed:  # what is read is no measure of what it becomes
+        step = min(step, _PICTURES)
     for start in range(0, table.num_rows, step):
         part = table.slice(start, step).combine_chunks()
         log_times = _int64(part.column("log_time_ns")).tolist()
@@ -511,6 +545,10 @@ def _messages(filesystem: fs.FileSystem, group: _RowGroup, window: Window) -> It
         )
         # The compatible style stores some types as others.
         columns = [_one(part.column(field.name)).cast(field.type) for field in group.table.fields]
+        if images is not None:
+            given = {name: _one(part.column(name)) for name in group.table.needed}
+            given |= {field.name: column for field, column in zip(group.table.fields, columns, strict=True)}
+            columns = images.recorded(given, partial(_read_beside, source))
         if group.table.clouds is not None:
             columns = group.table.clouds.recorded(columns)
         encoded = encoder.encode(columns, part.num_rows)
@@ -529,6 +567,12 @@ def _order(log_times: Int64Array, window: Window) -> Int64Array | None:
         return None
     rows = np.flatnonzero(inside)
     return rows[np.argsort(log_times[rows], kind="stable")]
+
+
+def _read_beside(source: _Source, path: str) -> bytes:
+    """A file that a row names."""
+    with _reading(path), source.filesystem.open_input_stream(f"{source.root}/{path}") as file:
+        return bytes(file.read())
 
 
 def _read(filesystem: fs.FileSystem, path: str, number: int, columns: list[str]) -> pa.Table:

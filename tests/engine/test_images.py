@@ -33,7 +33,7 @@ from ros_to_parquet.contract import (
 )
 from ros_to_parquet.lake import Lake
 from ros_to_parquet.memory import share_out
-from ros_to_parquet.rebuild import rebuild
+from ros_to_parquet.rebuild import RebuildError, rebuild
 from ros_to_parquet.report.make import make_report
 from ros_to_parquet.storage import LocalStorage, StorageError
 from tests.engine import roundtrip
@@ -150,8 +150,9 @@ def test_png_in_the_table_is_the_picture(tmp_path: Path) -> None:
     (file,) = topic.files
     assert contract.schema_of(file.path) != topic.schema_hash
     schema = pq.read_schema(tmp_path / "lake" / file.path)
-    assert schema.names[-8:] == [
-        *("height", "width", "encoding", "is_bigendian", "step", "image_width", "image_height", "image"),
+    assert schema.names[-9:] == [
+        *("height", "width", "encoding", "is_bigendian", "step"),
+        *("image_width", "image_height", "image_is_exact", "image"),
     ]
     said = json.loads(schema.metadata[b"ros_to_parquet.images"])
     assert said == {"form": "png", "video": "none", "max_width": 0, "max_height": 0, "quality": 0}
@@ -286,15 +287,15 @@ def test_files_on_a_store(tmp_path: Path, embedded_aws: EmbeddedAws, monkeypatch
         monkeypatch.setenv(name, value)
     s3 = embedded_aws.client("s3")
     s3.create_bucket(Bucket="images-lake")
-    bag = write(tmp_path / "a.bag", {"/cam": frames(raw(picture(number)) for number in range(40))})
+    bag = write(tmp_path / "a.bag", {"/cam": frames(raw(picture(number)) for number in range(12))})
     arguments = ["extract", str(bag), "--output", "s3://images-lake/x", "--drive-id", "d"]
     assert main([*arguments, "--images", "/cam=png_files,video=h264"]) == ExitCode.OK
     before = Lake("s3://images-lake/x").dataset("cam").to_table().to_pylist()
-    for row in (before[0], before[39]):
+    for row in (before[0], before[11]):
         made = s3.get_object(Bucket="images-lake", Key=f"x/{row['image_path']}")["Body"].read()
         assert opened(made).size == (WIDTH, HEIGHT)
     video = s3.get_object(Bucket="images-lake", Key=f"x/{before[0]['video_path']}")["Body"].read()
-    assert len(decoded_video(video)) == 40
+    assert len(decoded_video(video)) == 12
     assert main([*arguments, "--overwrite", "--images", "/cam=jpeg_files"]) == ExitCode.OK
     listed = s3.list_objects_v2(Bucket="images-lake", Prefix="x/_files/")["Contents"]
     now = {
@@ -738,18 +739,101 @@ def test_transforms_get_the_rows_with_their_pictures(tmp_path: Path, monkeypatch
     assert [row["image_width"] for row in rows(tmp_path / "lake")] == [WIDTH] * 3
 
 
+@pytest.mark.parametrize("form", ["png", "png_files", "png_files,video=h264"])
+def test_lossless_pictures_come_back_byte_for_byte(tmp_path: Path, form: str) -> None:
+    """Of raw images, what PNG keeps whole; of compressed ones the files that stayed as they were."""
+    size = (HEIGHT, WIDTH)
+    exact = [
+        *(raw(noise(*size, 3), encoding) for encoding in ("rgb8", "bgr8", "8UC3")),
+        *(raw(noise(*size, 4), encoding) for encoding in ("rgba8", "bgra8")),
+        *(raw(noise(*size, 6).view("<u2"), encoding) for encoding in ("rgb16", "bgr16")),
+        raw(noise(*size, 8).view("<u2"), "bgra16"),
+        *(raw(noise(*size, 2).view("<u2")[:, :, 0], encoding) for encoding in ("mono16", "16UC1")),
+        raw(noise(*size), "mono8"),
+    ]
+    files = [compressed(file_of(noise(*size, 3), "PNG"), "rgb8; png compressed") for _ in range(40)]
+    topics = {f"/raw{number}": frames([message] * 2) for number, message in enumerate(exact)}
+    bag = write(tmp_path / "a.bag", {**topics, "/compressed": frames(files)})
+    extract(bag, output=tmp_path / "lake", options=options(every=form))
+    assert all(row["image_is_exact"] for row in rows(tmp_path / "lake", "compressed"))
+    recorded, output = roundtrip.read(bag), tmp_path / "again.mcap"
+    rebuilt = rebuild(Lake(str(tmp_path / "lake")), "drive_1", str(output))
+    assert sum(topic.unwritten for topic in rebuilt.topics) == 0
+    assert roundtrip.compare(recorded, roundtrip.read(output).messages) == {"equal": 2 * len(exact) + 40}
+
+
+def test_big_endian_pixels_come_back(tmp_path: Path) -> None:
+    message = raw(noise(HEIGHT, WIDTH, 6).view(">u2"), "rgb16")
+    message.is_bigendian = 1
+    bag = write(tmp_path / "a.bag", {"/cam": frames([message])})
+    extract(bag, output=tmp_path / "lake", options=options(cam="png"))
+    (row,) = rows(tmp_path / "lake")
+    assert row["image_is_exact"]
+    output = tmp_path / "again.mcap"
+    rebuild(Lake(str(tmp_path / "lake")), "drive_1", str(output))
+    assert roundtrip.compare(roundtrip.read(bag), roundtrip.read(output).messages) == {"equal": 1}
+
+
+def inexact_messages() -> list[Any]:
+    padded = raw(noise(HEIGHT, WIDTH, 3))
+    padded.step, padded.data = WIDTH * 3 + 4, np.resize(padded.data, (WIDTH * 3 + 4) * HEIGHT)
+    longer = raw(noise(HEIGHT, WIDTH, 3))
+    longer.data = np.append(longer.data, np.uint8(7))
+    return [
+        padded,
+        longer,
+        raw(noise(HEIGHT, WIDTH), "bayer_rggb8"),
+        raw(noise(HEIGHT, WIDTH, 2), "yuyv"),
+        raw(noise(HEIGHT, WIDTH).astype(np.float32), "32FC1"),
+    ]
+
+
 def test_rebuild_says_what_it_cannot_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    topics = {"/cam": frames([raw(picture(1)), raw(noise(4, 4), "8UC7")]), "/b": frames([raw(picture(2))])}
-    bag, output = write(tmp_path / "a.bag", topics), str(tmp_path / "again.mcap")
-    extract(bag, output=tmp_path / "lake", options=options(cam="png_files"))
-    arguments = ["rebuild", str(tmp_path / "lake"), "--drive-id", "drive_1", "--output", output]
+    png = file_of(noise(HEIGHT, WIDTH).astype(np.uint16), "PNG")
+    depth = compressed(bytes(12) + png, "16UC1; compressedDepth png")
+    topics = {
+        "/cam": frames([*inexact_messages(), raw(noise(4, 4), "8UC7"), raw(noise(4, 4), "8UC1")]),
+        "/depth": frames([depth]),
+        "/b": frames([raw(picture(2))]),
+    }
+    bag, output = write(tmp_path / "a.bag", topics), tmp_path / "again.mcap"
+    extract(
+        bag, output=tmp_path / "lake", options=options(cam="png_files", depth="png", b="left_out,video=h264")
+    )
+    arguments = ["rebuild", str(tmp_path / "lake"), "--drive-id", "drive_1", "--output", str(output)]
     assert main(arguments) == ExitCode.OK
     said = capsys.readouterr().out
-    assert (
-        "! /cam: 1 messages are pictures that are not kept as recorded (images: png_files): not written"
-        in said
-    )
-    assert "2 messages" in said  # the one of /b, and the one that was kept
+    for topic, count, form in (("/cam", 5, "png_files"), ("/depth", 1, "png"), ("/b", 1, "left_out")):
+        assert (
+            f"! {topic}: {count} messages are pictures that are not as recorded (images: {form}): not" in said
+        )
+    # The one of an encoding that is not known was kept as recorded; the last one is exact.
+    kept = {each.payload for each in roundtrip.read(output).messages}
+    assert len(kept) == 2
+    assert kept <= {each.payload for each in roundtrip.read(bag).messages}
+
+
+def test_rebuild_of_resized_or_jpeg_pictures_is_refused_by_name(tmp_path: Path) -> None:
+    jpeg = compressed(file_of(noise(HEIGHT, WIDTH, 3)))
+    bag = write(tmp_path / "a.bag", {"/raw": frames([raw(picture(1))]), "/jpeg": frames([jpeg])})
+    extract(bag, output=tmp_path / "lake", options=options(every="jpeg,max_width=16"))
+    with pytest.raises(RebuildError, match=r"nothing to rebuild: messages are pictures .* \(images: jpeg\)"):
+        rebuild(Lake(str(tmp_path / "lake")), "drive_1", str(tmp_path / "again.mcap"))
+    extract(bag, output=tmp_path / "lake", options=options(every="jpeg"), overwrite=True)
+    rebuilt = rebuild(Lake(str(tmp_path / "lake")), "drive_1", str(tmp_path / "again.mcap"))
+    assert [(topic.topic, topic.messages, topic.unwritten) for topic in rebuilt.topics] == [
+        ("/jpeg", 1, 0),
+        ("/raw", 0, 1),
+    ]
+
+
+def test_a_picture_that_is_gone_is_said_by_rebuild(tmp_path: Path) -> None:
+    bag = write(tmp_path / "a.bag", {"/cam": frames([raw(picture(1))])})
+    extract(bag, output=tmp_path / "lake", options=options(cam="png_files"))
+    (path,) = files(tmp_path / "lake")
+    (tmp_path / "lake" / path).unlink()
+    with pytest.raises(RebuildError, match=f"{path}: a file of the drive cannot be read"):
+        rebuild(Lake(str(tmp_path / "lake")), "drive_1", str(tmp_path / "again.mcap"))
 
 
 def test_the_report_shows_pictures_wherever_they_are(tmp_path: Path) -> None:
