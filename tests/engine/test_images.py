@@ -517,6 +517,13 @@ def test_rules_that_contradict_each_other_end_it(tmp_path: Path, capsys: pytest.
     assert main([*arguments, "--images", "/c*=png", "--images", "*m=png"]) == ExitCode.OK
 
 
+def test_rules_may_contradict_each_other_on_what_has_no_pictures(tmp_path: Path) -> None:
+    status = STORE.types["std_msgs/msg/String"]("ok")
+    bag = write(tmp_path / "a.bag", {"/cam": frames([raw(picture(1))]), "/status": frames([status])})
+    extract(bag, output=tmp_path / "lake", options=options(cam="png", **{"s*": "jpeg", "*s": "png"}))
+    assert rows(tmp_path / "lake", "status")[0]["data"] == "ok"
+
+
 def test_a_rule_that_no_topic_with_pictures_has_is_said(tmp_path: Path) -> None:
     bag = write(tmp_path / "a.bag", {"/cam": frames([raw(picture(1))])})
     extract(bag, output=tmp_path / "lake", options=options(cam="png", other="jpeg"))
