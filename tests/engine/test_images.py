@@ -430,6 +430,7 @@ def test_a_video_shows_frames_when_they_were_logged(tmp_path: Path, codec: str) 
         (stream,) = container.streams.video
         assert stream.codec_context.name in {"h264": ("h264",), "av1": ("av1", "libdav1d")}[codec]
         assert (stream.frames, stream.width, stream.height) == (6, 98, 66)
+        assert next(container.decode(stream)).colorspace == 6  # BT.601, whatever a player would guess
     shown = decoded_video((output / path).read_bytes())
     assert [time_ns for time_ns, _ in shown] == wanted
     for (_, pixels), row in zip(shown, wide, strict=True):
