@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 
-.PHONY: help setup demo airflow test test-airflow test-container test-oracles test-long fuzz benchmarks docs check format lock audit clean
+.PHONY: help setup demo airflow test test-airflow test-container test-optional test-oracles test-long fuzz benchmarks docs check format lock audit clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -23,6 +23,9 @@ test: setup check ## format, lint, types, import rules and all tests
 test-airflow: setup ## the provider's tests on Airflow 2.11 and 3.0 too
 	@./scripts/test-airflow 2.11 -q
 	@./scripts/test-airflow 3.0 -q
+
+test-optional: setup ## the tests that need Airflow's providers for OpenLineage and Slack
+	@./scripts/test-optional -q
 
 test-oracles: setup ## hold the engine against other people's readers; ROS's own if apt-get can install it
 	@./scripts/test-oracles $(PYTEST_ARGS)

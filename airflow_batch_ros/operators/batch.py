@@ -23,6 +23,7 @@ from airflow_batch_ros.plan import DEFAULT_SHARD_BYTES
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.openlineage.extractors import OperatorLineage
 
     from airflow_batch_ros.fanout import Fanout
     from airflow_batch_ros.hooks.batch import RosToParquetBatchHook
@@ -144,6 +145,7 @@ class RosToParquetBatchOperator(BaseOperator):
         self.aws_conn_id = aws_conn_id
         self.region_name = region_name
         self._fanout: Fanout | None = None
+        self._jobs: list[DriveJob] = []
         self._killed = False
 
     def execute(self, context: Context) -> list[dict[str, Any]]:
@@ -196,7 +198,7 @@ class RosToParquetBatchOperator(BaseOperator):
             say=lambda line: self.log.info(one_line(line)),
             killed=self._killed,
         )
-        jobs = self._fanout.submit_all()
+        jobs = self._jobs = self._fanout.submit_all()
         return [job.as_dict() for job in self._with_links(context, hook, jobs)]
 
     def on_kill(self) -> None:
@@ -206,6 +208,12 @@ class RosToParquetBatchOperator(BaseOperator):
             self.log.info("killed: terminating Batch jobs %s", shown_ids(self._fanout.owned))
             for problem in self._fanout.kill():
                 self.log.error("could not terminate %s", problem)
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage:  # noqa: ARG002
+        """The folders of bags that were submitted; asked for by Airflow's OpenLineage provider."""
+        from airflow_batch_ros import lineage
+
+        return lineage.of_jobs(self._jobs)
 
     def _stack(self, hook: RosToParquetBatchHook, conf: PipelineConf) -> StackOutputs | None:
         """What the stack made, where anything is to be taken from it."""

@@ -21,6 +21,7 @@ from airflow_batch_ros.waiting import DEFAULT_UNKNOWN_AFTER_S, Waiting, amount_o
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.openlineage.extractors import OperatorLineage
 
     from airflow_batch_ros.hooks.batch import RosToParquetBatchHook
     from airflow_batch_ros.summary import DriveSummary
@@ -86,6 +87,7 @@ class RosToParquetBatchSensor(BaseSensorOperator):
         self.aws_conn_id = aws_conn_id
         self.region_name = region_name
         self._waiting: Waiting | None = None
+        self._drives: list[DriveSummary] = []
 
     def execute(self, context: Context) -> Any:
         self._store_links(context)
@@ -132,6 +134,16 @@ class RosToParquetBatchSensor(BaseSensorOperator):
         self.log.info("killed: terminating Batch jobs %s", shown_ids(ids))
         for problem in terminate(self._hook().batch, ids, KILLED):
             self.log.error("could not terminate %s", problem)
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage:  # noqa: ARG002
+        """What the drives in the lake read and wrote; asked for by Airflow's OpenLineage provider."""
+        from airflow_batch_ros import lineage
+
+        return lineage.of_drives(self._hook().s3, self._drives)
+
+    def get_openlineage_facets_on_failure(self, task_instance: Any) -> OperatorLineage:
+        """The same: of a run that fails, most drives may be well."""
+        return self.get_openlineage_facets_on_complete(task_instance)
 
     def _poll(self, context: Context) -> bool:
         """Whether a job is still to end."""
@@ -192,6 +204,7 @@ class RosToParquetBatchSensor(BaseSensorOperator):
             drives = summary.summarize(hook.s3, hook.batch, hook.logs, self._drive_jobs())
         except summary.SummaryError as error:
             raise AirflowException(str(error)) from None
+        self._drives = drives
         for line in summary.log_lines(drives):
             self.log.info(line)
         if reports := [drive.report for drive in drives if drive.report]:

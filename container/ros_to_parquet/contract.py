@@ -1292,6 +1292,14 @@ MAX_FIELDS = 10
 
 
 @dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table: its name, and its type in Arrow's words, which may be cut short."""
+
+    name: str
+    type: str
+
+
+@dataclass(frozen=True, slots=True)
 class SchemaRecord:
     """The definition behind a ``schema=`` partition, kept once, so that nobody opens Parquet to compare it.
 
@@ -1302,6 +1310,7 @@ class SchemaRecord:
         definition: as in the key-value metadata of the partition's files; so are format and encoding.
         transform: ``name version`` of the transform that made the columns; empty where none did.
         arrow_schema: the columns: Arrow's IPC form of the schema, in base64.
+        columns: the same for who has no Arrow; none where an earlier version wrote the record.
         drive_id: the drive that brought it first.
         plan_id: the plan that did.
         first_log_time_ns: of its messages in that drive.
@@ -1322,6 +1331,7 @@ class SchemaRecord:
     plan_id: str
     first_log_time_ns: int | None
     first_bag: str
+    columns: tuple[Column, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

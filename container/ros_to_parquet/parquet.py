@@ -162,6 +162,7 @@ class TableFile:
     last: Future[None] | None = None
     sink: _Sink = field(init=False)
     scratch: _LargeScratch | None = None
+    said: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.sink = _Sink(self.upload)
@@ -189,6 +190,8 @@ class TableFile:
             table = _in_order(pa.Table.from_batches(batches, self.schema).unify_dictionaries())
             writer.write_table(table, row_group_size=max(1, table.num_rows))
         if last and self.writer is not None:
+            if self.said:
+                self.writer.add_key_value_metadata(self.said)
             self.writer.close()
             self.writer = None
             if self.stream is not None:
@@ -285,6 +288,10 @@ class TableWriters:
             {key: value.encode("utf-8", "surrogateescape") for key, value in metadata.items()}
         )
         self._begin(path, described)
+
+    def describe(self, path: str, metadata: Mapping[str, str]) -> None:
+        """Adds to the metadata of the file at ``path`` what is known only when its rows are."""
+        self._files[path].said |= metadata
 
     def open_large(self, path: str, like: str) -> None:
         """Begins a file for large rows of the table at ``like``."""

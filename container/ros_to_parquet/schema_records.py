@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from ros_to_parquet import contract, drift
 from ros_to_parquet.contract import (
+    Column,
     ContractError,
     Drift,
     DriveManifest,
@@ -38,6 +39,9 @@ _THREADS: Final = 16
 MAX_RECORDED: Final = 5_000
 """New definitions that one commit records; the next one goes on."""
 
+MAX_TYPE_LENGTH: Final = 1_000
+"""Of a column's type in a record, in words."""
+
 MAX_COMPARED_TABLES: Final = 1_000
 """Tables with several definitions that one commit compares."""
 
@@ -46,6 +50,11 @@ _MAX_OTHERS: Final = 32
 
 Known = Mapping[str, set[str]]
 """By table, the digits of the definitions that the lake has records of."""
+
+
+def _in_words(columns: pa.Schema) -> tuple[Column, ...]:
+    """A column's type may name thousands of fields."""
+    return tuple(Column(column.name, str(column.type)[:MAX_TYPE_LENGTH]) for column in columns)
 
 
 # --- definitions -------------------------------------------------------------------------------------
@@ -187,6 +196,7 @@ def _record(storage: Storage, plan: Plan, table: TableTotal, schema: SchemaTotal
         plan_id=plan.plan_id,
         first_log_time_ns=schema.first_log_time_ns,
         first_bag=schema.first_bag,
+        columns=_in_words(definition.columns),
     )
     uri = join(plan.output, contract.schema_key(table.table, schema.schema))
     with suppress(FileExistsError):  # another drive's commit was faster

@@ -157,3 +157,56 @@ def test_the_links_of_a_run_open(stack: Stack, page: Page, run_id: str, task: st
     assert "shard" in shown["job"], "its log"
     assert "ros-to-parquet/default/" in shown["Batch logs"]
     assert "imu.data/" in shown["Parquet lake"]
+
+
+def test_the_page_of_drives_from_airflows_menu_to_a_report(stack: Stack, page: Page, run_id: str) -> None:
+    page.goto(f"{stack.url}/")
+    page.get_by_role("button", name="Browse").first.click()
+    entry = page.get_by_role("menuitem", name="Drives").get_attribute("href")
+    assert entry == "/ros-to-parquet/"
+    page.goto(f"{stack.url}{entry}")
+    page.get_by_role("link", name=run_id, exact=True).click()
+    page.get_by_role("heading", name=run_id).wait_for()
+    keep(page, "drives-run")
+    assert "succeeded 2" in page.locator("main").inner_text()
+    report = page.get_by_role("link", name="Report of drive_1").get_attribute("href")
+    page.get_by_role("link", name="drive_1", exact=True).click()
+    page.get_by_role("heading", name="Shards").wait_for()
+    assert "imu.data" in page.locator("main").inner_text()
+    problems: list[str] = []
+    page.on("console", lambda message: problems.append(message.text))
+    page.goto(f"{stack.url}/ros-to-parquet/{report}")
+    assert "drive_1" in page.title()
+    assert problems == [], "what the report's policy refuses would be said here"
+
+
+@pytest.mark.parametrize("colours", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_of_drives_fits_phone_and_desk(
+    stack: Stack, page: Page, run_id: str, colours: str, width: int
+) -> None:
+    other = page.context.new_page()
+    other.set_viewport_size({"width": width, "height": 900})
+    other.emulate_media(color_scheme=colours)
+    run = f"dag={DAG}&run={quote(run_id)}"
+    for url in ("", f"run?{run}", f"drive?{run}&drive=drive_1"):
+        other.goto(f"{stack.url}/ros-to-parquet/{url}")
+        other.locator("main h1").wait_for()
+        assert other.evaluate("document.documentElement.scrollWidth") <= width
+        background = other.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (background == "rgb(255, 255, 255)") is (colours == "light")
+    other.close()
+
+
+def test_who_is_not_logged_in_comes_back_to_the_page_of_drives(stack: Stack, page: Page) -> None:
+    browser = page.context.browser
+    assert browser is not None
+    stranger = browser.new_page()
+    stranger.goto(f"{stack.url}/ros-to-parquet/")
+    stranger.wait_for_url(re.compile("/login"))
+    stranger.fill("input[name=username]", "airflow")
+    stranger.fill("input[name=password]", "airflow")
+    stranger.click("button[type=submit]")
+    stranger.wait_for_url(re.compile("/ros-to-parquet/"))
+    stranger.get_by_role("heading", name="Drives").wait_for()
+    stranger.close()

@@ -696,6 +696,19 @@ def test_of_two_drives_that_bring_a_definition_each_at_once_one_says_so(tmp_path
     assert schema_records.find_drift(LocalStorage(), plans[0], commits[0]) == found["one"]
 
 
+def test_a_record_names_its_columns_for_who_has_no_arrow(tmp_path: Path) -> None:
+    plan = plan_of(write(tmp_path / "one/a.bag", FIRST, speeds(1)).parent, tmp_path / "lake")
+    run.run_shard(plan, 0, JOB)
+    (table,) = committed(plan).tables
+    path = tmp_path / "lake" / contract.schema_key("speed", table.schemas[0].schema)
+    record = contract.from_json(contract.SchemaRecord, path.read_bytes(), where=str(path))
+    columns = schema_records.definition_of_record(record).columns
+    assert [(each.name, each.type) for each in record.columns] == [
+        (each.name, str(each.type)) for each in columns
+    ]
+    assert ("log_time_ns", "int64") in {(each.name, each.type) for each in record.columns}
+
+
 @pytest.mark.parametrize("refused", ["_schemas", ".parquet"])
 def test_rights_that_are_missing_are_said_and_the_commit_goes_on(
     tmp_path: Path, refused: str, capsys: pytest.CaptureFixture[str]

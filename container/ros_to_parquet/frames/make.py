@@ -20,7 +20,7 @@ from ros_to_parquet.frames.errors import FramesError
 from ros_to_parquet.frames.interpolate import Between, interpolate
 from ros_to_parquet.frames.match import NONE, Matched, match, shares
 from ros_to_parquet.frames.poses import POSE, TF_TYPES, Poses, TfTopic, find_edges
-from ros_to_parquet.frames.reading import METADATA_KEY
+from ros_to_parquet.frames.reading import METADATA_KEY, RESULT_KEY
 from ros_to_parquet.frames.sources import (
     Cache,
     Groups,
@@ -101,12 +101,14 @@ def write_frames(
     replaced = f"{lake_uri}: drive {drive_id!r} was replaced while its frames table was made: make it again"
     try:
         with ExitStack() as stack:
-            making = _Making(filesystem, root, manifests, table, Cache(budget.limit // 4), stack)
+            making = _Making(filesystem, root, manifests, table, Cache(budget.limit // 2), stack)
             writers = stack.enter_context(TableWriters(storage, lake_uri, budget=budget))
             said = json.dumps({"plans": plans, "table": asdict(table)}, sort_keys=True)
             writers.open(path, making.schema, {METADATA_KEY: said})
             for rows in making.batches(budget.row_group):
                 writers.append(path, rows)
+            columns = tuple(each.result() for each in making.columns)
+            writers.describe(path, {RESULT_KEY: _said_of(columns, making.problems)})
             written = writers.finish()[path]
             writers.publish()
     except FileNotFoundError as error:
@@ -121,9 +123,13 @@ def write_frames(
         path=path,
         rows=written.rows,
         size_bytes=written.upload.size_bytes,
-        columns=tuple(each.result() for each in making.columns),
+        columns=columns,
         problems=tuple(making.problems),
     )
+
+
+def _said_of(columns: Sequence[ColumnResult], problems: Sequence[str]) -> str:
+    return json.dumps({"columns": [asdict(each) for each in columns], "problems": problems})
 
 
 # --- what there is of a topic -----------------------------------------------------------------------
@@ -337,6 +343,7 @@ class _Making:
         """The table's rows, in order of time."""
         for at, itself in self._frames(window_bytes):
             columns = [each.values(at, self._cache, itself) for each in self.columns]
+            self._cache.drop_unused()
             yield pa.RecordBatch.from_arrays(
                 [time_column(at), int64_column(at), *columns], schema=self.schema
             )

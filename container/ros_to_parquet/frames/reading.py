@@ -19,6 +19,9 @@ from ros_to_parquet.storage import Storage, arrow_filesystem, join
 METADATA_KEY = "ros_to_parquet.frames"
 """In a file's metadata: JSON of the plans whose rows it was made of, and of the table's description."""
 
+RESULT_KEY = "ros_to_parquet.frames_result"
+"""Likewise: how many frames have a value in each column, and why others have none."""
+
 
 def tables(storage: Storage, lake_uri: str) -> list[str]:
     """Names of the frames tables that a lake has, sorted."""

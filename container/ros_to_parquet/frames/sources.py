@@ -1,7 +1,7 @@
 """A topic's messages in a drive, a stretch of time at a time, whatever files they are in and in what order.
 
 Of every file only the footer is read beforehand: which row groups it has, and from when to when. A stretch
-is read from the row groups that reach into it. Those that were read last stay in memory, up to a limit: a
+is read from the row groups that reach into it. Those of the last stretch stay in memory, up to a limit: a
 topic that was recorded in order is read once; one all of whose row groups overlap is read again for each
 stretch, but never held whole.
 """
@@ -97,14 +97,22 @@ class Source(Protocol):
 
 @dataclass(slots=True)
 class Cache:
-    """Parts that were read last, up to ``limit_bytes`` of them."""
+    """Parts that were read last, up to ``limit_bytes`` of them; the last one in any case."""
 
     limit_bytes: int
     held_bytes: int = 0
     parts: OrderedDict[tuple[int, int], Part] = field(default_factory=OrderedDict)
+    used: set[tuple[int, int]] = field(default_factory=set)
+
+    def drop_unused(self) -> None:
+        """Gives up parts that nobody has asked for since the last call: time goes on, and seldom back."""
+        for key in [key for key in self.parts if key not in self.used]:
+            self.held_bytes -= self.parts.pop(key).size_bytes
+        self.used.clear()
 
     def get(self, source: Source, group: int) -> Part:
         key = (id(source), group)
+        self.used.add(key)
         part = self.parts.get(key)
         if part is not None:
             self.parts.move_to_end(key)

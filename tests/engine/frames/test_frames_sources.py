@@ -117,6 +117,12 @@ def test_parts_that_are_needed_again_are_kept_up_to_a_limit() -> None:
     assert in_order.loads == 20
     assert len(cache.parts) <= 2
     assert cache.held_bytes == sum(part.size_bytes for part in cache.parts.values())
+    cache.drop_unused()
+    cache.drop_unused()
+    assert (cache.parts, cache.held_bytes) == ({}, 0)
+    read_stretch(in_order, cache, 0, 5)
+    cache.drop_unused()
+    assert len(cache.parts) == 1, "the next stretch may need it"
     tiny = Cache(1)
     read_stretch(in_order, tiny, 0, 199)
     assert len(tiny.parts) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -203,6 +204,14 @@ def test_between_two_messages(tmp_path: Path) -> None:
     assert values(rows, "speed", "delta_ns") == [0, -10 * MS, 5 * MS, -10 * MS, None]
     assert values(rows, "speed", "gap_ns") == [0, 20 * MS, 20 * MS, 60 * MS, None]
     assert result.columns[1].reasons == ("no messages on both sides within 55 ms: 1",)
+    said = pq.read_metadata(f"{lake.uri}/{result.path}").metadata
+    assert json.loads(said[b"ros_to_parquet.frames_result"])["columns"][1] == {
+        "column": "speed",
+        "source": "/speed",
+        "matched": 4,
+        "reasons": ["no messages on both sides within 55 ms: 1"],
+    }
+    assert json.loads(said[b"ros_to_parquet.frames"])["table"]["reference"] == "/camera"
 
 
 def test_times_are_as_the_lake_has_them(tmp_path: Path) -> None:
