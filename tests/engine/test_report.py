@@ -377,7 +377,7 @@ def test_compressed_pictures() -> None:
 @pytest.mark.parametrize(
     ("message", "why"),
     [
-        ({"format": "jpeg", "data": b"no picture"}, "jpeg: cannot identify"),
+        ({"format": "jpeg", "data": b"no picture"}, "'jpeg': cannot identify"),
         (raw("rgb8", b"123"), "its 3 bytes are not 2 lines"),
         (raw("rgb8", bytes(12), step=5), "2 lines of 5, 6 in each used"),
         (raw("rgb8", b"", width=0), "it has no pixels"),
