@@ -373,9 +373,9 @@ class Fanout:
     def _prepare(self, lake: Lake, source: DriveSource) -> _Prepared:
         """The drive's lease and plan; a lease that was taken for nothing is given back."""
         plan_id = contract.make_plan_id(self.run, source.drive_id)
-        saved = lake.load(Plan, contract.plan_key(source.drive_id, plan_id))
+        saved = _load_plan(lake, source.drive_id, plan_id)
         if saved is not None:
-            return self._resume(lake, source, saved)
+            return self._resume(lake, source, *saved)
         self._lease(lake, source.drive_id, plan_id)
         try:
             lease.end_others(lake, source.drive_id, plan_id, self.run)
@@ -397,14 +397,14 @@ class Fanout:
             pricing=self.containers.pricing if self.containers else None,
         )
 
-    def _resume(self, lake: Lake, source: DriveSource, plan: Plan) -> _Prepared:
+    def _resume(self, lake: Lake, source: DriveSource, plan: Plan, sha256: str) -> _Prepared:
         check_saved(plan, source, self.conf)
         progress = read_progress(self.batch, lake, plan, job_queue=self.options.job_queue)
         if progress.committed:
             self._check_not_taken_over(lake, plan)
         elif plan.shards and not progress.live:
             self._own(lake, plan, progress, resumed=True)
-        return _Prepared(lake, plan, progress, saved=True)
+        return _Prepared(lake, plan, progress, saved=True, sha256=sha256)
 
     def _save(self, drive: _Prepared) -> _Prepared:
         """The plan as it is in the lake: the first writer's.
@@ -414,9 +414,9 @@ class Fanout:
         plan, lake = drive.plan, drive.lake
         if drive.saved or lake.create(contract.plan_key(plan.drive_id, plan.plan_id), contract.to_json(plan)):
             return drive
-        first = lake.load(Plan, contract.plan_key(plan.drive_id, plan.plan_id)) or plan
+        first, sha256 = _load_plan(lake, plan.drive_id, plan.plan_id) or (plan, "")
         progress = read_progress(self.batch, lake, first, job_queue=self.options.job_queue)
-        return _Prepared(lake, first, progress, saved=True)
+        return _Prepared(lake, first, progress, saved=True, sha256=sha256)
 
     def _own(self, lake: Lake, plan: Plan, progress: Progress, *, resumed: bool) -> None:
         """Makes sure of the lease of a saved plan; if it was lost meanwhile, that nobody did its work.
@@ -517,6 +517,7 @@ class Fanout:
             submitter=self.submitter,
             sizes=sizes,
             chosen=self.chosen,
+            plan_sha256=drive.sha256,
         )
         self.owned.append(record.job_id)
         del self.submitting[name_of_job]
@@ -569,9 +570,22 @@ def _said(error: Exception) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """A drive that is leased, where it needs to be, and planned. ``saved``: by an earlier try."""
+    """A drive that is leased, where it needs to be, and planned.
+
+    ``saved``: by an earlier try, and then of the ``sha256`` that its bytes have.
+    """
 
     lake: Lake
     plan: Plan
     progress: Progress
     saved: bool
+    sha256: str = ""
+
+
+def _load_plan(lake: Lake, drive_id: str, plan_id: str) -> tuple[Plan, str] | None:
+    """A saved plan and its bytes' hash: an earlier version may have written it, with fewer fields."""
+    key = contract.plan_key(drive_id, plan_id)
+    data = lake.read(key)
+    return (
+        None if data is None else (contract.from_json(Plan, data, where=lake.uri(key)), contract.sha256(data))
+    )

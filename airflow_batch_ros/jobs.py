@@ -181,10 +181,19 @@ def job_name(drive_id: str, plan_id: str, generation: int) -> str:
     return drive_id.replace(".", "_")[: MAX_JOB_NAME_LENGTH - len(tail)] + tail
 
 
-def command(lake: Lake, plan: Plan, generation: Generation) -> list[str]:
-    """What the container is told to run; for an array, which shard is each child's comes from its index."""
+def command(lake: Lake, plan: Plan, generation: Generation, *, plan_sha256: str = "") -> list[str]:
+    """What the container is told to run; for an array, which shard is each child's comes from its index.
+
+    ``plan_sha256`` is of the plan as it lies in the lake, where an earlier version may have written it.
+    """
     plan_uri = lake.uri(contract.plan_key(plan.drive_id, plan.plan_id))
-    words = ["run", "--plan", plan_uri, "--plan-sha256", contract.sha256(contract.to_json(plan))]
+    words = [
+        "run",
+        "--plan",
+        plan_uri,
+        "--plan-sha256",
+        plan_sha256 or contract.sha256(contract.to_json(plan)),
+    ]
     shards = generation.shards
     if len(shards) == 1:
         return [*words, "--shard", str(shards[0])]
@@ -240,9 +249,16 @@ class SubmitOptions:
 
 
 def submit_request(
-    lake: Lake, plan: Plan, generation: Generation, options: SubmitOptions, *, sizes: Sizes = AS_ASKED
+    lake: Lake,
+    plan: Plan,
+    generation: Generation,
+    options: SubmitOptions,
+    *,
+    sizes: Sizes = AS_ASKED,
+    plan_sha256: str = "",
 ) -> dict[str, Any]:
-    """The SubmitJob request of a generation; its sizes win over what ``options`` say."""
+    """The SubmitJob request of a generation; its sizes win over what ``options`` say. See `command`."""
+    words = command(lake, plan, generation, plan_sha256=plan_sha256)
     overrides: dict[str, Any] = dict(options.extra.get("containerOverrides", {}))
     asked = {
         "VCPU": None if options.vcpus is None else f"{options.vcpus:g}",
@@ -270,7 +286,7 @@ def submit_request(
         "propagateTags": True,
         **options.extra,
         "jobName": job_name(plan.drive_id, plan.plan_id, generation.generation),
-        "containerOverrides": {**overrides, "command": command(lake, plan, generation)},
+        "containerOverrides": {**overrides, "command": words},
     }
     if sizes.job_queue:
         request["jobQueue"] = sizes.job_queue
@@ -358,6 +374,7 @@ def submit_next(
     submitter: BatchClient,
     sizes: Sizes = AS_ASKED,
     chosen: Collection[str] = (),
+    plan_sha256: str = "",
     sleep: Callable[[float], None] = time.sleep,
 ) -> tuple[JobRecord, Generation]:
     """Submits a job for the plan's missing shards; to be called only where no job of the plan is live.
@@ -386,7 +403,8 @@ def submit_next(
         key = contract.generation_key(plan.drive_id, plan.plan_id, number)
         if not lake.create(key, contract.to_json(generation)):
             generation = lake.load(Generation, key) or generation
-    request = submit_request(lake, plan, generation, options, sizes=sizes.but(chosen))
+    given = sizes.but(chosen)
+    request = submit_request(lake, plan, generation, options, sizes=given, plan_sha256=plan_sha256)
     job_id = submit_once(batch, submitter, request, what=f"drive {plan.drive_id!r}", sleep=sleep)
     queue = str(request["jobQueue"])
     return _record(batch, lake, plan, generation, job_id, job_queue=queue), generation

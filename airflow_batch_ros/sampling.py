@@ -300,9 +300,10 @@ def lines_of(samples: Sequence[DriveSample], *, most: int) -> list[str]:
     for sample in samples:
         name = sample.probe.first.name if sample.probe.first else "no bag"
         seconds, size = (sample.bag or {}).get("seconds", 0.0), (sample.bag or {}).get("bytes_read", 0)
+        asked = f"{sample.probe.probed} bag{'' if sample.probe.probed == 1 else 's'} asked for"
         told.append(
-            f"{sample.drive_id}: {name}: {seconds:.0f} s looked at, {size / 1e6:.1f} MB; "
-            f"{sample.probe.probed} bags asked for, {len(sample.probe.refused)} refused"
+            f"{sample.drive_id}: {name}: {seconds:.0f} s looked at, {size / 1e6:.1f} MB; {asked}, "
+            f"{len(sample.probe.refused)} refused"
         )
         known = [topic for topic in sample.topics if not topic["unknown"]]
         told += [f"    {_topic_line(topic)}" for topic in known[:most]]

@@ -62,7 +62,8 @@ def ros_to_parquet(
     :param drives: ``{drive_id: {"bucket": ..., "prefix": ...}}``, also as what an earlier task returns; or
         ``{"bucket": ..., "prefix": "fleet/*/"}``, which finds them.
     :param conf: a whole conf instead; with neither, the DAG run's conf and params.
-    :param fail_on: states of a drive that fail the run, where the conf has no ``fail_on``.
+    :param fail_on: states of a drive that fail the run, or ``quality_warn``, ``quality_error`` (quality
+        checks of that level or a worse one), where the conf has no ``fail_on``.
     :param min_success_ratio: share of the drives that must not fail, where the conf has none: 0 to 1.
     :param asset_alias: the alias of the events; None for no events, and no task ``announce``.
     :param terminate_on_kill: end the jobs when ``wait`` is killed, marked or cleared.

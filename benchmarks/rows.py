@@ -8,4 +8,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 if __name__ == "__main__":
-    print(sum(pq.ParquetFile(path).metadata.num_rows for path in Path(sys.argv[1]).rglob("*.parquet")))
+    folder = Path(sys.argv[1])
+    paths = [
+        path for path in folder.rglob("*.parquet") if not path.relative_to(folder).parts[0].startswith("_")
+    ]
+    print(sum(pq.ParquetFile(path).metadata.num_rows for path in paths))

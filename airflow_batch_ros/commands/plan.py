@@ -263,7 +263,7 @@ def lines(
     if (more := len(rare) - PROBLEMS_SHOWN) > 0:
         told.append(f"and {more:,} more drives are left out; --json has all")
     if len(rare) < len(left_out):
-        told.append(f"{len(left_out) - len(rare):,} more drives have nothing new")
+        told.append(f"nothing new in {len(left_out) - len(rare):,} drives")
     return [*told, *_sum_lines(drives, estimator), "nothing was submitted"]
 
 

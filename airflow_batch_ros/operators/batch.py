@@ -53,7 +53,8 @@ class RosToParquetBatchOperator(BaseOperator):
     :param job_queue: Batch job queue; by default the stack's, else ``ros-to-parquet``.
     :param job_definition: Batch job definition, whose image's entry point is ``ros-to-parquet``; by default
         the stack's, else ``ros-to-parquet``.
-    :param fail_on: states of a drive that fail the run, where the conf has no ``fail_on``.
+    :param fail_on: states of a drive that fail the run, or ``quality_warn``, ``quality_error`` (quality
+        checks of that level or a worse one), where the conf has no ``fail_on``.
     :param min_success_ratio: share of the drives, 0 to 1, that must not end in such a state, or the run
         fails; where the conf has none. By default 1: any drive fails it.
     :param shard_bytes: stored bytes of bags that one container reads; larger bags are split.

@@ -159,7 +159,7 @@ _HIVE = re.compile(r"\b(array|struct)<([^<>]*)>")
 
 
 def _in_duckdb(found: re.Match[str]) -> str:
-    return f"{found[2]}[]" if found[1] == "array" else f"STRUCT({found[2].replace(':', ' ')})"
+    return f"{found[2]}[]" if found[1] == "array" else "STRUCT(" + re.sub(r"(\w+):", r'"\1" ', found[2]) + ")"
 
 
 def _duckdb(text: str) -> str:

@@ -190,7 +190,7 @@ def test_no_topic_chooses_where_it_is_written(made: Extract, ending: str, make: 
     assert sorted(lake.topics) == sorted(NAMES)
     assert all(topic.rows == 1 for topic in lake.topics.values())
     assert sorted(lake.texts(), key=int) == [f"{number}" for number in range(len(NAMES))]
-    tables = {path.name for path in lake.folder.iterdir()} - {"_plans", "_manifests", "_leases"}
+    tables = {path.name for path in lake.folder.iterdir()} - {"_plans", "_manifests", "_leases", "_quality"}
     assert tables >= {table_name(name) for name in NAMES}
     assert all(name.isascii() and len(name) <= 200 and name[0] not in "." for name in tables)
 

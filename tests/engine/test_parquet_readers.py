@@ -79,7 +79,7 @@ def lake(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def tables(lake: Path) -> list[Path]:
-    return sorted(path for path in lake.rglob("*.parquet"))
+    return sorted(path for path in lake.glob("[!_]*/**/*.parquet"))
 
 
 def expected(file: Path) -> list[dict[str, Any]]:

@@ -46,6 +46,7 @@ from ros_to_parquet.quality.histogram import Histogram, bins_of
 from ros_to_parquet.quality.numbers import Numbers, TopicNumbers
 from ros_to_parquet.report.make import make_report
 from ros_to_parquet.storage import open_storage
+from tests.engine.bag.bag_bytes import McapFile, mcap_channel, mcap_message, mcap_schema
 from tests.engine.sample_bags import START_NS, write_bag
 
 STORE = get_typestore(Stores.ROS1_NOETIC)
@@ -424,6 +425,28 @@ def test_many_stamps_of_cameras_are_thinned_out_alike() -> None:
     assert 0 < len(whole.stamps) <= numbers_of.MOST_STAMPS
     assert whole.level == parts.level > 0
     assert whole.stamps.tolist() == parts.stamps.tolist()
+
+
+def test_frames_of_one_second_are_not_all_kept() -> None:
+    """Such a bag is damaged, or made to do damage: its stamps cannot be thinned out by the second."""
+    whole, parts = TopicNumbers("/a", "t"), TopicNumbers("/a", "t")
+    ticks = np.arange(5_000) % 10_000
+    whole.note_stamps(ticks)
+    for part in np.array_split(ticks, 3):
+        parts.note_stamps(part)
+    assert whole.stamps.tolist() == parts.stamps.tolist() == list(range(numbers_of.MOST_STAMPS))
+
+
+def test_times_of_any_bits_are_measured(tmp_path: Path) -> None:
+    file = McapFile()
+    file.add(file.define(mcap_schema(1, "std_msgs/msg/Empty", "", ""), mcap_channel(1, 1, "/a")))
+    times = [5, 6, 2**63 - 1, 2**63, 2**64 - 1, *range(2**62, 2**62 + 40)]
+    for number, time in enumerate(times):
+        file.add(mcap_message(1, number, time, b"\0\1\0\0\0"))
+    (tmp_path / "x.mcap").write_bytes(file.bytes())
+    rows = results(extracted(tmp_path / "x.mcap", output=tmp_path / "lake"))
+    assert rows["/a", "log_order"]["messages"] == len(times)
+    assert all(np.isfinite(row["value"]) for row in rows.values())
 
 
 def test_runs_of_equal_values_go_on_across_slices(tmp_path: Path) -> None:

@@ -326,7 +326,7 @@ def test_real_bags_become_rows_and_counted_rejects(tmp_path: Path, bag: Path) ->
     assert result.verified in (True, None)
     written = {
         path.relative_to(tmp_path / "lake").as_posix(): pq.ParquetFile(path).metadata.num_rows
-        for path in (tmp_path / "lake").rglob("*.parquet")
+        for path in (tmp_path / "lake").glob("[!_]*/**/*.parquet")
     }
     assert written == {file.path: file.rows for topic in manifest.topics for file in topic.files}
     for topic in manifest.topics:
@@ -428,7 +428,7 @@ def test_overwrite_replaces_rows_and_removes_the_old_files(tmp_path: Path) -> No
     first = extract(tmp_path / "a.bag", output=tmp_path / "lake")
     second = extract(tmp_path / "a.bag", output=tmp_path / "lake", overwrite=True)
     assert second.replaces == (first.plan_id,)
-    names = {path.name for path in (tmp_path / "lake").rglob("*.parquet")}
+    names = {path.name for path in (tmp_path / "lake").glob("[!_]*/**/*.parquet")}
     assert names == {f"{second.plan_id}-00000.parquet"}
     assert rows(tmp_path / "lake", "imu.data").num_rows == 40
 
@@ -718,7 +718,8 @@ def test_extract_from_s3_to_s3(tmp_path: Path, embedded_aws: EmbeddedAws) -> Non
     assert done.returncode == 0, done.stderr
     assert "480 rows from 3 bags" in done.stdout
     keys = [item["Key"] for item in s3.list_objects_v2(Bucket=bucket, Prefix="lake/")["Contents"]]
-    assert sum(key.endswith(".parquet") for key in keys) == 4 * 3
+    assert sum(key.endswith(".parquet") and not key.startswith("lake/_") for key in keys) == 4 * 3
+    assert sum(key.startswith("lake/_quality/") for key in keys) == 1
     assert "lake/_leases/drive_id=drive.json" not in keys
     again = cli("extract", f"s3://{bucket}/raw/drive", "--output", f"s3://{bucket}/lake", **environment)
     assert "has all 3 bags of drive drive already" in again.stdout

@@ -12,7 +12,7 @@ import pytest
 from airflow_batch_ros.assets import DRIVES_ALIAS, LakeDrive
 from airflow_batch_ros.jobs import describe
 from airflow_batch_ros.local import JobEnds
-from ros_to_parquet.contract import frames_key
+from ros_to_parquet.contract import fleet_key, frames_key
 from tests.provider.bags import MESSAGES, UNREADABLE, cut_off, ros1_bag
 from tests.provider.builders import put
 from tests.provider.conftest import DAGS
@@ -91,7 +91,8 @@ def test_a_plain_conf_is_enough(dag: Any, s3: S3Client, bucket: str, variables: 
     assert len(asset_events(DRIVES_ALIAS, f"s3://{bucket}/lake")) == 2, "nothing new, so nothing to announce"
 
 
-def test_every_optional_key(dag: Any, s3: S3Client, bucket: str, variables: None) -> None:
+def test_every_optional_key(dag: Any, aws: EmbeddedAws, s3: S3Client, bucket: str, variables: None) -> None:
+    database = bucket.replace("-", "_")
     put(s3, bucket, "raw/drive_1/deep/a.bag", body=ros1_bag())
     put(s3, bucket, "raw/drive_1/deep/b.bag", body=ros1_bag(topic="/other"))
     put(s3, bucket, "raw/drive_1/deep/no.bag", body=UNREADABLE)
@@ -111,13 +112,22 @@ def test_every_optional_key(dag: Any, s3: S3Client, bucket: str, variables: None
             "pointcloud": "decoded",
             "images": {"/cam*": "png", "/camera": {"form": "recorded"}},
             "report": False,
-            "fleet": False,
+            "catalog": {"kind": "glue", "database": database},
             "sync": {"reference": "/temperature", "topics": {"/nowhere": {}}},
         },
     )
     assert state == "success"
     assert s3.head_object(Bucket=bucket, Key=f"elsewhere/{frames_key('frames', 'drive_1')}")["ContentLength"]
+    assert s3.head_object(Bucket=bucket, Key=f"elsewhere/{fleet_key('topics', 'drive_1')}")["ContentLength"]
+    tables = aws.client("glue").get_tables(DatabaseName=database)["TableList"]
+    assert {table["Name"].partition("___")[0] for table in tables} == {"fleet", "temperature"}
     (drive,) = returned["wait"]["drives"]
+    assert [
+        (each["step"], each["state"]) for each in drive["finish"] if each["step"] in ("fleet", "catalog")
+    ] == [
+        ("fleet", "done"),
+        ("catalog", "done"),
+    ]
     assert drive["output"] == f"s3://{bucket}/elsewhere"
     assert [table["table"] for table in drive["tables"]] == ["temperature"]
     assert (drive["bags"], drive["ignored"]) == (2, 1)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from ros_to_parquet.bag.model import Int64Array
 
@@ -61,12 +62,12 @@ class Histogram:
 
     def count_above(self, value: float) -> int:
         """How many are in bins above the value's."""
-        (bound,) = bins_of(np.array([round(value)], dtype=np.int64)).tolist()
+        (bound,) = bins_of(np.array([value])).tolist()
         return sum(count for place, count in self.counts.items() if place > bound)
 
     def count_below(self, value: float) -> int:
         """How many are in bins below the value's."""
-        (bound,) = bins_of(np.array([round(value)], dtype=np.int64)).tolist()
+        (bound,) = bins_of(np.array([value])).tolist()
         return sum(count for place, count in self.counts.items() if place < bound)
 
     def as_pairs(self) -> list[int]:
@@ -79,10 +80,10 @@ class Histogram:
         return cls(dict(zip(numbers, numbers, strict=True)))
 
 
-def bins_of(values: Int64Array) -> Int64Array:
+def bins_of(values: Int64Array | npt.NDArray[np.float64]) -> Int64Array:
     """The bin of each value."""
     sizes = np.maximum(np.abs(values.astype(np.float64)), 1.0)
-    bins: Int64Array = ((sizes.view(np.int64) >> _SHIFT) - (_ONE - 1)) * np.sign(values)
+    bins: Int64Array = ((sizes.view(np.int64) >> _SHIFT) - (_ONE - 1)) * np.sign(values).astype(np.int64)
     return bins
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -34,6 +34,9 @@ SAME_INTERVAL = 0.1
 
 COARSE_S = 5.0
 """Delays of more are known to 1 %: too coarse to tell how they vary."""
+
+MOST_DETAIL = 500
+"""Characters: names are their authors' own."""
 
 _SENSORS = frozenset(
     {
@@ -93,6 +96,7 @@ def judge(numbers: Numbers, axis: TimeAxis, rules: Sequence[QualityRule]) -> lis
             if measure.check in limits:
                 level, limit = limits[measure.check].level(measure.check, measure.value)
                 of = limits[measure.check]
+                measure = replace(measure, detail=measure.detail[:MOST_DETAIL])
                 results.append(
                     Result(topic.topic, topic.type_name, topic.messages, measure, of, level, limit)
                 )

@@ -39,6 +39,12 @@ TICK_NS = 100_000
 WINDOW_NS = 1_000_000_000
 """Where there are more, those of every second, fourth, ... second are kept."""
 
+MOST_LEVEL = 40
+"""How often they can be halved: 2^40 seconds are more than log times can say."""
+
+MOST_NS = (1 << 62) - 1
+"""Times from here on, and as far before 1970, are taken for it, so that a difference of two is one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -210,9 +216,10 @@ class TopicNumbers:
         """Takes stamps of a camera, of all seconds that ``level`` lets through."""
         self.level = max(self.level, level)
         self.stamps = _of_level(np.sort(np.concatenate([self.stamps, ticks])), self.level)
-        while len(self.stamps) > MOST_STAMPS:
+        while len(self.stamps) > MOST_STAMPS and self.level < MOST_LEVEL:
             self.level += 1
             self.stamps = _of_level(self.stamps, self.level)
+        self.stamps = self.stamps[:MOST_STAMPS]  # of one second: no camera's
 
     def add(self, other: TopicNumbers) -> None:
         """Takes what another shard has measured."""
@@ -363,6 +370,7 @@ def load(text: str) -> Numbers | None:
 
 _HISTOGRAMS = ("intervals", "delays", "returns")
 _ARRAYS = ("parts", "borders")
+_NAMES = ("topic", "type_name")
 
 
 def _as_json(topic: TopicNumbers) -> dict[str, Any]:
@@ -378,7 +386,7 @@ def _as_json(topic: TopicNumbers) -> dict[str, Any]:
             value = [value.messages, value.first_ns, value.last_ns] if value.messages else []
         if each.name == "stamps" and value:
             value = [value[0], *(other - one for one, other in pairwise(value))]  # half as long
-        if value:
+        if value or each.name in _NAMES:
             said[each.name] = value
     return said
 

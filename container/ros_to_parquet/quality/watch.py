@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from ros_to_parquet.bag.model import Int64Array
 from ros_to_parquet.contract import QualityRule, quality_limits
-from ros_to_parquet.quality.numbers import TICK_NS, Border, Numbers, Part, Run, TopicNumbers, dump
+from ros_to_parquet.quality.numbers import MOST_NS, TICK_NS, Border, Numbers, Part, Run, TopicNumbers, dump
 from ros_to_parquet.quality.values import CAMERAS, Facts, Frame
 
 PENDING_MESSAGES = 1 << 16
@@ -51,9 +51,11 @@ class Stream:
 
     def settle(self) -> tuple[Int64Array, Int64Array]:
         """Takes what waits; log times and offsets of it, in the order in which they were recorded."""
-        times = np.array(self.times, dtype=np.int64)
         offsets = np.array(self.offsets, dtype=np.int64)
-        stamps, row_times = np.array(self.stamps, dtype=np.int64), np.array(self.row_times, dtype=np.int64)
+        times, stamps, row_times = (
+            np.clip(np.array(waiting, dtype=np.int64), -MOST_NS, MOST_NS)
+            for waiting in (self.times, self.stamps, self.row_times)
+        )
         values = np.array(self.values, dtype=np.int64)
         for waiting in (self.times, self.offsets, self.stamps, self.row_times, self.values):
             del waiting[:]
