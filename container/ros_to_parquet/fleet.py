@@ -344,27 +344,38 @@ def _read_made_from(storage: Storage, output: str, drive_id: str) -> str:
     return str(metadata.get(_MADE_FROM, b"").decode())
 
 
-def read_fleet(storage: Storage, output: str, table: str) -> pa.Table:
-    """All drives' rows of a fleet table, by drive."""
+def read_fleet(storage: Storage, output: str, table: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """All drives' rows of a fleet table, by drive; all columns, or some."""
+    wanted = pa.schema([each for each in SCHEMAS[table] if columns is None or each.name in columns])
     folder = join(output, f"{contract.FLEET_FOLDER}/{table}")
     uris = sorted(info.uri for info in storage.objects(folder) if info.uri.endswith(".parquet"))
 
-    def read(uri: str) -> pa.Table | None:
+    def read(uri: str) -> bytes | None:
         try:
-            found = pq.read_table(pa.BufferReader(storage.read(uri)))
+            return storage.read(uri)
         except NotFoundError:  # its drive has gone meanwhile
             return None
-        columns = [
-            found.column(field.name).cast(field.type)
-            if field.name in found.column_names
-            else pa.nulls(found.num_rows, field.type)
-            for field in SCHEMAS[table]  # another version's have other columns
-        ]
-        return pa.table(columns, schema=SCHEMAS[table])
 
+    tables = [wanted.empty_table()]
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="fleet") as pool:
-        tables = [each for each in pool.map(read, uris) if each is not None]
-    return pa.concat_tables([SCHEMAS[table].empty_table(), *tables])
+        for data in pool.map(read, uris):
+            if data is not None:
+                file = pq.ParquetFile(pa.BufferReader(data))
+                there = file.schema_arrow.names
+                found = file.read([name for name in wanted.names if name in there], use_threads=False)
+                tables.append(found if found.schema.equals(wanted) else _of_now(found, wanted))
+    return pa.concat_tables(tables)
+
+
+def _of_now(found: pa.Table, wanted: pa.Schema) -> pa.Table:
+    """Rows that another version has written, in the columns of this one."""
+    columns = [
+        found.column(field.name).cast(field.type)
+        if field.name in found.column_names
+        else pa.nulls(found.num_rows, field.type)
+        for field in wanted
+    ]
+    return pa.table(columns, schema=wanted)
 
 
 # --- search ------------------------------------------------------------------------------------------
@@ -434,11 +445,17 @@ class Found:
         }
 
 
+SEARCHED: Final[Mapping[str, tuple[str, ...]]] = {
+    "drives": ("drive_id", "state", "track", "track_error_m", "run_id", "problems"),
+    "topics": ("drive_id", "topic", "rows", "first_log_time_ns", "last_log_time_ns"),
+}
+"""The columns that `find_drives` looks at."""
+
+
 def find_drives(drives: pa.Table, topics: pa.Table, query: Query) -> list[Found]:
     """The drives of the fleet tables ``drives`` and ``topics`` that a query asks for, oldest first."""
     fitting: dict[str, list[dict[str, Any]]] = {}
-    names = ["drive_id", "topic", "rows", "first_log_time_ns", "last_log_time_ns"]
-    for row in topics.select(names).to_pylist():
+    for row in topics.select(SEARCHED["topics"]).to_pylist():
         if (
             row["rows"]
             and (query.since_ns is None or row["last_log_time_ns"] >= query.since_ns)
@@ -447,11 +464,12 @@ def find_drives(drives: pa.Table, topics: pa.Table, query: Query) -> list[Found]
         ):
             fitting.setdefault(row["drive_id"], []).append(row)
     found = []
-    for drive in drives.to_pylist():
+    tracks = _tracks(drives) if query.near else ()
+    for number, drive in enumerate(drives.select(["drive_id", "state", "run_id", "problems"]).to_pylist()):
         rows = fitting.get(drive["drive_id"], [])
         distance_km = None
         if rows and query.near:
-            rows, distance_km = _near(drive, rows, query.near, query)
+            rows, distance_km = _near(tracks[number], rows, query.near, query)
         if rows:
             found.append(
                 Found(
@@ -468,16 +486,25 @@ def find_drives(drives: pa.Table, topics: pa.Table, query: Query) -> list[Found]
     return sorted(found, key=lambda each: (each.first_ns, each.drive_id))
 
 
+def _tracks(drives: pa.Table) -> list[Track]:
+    """Of each drive, its track; one without a point where it has none."""
+    errors = drives.column("track_error_m").fill_null(0.0).to_pylist()
+    column = drives.column("track").combine_chunks()
+    points = column.flatten()
+    times, latitude, longitude = (points.field(name).to_numpy() for name in _POINT.names)
+    ends = np.cumsum(column.value_lengths().fill_null(0).to_numpy())
+    return [
+        Track(times[begin:end], latitude[begin:end], longitude[begin:end], error)
+        for begin, end, error in zip((0, *ends[:-1]), ends, errors, strict=True)
+    ]
+
+
 def _near(
-    drive: Mapping[str, Any], rows: list[dict[str, Any]], near: Place, query: Query
+    track: Track, rows: list[dict[str, Any]], near: Place, query: Query
 ) -> tuple[list[dict[str, Any]], float | None]:
     """The topics that were recorded near a place, in the time that is asked for; how near, in kilometres."""
-    points = drive["track"]
-    if not points:
+    if not len(track.times_ns):
         return [], None
-    columns = ([point[name] for point in points] for name in _POINT.names)
-    times, latitude, longitude = (np.array(column) for column in columns)
-    track = Track(times, latitude, longitude, drive["track_error_m"] or 0.0)
     kept = []
     nearest = math.inf
     known: dict[tuple[int, int], float] = {}

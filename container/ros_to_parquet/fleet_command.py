@@ -66,7 +66,9 @@ def command_fleet(arguments: argparse.Namespace) -> int:
     updated = None
     if arguments.update or arguments.update_all:
         updated = fleet.update_fleet(storage, output, all_drives=arguments.update_all)
-    drives, topics = (fleet.read_fleet(storage, output, table) for table in ("drives", "topics"))
+    drives, topics = (
+        fleet.read_fleet(storage, output, table, columns) for table, columns in fleet.SEARCHED.items()
+    )
     found = fleet.find_drives(drives, topics, query)
     lacking = fleet.missing(storage, output)
     if arguments.json:

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -285,6 +286,8 @@ class ImageRows:
         log_times_ns: of each of the decoded rows.
         key: what the caller wants to know when they come out.
         large: they are one large message, beside which little else fits.
+        first: rows that have been handed on.
+        made: of those that follow, as far as they are made; ``made_bytes`` in memory.
     """
 
     camera: Camera
@@ -329,13 +332,14 @@ class Images:
     def add(self, rows: ImageRows) -> None:
         """Begins with the pictures of rows; may hand on earlier ones, and all where they are large."""
         for row, message in enumerate(_messages(rows.decoded, rows.camera.images)):
-            drawing, cost = self._claim(rows.camera, message)
+            drawing, cost = self._begin(rows.camera, message)
             most = 1 if rows.large else _QUEUED_A_THREAD * self._threads
             while self._queue and (
                 self._queued_bytes + cost > self._budget.pictures or len(self._queue) >= most
             ):
                 self._finish_first()
-            self._queue.append((rows, row, drawing() if cost == 0 else self._submit(drawing), cost))
+            drawn = drawing if isinstance(drawing, _Drawn) else self._submit(drawing)
+            self._queue.append((rows, row, drawn, cost))
             self._queued_bytes += cost
         if rows.large:
             self.drain()
@@ -345,16 +349,15 @@ class Images:
             self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="images")
         return self._pool.submit(drawing)
 
-    def _claim(self, camera: Camera, message: Mapping[str, Any]) -> tuple[Callable[[], _Drawn], int]:
-        """What is to be done, and the memory that it takes; 0 where nothing can be."""
+    def _begin(self, camera: Camera, message: Mapping[str, Any]) -> tuple[_Drawn | Callable[[], _Drawn], int]:
+        """What a thread is to do, and the memory that it takes; or why there is nothing to be done."""
         from ros_to_parquet import pictures
 
         rule = camera.images.rule
         try:
             claim = pictures.claim_of(message)
         except pictures.PictureError as error:
-            refusal = _Drawn(str(error))
-            return lambda: refusal, 0
+            return _Drawn(str(error)), 0
         size = pictures.fitted(claim.width, claim.height, rule.max_width, rule.max_height)
         cost = claim.working_bytes + len(message["data"])
         if rule.video is not VideoCodec.NONE:
@@ -369,9 +372,8 @@ class Images:
         elif rule.is_jpeg and max(size) > MAX_JPEG_SIDE:
             problem = f"{claim.width:,} by {claim.height:,} pixels are too many for a JPEG"
         if problem:
-            refusal = _Drawn(problem)
-            return lambda: refusal, 0
-        return lambda: _draw(message, claim, rule, size), cost
+            return _Drawn(problem), 0
+        return partial(_draw, message, claim, rule, size), cost
 
     def drain(self) -> None:
         """Hands on all rows that were added."""

@@ -24,10 +24,21 @@ _PIECE_BYTES: Final = 1 << 20
 
 @dataclass(slots=True)
 class _Folder:
-    """``taken``: how often a name was wanted, by log time and ending."""
+    """Names given, by ending: ``taken`` by their log times, and ``again`` how often one was wanted later."""
 
     path: str
-    taken: dict[tuple[int, str], int] = field(default_factory=dict)
+    taken: dict[str, set[int]] = field(default_factory=dict)
+    again: dict[tuple[int, str], int] = field(default_factory=dict)
+
+    def number(self, log_time_ns: int, suffix: str) -> int:
+        """1 for the first file of a time, 2 for the second."""
+        taken = self.taken.setdefault(suffix, set())
+        if log_time_ns not in taken:
+            taken.add(log_time_ns)
+            return 1
+        key = (log_time_ns, suffix)
+        self.again[key] = self.again.get(key, 1) + 1
+        return self.again[key]
 
 
 class PictureFiles:
@@ -77,8 +88,7 @@ class PictureFiles:
         if folder is None:
             path = contract.files_folder(table, self._drive_id, self._name)
             folder = self._folders[table.casefold()] = _Folder(path)
-        key = (log_time_ns, suffix)
-        number = folder.taken[key] = folder.taken.get(key, 0) + 1
+        number = folder.number(log_time_ns, suffix)
         return f"{folder.path}/{log_time_ns}{f'-{number}' if number > 1 else ''}.{suffix}"
 
     def put(self, owner: Hashable, path: str, data: bytes) -> None:

@@ -843,12 +843,13 @@ class _Extraction:
         self, tally: _Tally, connection: Connection, decoder: Decoder | RecordDecoder
     ) -> Camera | None:
         """Whose pictures the connection's are, where some are to be made."""
+        if not isinstance(decoder, Decoder) or not contract.is_image_type(decoder.layout.root.type_name):
+            return None
         rule = self._image_rules.of(connection.topic)
-        if rule is None or not isinstance(decoder, Decoder):
+        if rule is None:
             return None
         if not is_image_layout(decoder.layout):
-            if contract.is_image_type(decoder.layout.root.type_name):
-                tally.keep_images(0, "its definition is not the one that ROS has")
+            tally.keep_images(0, "its definition is not the one that ROS has")
             return None
         return Camera(
             owner=tally.owner,

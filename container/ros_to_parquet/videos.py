@@ -28,6 +28,10 @@ _TICK_NS: Final = 1000
 _KEY_FRAMES: Final = 30
 """Frames from one that can be shown without others to the next: what a seek decodes at most."""
 
+_BT601: Final = 6
+_LIMITED: Final = 1
+"""FFmpeg's numbers of a colour space (SMPTE 170M) and a range of levels."""
+
 _LEAST_SIDE: Final = 64
 """Pixels; what the encoders take. Smaller frames, and those of odd sides, are continued at the edge."""
 
@@ -98,6 +102,8 @@ class _Video:
             self.encoder.name, options={**self.encoder.options, "g": str(_KEY_FRAMES)}
         )
         stream.width, stream.height, stream.pix_fmt = self.width, self.height, "yuv420p"
+        # What frames are converted by; players would guess another one where they are large.
+        stream.codec_context.colorspace, stream.codec_context.color_range = _BT601, _LIMITED
         stream.time_base = stream.codec_context.time_base = _TICK
         stream.codec_context.framerate = Fraction(30)  # for the encoder's guesses; frames have their times
         self.stream = stream

@@ -330,7 +330,7 @@ def test_pictures_that_do_not_decode_are_kept_as_recorded(tmp_path: Path, form: 
     topic = one_topic(extract(bag, output=tmp_path / "lake", options=options(cam=form)))
     assert (topic.rows, topic.rejected) == (5, 0)
     assert topic.remark == (
-        "3 pictures are kept as recorded, in the column data: jpeg: cannot identify it as a picture"
+        "3 pictures are kept as recorded, in the column data: 'jpeg': cannot identify it as a picture"
     )
     (kept,) = (file for file in topic.files if contract.schema_of(file.path) == topic.schema_hash)
     (made,) = (file for file in topic.files if file is not kept)
@@ -430,6 +430,7 @@ def test_a_video_shows_frames_when_they_were_logged(tmp_path: Path, codec: str) 
         (stream,) = container.streams.video
         assert stream.codec_context.name in {"h264": ("h264",), "av1": ("av1", "libdav1d")}[codec]
         assert (stream.frames, stream.width, stream.height) == (6, 98, 66)
+        assert next(container.decode(stream)).colorspace == 6  # BT.601, whatever a player would guess
     shown = decoded_video((output / path).read_bytes())
     assert [time_ns for time_ns, _ in shown] == wanted
     for (_, pixels), row in zip(shown, wide, strict=True):
@@ -515,6 +516,13 @@ def test_rules_that_contradict_each_other_end_it(tmp_path: Path, capsys: pytest.
         in capsys.readouterr().err
     )
     assert main([*arguments, "--images", "/c*=png", "--images", "*m=png"]) == ExitCode.OK
+
+
+def test_rules_may_contradict_each_other_on_what_has_no_pictures(tmp_path: Path) -> None:
+    status = STORE.types["std_msgs/msg/String"]("ok")
+    bag = write(tmp_path / "a.bag", {"/cam": frames([raw(picture(1))]), "/status": frames([status])})
+    extract(bag, output=tmp_path / "lake", options=options(cam="png", **{"s*": "jpeg", "*s": "png"}))
+    assert rows(tmp_path / "lake", "status")[0]["data"] == "ok"
 
 
 def test_a_rule_that_no_topic_with_pictures_has_is_said(tmp_path: Path) -> None:

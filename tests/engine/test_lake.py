@@ -167,7 +167,8 @@ def test_manifests_that_are_replaced_while_they_are_read(tmp_path: Path, place: 
     assert parquet_files(tmp_path) == ["new-00000.parquet", "new-00001.parquet"]
 
 
-def test_a_replaced_run_does_not_commit_again(tmp_path: Path) -> None:
+def test_a_replaced_run_does_not_commit_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lake, "_THREADS", 1)  # or the second manifest may be read beside the first
     old = plan_of(tmp_path, 3, plan_id="old")
     for shard in range(3):
         write_shard(old, shard)
