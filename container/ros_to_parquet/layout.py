@@ -384,6 +384,7 @@ class _Resolver:
         self._depths: dict[str, int] = {}
         self._columns: dict[str, int] = {}
         self._sizes: dict[str, int] = {}
+        self._values: dict[str, int] = {}
         if version == 1:
             for name, sec, nanosec in (("time", "uint32", "uint32"), ("duration", "int32", "int32")):
                 self._add(
@@ -459,31 +460,47 @@ class _Resolver:
         """Keeps ``struct``, unless it is deeper, wider or longer than can be decoded."""
         name = struct.type_name
         owner = self._path[0] if self._path else name
-        parts = [self._measure(field.node) for field in struct.fields]
+        parts = [self._measure(field.node, owner) for field in struct.fields]
         self._depths[name] = 1 + max((part[0] for part in parts), default=0)
         self._columns[name] = max(1, sum(part[1] for part in parts))
-        self._sizes[name] = sum(part[2] for part in parts)
+        nothing = 0 if self._version == 1 else SIZES["uint8"]  # ROS 2 has a placeholder where no field is
+        self._sizes[name] = sum(part[2] for part in parts) if parts else nothing
+        self._values[name] = max(1, sum(part[3] for part in parts))
         if self._depths[name] > MAX_DEPTH:
             raise DefinitionError(f"type {owner}: nested deeper than {MAX_DEPTH} messages")
         if self._columns[name] > MAX_COLUMNS:
             raise DefinitionError(f"type {owner}: {self._columns[name]} columns, more than {MAX_COLUMNS}")
-        if self._sizes[name] > MAX_MESSAGE_BYTES:
-            raise DefinitionError(
-                f"type {owner}: at least {self._sizes[name]} bytes a message, more than {MAX_MESSAGE_BYTES}"
-            )
+        _check_size(owner, self._sizes[name], self._values[name])
         self._structs[name] = struct
         return struct
 
-    def _measure(self, node: Node) -> tuple[int, int, int]:
-        """Depth in messages, columns, smallest size in bytes."""
+    def _measure(self, node: Node, owner: str) -> tuple[int, int, int, int]:
+        """Depth in messages, columns, smallest size in bytes, and how many values that is."""
         if isinstance(node, Primitive):
-            return 0, 1, SIZES[node.name]
+            return 0, 1, SIZES[node.name], 1
         if isinstance(node, String):
-            return 0, 1, 4
+            return 0, 1, 4, 1
         if isinstance(node, Struct):
-            return self._depths[node.type_name], self._columns[node.type_name], self._sizes[node.type_name]
-        depth, columns, size = self._measure(node.item)
-        return depth, columns, 4 if isinstance(node, Sequence) else size * node.size
+            name = node.type_name
+            return self._depths[name], self._columns[name], self._sizes[name], self._values[name]
+        depth, columns, size, values = self._measure(node.item, owner)
+        if isinstance(node, Sequence):
+            return depth, columns, 4, 1
+        # Within a sequence too, of which a message may have no element.
+        _check_size(owner, size * node.size, values * node.size)
+        return depth, columns, size * node.size, values * node.size
+
+
+def _check_size(owner: str, size_bytes: int, values: int) -> None:
+    """A message of ROS 1 can have arrays of messages without fields: values that no byte of it pays for."""
+    if size_bytes > MAX_MESSAGE_BYTES:
+        raise DefinitionError(
+            f"type {owner}: at least {size_bytes} bytes a message, more than {MAX_MESSAGE_BYTES}"
+        )
+    if values > size_bytes + MAX_COLUMNS:
+        raise DefinitionError(
+            f"type {owner}: {values} values in {size_bytes} bytes: arrays of messages without fields"
+        )
 
 
 def _primitive_name(declared: str, version: RosVersion) -> str:

@@ -540,6 +540,11 @@ def protobuf_imports(count: int) -> bytes:
     return bytes(files.SerializeToString())
 
 
+def empties(field: str) -> str:
+    """Of ROS 1 a message without fields has no bytes, and so has an array of any number of it."""
+    return f"{field}\n{'=' * 80}\nMSG: p/T1\n{'=' * 80}\nMSG: p/T2\np/T1[900000000] x\n"
+
+
 DEPTH = 1000
 DEFINITIONS: list[tuple[str, str, str | bytes, str, str]] = [
     ("p/msg/T0", "ros2msg", deep_msg(DEPTH), "cdr", "nested deeper than 64 messages"),
@@ -560,6 +565,9 @@ DEFINITIONS: list[tuple[str, str, str | bytes, str, str]] = [
     ),
     ("p/msg/T0", "ros2msg", "int8 x\n" * 150_000, "cdr", "its definition has 1,050,000 characters"),
     ("p/msg/T0", "ros2msg", f"int8[{'9' * 4000}] x\n", "cdr", "bytes a message, more than"),
+    ("p/T0", "ros1msg", empties("p/T1[400000000] x"), "ros1", "400000000 values in 0 bytes"),
+    ("p/T0", "ros1msg", empties("p/T1[4000000000] x"), "ros1", "4000000000 values in 0 bytes"),
+    ("p/T0", "ros1msg", empties("p/T2[] x"), "ros1", "900000000 values in 0 bytes"),
     ("j", "jsonschema", '{"properties":{"x":' * DEPTH + "{}" + "}}" * DEPTH, "json", "recursion depth"),
     ("j", "jsonschema", "[" * 100_000, "json", "recursion depth"),
     ("j", "jsonschema", '{"properties":{"x":{"$ref":"#"}}}', "json", "not UTF-8 text"),

@@ -101,7 +101,7 @@ def write_frames(
     replaced = f"{lake_uri}: drive {drive_id!r} was replaced while its frames table was made: make it again"
     try:
         with ExitStack() as stack:
-            making = _Making(filesystem, root, manifests, table, Cache(budget.limit // 2), stack)
+            making = _Making(filesystem, root, manifests, table, Cache(budget.limit // 4), stack)
             writers = stack.enter_context(TableWriters(storage, lake_uri, budget=budget))
             said = json.dumps({"plans": plans, "table": asdict(table)}, sort_keys=True)
             writers.open(path, making.schema, {METADATA_KEY: said})
@@ -200,7 +200,7 @@ class _TopicColumn:
             matched, stretch = Matched(places, places, places), itself
         else:
             begin, end = reach(self.source.groups, int(at.min()), int(at.max()), self.topic.tolerance_ns)
-            read = read_stretch(self.source, cache, begin, end)
+            read = read_stretch(self.source, cache, begin, end, at=at)
             if read is None:
                 return pa.nulls(len(at), self.type)
             stretch = read
@@ -397,9 +397,13 @@ class _Making:
             return 0.0
         size = 0.0
         for source, tolerance_ns in self._sources():
-            if len(source.groups):
-                begin, end = reach(source.groups, first, last, tolerance_ns)
-                size += float((source.groups.size * source.groups.overlap(begin, end)).sum())
+            groups = source.groups
+            if len(groups):
+                begin, end = reach(groups, first, last, tolerance_ns)
+                rows = groups.rows * groups.overlap(begin, end)
+                if groups is not reference:  # of others, only those next to a frame are taken
+                    rows = np.minimum(rows, 2 * frames)
+                size += float((groups.size * rows / groups.rows).sum())
         return max(frames / _WINDOW_ROWS, size / window_bytes)
 
 

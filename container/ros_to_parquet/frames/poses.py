@@ -133,7 +133,7 @@ class EdgeFile:
             self.file.seek(start)
             data = self.file.read(size)
         table = pa.ipc.open_stream(pa.py_buffer(data)).read_all()
-        return Part(integers(one_array(table.column("time_ns"))), table)
+        return Part.of(integers(one_array(table.column("time_ns"))), table)
 
 
 class _EdgeWriter:
@@ -274,7 +274,7 @@ class Poses:
             return _at(values, places), ~none, no_gap
         source = self._moving[edge]
         begin, end = reach(source.groups, int(times.min()), int(times.max()), tolerance_ns)
-        stretch = read_stretch(source, cache, begin, end)
+        stretch = read_stretch(source, cache, begin, end, at=times)
         if stretch is None:
             self._count(edge, source.groups, times[valid], tolerance_ns, reasons)
             return _identity(len(times)), none, no_gap

@@ -77,14 +77,40 @@ class Part:
     Attributes:
         times: by the topic's clock.
         table: log times, in a column without a name, and what is wanted of the rows.
+        order: places of the rows by time; of one time by the log; None where they lie so.
+        ordered: the times in that order.
     """
 
     times: Int64Array
     table: pa.Table
+    order: Int64Array | None
+    ordered: Int64Array
+
+    @classmethod
+    def of(cls, times: Int64Array, table: pa.Table) -> Part:
+        if (times[1:] > times[:-1]).all():
+            return cls(times, table, None, times)
+        order = np.lexsort((integers(one_array(table.column(0))), times))
+        return cls(times, table, order, times[order])
 
     @property
     def size_bytes(self) -> int:
-        return int(self.times.nbytes + self.table.get_total_buffer_size())
+        more = 0 if self.order is None else 2 * self.order.nbytes
+        return int(self.times.nbytes + self.table.get_total_buffer_size() + more)
+
+    def next_to(self, at: Int64Array) -> Int64Array:
+        """Places of the rows that are the last before or the first after one of the times, in their order.
+
+        Of rows of one time the last: no other can be what a time gets. The times are to be sorted.
+        """
+        ends = np.searchsorted(at, self.ordered[[0, -1]])
+        at = at[max(int(ends[0]) - 1, 0) : int(ends[1]) + 1]  # farther times get what these get
+        before = np.searchsorted(self.ordered, at, side="right") - 1
+        after = np.searchsorted(self.ordered, at, side="left")
+        after = self.ordered[after[after < len(self.ordered)]]
+        last = np.searchsorted(self.ordered, after, side="right") - 1
+        places = np.unique(np.concatenate((before[before >= 0], last)))
+        return places if self.order is None else np.sort(self.order[places])
 
 
 class Source(Protocol):
@@ -150,18 +176,29 @@ class Stretch:
 
 
 def read_stretch(
-    source: Source, cache: Cache, first_ns: int, last_ns: int, *, repeated: bool = False
+    source: Source,
+    cache: Cache,
+    first_ns: int,
+    last_ns: int,
+    *,
+    at: Int64Array | None = None,
+    repeated: bool = False,
 ) -> Stretch | None:
     """The rows from ``first_ns`` to ``last_ns``, both inclusive; None where there are none.
 
     In order of the clock; of one time, in order of the log; of one log time too, as they lie in the files.
-    Of rows of one time there is only the last one, unless they may be ``repeated``.
+    Of rows of one time there is only the last one, unless they may be ``repeated``. Where it is known what
+    times they are wanted ``at``, others than those next to these may be left out.
     """
     groups = source.groups
     pieces: list[tuple[Int64Array, Int64Array, Int64Array, pa.Table]] = []
     for group in np.flatnonzero((groups.first <= last_ns) & (groups.last >= first_ns)):
         part = cache.get(source, int(group))
-        inside = np.flatnonzero((part.times >= first_ns) & (part.times <= last_ns))
+        if at is None:
+            inside = np.flatnonzero((part.times >= first_ns) & (part.times <= last_ns))
+        else:
+            inside = part.next_to(at)
+            inside = inside[(part.times[inside] >= first_ns) & (part.times[inside] <= last_ns)]
         if len(inside):
             rows = part.table if len(inside) == len(part.times) else part.table.take(column(inside))
             pieces.append((part.times[inside], np.full(len(inside), group), inside, rows))
@@ -230,7 +267,7 @@ class LakeTopic:
             else pa.nulls(read.num_rows, each.type)
             for name, each in zip(self.choice.names, self.choice.fields, strict=True)
         ]
-        return Part(
+        return Part.of(
             integers(one_array(read.column(clock_column(self.clock)))),
             pa.table([logs, *values], schema=pa.schema([_LOGS, *self.choice.fields])),
         )

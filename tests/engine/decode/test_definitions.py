@@ -311,6 +311,7 @@ def test_a_definition_of_nothing_but_comments() -> None:
         ("@optional uint8 a", "optional members are not supported"),
         ("uint8 a\n---\nuint8 b\n---\nuint8 c\n---\nuint8 d", "has 4 parts between '---' lines"),
         ("float64[4000000000] x", "at least 32000000000 bytes a message"),
+        (f"A[] x\n{SEPARATOR}\nMSG: pkg/A\nfloat64[4000000000] x", "at least 32000000000 bytes a message"),
         (f"{SEPARATOR}\nMSG: pkg/Other\nuint8 a\n{SEPARATOR}", ""),
     ],
 )
@@ -321,6 +322,16 @@ def test_errors_name_the_type_and_what_is_wrong(definition: str, message: str) -
     with pytest.raises(DefinitionError, match="type pkg/msg/Type") as error:
         fields(definition)
     assert message in str(error.value)
+
+
+def test_many_messages_without_fields() -> None:
+    """They have a byte each in ROS 2, and none in ROS 1."""
+    text = f"A[10000] x\n{SEPARATOR}\nMSG: pkg/A\n"
+    decoded = Decoder(resolve_layout(connection("pkg/Type", text)), "cdr").decode(block([bytes(10_004)]))
+    assert decoded.rejected == []
+    assert len(decoded.columns[0].values) == 10_000
+    with pytest.raises(DefinitionError, match="10000 values in 0 bytes: arrays of messages without fields"):
+        resolve_layout(connection("pkg/Type", text, encoding="ros1"))
 
 
 def chain(levels: int, field: str = "{next} x") -> str:

@@ -42,7 +42,7 @@ class Rows:
         self.loads += 1
         times, logs = (np.array(each, dtype=np.int64) for each in zip(*self.parts[group], strict=True))
         table = pa.table([column(logs), column(np.arange(len(logs)) + 100 * group)], names=["", "mark"])
-        return Part(times, table)
+        return Part.of(times, table)
 
     def wanted(self) -> list[tuple[int, int, int]]:
         """Time, log time and mark of the rows that count, in order: of one time the last."""
@@ -98,13 +98,15 @@ def test_a_stretch_reaches_as_far_as_a_frame_may(
     whole = match(every, at, method, tolerance_ns)
     expected = [None if place == NONE else rows[place][2] for place in whole.near.tolist()]
     begin, end = reach(source.groups, int(at.min()), int(at.max()), tolerance_ns)
-    stretch = read_stretch(source, Cache(1), begin, end)
-    if stretch is None:
-        assert expected == [None] * len(at)
-        return
-    found = match(stretch.times, at, method, tolerance_ns)
-    marks = stretch.table.column("mark").to_pylist()
-    assert [None if place == NONE else marks[place] for place in found.near.tolist()] == expected
+    for known in (None, at):
+        stretch = read_stretch(source, Cache(1), begin, end, at=known)
+        if stretch is None:
+            assert expected == [None] * len(at)
+            continue
+        found = match(stretch.times, at, method, tolerance_ns)
+        marks = stretch.table.column("mark").to_pylist()
+        assert [None if place == NONE else marks[place] for place in found.near.tolist()] == expected
+        assert known is None or len(stretch.times) <= 2 * len(at) * len(parts)
 
 
 def test_parts_that_are_needed_again_are_kept_up_to_a_limit() -> None:
