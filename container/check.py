@@ -20,7 +20,7 @@ from rosbags.typesys import Stores, get_typestore
 import ros_to_parquet
 from ros_to_parquet import contract
 from ros_to_parquet.cli import main
-from ros_to_parquet.report.pictures import FORMATS
+from ros_to_parquet.pictures import FORMATS
 
 MESSAGES = 40
 DRIVE = "check"

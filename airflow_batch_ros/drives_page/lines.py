@@ -20,7 +20,16 @@ from airflow_batch_ros.runs import RunDrive
 from airflow_batch_ros.status import Underway
 from airflow_batch_ros.summary import DriveSummary
 from ros_to_parquet import contract
-from ros_to_parquet.contract import DriveManifest, DriveState, JobRecord, Plan, Run, fails_on, one_line
+from ros_to_parquet.contract import (
+    DriveManifest,
+    DriveState,
+    JobRecord,
+    Plan,
+    QualityLevel,
+    Run,
+    fails_on,
+    one_line,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_batch import BatchClient
@@ -58,6 +67,7 @@ class DriveLine:
         state: a `contract.DriveState` where it has ended, else `status.Underway` or `NOTHING_TO_DO`.
         failing: whether it has ended as the conf's ``fail_on`` says.
         note: why, in a line, where all is not well.
+        quality: what the quality checks came to, in words; empty where all is well or none was made.
         committed: whether its manifest is there, so that nothing here changes any more.
     """
 
@@ -77,6 +87,7 @@ class DriveLine:
     job_id: str = ""
     job_state: str = ""
     note: str = ""
+    quality: str = ""
     committed: bool = False
 
     @property
@@ -220,6 +231,7 @@ def _committed(lake: Lake, drive: RunDrive) -> DriveLine | None:
 
 
 def _ended_line(drive_id: str, source: str, plan_id: str, result: DriveManifest) -> DriveLine:
+    quality = result.quality
     return DriveLine(
         drive_id=drive_id,
         source=source,
@@ -233,6 +245,7 @@ def _ended_line(drive_id: str, source: str, plan_id: str, result: DriveManifest)
         bytes_written=result.bytes_written,
         shard_seconds=result.shard_seconds,
         note=_note(result.problems),
+        quality=str(quality) if quality is not None and quality.level is not QualityLevel.OK else "",
     )
 
 

@@ -8,6 +8,7 @@ says; and where that leaves something open, what cv_bridge does: YUV is BT.601 o
 from __future__ import annotations
 
 import io
+import re
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
@@ -162,6 +163,14 @@ _PLANES: Final[Mapping[str, tuple[int, int]]] = {"nv21": (2, 1), "nv24": (1, 0)}
 """All lights, then all colours: how many pixels share a colour each way, and where u is of the two."""
 
 
+_NAME: Final = re.compile(r"[A-Za-z0-9 ;_/+.-]{1,48}")
+
+
+def _named(said: str) -> str:
+    """An encoding or format for a sentence, where it can be one: it may be any text, of any length."""
+    return repr(said) if _NAME.fullmatch(said) else "without a name" if not said else "of another name"
+
+
 def is_compressed(message: Mapping[str, Any]) -> bool:
     """Whether it is a ``CompressedImage``."""
     return "format" in message
@@ -185,7 +194,7 @@ def claim_of(message: Mapping[str, Any]) -> Claim:
     elif encoding in _YUV or encoding in _PLANES:
         stored, decoded = 2 if encoding in _YUV else 1, 3
     else:
-        raise PictureError(f"encoding {encoding!r} is not known here")
+        raise PictureError(f"encoding {_named(encoding)} is not known here")
     _check_lines(len(_data(message)), height, width * stored, member(message, "step", int))
     return Claim(width, height, decoded)
 
@@ -218,7 +227,7 @@ def decode(message: Mapping[str, Any], *, wanted: tuple[int, int] | None = None)
         )
     if encoding in _PLANES:
         return Picture(_from_planes(data, height, width, step, encoding), Meaning.LIGHT)
-    raise PictureError(f"encoding {encoding!r} is not known here")
+    raise PictureError(f"encoding {_named(encoding)} is not known here")
 
 
 def member(message: Mapping[str, Any], name: str, kind: type[T]) -> T:
@@ -380,12 +389,12 @@ def is_quantised(message: Mapping[str, Any]) -> bool:
 def _opened(data: Any, said: str) -> Image.Image:
     if "compressedDepth" in said:
         if "rvl" in said.lower():
-            raise PictureError(f"{said}: RVL is not known here")
+            raise PictureError(f"{_named(said)}: RVL is not known here")
         data = data[DEPTH_HEADER_BYTES:]
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except _UNREADABLE as error:
-        raise PictureError(f"{said or 'no format'}: {_told(error)}") from error
+        raise PictureError(f"{_named(said)}: {_told(error)}") from error
 
 
 def _told(error: Exception) -> str:
@@ -401,13 +410,13 @@ def _decompressed(data: Any, said: str, wanted: tuple[int, int] | None) -> Pictu
         opened.load()
         values, meaning = _values_of(opened)
     except _UNREADABLE as error:
-        raise PictureError(f"{said or 'no format'}: {error}") from error
+        raise PictureError(f"{_named(said)}: {error}") from error
     recorded = said.split(";")[0].strip()
     if "compressedDepth" not in said:
         depth = recorded == "16UC1" and values.ndim == 2 and values.dtype == np.uint16
         return Picture(values, Meaning.MILLIMETRES if depth else meaning)
     if values.ndim != 2 or values.dtype != np.uint16:
-        raise PictureError(f"{said}: its PNG is not of 16 bits")
+        raise PictureError(f"{_named(said)}: its PNG is not of 16 bits")
     if recorded != "32FC1":
         return Picture(values, Meaning.MILLIMETRES)
     _, first, second = struct.unpack("<iff", bytes(data[:DEPTH_HEADER_BYTES]))
@@ -445,7 +454,7 @@ def check_file(message: Mapping[str, Any]) -> None:
         opened.draft(None, (1, 1))  # the least work that still reads every byte
         opened.load()
     except _UNREADABLE as error:
-        raise PictureError(f"{message['format'] or 'no format'}: {error}") from error
+        raise PictureError(f"{_named(message['format'])}: {error}") from error
 
 
 # --- and back ----------------------------------------------------------------------------------------

@@ -330,7 +330,7 @@ def test_pictures_that_do_not_decode_are_kept_as_recorded(tmp_path: Path, form: 
     topic = one_topic(extract(bag, output=tmp_path / "lake", options=options(cam=form)))
     assert (topic.rows, topic.rejected) == (5, 0)
     assert topic.remark == (
-        "3 pictures are kept as recorded, in the column data: jpeg: cannot identify it as a picture"
+        "3 pictures are kept as recorded, in the column data: 'jpeg': cannot identify it as a picture"
     )
     (kept,) = (file for file in topic.files if contract.schema_of(file.path) == topic.schema_hash)
     (made,) = (file for file in topic.files if file is not kept)

@@ -24,13 +24,13 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from ros_to_parquet.cli import main
 from ros_to_parquet.contract import ExitCode
 from ros_to_parquet.lake import Lake
-from ros_to_parquet.report import page, series
+from ros_to_parquet.report import page, plots, series
 from ros_to_parquet.report.clouds import points_of
 from ros_to_parquet.report.drive import Drive, describe_drive
 from ros_to_parquet.report.frame_tree import FrameTree, find_tree
 from ros_to_parquet.report.make import ReportError, make_report
 from ros_to_parquet.report.pictures import PictureError, picture_of, small_jpeg
-from ros_to_parquet.report.rates import Rate, measure_rate
+from ros_to_parquet.report.rates import Gap, Rate, measure_rate
 from ros_to_parquet.report.series import find_series
 from ros_to_parquet.report.tables import Tables
 from ros_to_parquet.report.time_axis import make_axis
@@ -41,6 +41,7 @@ STORE = get_typestore(Stores.ROS1_NOETIC)
 STORE.register(get_types_from_msg("geometry_msgs/TransformStamped[] transforms", "tf2_msgs/msg/TFMessage"))
 TYPES: Any = STORE.types
 SECOND_NS = 1_000_000_000
+ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or ""
 
 Message = tuple[int, str, Any]
@@ -377,7 +378,7 @@ def test_compressed_pictures() -> None:
 @pytest.mark.parametrize(
     ("message", "why"),
     [
-        ({"format": "jpeg", "data": b"no picture"}, "jpeg: cannot identify"),
+        ({"format": "jpeg", "data": b"no picture"}, "'jpeg': cannot identify"),
         (raw("rgb8", b"123"), "its 3 bytes are not 2 lines"),
         (raw("rgb8", bytes(12), step=5), "2 lines of 5, 6 in each used"),
         (raw("rgb8", b"", width=0), "it has no pixels"),
@@ -625,6 +626,22 @@ def test_many_topics_and_cameras_stay_small(
     assert f"{148 - strips} more topics are not shown" in made
     assert "Not shown: /camera_8, /camera_9" in made
     assert "messages within topics are not plotted" in made
+
+
+def test_what_the_build_of_the_image_tries_can_be_done() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "container/check.py"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "checked: 1440 messages of 9 tables" in done.stdout
+
+
+def test_many_gaps_are_drawn_as_few_marks() -> None:
+    axis = make_axis([(0, 1000 * SECOND_NS)])
+    near = [Gap(number * SECOND_NS, number * SECOND_NS + SECOND_NS // 2) for number in range(100, 600)]
+    far = Gap(900 * SECOND_NS, 950 * SECOND_NS)
+    marks = plots._marks(axis, Rate(np.zeros(360), 0.1, True, (*near, far), 0, 0))
+    assert [(round(start, 2), round(width, 2)) for start, width in marks] == [(0.1, 0.5), (0.9, 0.05)]
 
 
 def test_what_is_missing_is_said(sample: Lake) -> None:

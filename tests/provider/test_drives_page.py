@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -199,6 +200,26 @@ def test_what_was_not_submitted_and_what_batch_has_forgotten(world: World) -> No
     assert line.note == "Batch does not know the job any more"
 
 
+def test_a_drive_that_its_quality_fails(world: World) -> None:
+    run = Run("dag", f"{world.bucket}-run_1")
+    made = conf(world.bucket, "drive_1", fail_on=["quality_error"])
+    runs.save(world.lake, run, made, options=SubmitOptions("queue", "definition"), shard_bytes=1)
+    plan_id = contract.make_plan_id(run, "drive_1")
+    planned = make_plan([planned_bag("a.bag")], plan_id=plan_id, run=run, output=world.lake.output)
+    level, check = contract.QualityLevel.ERROR, contract.QualityCheck.GAP
+    finding = contract.QualityFinding(HOSTILE, check, level, 30, 20, "s", "after 3 s")
+    quality = contract.DriveQuality("_quality/x", ok=7, warn=0, error=1, findings=(finding,))
+    commit = dataclasses.replace(contract.fold(planned, [manifest(planned, 0)]), quality=quality)
+    world.lake.create(contract.drive_manifest_key("drive_1", plan_id), contract.to_json(commit))
+    line = read(world)["drive_1"]
+    assert (line.state, line.failing) == ("succeeded", True)
+    assert line.quality == "quality: 1 error, 0 warnings, 7 checks ok"
+    assert "quality: 1 error" in Links(render(a_run_page([line]))).text
+    found = Links(render(a_drive_page(line, commit=commit)))
+    assert "gap 30 s (error above 20): after 3 s" in found.text
+    assert found.tags["script"] == 0
+
+
 def test_the_cost_does_not_grow_with_shards(world: World) -> None:
     """Ten committed drives of two hundred shards: a request each, and no list."""
     names = [f"drive_{number}" for number in range(10)]
@@ -391,7 +412,7 @@ def test_nothing_that_others_have_named_acts_in_the_browser() -> None:
     planned = make_plan([planned_bag("a.bag")])
     table = contract.TableTotal(HOSTILE, (HOSTILE,), (HOSTILE,), 1, 1, 0, 1)
     commit = contract.fold(planned, [manifest(planned, 0)])
-    commit = contract.dataclasses.replace(commit, tables=(table,), problems=(HOSTILE,))
+    commit = dataclasses.replace(commit, tables=(table,), problems=(HOSTILE,))
     step = contract.StepResult(HOSTILE, contract.StepState.FAILED, 1.0, HOSTILE)
     finish = contract.FinishRecord(1, "0", "p", "d", "", (step,))
     bad = a_line(drive_id=HOSTILE, source=HOSTILE, note=HOSTILE, job_id=HOSTILE, plan_id=HOSTILE)

@@ -20,11 +20,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_batch_ros.jobs import LIVE, describe, job_state, terminate
+from airflow_batch_ros import runs
+from airflow_batch_ros.drives_page.plugin import has_page
+from airflow_batch_ros.jobs import LIVE, SubmitOptions, describe, job_state, terminate
+from airflow_batch_ros.lake import Lake
 from airflow_batch_ros.local.airflow import session_members
+from ros_to_parquet.contract import Run
 from tests.local.sockets import listening
 from tests.provider.bags import MESSAGES, ros1_bag
-from tests.provider.builders import put
+from tests.provider.builders import conf, put
 from tests.provider.conftest import EXAMPLES, ROOT
 from tests.provider.test_fanout import wait_for_end
 
@@ -243,6 +247,33 @@ def test_a_message_starts_a_drive_and_the_drive_what_goes_on_from_it(
     assert drive["tables"] == {"temperature": MESSAGES}
     columns = airflow.xcom("example_drives_in_lake", gone_on, "look_at/0")["temperature"]
     assert {"log_time", "temperature", "drive_id"} <= set(columns)
+
+
+@pytest.mark.skipif(not has_page(), reason="this Airflow has no such pages")
+def test_the_page_of_drives_is_behind_the_login(airflow: Standalone, s3: S3Client) -> None:
+    """The Variables name its lake and its connection, which is in the database."""
+    run = Run(DAG, "manual__page")
+    options = SubmitOptions("queue", "definition")
+    runs.save(Lake(s3, LAKE), run, conf(BUCKET), options=options, shard_bytes=1)
+
+    def get(path: str, cookie: str = "") -> tuple[str, str]:
+        """Where it ended, and what was there."""
+        headers = {"Cookie": f"_token={cookie}"} if cookie else {}
+        request = urllib.request.Request(f"{airflow.url}/ros-to-parquet/{path}", headers=headers)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return str(answer.url), answer.read().decode()
+
+    for path in ("", f"run?dag={DAG}&run={run.run_id}"):
+        url, text = get(path)
+        assert url.startswith(f"{airflow.url}/auth/login?next=")
+        assert run.run_id not in text
+        url, text = get(path, airflow.token)
+        assert url == f"{airflow.url}/ros-to-parquet/{path}"
+        assert run.run_id in text
+    (plugin,) = [
+        each for each in airflow.call("GET", "/api/v2/plugins")["plugins"] if each["name"] == "ros_to_parquet"
+    ]
+    assert [view["href"] for view in plugin["external_views"]] == ["/ros-to-parquet/"]
 
 
 @dataclass

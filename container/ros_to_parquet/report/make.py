@@ -68,7 +68,8 @@ def make_report(
         series=part("fields", 0.8, lambda: find_series(tables, drive, axis)),
         cut_short=tuple(cut_short),
     )
-    return drive, page.render(drive, axis, found, lake=lake.uri, made_at=now())
+    draw_until = begin + 0.95 * (ends_at - begin)
+    return drive, page.render(drive, axis, found, lake=lake.uri, made_at=now(), draw_until=draw_until)
 
 
 def _read_drive(lake: Lake, drive_id: str) -> Drive:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import html
+import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -83,23 +85,45 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much is shown: rows of a table, strips, plots, and frames of a camera."""
+    """How much is shown: rows of a table, strips, plots, and frames of a camera.
+
+    ``draw_until``, on the monotonic clock: from then on no more strips and plots.
+    """
 
     rows: int
     strips: int
     plots: int
     frames: int
+    draw_until: float = math.inf
 
     def halved(self) -> Limits:
-        return Limits(*(max(each // 2, 1) for each in (self.rows, self.strips, self.plots, self.frames)))
+        rows, strips, plots, frames = (
+            max(each // 2, 1) for each in (self.rows, self.strips, self.plots, self.frames)
+        )
+        return Limits(rows, strips, plots, frames, self.draw_until)
+
+    def drawn(self, what: Sequence[T], most: int) -> Iterator[T]:
+        """The first ``most``, until it is time to end."""
+        for each in what[:most]:
+            if time.monotonic() > self.draw_until:
+                return
+            yield each
 
 
 _CSS = (Path(__file__).parent / "report.css").read_text()
 
 
-def render(drive: Drive, axis: TimeAxis, found: Found, *, lake: str, made_at: str) -> str:
-    """The whole page, of `MOST_BYTES` or less."""
-    limits = Limits(MOST_ROWS, MOST_STRIPS, MOST_PLOTS, FRAMES_A_CAMERA)
+def render(
+    drive: Drive,
+    axis: TimeAxis,
+    found: Found,
+    *,
+    lake: str,
+    made_at: str,
+    draw_until: float = math.inf,
+) -> str:
+    """The whole page, of `MOST_BYTES` or less; see `Limits`."""
+    limits = Limits(MOST_ROWS, MOST_STRIPS, MOST_PLOTS, FRAMES_A_CAMERA, draw_until)
     while True:
         text = _render(drive, axis, found, limits, lake=lake, made_at=made_at)
         if len(text.encode()) <= MOST_BYTES or limits == limits.halved():
@@ -216,7 +240,7 @@ def _timeline(drive: Drive, axis: TimeAxis, rates: Sequence[Rate], limits: Limit
         return
     cells = []
     pairs = [(topic, rate) for topic, rate in zip(drive.topics, rates, strict=True) if topic.messages]
-    for topic, rate in pairs[: limits.strips]:
+    for topic, rate in limits.drawn(pairs, limits.strips):
         label = _strip_label(topic, rate)
         gaps = f' <span class="bad">{len(rate.gaps)} gaps</span>' if rate.gaps else ""
         cells.append(
@@ -227,7 +251,8 @@ def _timeline(drive: Drive, axis: TimeAxis, rates: Sequence[Rate], limits: Limit
     marks = "".join(f'<span style="left:{place:.1%}">{at}</span>' for place, at in plots.ticks(axis))
     cells.append(f'<div class="row"><div class="strip axis" aria-hidden="true">{marks}</div></div>')
     yield f'<div class="strips">{"".join(cells)}</div>'
-    yield from _more(len(pairs), limits.strips, "topics")
+    strips = len(cells) - 1
+    yield from _more(len(pairs), strips, "topics")
     if axis.pauses:
         pauses = "1 pause" if axis.pauses == 1 else f"{axis.pauses:,} pauses"
         left = f"the {plots.clock(axis.length_ns / 1e9)} that remain" if axis.is_long else "single messages"
@@ -378,9 +403,10 @@ def _clouds(axis: TimeAxis, clouds: Sequence[CloudView]) -> Iterator[str]:
 
 
 def _fields(axis: TimeAxis, series: Series, limits: Limits) -> Iterator[str]:
+    plotted: list[str] = []
     if series.groups:
-        plotted = "".join(_plot(axis, group) for group in series.groups[: limits.plots])
-        yield f'<div class="plots">{plotted}</div>'
+        plotted = [_plot(axis, group) for group in limits.drawn(series.groups, limits.plots)]
+        yield f'<div class="plots">{"".join(plotted)}</div>'
         yield from _sampled(f"Fields of {len(series.shares)} topics", list(series.shares.values()))
     if series.constants:
         said = [
@@ -390,7 +416,7 @@ def _fields(axis: TimeAxis, series: Series, limits: Limits) -> Iterator[str]:
         ]
         listed = _list(said, limits.rows)
         yield f"<details><summary>{len(said):,} fields never change</summary>{listed}</details>"
-    left_out = series.left_out + len(series.groups[limits.plots :])
+    left_out = series.left_out + len(series.groups) - len(plotted)
     if left_out:
         yield f'<p class="soft">{left_out:,} more messages within topics are not plotted.</p>'
 

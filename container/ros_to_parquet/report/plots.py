@@ -58,6 +58,9 @@ _STYLE: Mapping[Any, Any] = {
     "axes.formatter.useoffset": False,
 }
 
+LEAST_MARK = 0.002
+"""Of a gap, that can be seen: a part of the strip."""
+
 MOST_TICKS = 6
 """As many as a phone has room for."""
 
@@ -119,10 +122,21 @@ def strip(axis: TimeAxis, rate: Rate, label: str) -> str:
         axes.set_ylim(0, 1.02)
         edges = np.linspace(0, 1, len(counts) + 1)
         axes.stairs(counts / max(counts.max(), 1), edges, fill=True, color=_LINES[0], linewidth=0)
-        for gap in rate.gaps:
-            start, stop = (axis.seconds(time) * 1e9 / axis.length_ns for time in (gap.start_ns, gap.stop_ns))
-            axes.axvspan(start, max(stop, start + 0.002), color=_GAP, lw=0)
+        axes.broken_barh(_marks(axis, rate), (0, 1.02), facecolors=_GAP, linewidth=0)
     return taken[0]
+
+
+def _marks(axis: TimeAxis, rate: Rate) -> list[tuple[float, float]]:
+    """Where gaps begin and how wide they are, as parts of the strip; those that would touch are one."""
+    marks: list[tuple[float, float]] = []
+    for gap in rate.gaps:
+        start, stop = (axis.seconds(time) * 1e9 / axis.length_ns for time in (gap.start_ns, gap.stop_ns))
+        stop = max(stop, start + LEAST_MARK)
+        if marks and start <= sum(marks[-1]) + LEAST_MARK:
+            marks[-1] = marks[-1][0], max(stop - marks[-1][0], marks[-1][1])
+        else:
+            marks.append((start, stop - start))
+    return marks
 
 
 def _joined(rate: Rate) -> npt.NDArray[np.float64]:
