@@ -311,6 +311,7 @@ def test_the_summary_of_a_good_run(pipeline: Pipeline) -> None:
         "drift": [],
         "report": None,
         "finish": [],
+        "quality": more["quality"],
         "cost": more["cost"],
         "quality": more["quality"],
     }
