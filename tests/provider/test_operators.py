@@ -313,7 +313,6 @@ def test_the_summary_of_a_good_run(pipeline: Pipeline) -> None:
         "finish": [],
         "quality": more["quality"],
         "cost": more["cost"],
-        "quality": more["quality"],
     }
     found = more["quality"]["findings"]
     assert (more["quality"]["level"], more["quality"]["warn"], len(found)) == ("warn", 2, 2)
