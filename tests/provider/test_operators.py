@@ -311,6 +311,7 @@ def test_the_summary_of_a_good_run(pipeline: Pipeline) -> None:
         "drift": [],
         "report": None,
         "finish": [],
+        "quality": more["quality"],
         "cost": more["cost"],
     }
     assert (more["cost"]["attempts"], more["cost"]["cost"] > 0) == (2, True)
