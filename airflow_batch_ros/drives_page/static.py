@@ -20,7 +20,6 @@ from airflow_batch_ros.drives_page.lines import (
     Links,
     RunDigest,
     Shards,
-    count_states,
     digest_of,
     links_of,
     read_lines,
@@ -28,7 +27,7 @@ from airflow_batch_ros.drives_page.lines import (
     with_jobs,
 )
 from airflow_batch_ros.drives_page.render import DriveRow, RunPage, RunRow, RunsPage, render
-from airflow_batch_ros.lake import READ_THREADS, Lake
+from airflow_batch_ros.lake import READ_THREADS, Found, Lake
 from airflow_batch_ros.runs import RunRecord
 from ros_to_parquet import contract
 from ros_to_parquet.contract import ContractError, Run
@@ -45,6 +44,9 @@ INDEX_RUNS = 200
 DRIVES_SHOWN = 2_000
 """Drives of a run on its page; `airflow-batch-ros status` has them all."""
 
+WRITES = 5
+"""Tries to write a run's page where others write it too."""
+
 _HTML = "text/html; charset=utf-8"
 
 
@@ -59,32 +61,23 @@ def write_run(
     """Writes a run's page, and how it stands, for the index.
 
     ``records`` are the run's, oldest first; ``known`` has lines of drives that were just read, by plan id.
+    Several may write the page at once, of a run whose sensor is mapped: whoever finds that another has in
+    between starts again, so that what stays was read last.
     """
     last = records[-1]
     drives = runs.drives_of(records)
-    lines = read_lines(batch, lake, drives, known=known)
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    digest = digest_of(last.run, lines, submitted_at=last.submitted_at, written_at=now)
-    shown = with_jobs(lake, lines[:DRIVES_SHOWN])
-    links = links_of(batch, lake, shown, console_base=console_base, report_url=_report_url)
-    page = RunPage(
-        lake=lake.output,
-        written_at=now,
-        places=(("All runs", "../index.html"),),
-        dag_id=last.run.dag_id,
-        run_id=last.run.run_id,
-        submitted_at=last.submitted_at,
-        digest=digest,
-        shards=sum_of(line.shards for line in lines),
-        states=[(state, count, "", False) for state, count in count_states(lines).items()],
-        rows=[DriveRow(line, "", labelled(each)) for line, each in zip(shown, links, strict=True)],
-        first=min(1, len(shown)),
-        last=len(shown),
-        of=len(shown),
-        more=len(lines) - len(shown),
-    )
-    lake.write(f"{FOLDER}/runs/{run_slug(last.run)}.html", render(page).encode(), content_type=_HTML)
-    lake.write(digest_key(last.run), contract.to_json(digest), content_type="application/json")
+    key = digest_key(last.run)
+    for _ in range(WRITES):
+        there = lake.find(key)
+        lines = read_lines(batch, lake, drives, known=known)
+        # To the microsecond: no two are to have one ETag, which S3 makes of the content.
+        now = datetime.now(UTC).isoformat(timespec="microseconds")
+        digest = digest_of(last.run, lines, submitted_at=last.submitted_at, written_at=now)
+        if _put(lake, key, contract.to_json(digest), there, "application/json"):
+            page = _run_page(batch, lake, records, lines, digest, console_base).encode()
+            lake.write(f"{FOLDER}/runs/{run_slug(last.run)}.html", page, content_type=_HTML)
+            if read_digest(lake, last.run) == digest:
+                break
     return digest
 
 
@@ -99,13 +92,46 @@ def write_index(lake: Lake) -> str:
         there = lake.find(INDEX_KEY)
         # S3's ETag is of the content: no two lists are to have one.
         data = f"{render(_index(lake))}\n<!-- {uuid.uuid4().hex} -->\n".encode()
-        if there is None:
-            written = lake.create(INDEX_KEY, data, content_type=_HTML)
-        else:
-            written = lake.replace(INDEX_KEY, data, etag=there.etag, content_type=_HTML)
-        if written:
+        if _put(lake, INDEX_KEY, data, there, _HTML):
             break
     return lake.uri(INDEX_KEY)
+
+
+def _put(lake: Lake, key: str, data: bytes, there: Found | None, content_type: str) -> bool:
+    """Whether it was written: not where another has since ``there`` was."""
+    if there is None:
+        return lake.create(key, data, content_type=content_type)
+    return lake.replace(key, data, etag=there.etag, content_type=content_type)
+
+
+def _run_page(
+    batch: BatchClient,
+    lake: Lake,
+    records: Sequence[RunRecord],
+    lines: Sequence[DriveLine],
+    digest: RunDigest,
+    console_base: str,
+) -> str:
+    last = records[-1]
+    shown = with_jobs(lake, lines[:DRIVES_SHOWN])
+    links = links_of(batch, lake, shown, console_base=console_base, report_url=_report_url)
+    page = RunPage(
+        lake=lake.output,
+        written_at=digest.written_at,
+        places=(("All runs", "../index.html"),),
+        dag_id=last.run.dag_id,
+        run_id=last.run.run_id,
+        submitted_at=last.submitted_at,
+        digest=digest,
+        shards=sum_of(line.shards for line in lines),
+        states=[(state, count, "", False) for state, count in digest.by_state.items()],
+        rows=[DriveRow(line, "", labelled(each)) for line, each in zip(shown, links, strict=True)],
+        first=min(1, len(shown)),
+        last=len(shown),
+        of=len(shown),
+        more=len(lines) - len(shown),
+    )
+    return render(page)
 
 
 def digest_key(run: Run) -> str:

@@ -16,7 +16,7 @@ from airflow_batch_ros.task_group import ros_to_parquet
 
 # Names of bags are in it, which are not to call anybody: Slack reads <!channel> and <@user>.
 TEXT = """\
-{% set why = exception | string | truncate(3000) -%}
+{% set why = exception | default("it was ended from outside") | string | truncate(3000) -%}
 *{{ dag.dag_id }}* has failed: <{{ ti.log_url }}|{{ ti.task_id }} of {{ run_id }}>
 ```
 {{ why | replace("&", "&amp;") | replace("<", "&lt;") | replace(">", "&gt;") }}

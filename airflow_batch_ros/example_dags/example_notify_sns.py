@@ -18,7 +18,7 @@ from airflow_batch_ros.task_group import ros_to_parquet
 MESSAGE = """\
 {{ dag.dag_id }}, run {{ run_id }}, task {{ ti.task_id }}:
 
-{{ exception | string | truncate(100000) }}
+{{ exception | default("it was ended from outside") | string | truncate(100000) }}
 
 {{ ti.log_url }}
 """  # SNS takes 256 KB, and a subject of 100 characters

@@ -169,8 +169,9 @@ def _duckdb(text: str) -> str:
         text = plain
     text = re.sub(r"\barray\((\w+)\)", r"\1[]", text)
     text = re.sub(r"transform\((.*?), (e\d) -> ", r"list_transform(\1, lambda \2: ", text)
-    text = re.sub(r"\bbinary\b", "BLOB", text).replace("varbinary", "BLOB")
-    return re.sub(r"\btimestamp\b", "TIMESTAMPTZ", re.sub(r"\bstring\b", "VARCHAR", text))
+    for word, other in (("(?:var)?binary", "BLOB"), ("string", "VARCHAR"), ("timestamp", "TIMESTAMPTZ")):
+        text = re.sub(rf'(?<!")\b{word}\b', other, text)  # a column may be called so
+    return text
 
 
 @pytest.fixture

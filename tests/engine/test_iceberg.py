@@ -246,6 +246,20 @@ def test_a_catalogue_that_cannot_be_opened_is_said(fleet: Fleet, capsys: pytest.
     assert "Iceberg catalogue: ValueError: " in capsys.readouterr().err
 
 
+def test_what_a_catalogue_refuses_is_said(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pyiceberg.exceptions import ForbiddenError
+
+    fleet.speeds("d", FIRST, (1.0, 1))
+    namespace = fleet.open()
+
+    def refuse(*_: Any) -> Any:
+        raise ForbiddenError("not yours")
+
+    monkeypatch.setattr(namespace.catalog, "load_table", refuse)
+    with pytest.raises(CatalogError, match="Iceberg namespace fleet: ForbiddenError: not yours"):
+        iceberg.register_drive(fleet.storage, namespace, "d")
+
+
 def test_in_glue_over_http(
     tmp_path: Path, embedded_aws: EmbeddedAws, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -240,6 +240,7 @@ def fanout(clients: Clients, drives: Iterable[str]) -> Fanout:
     conf = {
         "drives_to_process": {name: {"bucket": "raw", "prefix": f"{name}/"} for name in drives},
         "report": False,
+        "fleet": False,
     }
     return Fanout(
         s3=clients.s3,

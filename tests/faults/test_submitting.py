@@ -54,6 +54,7 @@ class Night:
         conf = {
             "drives_to_process": {each: {"bucket": "raw", "prefix": f"{each}/"} for each in self.drives},
             "report": False,
+            "fleet": False,
         }
         settings: dict[str, Any] = {
             "s3": self.clients.s3,

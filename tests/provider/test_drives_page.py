@@ -331,6 +331,32 @@ def test_of_two_runs_that_end_at_once_the_list_has_both(
         assert text_of(world.lake, static.INDEX_KEY).count("1 <span") == 2
 
 
+def test_of_two_sensors_of_a_run_that_end_at_once_the_page_is_of_who_read_last(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave(world, "drive_1")
+    (record,) = records(world)
+    both = dataclasses.replace(record, conf=conf(world.bucket, "drive_1", "drive_2"))
+    read_of = static.read_lines
+    reads: list[int] = []
+
+    def read_and_be_overtaken(*arguments: Any, **options: Any) -> list[DriveLine]:
+        found = read_of(*arguments, **options)
+        reads.append(sum(line.ended for line in found))
+        if len(reads) == 1:  # meanwhile the other drive ends, and its sensor writes the page
+            leave(world, "drive_2")
+            static.write_run(world.batch, world.lake, [both])
+        return found
+
+    monkeypatch.setattr(static, "read_lines", read_and_be_overtaken)
+    digest = static.write_run(world.batch, world.lake, [both])
+    assert reads == [1, 2, 2]
+    assert (digest.ended, digest.by_state) == (True, {"succeeded": 2})
+    assert static.read_digest(world.lake, record.run) == digest
+    (page,) = [key for key in world.lake.keys("_reports/runs") if key.endswith(".html")]
+    assert "2 of 2" in Links(text_of(world.lake, page)).text
+
+
 def test_a_digest_that_another_release_wrote_is_as_none(world: World) -> None:
     run = Run("dag", "run")
     world.lake.write(static.digest_key(run), b'{"new": 1}')

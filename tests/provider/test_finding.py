@@ -19,9 +19,9 @@ from airflow_batch_ros.plan import PlanError
 from ros_to_parquet import contract
 from ros_to_parquet.contract import Plan, Run
 from tests.provider.bags import MESSAGES, ros1_bag
-from tests.provider.builders import put
+from tests.provider.builders import manifest, put, save_manifests, save_plan
 from tests.provider.test_commands import Shell, shell
-from tests.provider.test_fanout import QUEUE, SMALL, World, world
+from tests.provider.test_fanout import QUEUE, World, world
 from tests.provider.test_load import counted_calls
 
 if TYPE_CHECKING:
@@ -203,6 +203,16 @@ def over(fleet: World, run_id: str, **more: Any) -> tuple[Fanout, list[str]]:
     return fanout, said
 
 
+def extract(world: World, fanout: Fanout) -> None:
+    """Leaves what the run's jobs would, without running them."""
+    looks, problems, _ = fanout.look()
+    assert not problems
+    for made in (look.plan for look in looks if look.plan is not None and look.plan.shards):
+        save_plan(world.lake, made)
+        manifests = [manifest(made, shard) for shard in range(len(made.shards))]
+        save_manifests(world.lake, manifests, commit_of=made)
+
+
 def test_a_nightly_run_takes_what_is_new_or_has_changed(
     fleet: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,9 +245,8 @@ def test_a_nightly_run_takes_what_is_new_or_has_changed(
 
 
 def test_a_changed_bag_is_not_taken_where_rows_of_others_would_be_lost(fleet: World) -> None:
-    put(fleet.s3, fleet.bucket, "fleet/car_1/b.bag", body=ros1_bag(first=100))
-    first, _ = over(fleet, "night_1")
-    fleet.wait(*first.submit_all())
+    put(fleet.s3, fleet.bucket, "fleet/car_1/b.bag")
+    extract(fleet, over(fleet, "night_1")[0])
     fleet.s3.delete_object(Bucket=fleet.bucket, Key="fleet/car_1/b.bag")
     put(fleet.s3, fleet.bucket, "fleet/car_1/a.bag", body=ros1_bag(first=500))
     second, _ = over(fleet, "night_2")
@@ -260,14 +269,12 @@ def test_a_second_try_takes_the_drives_of_the_first(fleet: World) -> None:
 def test_a_second_try_of_a_night_without_anything_new_asks_no_pattern_again(
     fleet: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, _ = over(fleet, "night_1")
-    fleet.wait(*first.submit_all())
+    extract(fleet, over(fleet, "night_1")[0])
     assert over(fleet, "night_2")[0].submit_all() == []
-    put(fleet.s3, fleet.bucket, "fleet/car_3/a.bag", body=ros1_bag())
+    put(fleet.s3, fleet.bucket, "fleet/car_3/a.bag")
     assert over(fleet, "night_2")[0].submit_all() == []
-    (job,) = over(fleet, "night_3")[0].submit_all()
-    assert job.drive_id == "car_3"
-    fleet.wait(job)
+    looks, _, _ = over(fleet, "night_3")[0].look()
+    assert [look.source.drive_id for look in looks if not look.left_out] == ["car_3"]
 
 
 def test_a_drive_that_another_run_has_is_left_to_it(fleet: World) -> None:
@@ -296,18 +303,14 @@ def test_folders_without_any_bag_are_an_error(fleet: World) -> None:
 def test_a_committed_plan_of_many_shards_is_known_by_two_objects(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put(world.s3, world.bucket, *(f"fleet/car_1/{number}.bag" for number in range(6)), body=ros1_bag())
-    for number in range(6):
-        put(world.s3, world.bucket, f"fleet/car_1/{number}.bag", body=ros1_bag(first=100 * number))
-    first, _ = over(world, "night_1", shard_bytes=SMALL)
-    (job,) = first.submit_all()
-    assert job.shards == 6
-    world.wait(job)
-    again, _ = over(world, "night_2", shard_bytes=SMALL)
+    put(world.s3, world.bucket, *(f"fleet/car_1/{number}.bag" for number in range(40)))
+    extract(world, over(world, "night_1", shard_bytes=3)[0])
+    assert len(world.lake.keys("_manifests/drive_id=car_1")) == 41
+    again, _ = over(world, "night_2", shard_bytes=3)
     with counted_calls(monkeypatch) as calls:
         assert again.submit_all() == []
     assert calls["GetObject"] == 2  # the drive's manifest and its plan, however many shards there are
-    other, _ = over(world, "night_3", shard_bytes=SMALL)
+    other, _ = over(world, "night_3", shard_bytes=3)
     other.conf = replace(other.conf, options=replace(other.conf.options, include_topics=("/x",)))
     with pytest.raises(FanoutError, match=r"rows of 0.bag .plan .*, with other options., 1.bag"):
         other.submit_all()

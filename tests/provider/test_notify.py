@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import version
 from runpy import run_path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,10 @@ def run_a_bad_drive(example: str, s3: S3Client, bucket: str, monkeypatch: pytest
     return state
 
 
+@pytest.mark.skipif(
+    version("apache-airflow").startswith("3.0"),
+    reason="its dag.test() tells callbacks of no exception; its tasks do",
+)
 def test_a_topic_is_told_which_drives_failed_and_why(
     airflow_database: None, aws: EmbeddedAws, s3: S3Client, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

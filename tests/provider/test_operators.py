@@ -311,8 +311,12 @@ def test_the_summary_of_a_good_run(pipeline: Pipeline) -> None:
         "drift": [],
         "report": None,
         "finish": [],
+        "quality": more["quality"],
         "cost": more["cost"],
     }
+    found = more["quality"]["findings"]
+    assert (more["quality"]["level"], more["quality"]["warn"], len(found)) == ("warn", 2, 2)
+    assert found[0].startswith("topic /outside: coverage 0.5 (warn below 0.95)"), "it is in one of two bags"
     assert (more["cost"]["attempts"], more["cost"]["cost"] > 0) == (2, True)
     assert more["job_seconds"] > 0
     assert more["bytes_written"] > 0
@@ -506,6 +510,19 @@ def test_fail_on_decides_what_fails(pipeline: Pipeline) -> None:
         AirflowFailException, match="1 of 1 drive failed:\n- short: damaged, 1 of 1 shards done"
     ):
         pipeline.wait([{**jobs[0], "fail_on": ["damaged"]}])
+
+
+def test_a_quality_check_fails_a_drive_whose_limits_the_conf_has(pipeline: Pipeline) -> None:
+    pipeline.put("checked/x.bag", ros1_bag())
+    drives = {"checked": {"bucket": pipeline.bucket, "prefix": "checked/"}}
+    conf = {"drives_to_process": drives, "quality": {"*": {"gap": {"warn": 0.1, "error": 0.5}}}}
+    jobs = pipeline.submit(conf={**conf, "fail_on": ["failed", "quality_error"]})
+    with pytest.raises(
+        AirflowFailException, match=r"- checked: succeeded, 1 of 1 .*\n    topic /temperature: gap 0\.99"
+    ):
+        pipeline.wait(jobs)
+    (drive,) = pipeline.wait([{**jobs[0], "fail_on": ["failed"]}])["drives"]
+    assert (drive["failed"], drive["quality"]["level"]) == (False, "error")
 
 
 @pytest.mark.parametrize(("ratio", "fails"), [(0.5, False), (0.6, True)])

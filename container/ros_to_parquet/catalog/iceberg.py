@@ -10,8 +10,8 @@ import json
 import os
 import random
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -124,12 +124,30 @@ def register_drive(
         CatalogError: a table of the same name is not this lake's, or its catalogue refuses.
         StorageError: the lake cannot be read.
     """
-    return lake.derive(
-        storage,
-        namespace.output,
-        drive_id,
-        lambda record: _register(storage, namespace, record, everywhere or may_be_elsewhere(record)),
-    )
+    with _catalogue_errors(namespace):
+        return lake.derive(
+            storage,
+            namespace.output,
+            drive_id,
+            lambda record: _register(storage, namespace, record, everywhere or may_be_elsewhere(record)),
+        )
+
+
+@contextmanager
+def _catalogue_errors(namespace: IcebergNamespace) -> Iterator[None]:
+    """What a catalogue refuses as `CatalogError`: each kind has errors of its own."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in (
+            "pyiceberg",
+            "botocore",
+            "sqlalchemy",
+            "requests",
+        ):
+            raise
+        said = f"{type(error).__name__}: {error}"
+        raise CatalogError(f"Iceberg namespace {namespace.name}: {said}") from error
 
 
 def _register(
@@ -369,13 +387,14 @@ def _data_file(table: Table, output: str, drive_id: str, key: Partition, file: O
 
 def forget_gone(storage: Storage, namespace: IcebergNamespace) -> int:
     """Removes the files of drives that the lake has not any more; how many."""
-    done = 0
-    for name in _own_tables(namespace):
-        table = namespace.catalog.load_table(namespace.identifier(name))
-        there = {str(task.file.partition[1]) for task in table.scan().plan_files()}
-        # Listed after the table was read: a drive that came meanwhile is among them.
-        folders = storage.folders(join(namespace.output, "_manifests")) if there else []
-        for drive_id in sorted(there):
-            if f"drive_id={drive_id}" not in folders:
-                done += _put_files(namespace, name, drive_id, [])
-    return done
+    with _catalogue_errors(namespace):
+        return sum(_forget_gone(storage, namespace, name) for name in _own_tables(namespace))
+
+
+def _forget_gone(storage: Storage, namespace: IcebergNamespace, name: str) -> int:
+    table = namespace.catalog.load_table(namespace.identifier(name))
+    there = {str(task.file.partition[1]) for task in table.scan().plan_files()}
+    # Listed after the table was read: a drive that came meanwhile is among them.
+    folders = storage.folders(join(namespace.output, "_manifests")) if there else []
+    gone = [drive_id for drive_id in sorted(there) if f"drive_id={drive_id}" not in folders]
+    return sum(_put_files(namespace, name, drive_id, []) for drive_id in gone)

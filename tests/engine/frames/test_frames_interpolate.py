@@ -95,7 +95,7 @@ AXES = st.tuples(*[st.floats(-1, 1)] * 3).filter(lambda axis: sum(x * x for x in
     share=st.floats(0.001, 0.999),
     sign=st.sampled_from([1.0, -1.0]),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_slerp_is_the_start_turned_by_a_part(
     start: tuple[tuple[float, float, float], float],
     axis: tuple[float, float, float],

@@ -41,7 +41,7 @@ def by_hand(times: list[int], at: int, method: Match, tolerance_ns: int) -> tupl
 
 @pytest.mark.parametrize("method", Match)
 @given(times=TIMES, frames=TIMES, tolerance_ns=TOLERANCES)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_as_looking_at_every_message(
     method: Match, times: list[int], frames: list[int], tolerance_ns: int
 ) -> None:

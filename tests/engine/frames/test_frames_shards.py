@@ -21,7 +21,7 @@ PLAN_ID = "0123456789ab"
 FAST, SLOW = 500, 10
 """Messages a shard."""
 
-LIMIT_BYTES = 16 << 20
+LIMIT_BYTES = 8 << 20
 
 NOISE = np.random.default_rng(3).random(FAST * 250)
 
@@ -98,7 +98,7 @@ def check(lake: Path, shards: int) -> None:
             assert row["fast"]["number"] == row["fast"]["time_ns"] - START_NS
 
 
-@pytest.mark.parametrize("shards", [40, pytest.param(2_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("shards", [20, pytest.param(400, marks=pytest.mark.long)])
 def test_memory_does_not_grow_with_shards(tmp_path: Path, shards: int) -> None:
     size = write_lake(tmp_path, shards)
     assert size > 2 * LIMIT_BYTES
@@ -108,7 +108,7 @@ def test_memory_does_not_grow_with_shards(tmp_path: Path, shards: int) -> None:
 
 def test_shards_that_all_have_the_same_times(tmp_path: Path) -> None:
     """No row group can be let go before the end: they are read again instead of all being held."""
-    size = write_lake(tmp_path, 40, apart_ns=0)
+    size = write_lake(tmp_path, 20, apart_ns=0)
     assert size > 2 * LIMIT_BYTES
     assert peak_of(tmp_path) < 1.5 * LIMIT_BYTES, "the rows next to each frame are of all of them"
-    check(tmp_path, 40)
+    check(tmp_path, 20)

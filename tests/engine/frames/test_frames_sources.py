@@ -138,7 +138,7 @@ def test_parts_that_are_needed_again_are_kept_up_to_a_limit() -> None:
     first=st.integers(0, 4 * 10**18),
     share=st.floats(0, 30),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_ticks(rate_hz: float, first: int, share: float) -> None:
     """Every tick of a stretch, none beyond it, and those of two stretches as those of both together."""
     rate = Rate.of(rate_hz)

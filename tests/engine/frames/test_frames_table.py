@@ -395,6 +395,16 @@ def test_images_by_key_and_embedded(tmp_path: Path) -> None:
     assert result.rows == embedded.rows == 200
 
 
+def test_images_that_are_files_have_their_path(tmp_path: Path) -> None:
+    bag = write(tmp_path / "a.bag", [image(number * 10 * MS, number) for number in range(3)])
+    words = ["extract", str(bag), "--output", str(tmp_path / "lake"), "--drive-id", "d"]
+    assert main([*words, "--images", "/camera=png_files"]) == ExitCode.OK
+    _, rows = made(Lake(str(tmp_path / "lake")), reference="/camera")
+    paths = values(rows, "camera", "image_path")
+    assert len(set(paths)) == 3
+    assert all((tmp_path / "lake" / path).is_file() for path in paths)
+
+
 def test_keys_that_are_null_are_rows_of_nulls(tmp_path: Path) -> None:
     lake = extracted(
         tmp_path / "lake", write(tmp_path / "a.bag", [speed(0, 1.0), speed(10**9, 2.0), image(0, 9)])
