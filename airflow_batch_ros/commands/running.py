@@ -244,6 +244,7 @@ def summary_lines(drives: Sequence[DriveSummary]) -> list[str]:
             for row, drive in zip(rows, drives, strict=True)
         ]
     lines = table_lines(head, rows)
+    lines += [f"{drive.job.drive_id}: report {drive.report}" for drive in drives if drive.report]
     for drive in drives:
         shown, more = shown_causes(drive, CAUSES_SHOWN)
         if not drive.failed and shown:

@@ -160,7 +160,8 @@ def test_submit_waits_and_says_what_became_of_the_drives(shell: Shell) -> None:
 
 
 def test_submit_without_wait_makes_a_run_id_and_the_drive_commits_itself(shell: Shell) -> None:
-    done = shell.run("submit", "--conf", shell.conf("one"), "--json", "--tag", "team=maps", "--vcpus", "0.5")
+    conf = shell.conf("one", report=True)
+    done = shell.run("submit", "--conf", conf, "--json", "--tag", "team=maps", "--vcpus", "0.5")
     assert done.code == 0
     (drive,) = done.json["drives"]
     detail = describe(shell.batch, [drive["job_id"]])[drive["job_id"]]
@@ -172,8 +173,13 @@ def test_submit_without_wait_makes_a_run_id_and_the_drive_commits_itself(shell: 
     assert shell.status(done.json["run"])["drives"][0]["state"] == "succeeded"
     assert drive_folder(shell.lake, "one", drive["plan_id"]).commit, "the shard that completed it"
     assert lease.holder(shell.lake, "one") is None
+    report = f"{shell.output}/_reports/drive_id=one/report.html"
+    until(lambda: shell.status(done.json["run"])["drives"][0]["report"] == report)  # after the commit
+    assert shell.run("status", done.json["run"]).out.splitlines()[-1] == f"one: report {report}"
     # A later run finds nothing new, and says what the lake has.
-    later = shell.run("submit", "--conf", shell.conf("one"), "--wait", "--json").json
+    again = shell.run("submit", "--conf", shell.conf("one"), "--wait", "--json")
+    assert f"one: report {report}" in again.err
+    later = again.json
     assert [drive["work"] for drive in later["drives"]] == ["nothing"]
     bags = shell.status(later["run"], "--bags")["drives"][0]
     assert (bags["state"], bags["rows"]) == ("succeeded", MESSAGES)
