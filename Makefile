@@ -18,11 +18,10 @@ airflow: setup ## Airflow with its web pages over the embedded AWS, until Ctrl-C
 	@exec $(BIN)/airflow-batch-ros local airflow $(ARGS)
 
 test: setup check ## format, lint, types, import rules and all tests
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 test-airflow: setup ## the provider's tests on Airflow 2.11 and 3.0 too
-	@./scripts/test-airflow 2.11 -q
-	@./scripts/test-airflow 3.0 -q
+	@./scripts/test-airflows -q
 
 test-optional: setup ## the tests that need Airflow's providers for OpenLineage and Slack
 	@./scripts/test-optional -q

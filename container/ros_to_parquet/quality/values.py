@@ -22,10 +22,7 @@ Float32Array = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 
 WORDS = 16
-LARGE_WORDS = 32
 """Of eight bytes each, that are looked at of a list or blob to tell whether it is as the one before."""
-
-LARGE_BYTES = 1 << 16
 
 SAMPLED_POINTS = 256
 """Of a cloud or scan, to tell how many have come back."""
@@ -46,7 +43,7 @@ _TAIL_BYTES = 1 << 16
 _COORDINATES: Mapping[int, str] = {7: "f4", 8: "f8"}
 
 _rng = np.random.default_rng(20261121)
-_FACTORS: UInt64Array = _rng.integers(1, 1 << 63, LARGE_WORDS, dtype=np.uint64) | np.uint64(1)
+_FACTORS: UInt64Array = _rng.integers(1, 1 << 63, WORDS, dtype=np.uint64) | np.uint64(1)
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -276,32 +273,28 @@ def _sampled(data: UInt8Array, offsets: Int64Array) -> UInt64Array:
     """A number of each row's length and of words spread over it."""
     sizes = np.diff(offsets)
     made = sizes.astype(np.uint64)
-    for large in (False, True):
-        which = np.flatnonzero((sizes >= LARGE_BYTES) == large)
-        if not len(which):
+    if not len(sizes):
+        return made
+    if sizes[0] and not sizes[0] % 8 and bool((sizes == sizes[0]).all()):
+        words = data[offsets[0] : offsets[-1]].reshape(len(sizes), -1).view(np.uint64)
+        places = _spread(sizes[:1] // 8)[0]
+        made += (words[:, places] * _FACTORS).sum(axis=1, dtype=np.uint64)
+        return made
+    for begin in range(0, len(sizes), _PIECE_ROWS):
+        piece = np.arange(begin, min(begin + _PIECE_ROWS, len(sizes)))
+        piece = piece[sizes[piece] > 0]
+        if not len(piece):
             continue
-        count = LARGE_WORDS if large else WORDS
-        same = len(which) == len(sizes) and bool((sizes == sizes[0]).all())
-        if same and sizes[0] and not sizes[0] % 8:
-            words = data[offsets[0] : offsets[-1]].reshape(len(sizes), -1).view(np.uint64)
-            places = _spread(np.array([int(sizes[0]) // 8]), count)[0]
-            made += (words[:, places] * _FACTORS[:count]).sum(axis=1, dtype=np.uint64)
-            continue
-        for begin in range(0, len(which), _PIECE_ROWS):
-            piece = which[begin : begin + _PIECE_ROWS]
-            piece = piece[sizes[piece] > 0]
-            if not len(piece):
-                continue
-            starts = _spread(np.maximum(sizes[piece] // 8, 1), count) * 8
-            inside = np.minimum(starts[:, :, None] + np.arange(8), sizes[piece][:, None, None] - 1)
-            taken = data[inside + offsets[piece][:, None, None]].view(np.uint64)[:, :, 0]
-            made[piece] += (taken * _FACTORS[:count]).sum(axis=1, dtype=np.uint64)
+        starts = _spread(np.maximum(sizes[piece] // 8, 1)) * 8
+        inside = np.minimum(starts[:, :, None] + np.arange(8), sizes[piece][:, None, None] - 1)
+        taken = data[inside + offsets[piece][:, None, None]].view(np.uint64)[:, :, 0]
+        made[piece] += (taken * _FACTORS).sum(axis=1, dtype=np.uint64)
     return made
 
 
-def _spread(sizes: Int64Array, count: int) -> Int64Array:
-    """``count`` places in each of so many, evenly spread from the first to the last."""
-    places: Int64Array = np.arange(count) * (sizes[:, None] - 1) // (count - 1)
+def _spread(sizes: Int64Array) -> Int64Array:
+    """`WORDS` places in each of so many, evenly spread from the first to the last."""
+    places: Int64Array = np.arange(WORDS) * (sizes[:, None] - 1) // (WORDS - 1)
     return places
 
 
@@ -317,7 +310,8 @@ def _compressed_frames(data: UInt8Array, offsets: Int64Array) -> Int64Array:
     end = _word(data, stops - 8, 8)
     kinds[jpeg] = np.where((end[jpeg] >> np.uint64(48)) == _JPEG_END, Frame.JPEG, Frame.CUT_OFF)
     kinds[png & ~jpeg] = np.where(end[png & ~jpeg] == _PNG_END, Frame.PNG, Frame.CUT_OFF)
-    for place in np.flatnonzero(jpeg & (kinds == Frame.CUT_OFF)).tolist():
+    padded = jpeg & (kinds == Frame.CUT_OFF) & (end >> np.uint64(56) == 0)
+    for place in np.flatnonzero(padded).tolist():
         tail = data[max(starts[place], stops[place] - _TAIL_BYTES) : stops[place]].tobytes()
         if tail.rstrip(b"\0").endswith(b"\xff\xd9"):  # many a camera pads its frames
             kinds[place] = Frame.JPEG
@@ -381,8 +375,13 @@ def _cloud_returns(columns: Sequence[pa.Array], places: Mapping[str, int]) -> In
             continue
         points = min(width[row] * height[row], size // step[row])
         stride = max(1, points // SAMPLED_POINTS)
-        starts = first + offset + np.arange(0, points, stride) * step[row]
-        some = data[starts[:, None] + np.arange(kind.itemsize)].view(kind)[:, 0] if points else np.empty(0)
+        some = np.ndarray(
+            (len(range(0, points, stride)),),
+            kind,
+            buffer=data,
+            offset=first + offset if points else 0,
+            strides=(stride * step[row],),
+        )
         back = int(np.count_nonzero(np.isfinite(some) & (some != 0)))
         made[row] = round(back * points / max(len(some), 1))
     return made

@@ -253,9 +253,9 @@ class Watch:
             if rows := int(np.count_nonzero(which)):
                 numbers.note_not_finite(path, rows)
         if facts.frames is not None:
-            kinds, counts = np.unique(facts.frames, return_counts=True)
-            for kind, count in zip(kinds.tolist(), counts.tolist(), strict=True):
-                numbers.frames[kind] = numbers.frames.get(kind, 0) + count
+            for kind, count in enumerate(np.bincount(facts.frames).tolist()):
+                if count:
+                    numbers.frames[kind] = numbers.frames.get(kind, 0) + count
             if facts.blobs is not None and self._opens:
                 _open_some(numbers, facts.log_times_ns, facts.frames, facts.blobs)
         if facts.returns is not None:
