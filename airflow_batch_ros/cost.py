@@ -138,6 +138,11 @@ class Ended:
     planned: Planned
     result: DriveManifest
 
+    @property
+    def place(self) -> tuple[str, str]:
+        """A run may write a drive to several lakes."""
+        return self.job.output, self.job.drive_id
+
 
 def read_planned(lake: Lake, job: DriveJob) -> Planned | None:
     """What the drive's plan says of cost; None where it says nothing."""
@@ -161,29 +166,34 @@ def read_records(lake: Lake, job: DriveJob) -> list[JobRecord]:
 def measure(
     batch: BatchClient,
     drives: Sequence[Ended],
-    records: Mapping[str, Sequence[JobRecord]],
+    records: Mapping[tuple[str, str], Sequence[JobRecord]],
     *,
     say: Callable[[str], None],
     pace: Pace | None = None,
-) -> dict[str, DriveCost]:
-    """The costs of the drives by id; ``records`` are their jobs, likewise."""
+) -> dict[tuple[str, str], DriveCost]:
+    """The costs of the drives by output and id; ``records`` are their jobs, likewise."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     pace = pace or Pace(DESCRIBES_PER_S)
-    prices: dict[str, Pricing] = {}
-    wanted: list[tuple[str, str, Pricing]] = []
-    asked: dict[str, int] = {}
+    prices: dict[tuple[Pricing, str], Pricing] = {}
+    wanted: list[tuple[tuple[str, str], str, Pricing]] = []
+    asked: dict[tuple[str, str], int] = {}
     for drive in drives:
         mine = []
-        for record in records.get(drive.job.drive_id, ()):
-            if record.job_queue not in prices:
-                prices[record.job_queue] = on_queue(batch, drive.planned.pricing, record.job_queue, say=say)
+        for record in records.get(drive.place, ()):
+            planned = (drive.planned.pricing, record.job_queue)
+            if planned not in prices:
+                try:
+                    prices[planned] = on_queue(batch, *planned, say=say)
+                except (ClientError, BotoCoreError) as error:
+                    say(f"costs are reckoned as planned, for Batch does not say what a queue is: {error}")
+                    prices[planned] = drive.planned.pricing
             ids = [f"{record.job_id}:{child}" for child in range(record.array_size)] or [record.job_id]
-            mine += [(drive.job.drive_id, each, prices[record.job_queue]) for each in ids]
+            mine += [(drive.place, each, prices[planned]) for each in ids]
         if len(wanted) + len(mine) <= MAX_CHILDREN:
             wanted += mine
-            asked[drive.job.drive_id] = len(mine)
-    heard: dict[str, _Heard] = {}
+            asked[drive.place] = len(mine)
+    heard: dict[tuple[str, str], _Heard] = {}
     for first in range(0, len(wanted), DESCRIBE_LIMIT):
         some = wanted[first : first + DESCRIBE_LIMIT]
         pace.wait()
@@ -193,12 +203,11 @@ def measure(
             say(f"costs are reckoned by manifests, for Batch does not say what ran: {error}")
             break
         details = {job["jobId"]: job for job in answer["jobs"]}
-        for drive_id, job_id, pricing in some:
+        for place, job_id, pricing in some:
             if job_id in details:
-                heard.setdefault(drive_id, _Heard()).add(usage_of(details[job_id], pricing))
+                heard.setdefault(place, _Heard()).add(usage_of(details[job_id], pricing))
     return {
-        drive.job.drive_id: _cost_of(drive, heard.get(drive.job.drive_id), asked.get(drive.job.drive_id, 0))
-        for drive in drives
+        drive.place: _cost_of(drive, heard.get(drive.place), asked.get(drive.place, 0)) for drive in drives
     }
 
 

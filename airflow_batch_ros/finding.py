@@ -49,6 +49,8 @@ def find_drives(
         for prefix in _folders(s3, pattern, requester_pays=requester_pays)
         if not f"s3://{pattern.bucket}/{prefix}".startswith(f"{output}/")
     ]
+    if not found:
+        raise PlanError(f"{_name(pattern)} matches only folders of the lake {output}; check 'output'")
     # S3 takes any name for a folder, also one that an allow-list has to read as a step upwards.
     if strays := [drive.uri for drive in found if not is_allowed(drive.uri, [pattern.base])]:
         raise PlanError(f"{_name(pattern)} finds what steps upwards: {', '.join(strays[:_SHOWN])}")
@@ -116,7 +118,7 @@ def _folders(s3: S3Client, pattern: DrivePattern, *, requester_pays: bool) -> li
             if "*" not in level:
                 here = [f"{prefix}{level}/" for prefix in here]
                 continue
-            names = re.compile("[^/]*".join(map(re.escape, level.split("*"))))
+            names = _names(level)
             below: list[str] = []
             for folders in pool.map(partial(_below, s3, asked, pace, level), here):
                 seen += folders[: max(0, _SHOWN - len(seen))]
@@ -159,6 +161,12 @@ def _below(s3: S3Client, asked: dict[str, Any], pace: Pace, level: str, prefix: 
 def _is_there(s3: S3Client, asked: dict[str, Any], pace: Pace, prefix: str) -> bool:
     pace.wait()
     return bool(s3.list_objects_v2(**asked, Prefix=prefix, MaxKeys=1).get("KeyCount"))
+
+
+def _names(level: str) -> re.Pattern[str]:
+    """What a level of a pattern matches. Many stars cost no more than few: nothing is tried twice."""
+    first, *between, last = map(re.escape, level.split("*"))
+    return re.compile(f"{first}{''.join(f'(?>.*?{each})' for each in between)}.*{last}", re.DOTALL)
 
 
 def _levels(prefix: str) -> list[str]:

@@ -196,4 +196,4 @@ def _resources(container: Mapping[str, Any]) -> dict[str, float]:
 
 def _asked(options: SubmitOptions) -> dict[str, float]:
     asked = {"VCPU": options.vcpus, "MEMORY": options.memory_mib}
-    return {name: float(value) for name, value in asked.items() if value is not None}
+    return {name: float(value) for name, value in asked.items() if value}

@@ -127,16 +127,16 @@ def summarize(
 
     details = describe(batch, [job.job_id for job in jobs if job.job_id])
 
-    planned: dict[str, cost.Planned] = {}
-    records: dict[str, list[JobRecord]] = {}
+    planned: dict[tuple[str, str], cost.Planned] = {}
+    records: dict[tuple[str, str], list[JobRecord]] = {}
 
     def one(job: DriveJob) -> DriveSummary:
         lake = Lake(s3, job.output)
         try:
             drive = summarize_drive(batch, lake, job, details.get(job.job_id or ""))
             if job.work != Work.NOTHING and (found := cost.read_planned(lake, job)):
-                planned[job.drive_id] = found
-                records[job.drive_id] = cost.read_records(lake, job)
+                planned[job.output, job.drive_id] = found
+                records[job.output, job.drive_id] = cost.read_records(lake, job)
             return drive
         except ClientError as error:
             raise SummaryError(
@@ -149,13 +149,13 @@ def summarize(
     with ThreadPoolExecutor(DRIVE_THREADS, thread_name_prefix="drives") as pool:
         found = list(pool.map(one, jobs))
     ended = [
-        cost.Ended(drive.job, planned[drive.job.drive_id], drive.result)
+        cost.Ended(drive.job, planned[place], drive.result)
         for drive in found
-        if drive.job.drive_id in planned
+        if (place := (drive.job.output, drive.job.drive_id)) in planned
     ]
     costs = cost.measure(batch, ended, records, say=logging.getLogger(__name__).warning)
     for drive in found:
-        drive = dataclasses.replace(drive, cost=costs.get(drive.job.drive_id))
+        drive = dataclasses.replace(drive, cost=costs.get((drive.job.output, drive.job.drive_id)))
         if drive.failed_shards and logs_left:
             shards = add_log_lines(logs, drive.failed_shards, at_most=min(LOGS_A_DRIVE, logs_left))
             logs_left -= sum(bool(shard.log_lines) for shard in shards)
@@ -273,7 +273,7 @@ def _took_nothing(lake: Lake, job: DriveJob) -> tuple[str, ...]:
 def as_dict(drives: Sequence[DriveSummary]) -> dict[str, Any]:
     """The sensor's return value: small, JSON-able, exact in its counts, bounded in its reasons."""
     budget, table_budget, drift_budget, bag_budget = MAX_REASONS, MAX_TABLES, MAX_REASONS, cost.MAX_BAGS
-    quality_budget = MAX_REASONS
+    quality_budget = step_budget = MAX_REASONS
     entries = []
     for drive in drives:
         shards = [
@@ -303,7 +303,9 @@ def as_dict(drives: Sequence[DriveSummary]) -> dict[str, Any]:
         drift_budget -= len(drift)
         findings = _findings(drive)[:quality_budget]
         quality_budget -= len(findings)
-        said = _drive_dict(drive, tables, shards, problems, drift, findings)
+        steps = _steps(drive, step_budget)
+        step_budget -= sum(bool(each["problem"]) for each in steps)
+        said = _drive_dict(drive, tables, shards, problems, drift, findings, steps)
         entries.append({**said, "cost": of_drive})
     return {"drives": entries, "totals": _totals(drives)}
 
@@ -330,6 +332,7 @@ def _drive_dict(
     problems: list[str],
     drift: list[str],
     findings: list[str],
+    steps: list[dict[str, Any]],
 ) -> dict[str, Any]:
     result, job = drive.result, drive.job
     return {
@@ -369,11 +372,18 @@ def _drive_dict(
         "drift": drift,
         "quality": result.quality.as_dict(findings) if result.quality else None,
         "report": drive.report or None,
-        "finish": [
-            {**dataclasses.asdict(each), "problem": _short(each.problem), "wrote": len(each.wrote)}
-            for each in (drive.finish.steps if drive.finish else ())
-        ],
+        "finish": steps,
     }
+
+
+def _steps(drive: DriveSummary, budget: int) -> list[dict[str, Any]]:
+    """Its finishing steps; of their problems the first ``budget`` are said."""
+    steps = []
+    for each in drive.finish.steps if drive.finish else ():
+        problem = _short(each.problem) if budget > 0 else ""
+        budget -= bool(problem)
+        steps.append({**dataclasses.asdict(each), "problem": problem, "wrote": len(each.wrote)})
+    return steps
 
 
 def _findings(drive: DriveSummary) -> list[str]:

@@ -71,7 +71,8 @@ class Waiting:
         self._shards: dict[str, dict[str, int]] = {job_id: {UNKNOWN: 1} for job_id in self.open}
         self._told = ""
         self._amount = amount
-        self._submitted_s: float | None = None
+        self._times: dict[str, tuple[float, float | None]] = {}
+        self._begun_s = 0.0
         self._runnable_timeout_s = runnable_timeout_s
         self._now = now
         self._runnable_since: dict[str, float] = {}
@@ -95,7 +96,7 @@ class Waiting:
                 self._shards[job_id] = count_states([detail])
                 self._last_seen[job_id] = now
                 ended = job_state(detail) in ENDED
-                self._note_submitted(detail)
+                self._note_times(job_id, detail)
                 self._watch_runnable(job_id, detail, now)
             self.states[job_id] = job_state(detail)
             if not ended:
@@ -111,27 +112,37 @@ class Waiting:
     def _how_far(self, shards: Mapping[str, int]) -> str:
         """How many shards are done of all; from the first that has ended, how fast that goes.
 
-        Speed and time left are by the jobs' own times, so that they do not depend on who polls since when.
+        Speed and time left are by the jobs' own times, so that they do not depend on who polls since when;
+        and not by jobs that had ended before any that was waited for last was submitted: of an earlier try.
         """
         amount = self._amount
         if not amount.shards:
             return ""
-        done, ended = shards.get("SUCCEEDED", 0), sum(shards.get(state, 0) for state in ENDED)
         total = amount.shards_before + amount.shards
-        said = f"; {amount.shards_before + done:,} of {total:,} shards done"
-        elapsed_s = 0.0 if self._submitted_s is None else self._now() - self._submitted_s
+        said = f"; {amount.shards_before + shards.get('SUCCEEDED', 0):,} of {total:,} shards done"
+        left = amount.shards - sum(shards.get(state, 0) for state in ENDED)
+        begun = [self._times[job_id][0] for job_id in self.open if job_id in self._times]
+        self._begun_s = min(begun, default=self._begun_s)
+        times = {
+            job_id: created_s
+            for job_id, (created_s, stopped_s) in self._times.items()
+            if stopped_s is None or stopped_s >= self._begun_s
+        }
+        elapsed_s = self._now() - min(times.values(), default=self._now())
         if elapsed_s <= 0:
             return said
+        shards = _sum(self._shards[job_id] for job_id in times)
+        done, ended = shards.get("SUCCEEDED", 0), sum(shards.get(state, 0) for state in ENDED)
         if done and amount.bag_bytes:
             said += f", {amount.bag_bytes * done / amount.shards / elapsed_s / 1e6:,.1f} MB/s"
-        left = amount.shards - ended
         if ended and left > 0:
             said += f", {in_words(left * elapsed_s / ended)} left"
         return said
 
-    def _note_submitted(self, detail: Mapping[str, Any]) -> None:
+    def _note_times(self, job_id: str, detail: Mapping[str, Any]) -> None:
         if created_ms := detail.get("createdAt"):
-            self._submitted_s = min(created_ms / 1000, self._submitted_s or created_ms / 1000)
+            stopped_ms = detail.get("stoppedAt")
+            self._times[job_id] = (created_ms / 1000, stopped_ms / 1000 if stopped_ms else None)
 
     def take_stuck(self) -> list[tuple[str, float]]:
         """Jobs that are stuck, with the seconds since they became RUNNABLE; each is given once.

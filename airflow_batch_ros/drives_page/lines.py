@@ -14,7 +14,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_batch_ros import console, planning
-from airflow_batch_ros.jobs import DEFAULT_LOG_GROUP, ENDED, LIVE, describe, end_reason, job_state, log_group
+from airflow_batch_ros.jobs import (
+    DEFAULT_LOG_GROUP,
+    ENDED,
+    LIVE,
+    Work,
+    describe,
+    end_reason,
+    job_state,
+    log_group,
+)
 from airflow_batch_ros.lake import Lake, drive_folder
 from airflow_batch_ros.runs import RunDrive
 from airflow_batch_ros.status import Underway
@@ -165,7 +174,13 @@ def run_slug(run: Run) -> str:
 
 def line_of_summary(drive: DriveSummary) -> DriveLine:
     """Of a drive whose end the sensor has just read; no request."""
-    line = _ended_line(drive.job.drive_id, drive.job.source, drive.job.plan_id, drive.result)
+    job = drive.job
+    if job.work == Work.NOTHING:
+        # What the lake has of it is of other runs, and counts there.
+        return DriveLine(
+            *(job.drive_id, job.source, job.plan_id, NOTHING_TO_DO, drive.failed), note=_covered(job.covered)
+        )
+    line = _ended_line(job.drive_id, job.source, job.plan_id, drive.result)
     first = drive.failed_shards[0] if drive.failed_shards else None
     notes = [*drive.notes, *drive.result.problems]
     if first is not None:
@@ -175,10 +190,10 @@ def line_of_summary(drive: DriveSummary) -> DriveLine:
     done = drive.result.shards
     return replace(
         line,
-        state=NOTHING_TO_DO if drive.job.work == "nothing" else str(drive.state),
+        state=str(drive.state),
         failing=drive.failed,
-        shards=Shards(drive.job.shards, done, failed=max(0, drive.job.shards - done)),
-        job_id=drive.job.job_id or "",
+        shards=Shards(job.shards, done, failed=max(0, job.shards - done)),
+        job_id=job.job_id or "",
         job_state=drive.job_state or "",
         note=_note(notes),
     )
@@ -255,8 +270,7 @@ def _unsubmitted(lake: Lake, drive: RunDrive, found: planning.Planning | None) -
     if plan is not None:
         line = replace(line, bags=len(plan.bags), shards=Shards(len(plan.shards)))
         if not plan.shards:
-            note = f"{len(plan.covered):,} bags are in the lake already"
-            return replace(line, state=NOTHING_TO_DO, note=note)
+            return replace(line, state=NOTHING_TO_DO, note=_covered(len(plan.covered)))
         line = replace(line, state=Underway.NOT_SUBMITTED)
     if found is None:
         return line
@@ -317,6 +331,10 @@ def records_of(lake: Lake, drive_id: str, plan_id: str) -> list[JobRecord]:
     numbered = sorted(keys, key=lambda key: int(key.rpartition("-")[2].removesuffix(".json")))
     found = (lake.load(JobRecord, key) for key in dict.fromkeys(numbered[:1] + numbered[-1:]))
     return [record for record in found if record is not None]
+
+
+def _covered(bags: int) -> str:
+    return f"{bags:,} bags are in the lake already"
 
 
 def _note(texts: Collection[str]) -> str:

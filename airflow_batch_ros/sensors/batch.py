@@ -229,11 +229,12 @@ class RosToParquetBatchSensor(BaseSensorOperator):
 
         hook = self._hook()
         run = Run(dag_id=context["ti"].dag_id, run_id=context["run_id"])
-        known = {drive.job.plan_id: line_of_summary(drive) for drive in drives}
         consoles = [drive.job.console_url for drive in drives if drive.job.console_url]
         base = console.base_of(consoles[0]) if consoles else ""
         for output in dict.fromkeys(drive.job.output for drive in drives):
             lake = Lake(hook.s3, output)
+            here = [drive for drive in drives if drive.job.output == output]
+            known = {drive.job.plan_id: line_of_summary(drive) for drive in here}
             try:
                 if records := runs.of_run(lake, run):
                     static.write_run(hook.batch, lake, records, console_base=base, known=known)

@@ -185,6 +185,13 @@ def test_what_may_not_be_asked_is_said_and_taken_as_on_demand() -> None:
     )
 
 
+def test_a_size_of_nothing_is_for_batch_to_refuse() -> None:
+    asked: Any = Asked({"a": {"type": "EC2"}}, definition={"containerProperties": {"vcpus": 2, "memory": 64}})
+    found = find_containers(asked, SubmitOptions("q", "d", vcpus=0, memory_mib=0), own=None, say=print)
+    assert found is not None
+    assert (found.pricing.vcpus, found.pricing.memory_gb) == (2.0, 0.0625)
+
+
 def test_another_queue_has_other_prices() -> None:
     asked: Any = Asked({"a": {"type": "FARGATE_SPOT"}})
     assert on_queue(asked, FARGATE, "a", say=print) is FARGATE
@@ -326,10 +333,10 @@ def ended(drive_id: str, shards: int, *, seconds: float = 60.0) -> tuple[Ended, 
 def costs(
     batch: Described, *drives: tuple[Ended, JobRecord], said: list[str] | None = None
 ) -> dict[str, Any]:
-    records = {drive.job.drive_id: [record] for drive, record in drives}
+    records = {drive.place: [record] for drive, record in drives}
     say = (said if said is not None else []).append
     found = measure(batch, [drive for drive, _ in drives], records, say=say, pace=Pace(1e6))  # type: ignore[arg-type]
-    return {drive_id: (each.usage.cost, each.by_attempts) for drive_id, each in found.items()}
+    return {drive_id: (each.usage.cost, each.by_attempts) for (_, drive_id), each in found.items()}
 
 
 def test_batch_is_asked_for_a_hundred_at_a_time_of_all_drives_together() -> None:
@@ -356,12 +363,42 @@ def test_what_batch_does_not_say_is_by_manifests(monkeypatch: pytest.MonkeyPatch
     assert batch.asked == [["job-x:0", "job-x:1", "job-z"]]
 
 
+def test_each_plan_has_its_prices_and_each_lake_its_drive() -> None:
+    first, record = ended("x", 1)
+    dearer = replace(FARGATE, vcpu_hour=3 * FARGATE.vcpu_hour, gb_hour=3 * FARGATE.gb_hour, currency="EUR")
+    second = Ended(
+        replace(first.job, output="s3://other"), replace(first.planned, pricing=dearer), first.result
+    )
+    records = {first.place: [record], second.place: [replace(record, job_id="job-y")] * 2}
+    batch: Any = Described()
+    found = measure(batch, [first, second], records, say=print, pace=Pace(1e6))
+    assert [each.usage.cost for each in found.values()] == pytest.approx([HOURLY, 6 * HOURLY])
+    assert {key: each["cost"] for key, each in cost.totals(found.values()).items()} == {
+        "USD": pytest.approx(HOURLY),
+        "EUR": pytest.approx(6 * HOURLY),
+    }
+
+
+def test_a_queue_that_cannot_be_asked_about_does_not_take_the_summary_with_it() -> None:
+    def busy(**_: Any) -> Any:
+        raise ClientError({"Error": {"Code": "TooManyRequestsException"}}, "DescribeJobQueues")
+
+    drive, record = ended("x", 1)
+    batch: Any = Described()
+    batch.describe_job_queues = busy
+    said: list[str] = []
+    assert costs(batch, (drive, replace(record, job_queue="b")), said=said) == {
+        "x": (pytest.approx(HOURLY), True)
+    }
+    assert "costs are reckoned as planned" in said[0]
+
+
 def test_the_cost_is_shared_out_by_bytes() -> None:
     drive, record = ended("x", 2)
     (found,) = measure(
         Described(),
         [drive],
-        {"x": [record]},
+        {drive.place: [record]},
         say=print,
         pace=Pace(1e6),  # type: ignore[arg-type]
     ).values()

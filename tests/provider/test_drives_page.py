@@ -140,8 +140,12 @@ def test_drives_from_submission_to_commit(world: World, gate: Path) -> None:
     assert again[1] is with_job, "what is known is not asked for"
 
     # The second run finds nothing to do.
-    world.fanout("drive_1", run_id="run_2").submit_all()
-    assert read(world, "run_2")["drive_1"].state == "nothing_to_do"
+    nothing = world.fanout("drive_1", run_id="run_2").submit_all()
+    line = read(world, "run_2")["drive_1"]
+    assert line.state == "nothing_to_do"
+    (summary,) = summarize(world.s3, world.batch, world.aws.client("logs"), nothing)
+    assert summary.result.rows == MESSAGES
+    assert lines.line_of_summary(summary) == line, "what earlier runs have done is theirs"
 
 
 def test_shards_that_fail_and_those_that_another_job_then_does(world: World) -> None:

@@ -45,6 +45,20 @@ def found(s3: S3Client, bucket: str, prefix: str, *, output: str = "s3://lake/ou
     return {drive.drive_id: drive.prefix for drive in drives}
 
 
+def test_many_stars_cost_no_more_than_few() -> None:
+    assert finding._names("*a" * 20 + "*b").fullmatch("a" * 200) is None
+    matches = finding._names("car_*[1]*.d*")
+    names = ("car_x[1]y.d", "car_[1].day\n", "car_1.d", "car_[1]d", "car_[1].d")
+    assert [bool(matches.fullmatch(name)) for name in names] == [True, True, False, False, True]
+    assert finding._names("a*a").fullmatch("a") is None
+
+
+def test_a_pattern_that_finds_the_lake_alone_says_so(s3: S3Client, bucket: str) -> None:
+    put(s3, bucket, "fleet/car_1/a.bag", body=b"x")
+    with pytest.raises(PlanError, match=f"matches only folders of the lake s3://{bucket}; check 'output'"):
+        found(s3, bucket, "fleet/*/", output=f"s3://{bucket}")
+
+
 @pytest.mark.parametrize(
     ("of", "prefix", "folder", "made"),
     [

@@ -77,6 +77,15 @@ def test_a_step_that_failed_is_said_and_the_drive_has_not(s3: S3Client, bucket: 
     assert entry["problems"] == [f"finishing step report failed: the store is full; {again}"]
 
 
+def test_of_many_drives_the_first_problems_of_steps_are_said(s3: S3Client, bucket: str) -> None:
+    lake, made = committed(s3, bucket, wanted=FinishOptions(report=True))
+    finished(lake, made, FAILED, FAILED)
+    drives = as_dict([summarized(lake, job_of(made))] * 80)["drives"]
+    steps = [step for drive in drives for step in drive["finish"]]
+    assert [bool(step["problem"]) for step in steps] == [True] * contract.MAX_REASONS + [False] * 60
+    assert {step["state"] for step in steps} == {"failed"}
+
+
 def test_what_has_not_ended_is_said_where_it_was_asked_for(s3: S3Client, bucket: str) -> None:
     lake, made = committed(s3, bucket, wanted=FinishOptions(report=True))
     (said,) = told(summarized(lake, job_of(made)))["problems"]

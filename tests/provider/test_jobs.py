@@ -417,6 +417,17 @@ def test_the_news_say_how_far_the_shards_are() -> None:
     assert news.endswith("; 11 of 12 shards done, 36.0 MB/s"), "nothing is left to wait for"
 
 
+def test_what_an_earlier_try_has_done_says_nothing_of_the_time_that_is_left() -> None:
+    now = [1_000_000.0]
+    waiting = Waiting(["old", "new"], amount=Amount(shards=110, bag_bytes=110_000_000), now=lambda: now[0])
+    old = {**array_detail(1000, SUCCEEDED=100), "stoppedAt": 2_000_000}
+    waiting.update({"old": old, "new": array_detail(1_000_000, RUNNING=10)})
+    now[0] += 100
+    news = waiting.update({"new": array_detail(1_000_000, RUNNING=5, SUCCEEDED=5)})
+    assert news is not None
+    assert news.endswith("; 105 of 110 shards done, 0.1 MB/s, about 2 min left")
+
+
 def test_how_much_there_is_to_do_comes_from_the_jobs() -> None:
     whole = replace(drive_job(), array_size=8, shards=8, bag_bytes=800)
     rest = replace(drive_job(), array_size=0, shards=4, bag_bytes=400)
