@@ -505,14 +505,14 @@ def log_lines(drives: Sequence[DriveSummary]) -> list[str]:
         lines += [f"    {_short(str(each))}" for each in result.drift[:CAUSES_SHOWN]]
         if (unsaid := result.drift_count - CAUSES_SHOWN) > 0:
             lines.append(f"    and {unsaid} more definitions that changed; see ros-to-parquet drift")
+        if not drive.failed:  # else `failure_message` says it
+            shown, more = shown_causes(drive, CAUSES_SHOWN)
+            lines += [*shown, *more]
         if result.quality is not None:
             lines.append(f"    {result.quality}")
             lines += [f"    {each}" for each in _findings(drive)[:FINDINGS_SHOWN] if not drive.failed]
         if drive.report:
             lines.append(f"    report: {drive.report}")
-        if not drive.failed:  # else `failure_message` says it
-            shown, more = shown_causes(drive, CAUSES_SHOWN)
-            lines += [*shown, *more]
     return lines + tolerated(drives)
 
 
