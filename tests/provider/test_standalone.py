@@ -48,7 +48,7 @@ DAG = "ros_image_pipeline"
 EXAMPLE_DAGS = ("example_new_drives_sqs", "example_drives_in_lake")
 BUCKET = "standalone"
 LAKE = f"s3://{BUCKET}/lake"
-PATIENCE_S = 150.0
+PATIENCE_S = 300.0
 
 
 @dataclass
