@@ -346,7 +346,7 @@ def _from_packed(grid: Pixels, encoding: str) -> Pixels:
     values = np.empty((height, width, 3), np.uint8)
     even = width // 2 * 2
     for band in _bands(height, width):
-        pairs = np.ascontiguousarray(grid[band, :even]).reshape(-1, even // 2, 4)
+        pairs = np.ascontiguousarray(grid[band, :even]).reshape(band.stop - band.start, even // 2, 4)
         for place, light in enumerate((first, second)):
             _colours(pairs[:, :, light], pairs[:, :, u], pairs[:, :, v], values[band, place:even:2])
     if even < width:  # half a pair

@@ -38,12 +38,17 @@ _LEAST_SIDE: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class _Encoder:
-    """``pixel_bytes`` and ``fixed_bytes`` are what it takes of memory, measured and rounded up."""
+    """``pixel_bytes`` and ``fixed_bytes`` are what it takes of memory, measured and rounded up.
+
+    Attributes:
+        most: the widest and the highest frame that it takes, in pixels.
+    """
 
     name: str
     options: dict[str, str]
     pixel_bytes: int
     fixed_bytes: int
+    most: tuple[int, int]
 
     def memory_bytes(self, width: int, height: int) -> int:
         return self.fixed_bytes + self.pixel_bytes * width * height
@@ -56,12 +61,14 @@ _ENCODERS: Final = {
         {"preset": "veryfast", "tune": "zerolatency", "crf": "23", "threads": "2"},
         pixel_bytes=28,
         fixed_bytes=3 << 20,
+        most=(16_384, 16_384),
     ),
     VideoCodec.AV1: _Encoder(
         "libsvtav1",
         {"preset": "10", "crf": "35", "svtav1-params": "lp=1:pred-struct=1"},
         pixel_bytes=36,
         fixed_bytes=8 << 20,
+        most=(16_384, 8_704),
     ),
 }
 
@@ -147,7 +154,13 @@ class Videos:
         self._open: dict[Hashable, _Video] = {}
 
     def problem(self, camera: Hashable, codec: VideoCodec, width: int, height: int) -> str:
-        """Why there is no room for a video of frames of this size, and what to do; empty where there is."""
+        """Why there can be no video of frames of this size, and what to do; empty where there can."""
+        most = _ENCODERS[codec].most
+        if width > most[0] or height > most[1]:
+            return (
+                f"{width:,} by {height:,} pixels are too many for a video in {codec} ({most[0]:,} by "
+                f"{most[1]:,}): have pictures made smaller"
+            )
         needed = self._taken_bytes + _ENCODERS[codec].memory_bytes(_side(width), _side(height))
         if (camera, width, height) in self._open or needed <= self._memory_bytes:
             return ""

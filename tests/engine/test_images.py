@@ -493,6 +493,17 @@ def test_encoders_past_the_memory_limit_are_not_begun(tmp_path: Path) -> None:
     assert all(topic.rows == 1 for topic in manifest.topics)
 
 
+@pytest.mark.parametrize(("codec", "width", "height"), [("h264", 16_386, 2), ("av1", 2, 8_706)])
+def test_frames_larger_than_an_encoder_takes_are_kept_as_recorded(
+    tmp_path: Path, codec: str, width: int, height: int
+) -> None:
+    bag = write(tmp_path / "a.bag", {"/cam": frames([raw(picture(1, width=width, height=height))])})
+    topic = one_topic(extract(bag, output=tmp_path / "lake", options=options(cam=f"left_out,video={codec}")))
+    assert topic.rows == 1
+    assert f"{width:,} by {height:,} pixels are too many for a video in {codec}" in topic.remark
+    assert files(tmp_path / "lake") == set()
+
+
 # --- which -------------------------------------------------------------------------------------------
 
 

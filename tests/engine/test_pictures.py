@@ -160,6 +160,12 @@ def test_an_odd_width_of_yuv_repeats_its_last_colour() -> None:
     assert (values[:, 4] == values[:, 3]).all()
 
 
+def test_a_line_of_half_a_pair_of_yuv_has_no_colour() -> None:
+    values = pictures.decode(raw("yuyv", bytes(range(8)), width=1, step=2)).values
+    assert values.shape == (4, 1, 3)
+    assert not values.any()
+
+
 # --- depth -------------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from rosbags.rosbag1 import Writer
-from rosbags.typesys import Stores, get_typestore
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 import ros_to_parquet
 from ros_to_parquet import contract, run
@@ -47,7 +47,7 @@ from ros_to_parquet.quality.numbers import Numbers, TopicNumbers
 from ros_to_parquet.report.make import make_report
 from ros_to_parquet.storage import open_storage
 from tests.engine.bag.bag_bytes import McapFile, mcap_channel, mcap_message, mcap_schema
-from tests.engine.sample_bags import START_NS, write_bag
+from tests.engine.sample_bags import START_NS, write_bag, write_mcap
 
 STORE = get_typestore(Stores.ROS1_NOETIC)
 TYPES: Any = STORE.types
@@ -447,6 +447,40 @@ def test_times_of_any_bits_are_measured(tmp_path: Path) -> None:
     rows = results(extracted(tmp_path / "x.mcap", output=tmp_path / "lake"))
     assert rows["/a", "log_order"]["messages"] == len(times)
     assert all(np.isfinite(row["value"]) for row in rows.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("string name\nstring offset\nuint8 datatype", ("x", "far", 7)),
+        ("string name\nfloat64 offset\nuint8 datatype", ("x", float("nan"), 7)),
+        ("string name\nint64 offset\nuint8 datatype", ("x", -1_000_000_000, 7)),
+        ("int32[] name\nuint32 offset\nuint8 datatype", (np.ones(1, np.int32), 0, 7)),
+        ("string name\nuint32 offset\nuint8[] datatype", ("x", 0, np.ones(1, np.uint8))),
+    ],
+)
+def test_points_of_a_bags_own_making_are_not_counted(tmp_path: Path, text: str, field: Any) -> None:
+    """A bag can define its own PointField: every row of it is there all the same."""
+    definition = (
+        "uint32 height\nuint32 width\nsensor_msgs/PointField[] fields\nbool is_bigendian\n"
+        f"uint32 point_step\nuint8[] data\n{'=' * 80}\nMSG: sensor_msgs/PointField\n{text}\n"
+    )
+    store = get_typestore(Stores.EMPTY)
+    store.register(get_types_from_msg(definition, "sensor_msgs/msg/PointCloud2"))
+    kinds: Any = store.types
+    point = kinds["sensor_msgs/msg/PointField"](*field)
+    message = kinds["sensor_msgs/msg/PointCloud2"](1, 4, [point], False, 16, np.ones(64, np.uint8))
+    data = bytes(store.serialize_cdr(message, "sensor_msgs/msg/PointCloud2"))
+    bag = write_mcap(
+        tmp_path / "x.mcap",
+        "sensor_msgs/msg/PointCloud2",
+        [data] * 20,
+        schema=definition,
+        schema_encoding="ros2msg",
+    )
+    rows = results(extracted(bag, output=tmp_path / "lake"))
+    assert rows["/topic", "frozen"]["messages"] == 20
+    assert ("/topic", "returns") not in rows
 
 
 def test_runs_of_equal_values_go_on_across_slices(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from ros_to_parquet.report import page, plots, series
 from ros_to_parquet.report.clouds import points_of
 from ros_to_parquet.report.drive import Drive, describe_drive
 from ros_to_parquet.report.frame_tree import FrameTree, find_tree
+from ros_to_parquet.report.frames import find_frames
 from ros_to_parquet.report.make import ReportError, make_report
 from ros_to_parquet.report.pictures import PictureError, picture_of, small_jpeg
 from ros_to_parquet.report.rates import Gap, Rate, measure_rate
@@ -488,6 +489,7 @@ WORD = b"\x00\x01\x00\x00" + b"\x02\x00\x00\x00x\x00"
         ("sensor_msgs/msg/NavSatFix", "string latitude", WORD, ""),
         ("sensor_msgs/msg/NavSatFix", "string status", WORD, ""),
         ("nav_msgs/msg/Odometry", "string pose", WORD, ""),
+        ("sensor_msgs/msg/Image", "string image_path", WORD, "its image_path is no file of the drive"),
         ("tf2_msgs/msg/TFMessage", "string transforms", WORD, ""),
         (
             "tf2_msgs/msg/TFMessage",
@@ -505,6 +507,49 @@ def test_a_standard_type_with_a_definition_of_its_own(
     drive, text = make_report(extracted(bag, output=tmp_path / "lake"), "drive_1")
     assert (drive.rows, drive.rejected) == (3, 0)
     assert said in html.unescape(text)
+
+
+@pytest.mark.parametrize("folder", ["../..", "../../_files/cam/drive_id=drive_1/x/../.."])
+def test_a_path_of_a_bags_own_leads_to_no_file_outside_of_the_drive(tmp_path: Path, folder: str) -> None:
+    """A bag can define its own Image, with an image_path; and what is there may be anybody's picture."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "private.png")
+    path = f"_files/cam/drive_id=drive_1/{folder}/private.png".encode()
+    payload = b"\0\1\0\0" + struct.pack("<I", len(path) + 1) + path + b"\0"
+    bag, schema = tmp_path / "a.mcap", "string image_path\n"
+    write_mcap(bag, "sensor_msgs/msg/Image", [payload], schema=schema, schema_encoding="ros2msg")
+    lake = extracted(bag, output=tmp_path / "lake")
+    (camera,) = find_frames(*opened(lake)).cameras
+    assert [each.problem for each in camera.frames] == ["its image_path is no file of the drive"]
+
+
+def test_a_picture_file_that_is_gone_is_said(tmp_path: Path) -> None:
+    path = b"_files/cam/drive_id=drive_1/x/1.png"
+    payload = b"\0\1\0\0" + struct.pack("<I", len(path) + 1) + path + b"\0"
+    bag, schema = tmp_path / "a.mcap", "string image_path\n"
+    write_mcap(bag, "sensor_msgs/msg/Image", [payload], schema=schema, schema_encoding="ros2msg")
+    _, text = make_report(extracted(bag, output=tmp_path / "lake"), "drive_1")
+    assert "its file is not there" in text
+
+
+def test_numbers_too_large_to_be_plotted_are_told_apart(tmp_path: Path) -> None:
+    """Their differences would be infinite, of which nothing can be drawn."""
+    odometry = "geometry_msgs/PoseWithCovariance pose\n"
+    for name, member in (("PoseWithCovariance", "Pose pose"), ("Pose", "Point position")):
+        odometry += f"{'=' * 80}\nMSG: geometry_msgs/{name}\ngeometry_msgs/{member}\n"
+    odometry += f"{'=' * 80}\nMSG: geometry_msgs/Point\nfloat64 x\nfloat64 y\nfloat64 z\n"
+    values = [(1.0, 2.0), (1e308, -1e308), (9e99, -9e99), (-1e308, 1e308), (3.0, 4.0)]
+    payloads = [b"\0\1\0\0" + struct.pack("<ddd", *each, 0.0) for each in values]
+    bag = tmp_path / "a.mcap"
+    write_mcap(bag, "nav_msgs/msg/Odometry", payloads, schema=odometry, schema_encoding="ros2msg")
+    lake = extracted(bag, output=tmp_path / "lake")
+    track = find_track(*opened(lake))
+    assert track is not None
+    assert track.east_m.tolist() == [1.0, 9e99, 3.0]
+    assert track.left_out == 2
+    drive, _ = make_report(lake, "drive_1")
+    tables, _ = opened(lake)
+    (group,) = find_series(tables, drive, drive.time_axis()).groups
+    assert group.not_finite == 4
 
 
 def test_no_other_program_is_run_for_a_picture(monkeypatch: pytest.MonkeyPatch) -> None:

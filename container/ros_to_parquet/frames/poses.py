@@ -34,6 +34,7 @@ from ros_to_parquet.frames.interpolate import Between, slerp
 from ros_to_parquet.frames.match import NONE, match, shares
 from ros_to_parquet.frames.sources import LOG_TIME, Cache, Groups, Part, reach, read_stretch
 from ros_to_parquet.frames.tree import MAX_EDGES, Edge, Way
+from ros_to_parquet.report.tables import type_at
 from ros_to_parquet.storage.local import local_errors
 
 TF_TYPES = ("tf2_msgs/TFMessage", "tf/tfMessage")
@@ -90,10 +91,11 @@ def find_edges(filesystem: fs.FileSystem, root: str, topics: Sequence[TfTopic]) 
             for pair in pairs.aggregate([]).to_pylist():
                 key = pair["parent"], pair["child"]
                 moving[key] = moving.get(key, False) or not topic.static
-        if len(moving) > MAX_EDGES:
-            raise FramesError(
-                f"topic {topic.name}: more than {MAX_EDGES:,} pairs of coordinate frames: these are no names"
-            )
+            if len(moving) > MAX_EDGES:
+                raise FramesError(
+                    f"topic {topic.name}: more than {MAX_EDGES:,} pairs of coordinate frames: these are no "
+                    "names"
+                )
     return {Edge(*key, not is_moving) for key, is_moving in moving.items()}
 
 
@@ -103,10 +105,35 @@ def _transforms(
     """Log times and transforms, those of a message one behind the other."""
     for path in topic.paths:
         with pq.ParquetFile(filesystem.open_input_file(f"{root}/{path}")) as file:
+            _check_columns(topic, path, file.schema_arrow)
             for batch in file.iter_batches(_BATCH_ROWS, columns=[LOG_TIME, *columns], use_threads=False):
                 lists = batch.column("transforms")
                 logs = np.repeat(integers(batch.column(LOG_TIME)), np.asarray(lists.value_lengths()))
                 yield logs, lists.flatten()
+
+
+_NEEDED = {
+    "header.frame_id": pa.types.is_string,
+    "header.stamp.sec": pa.types.is_integer,
+    "header.stamp.nanosec": pa.types.is_integer,
+    "child_frame_id": pa.types.is_string,
+    **{f"transform.translation.{name}": pa.types.is_floating for name in "xyz"},
+    **{f"transform.rotation.{name}": pa.types.is_floating for name in "xyzw"},
+}
+
+
+def _check_columns(topic: TfTopic, path: str, columns: pa.Schema) -> None:
+    """A bag can define its own TFMessage."""
+    kind = type_at(columns, "transforms")
+    inner = kind.value_type if kind is not None and pa.types.is_list(kind) else None
+    fields = pa.schema(inner if inner is not None and pa.types.is_struct(inner) else [])
+    for name, is_needed in _NEEDED.items():
+        there = type_at(fields, name)
+        if there is None or not is_needed(there):
+            raise FramesError(
+                f"topic {topic.name}: its transforms have no {name} as TF's have ({path}); name the "
+                '"topics" whose transforms are to be taken'
+            )
 
 
 def _frames(transforms: pa.StructArray) -> list[pa.Array]:

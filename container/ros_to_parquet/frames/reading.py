@@ -78,9 +78,13 @@ def dataset(storage: Storage, lake_uri: str, name: str, wanted: Sequence[str] | 
 
 
 def is_made_of(filesystem: fs.FileSystem, path: str, plans: frozenset[str]) -> bool:
-    """Whether the frames table at ``path`` has rows of one of the plans."""
-    said = (pq.read_metadata(path, filesystem=filesystem).metadata or {}).get(METADATA_KEY.encode(), b"{}")
-    return not plans.isdisjoint(json.loads(said).get("plans", ()))
+    """Whether the frames table at ``path`` has rows of one of the plans, or cannot be read (any more)."""
+    try:
+        footer = pq.read_metadata(path, filesystem=filesystem)
+        said = json.loads((footer.metadata or {}).get(METADATA_KEY.encode(), b"{}"))
+    except (FileNotFoundError, ValueError):
+        return True
+    return not plans.isdisjoint(said.get("plans", ()))
 
 
 def fetch(lake_uri: str, keys: pa.Array | pa.ChunkedArray, columns: Sequence[str] | None) -> pa.Table:

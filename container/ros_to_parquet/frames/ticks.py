@@ -65,7 +65,9 @@ class Recorded:
         self._merge()
         if not len(self.first):
             return
-        ends = np.flatnonzero(self.first[1:] - self.last[:-1] > PAUSE_NS)
+        # A log time may have any 64 bits: between two of them can lie more than the largest of them.
+        pauses = (self.first[1:] - self.last[:-1]).view(np.uint64)
+        ends = np.flatnonzero(pauses > PAUSE_NS)
         begins = np.concatenate((self.first[:1], self.first[ends + 1]))
         stops = np.concatenate((self.last[ends], self.last[-1:]))
         yield from zip(begins.tolist(), stops.tolist(), strict=True)

@@ -42,6 +42,9 @@ _TAIL_BYTES = 1 << 16
 # sensor_msgs/PointField's numbers of the types that a coordinate can have.
 _COORDINATES: Mapping[int, str] = {7: "f4", 8: "f8"}
 
+_FIELD: Mapping[str, pa.DataType] = {"name": pa.string(), "offset": pa.uint32(), "datatype": pa.uint8()}
+"""What is read of a sensor_msgs/PointField."""
+
 _rng = np.random.default_rng(20261121)
 _FACTORS: UInt64Array = _rng.integers(1, 1 << 63, WORDS, dtype=np.uint64) | np.uint64(1)
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
@@ -228,7 +231,8 @@ def _is_fields(kind: pa.DataType) -> bool:
     """Whether it is of sensor_msgs/PointField's."""
     if not (pa.types.is_list(kind) and pa.types.is_struct(kind.value_type)):
         return False
-    return {"name", "offset", "datatype"} <= {child.name for child in kind.value_type}
+    there = {child.name: child.type for child in kind.value_type}
+    return all(there.get(name) == wanted for name, wanted in _FIELD.items())
 
 
 def _leaves(field: pa.Field, path: str, place: tuple[int, ...]) -> Iterator[_Leaf]:

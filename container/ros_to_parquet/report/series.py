@@ -10,7 +10,16 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ros_to_parquet.report.drive import Drive, Topic, share_of
-from ros_to_parquet.report.tables import TIMES, Tables, has_times, is_numeric, leaf, timed, type_at
+from ros_to_parquet.report.tables import (
+    MOST_NUMBER,
+    TIMES,
+    Tables,
+    has_times,
+    is_numeric,
+    leaf,
+    timed,
+    type_at,
+)
 from ros_to_parquet.report.time_axis import TimeAxis
 
 BINS = 180
@@ -61,7 +70,7 @@ class Group:
 
     Attributes:
         path: of the message in a row; empty for fields of the topic's own message.
-        not_finite: values that are NaN or infinite.
+        not_finite: values that are NaN or infinite, or as good as that (`tables.MOST_NUMBER`).
     """
 
     topic: Topic
@@ -175,7 +184,7 @@ def _read(
         places = axis.bins(rows.column(TIMES).to_numpy(zero_copy_only=False), BINS)
         for path in numbers(rows.schema):
             values = leaf(rows, path).cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
-            finite = np.isfinite(values)
+            finite = np.abs(values) < MOST_NUMBER
             not_finite[path] += int(np.count_nonzero(~finite))
             np.minimum.at(least[path], places[finite], values[finite])
             np.maximum.at(most[path], places[finite], values[finite])

@@ -31,6 +31,9 @@ BUFFER_BYTES = 4 << 20
 """Of large values that are read at a time."""
 LEAST_OPENED_A_TOPIC = 4
 
+MOST_NUMBER = 1e100
+"""Numbers from here on are taken for infinite: with them differences would be, and no plot can be drawn."""
+
 
 @dataclass(frozen=True, slots=True)
 class RowGroup:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ros_to_parquet.report.drive import Drive, Topic, share_of
-from ros_to_parquet.report.tables import TIMES, Tables, is_numeric, leaf, type_at
+from ros_to_parquet.report.tables import MOST_NUMBER, TIMES, Tables, is_numeric, leaf, type_at
 
 MOST_POINTS = 2_000
 
@@ -79,7 +79,7 @@ def _gps(tables: Tables, topic: Topic) -> Track | None:
 
 def _odometry(tables: Tables, topic: Topic) -> Track | None:
     share, (times, x, y) = _columns(tables, topic, [TIMES, "pose.pose.position.x", "pose.pose.position.y"])
-    finite = np.isfinite(x) & np.isfinite(y)
+    finite = (np.abs(x) < MOST_NUMBER) & (np.abs(y) < MOST_NUMBER)
     if np.count_nonzero(finite) < 2:
         return None
     left_out = int(np.count_nonzero(~finite))

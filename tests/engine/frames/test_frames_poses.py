@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +18,7 @@ from ros_to_parquet.frames.errors import FramesError
 from ros_to_parquet.frames.make import write_frames
 from ros_to_parquet.frames.tree import Edge, find_way
 from tests.engine.frames.drives import MS, Message, extracted, image, made, table_of, transform, write
-from tests.engine.sample_bags import START_NS
+from tests.engine.sample_bags import START_NS, write_mcap
 
 Matrix = npt.NDArray[np.float64]
 STILL = (0.0, 0.0, 0.0, 1.0)
@@ -240,6 +241,48 @@ def test_several_parents_are_refused_in_words(tmp_path: Path) -> None:
     assert lake.frames_tables() == []
     _, rows = made(lake, reference="/camera", pose={"parent": "odom", "child": "base", "topics": ["/tf"]})
     assert xs(rows) == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "payload"),
+    [
+        ("string transforms\n", b"\0\1\0\0" + struct.pack("<I", 2) + b"a\0"),
+        ("float64[] transforms\n", b"\0\1\0\0" + struct.pack("<I", 0)),
+        ("string other\n", b"\0\1\0\0" + struct.pack("<I", 2) + b"a\0"),
+    ],
+)
+def test_transforms_of_a_bags_own_making_are_refused_in_words(
+    tmp_path: Path, text: str, payload: bytes
+) -> None:
+    """A bag can define its own TFMessage."""
+    own = write_mcap(
+        tmp_path / "own.mcap", "tf2_msgs/msg/TFMessage", [payload], schema=text, schema_encoding="ros2msg"
+    )
+    bag = write(tmp_path / "a.bag", [image(0, 0), odom(0, 1.0), odom(200, 1.0)])
+    lake = extracted(tmp_path / "lake", bag, own)
+    with pytest.raises(FramesError, match=r"topic /topic: its transforms have no header\.frame_id as TF's"):
+        write_frames(lake.uri, "d", table_of(reference="/camera", pose={"parent": "odom", "child": "base"}))
+    _, rows = made(lake, reference="/camera", pose={"parent": "odom", "child": "base", "topics": ["/tf"]})
+    assert xs(rows) == [1.0]
+
+
+def test_names_of_frames_without_end_are_refused_before_all_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(poses_module, "_BATCH_ROWS", 1)
+    monkeypatch.setattr(poses_module, "MAX_EDGES", 2)
+    names = [transform(at * MS, ("odom", f"child_{at}", ORIGIN, STILL)) for at in range(50)]
+    read: list[int] = []
+    frames_of = poses_module._frames
+
+    def counted(transforms: Any) -> Any:
+        read.append(len(transforms))
+        return frames_of(transforms)
+
+    monkeypatch.setattr(poses_module, "_frames", counted)
+    with pytest.raises(FramesError, match="more than 2 pairs of coordinate frames"):
+        made(frames_and(tmp_path, *names), reference="/camera", pose={"parent": "odom", "child": "child_1"})
+    assert len(read) == 3
 
 
 # --- the tree ---------------------------------------------------------------------------------------

@@ -174,6 +174,13 @@ def test_stretches_in_which_something_was_recorded(times: list[list[int]]) -> No
     assert [list(each) for each in recorded.stretches()] == expected
 
 
+def test_a_pause_that_is_longer_than_any_number_of_64_bits() -> None:
+    """Log times of 2^63 and more are read as ones before 1970."""
+    recorded = Recorded()
+    recorded.add(np.array([-(2**63), 10**18]))
+    assert list(recorded.stretches()) == [(-(2**63), -(2**63)), (10**18, 10**18)]
+
+
 # --- on S3 ------------------------------------------------------------------------------------------
 
 

@@ -495,6 +495,15 @@ def test_an_overwritten_drive_has_no_frames_of_what_was_replaced(tmp_path: Path)
     assert sorted(lake.frames().to_table().column("drive_id").to_pylist()) == ["d", "e"]
 
 
+def test_a_frames_table_that_cannot_be_read_does_not_keep_a_drive_from_being_replaced(tmp_path: Path) -> None:
+    lake = extracted(tmp_path / "lake", write(tmp_path / "a.bag", [image(0, 0)]))
+    result, _ = made(lake, reference="/camera")
+    (tmp_path / "lake" / result.path).write_bytes(b"PAR1 cut off")
+    extracted(tmp_path / "lake", tmp_path / "a.bag", overwrite=True)
+    assert lake.frames_tables() == []
+    assert lake.dataset("camera").count_rows() == 1
+
+
 def test_a_drive_that_is_replaced_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before its files are read, and when they have been."""
     bag = write(tmp_path / "a.bag", [image(0, 0)])
