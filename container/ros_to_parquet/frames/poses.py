@@ -90,6 +90,8 @@ def find_edges(filesystem: fs.FileSystem, root: str, topics: Sequence[TfTopic]) 
             pairs = pa.table(_frames(transforms), names=["parent", "child"]).group_by(["parent", "child"])
             for pair in pairs.aggregate([]).to_pylist():
                 key = pair["parent"], pair["child"]
+                if None in key:
+                    continue
                 moving[key] = moving.get(key, False) or not topic.static
             if len(moving) > MAX_EDGES:
                 raise FramesError(
@@ -108,7 +110,8 @@ def _transforms(
             _check_columns(topic, path, file.schema_arrow)
             for batch in file.iter_batches(_BATCH_ROWS, columns=[LOG_TIME, *columns], use_threads=False):
                 lists = batch.column("transforms")
-                logs = np.repeat(integers(batch.column(LOG_TIME)), np.asarray(lists.value_lengths()))
+                counts = np.asarray(lists.value_lengths().fill_null(0))  # a message in JSON may have none
+                logs = np.repeat(integers(batch.column(LOG_TIME)), counts)
                 yield logs, lists.flatten()
 
 
@@ -249,7 +252,7 @@ class Poses:
     ) -> Iterator[tuple[Edge, pa.Table]]:
         parents, children = _frames(transforms)
         for edge in edges:
-            here = pc.and_(pc.equal(children, edge.child), pc.equal(parents, edge.parent))
+            here = pc.and_(pc.equal(children, edge.child), pc.equal(parents, edge.parent)).fill_null(False)
             places = np.flatnonzero(here.to_numpy(zero_copy_only=False))
             if not len(places):
                 continue
@@ -342,7 +345,8 @@ def _samples(logs: Int64Array, transforms: pa.StructArray, clock: Clock) -> pa.T
     times = logs
     if clock is Clock.STAMP:
         stamp = transforms.field("header").field("stamp")
-        times = integers(stamp.field("sec")) * 1_000_000_000 + integers(stamp.field("nanosec"))
+        seconds, rest = (integers(stamp.field(name).fill_null(0)) for name in ("sec", "nanosec"))
+        times = seconds * 1_000_000_000 + rest
     transform = transforms.field("transform")
     translation, rotation = transform.field("translation"), transform.field("rotation")
     turned = np.stack([floats(rotation.field(name)) for name in "xyzw"], axis=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import struct
 from collections.abc import Mapping, Sequence
@@ -264,6 +265,42 @@ def test_transforms_of_a_bags_own_making_are_refused_in_words(
         write_frames(lake.uri, "d", table_of(reference="/camera", pose={"parent": "odom", "child": "base"}))
     _, rows = made(lake, reference="/camera", pose={"parent": "odom", "child": "base", "topics": ["/tf"]})
     assert xs(rows) == [1.0]
+
+
+def of_json(kind: str, **properties: Any) -> dict[str, Any]:
+    return {"type": kind, **({"properties": properties} if properties else {})}
+
+
+def test_transforms_in_json_of_which_some_are_not_there(tmp_path: Path) -> None:
+    numbers = {name: of_json("number") for name in "xyzw"}
+    stamp = of_json("object", sec=of_json("integer"), nanosec=of_json("integer"))
+    each = of_json(
+        "object",
+        header=of_json("object", stamp=stamp, frame_id=of_json("string")),
+        child_frame_id=of_json("string"),
+        transform=of_json(
+            "object", translation=of_json("object", **numbers), rotation=of_json("object", **numbers)
+        ),
+    )
+    whole = {
+        "header": {"stamp": {"sec": 1, "nanosec": 2}, "frame_id": "odom"},
+        "child_frame_id": "base",
+        "transform": {"translation": {"x": 7, "y": 0, "z": 0}, "rotation": {"x": 0, "y": 0, "z": 0, "w": 1}},
+    }
+    lacking = [{**whole, "child_frame_id": None}, {**whole, "header": {}}, {**whole, "header": None}]
+    messages = [{"transforms": [whole]}, {}, {"transforms": None}, {"transforms": [*lacking, whole]}]
+    own = write_mcap(
+        tmp_path / "own.mcap",
+        "tf2_msgs/TFMessage",
+        [json.dumps(message).encode() for message in messages],
+        schema=json.dumps(of_json("object", transforms={"type": "array", "items": each})),
+        schema_encoding="jsonschema",
+        encoding="json",
+    )
+    lake = extracted(tmp_path / "lake", write(tmp_path / "a.bag", [image(0, 0)]), own)
+    result, rows = made(lake, reference="/camera", pose={"parent": "odom", "child": "base"})
+    assert xs(rows) == [7.0]
+    assert result.problems == ()
 
 
 def test_names_of_frames_without_end_are_refused_before_all_are_read(
