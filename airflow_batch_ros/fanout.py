@@ -120,7 +120,8 @@ NOTHING_NEW = "nothing is new"
 class Look:
     """A drive as it would be planned now; without a plan it has no bag.
 
-    ``left_out`` says why there is nothing to do of one that a pattern found.
+    ``left_out`` says why there is nothing to do of one that a pattern found; where nothing is new, the plan
+    names none of its bags.
     """
 
     source: DriveSource
@@ -311,7 +312,10 @@ class Fanout:
             return Look(source, None, str(error))
         if not source.found:
             return Look(source, plan)
-        return Look(source, plan, self._held_by(lake, plan) if plan.shards else NOTHING_NEW)
+        if not plan.shards:
+            # Night by night there are more of these, and the names of all their bags.
+            return Look(source, replace(plan, covered=(), ignored=()), NOTHING_NEW)
+        return Look(source, plan, self._held_by(lake, plan))
 
     def _held_by(self, lake: Lake, plan: Plan) -> str:
         """Which other live run has the drive; empty for none."""

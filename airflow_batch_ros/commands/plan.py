@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -163,12 +164,13 @@ def _drive_dict(drive: Foreseen, *, bags: bool) -> dict[str, Any]:
         "estimate": drive.estimate.as_dict() if drive.estimate else None,
     }
     if bags:
+        slices = _slices(plan)
         entry["bag_list"] = [
             {
                 "name": bag.name,
                 "format": bag.format,
                 "size_bytes": bag.size_bytes,
-                "slices": _slices(plan)[place],
+                "slices": slices[place],
             }
             for place, bag in enumerate(plan.bags)
         ]
@@ -254,9 +256,9 @@ def lines(
         )
     told = table_lines(head, rows) if rows else []
     if bags:
-        listed = [(drive.plan, place) for drive in drives for place in range(len(drive.plan.bags))]
-        told += [_bag_line(plan, place) for plan, place in listed[:BAGS_SHOWN]]
-        if (more := len(listed) - BAGS_SHOWN) > 0:
+        listed = (line for drive in drives for line in _bag_lines(drive.plan))
+        told += itertools.islice(listed, BAGS_SHOWN)
+        if (more := sum(len(drive.plan.bags) for drive in drives) - BAGS_SHOWN) > 0:
             told.append(f"and {more:,} more bags; --json has all")
     rare = [look for look in left_out if look.left_out != NOTHING_NEW]
     told += [f"{look.source.drive_id}: left out: {look.left_out}" for look in rare[:PROBLEMS_SHOWN]]
@@ -306,11 +308,12 @@ def _sum_lines(drives: Sequence[Foreseen], estimator: Estimator | None) -> list[
     ]
 
 
-def _bag_line(plan: Plan, place: int) -> str:
-    bag, slices = plan.bags[place], _slices(plan)[place]
-    return f"    {plan.drive_id}: {bag.name}: {megabytes(bag.size_bytes)} MB" + (
-        f" in {slices} slices" if slices > 1 else ""
-    )
+def _bag_lines(plan: Plan) -> Iterator[str]:
+    slices = _slices(plan)
+    for place, bag in enumerate(plan.bags):
+        yield f"    {plan.drive_id}: {bag.name}: {megabytes(bag.size_bytes)} MB" + (
+            f" in {slices[place]} slices" if slices[place] > 1 else ""
+        )
 
 
 def duration(seconds: float) -> str:

@@ -12,6 +12,8 @@ import pytest
 from botocore.exceptions import ClientError
 
 from airflow_batch_ros import cost
+from airflow_batch_ros.commands import plan as plan_command
+from airflow_batch_ros.conf import DriveSource
 from airflow_batch_ros.cost import Ended, Planned, Usage, measure, usage_of
 from airflow_batch_ros.estimate import (
     DEFAULT_MB_PER_S,
@@ -21,6 +23,7 @@ from airflow_batch_ros.estimate import (
     Speeds,
     learn_speeds,
 )
+from airflow_batch_ros.fanout import Look
 from airflow_batch_ros.jobs import SubmitOptions, Work, drive_job
 from airflow_batch_ros.lake import Lake
 from airflow_batch_ros.pace import Pace
@@ -415,6 +418,21 @@ def test_the_cost_is_shared_out_by_bytes() -> None:
 
 
 # --- commands ---------------------------------------------------------------------------------------
+
+
+def test_the_slices_of_a_plan_are_counted_once_however_many_bags_it_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = plan([bag(f"{number}.bag") for number in range(50)])
+    source = DriveSource(made.drive_id, "raw", "drive_1/")
+    drive = plan_command.Foreseen(Look(source, made), made, None)
+    counted: list[Plan] = []
+    count = plan_command._slices
+    monkeypatch.setattr(plan_command, "_slices", lambda each: counted.append(each) or count(each))
+    found = plan_command.as_dict("s3://lake", [drive], [], [], None, bags=True)
+    assert [each["slices"] for each in found["drives"][0]["bag_list"]] == [1] * 50
+    assert "    drive_1: 49.bag: 0.0 MB" in plan_command.lines([drive], [], None, bags=True)
+    assert len(counted) == 2
 
 
 def test_plan_says_what_a_run_would_do_and_writes_nothing(

@@ -289,6 +289,8 @@ def test_a_second_try_of_a_night_without_anything_new_asks_no_pattern_again(
     assert over(fleet, "night_2")[0].submit_all() == []
     looks, _, _ = over(fleet, "night_3")[0].look()
     assert [look.source.drive_id for look in looks if not look.left_out] == ["car_3"]
+    # Of a fleet's many drives with nothing new the names of the bags are not kept.
+    assert {look.plan.covered for look in looks if look.plan is not None} == {()}
 
 
 def test_a_drive_that_another_run_has_is_left_to_it(fleet: World) -> None:
