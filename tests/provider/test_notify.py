@@ -26,8 +26,11 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.airflow
 
 
-def run_a_bad_drive(example: str, s3: S3Client, bucket: str, monkeypatch: pytest.MonkeyPatch) -> str:
+def run_a_bad_drive(
+    example: str, aws: EmbeddedAws, s3: S3Client, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> str:
     """Runs an example over a drive that is well and one of which no bag can be read; the run's state."""
+    aws.ensure_buckets(bucket)  # jobs of the default definition may go there then
     monkeypatch.setenv("AIRFLOW_VAR_ROS_TO_PARQUET_OUTPUT", f"s3://{bucket}/lake")
     put(s3, bucket, "raw/good/a.bag", body=ros1_bag())
     put(s3, bucket, "raw/bad/<!channel>.bag", body=UNREADABLE)
@@ -53,7 +56,7 @@ def test_a_topic_is_told_which_drives_failed_and_why(
     aws.client("sns").subscribe(TopicArn=topic, Protocol="sqs", Endpoint=arn)
     monkeypatch.setenv("AIRFLOW_VAR_ROS_TO_PARQUET_TOPIC_ARN", topic)
 
-    assert run_a_bad_drive("example_notify_sns", s3, bucket, monkeypatch) == "failed"
+    assert run_a_bad_drive("example_notify_sns", aws, s3, bucket, monkeypatch) == "failed"
     (message,) = sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10)["Messages"]
     sent = json.loads(message["Body"])
     assert sent["Subject"] == "example_notify_sns has failed"
@@ -92,14 +95,14 @@ def webhook() -> Iterator[tuple[str, list[Any]]]:
 
 
 def test_a_channel_is_told_and_nobody_is_called(
-    airflow_database: None, s3: S3Client, bucket: str, monkeypatch: pytest.MonkeyPatch
+    airflow_database: None, aws: EmbeddedAws, s3: S3Client, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where Slack's provider is installed: ``scripts/test-optional``."""
     pytest.importorskip("airflow.providers.slack")
     with webhook() as (url, posted):
         connection = {"conn_type": "slackwebhook", "host": url, "password": "T000/B000/secret"}
         monkeypatch.setenv("AIRFLOW_CONN_SLACK_DEFAULT", json.dumps(connection))
-        assert run_a_bad_drive("example_notify_slack", s3, bucket, monkeypatch) == "failed"
+        assert run_a_bad_drive("example_notify_slack", aws, s3, bucket, monkeypatch) == "failed"
     (message,) = posted
     assert message["text"].startswith("*example_notify_slack* has failed: <")
     assert "- bad: failed, 1 of 1 shards done" in message["text"]
