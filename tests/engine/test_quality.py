@@ -389,7 +389,7 @@ def test_numbers_survive_their_text(lake: Lake) -> None:
     (read,) = lake.drive("d").manifests
     assert read.quality == "", "who reads drives has no use for them"
     path = Path(lake.uri) / contract.manifest_key("d", read.plan_id, read.shard)
-    first = contract.from_json(contract.Manifest, path.read_bytes())
+    first = contract.from_json(contract.Manifest, path.read_bytes(), where=str(path))
     loaded = numbers_of.load(first.quality)
     assert loaded is not None
     assert numbers_of.dump(loaded) == first.quality
