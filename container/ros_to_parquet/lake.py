@@ -486,6 +486,23 @@ def _has_lease(storage: Storage, plan: Plan) -> bool:
         return False
 
 
+def is_replaced(storage: Storage, plan: Plan, key: str) -> bool:
+    """Whether a run that is committed has replaced the plan; to be asked when a manifest of it is written.
+
+    Such a run's sweep may have looked through the plan's folder before that, and then comes no more. It had
+    the lease, and its commit says so before it sweeps; or, where a third run has replaced that one, what was
+    in the folder is gone: ``key`` is of an object that was.
+    """
+    if _has_lease(storage, plan):
+        return False
+    try:
+        storage.head(join(plan.output, key))
+    except NotFoundError:
+        return True
+    commits = _list_drive(storage, plan.output, plan.drive_id).commits
+    return any(plan.plan_id in commit.replaces for commit in _load(storage, DriveManifest, commits))
+
+
 def release_lease(storage: Storage, plan: Plan) -> None:
     """Gives the drive's lease back, where it is still this plan's."""
     if _has_lease(storage, plan):

@@ -1086,6 +1086,13 @@ def _try_shard(
     started, number = _start(storage, plan, shard, job)
     event("shard_started", drive_id=plan.drive_id, shard=shard, bags=len(plan.shards[shard]))
     manifest = _extract(plan, shard, started, number, budget=budget, progress=progress)
+    if lake.is_replaced(storage, plan, contract.started_key(plan.drive_id, plan.plan_id, shard, number)):
+        _withdraw(storage, plan, manifest)
+        raise ShardError(
+            f"drive {plan.drive_id}: another run has replaced what the lake had of it meanwhile; "
+            f"shard {shard} was too late and is taken back",
+            ExitCode.PLAN_REFUSED,
+        )
     _log_shard(manifest)
     return manifest
 
@@ -1108,7 +1115,7 @@ def _start(storage: Storage, plan: Plan, shard: int, job: JobIdentity) -> tuple[
 
 
 def _withdraw(storage: Storage, plan: Plan, manifest: Manifest) -> None:
-    """Removes what a void manifest names, and then the manifest."""
+    """Removes what the manifest of a shard that came too late names, and then the manifest."""
     for path in contract.paths_of(manifest):
         storage.delete(join(plan.output, path))
     remove_folders(storage, plan.output, contract.folders_of(manifest))

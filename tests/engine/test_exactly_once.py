@@ -23,7 +23,7 @@ from ros_to_parquet import contract, local_plan, run
 from ros_to_parquet.contract import BagSlice, ExtractOptions, Plan, PlannedBag, Run
 from ros_to_parquet.storage import open_storage
 from tests.engine.bag.bag_bytes import McapFile, mcap_attachment, mcap_channel, mcap_message, mcap_schema
-from tests.engine.kill_runner import Job, Rows
+from tests.engine.kill_runner import Job, RefusedError, Rows, Trial
 from tests.engine.sample_bags import START_NS, TOPICS, write_bag
 from tests.engine.test_images import STORE, picture, raw, write
 
@@ -238,6 +238,36 @@ def test_overtaken_here_and_there(drive: Drive, tmp_path: Path, place: Place, ri
 def test_overtaken_at_every_change(drive: Drive, tmp_path: Path, place: Place, flow: str, rival: str) -> None:
     report = sweep(whole_bags(drive), flow, place, tmp_path, rival=rival)
     assert sum(report["deaths"].values()) >= report["changes"] - 2
+
+
+def test_replaced_when_its_files_are_there_and_its_manifest_is_not(
+    drive: Drive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has replaced the drive looks through it no more: who was too late takes itself back."""
+    of_two = whole_bags(drive)
+    job = Job(
+        flow="shards",
+        base=str(tmp_path),
+        scratch=str(tmp_path / "scratch"),
+        bags=[str(bag) for bag in of_two.bags],
+        plan=contract.to_json(of_two.plan).decode(),
+        expected=of_two.expected,
+        moments=(),
+        rival="over",
+    )
+    trial = Trial(job, "lake")
+    trial.prepare()
+    write_manifest = run._commit
+
+    def late(storage: Any, plan: Plan, manifest: contract.Manifest, number: int) -> contract.Manifest:
+        if (plan.plan_id, manifest.shard) == (of_two.plan.plan_id, 1):
+            trial.run_rival()
+        return write_manifest(storage, plan, manifest, number)
+
+    monkeypatch.setattr(run, "_commit", late)
+    with pytest.raises(RefusedError, match="shard 1 was too late and is taken back"):
+        trial.run()
+    trial.check_after()
 
 
 def test_three_at_one_drive(drive: Drive, tmp_path: Path, place: Place) -> None:
