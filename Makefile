@@ -23,7 +23,7 @@ test: setup check ## format, lint, types, import rules and all tests
 test-airflow: setup ## the provider's tests on Airflow 2.11 and 3.0 too
 	@./scripts/test-airflows -q
 
-test-optional: setup ## the tests that need Airflow's providers for OpenLineage and Slack
+test-optional: setup ## the tests that need OpenLineage's and Slack's providers, polars or pandas
 	@./scripts/test-optional -q
 
 test-oracles: setup ## hold the engine against other people's readers; ROS's own if apt-get can install it
