@@ -1240,6 +1240,7 @@ def _extract(
         check_lease(storage, plan)
         termination.check()
         with termination.deferred():  # what is published and what the manifest names are the same
+            copied += [join(plan.output, file.path) for topic in topics for file in topic.files]
             tables.publish()
             manifest = _manifest(plan, shard, started, begin=begin, topics=topics, bags=bags, budget=budget)
             manifest = replace(manifest, quality=quality)

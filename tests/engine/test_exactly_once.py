@@ -20,8 +20,10 @@ import pytest
 
 import ros_to_parquet
 from ros_to_parquet import contract, local_plan, run
+from ros_to_parquet.cli import main
 from ros_to_parquet.contract import BagSlice, ExtractOptions, Plan, PlannedBag, Run
-from ros_to_parquet.storage import open_storage
+from ros_to_parquet.parquet import TableWriters
+from ros_to_parquet.storage import TransientError, open_storage
 from tests.engine.bag.bag_bytes import McapFile, mcap_attachment, mcap_channel, mcap_message, mcap_schema
 from tests.engine.kill_runner import Job, RefusedError, Rows, Trial
 from tests.engine.sample_bags import START_NS, TOPICS, write_bag
@@ -268,6 +270,21 @@ def test_replaced_when_its_files_are_there_and_its_manifest_is_not(
     with pytest.raises(RefusedError, match="shard 1 was too late and is taken back"):
         trial.run()
     trial.check_after()
+
+
+def test_files_that_were_published_before_another_could_not_be_are_taken_back(
+    drive: Drive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish = TableWriters.publish
+
+    def cut_off(tables: TableWriters) -> None:
+        publish(tables)
+        raise TransientError("the network is gone")
+
+    monkeypatch.setattr(TableWriters, "publish", cut_off)
+    words = ["extract", *map(str, drive.bags), "--output", str(tmp_path / "lake"), "--drive-id", "d"]
+    assert main(words) == contract.ExitCode.RETRY
+    assert list((tmp_path / "lake").rglob("*.parquet")) == []
 
 
 def test_three_at_one_drive(drive: Drive, tmp_path: Path, place: Place) -> None:
