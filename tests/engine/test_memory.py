@@ -143,6 +143,9 @@ def test_the_shares_of_the_default() -> None:
         "upload": 128 * MIB,
         "alone": 832 * MIB,
         "tables": 768 * MIB,
+        "files": 32 * MIB,
+        "pictures": 256 * MIB,
+        "videos": 384 * MIB,
     }
 
 

@@ -192,6 +192,10 @@ class _Topic:
         self.least_ns, self.most_ns = min(self.least_ns, least), max(self.most_ns, most)
 
 
+MAX_TOPICS = 1_000
+"""Of a shard that are measured, the first ones: what is kept of each has no place in the memory limit."""
+
+
 class Watch:
     """Measures the topics of one shard.
 
@@ -221,6 +225,8 @@ class Watch:
             return None
         key = (topic, type_name)
         if key not in self._topics:
+            if len(self._topics) >= MAX_TOPICS:
+                return None
             self._topics[key] = _Topic(self._numbers.of(topic, type_name))
         stream = Stream(self._topics[key], connection)
         self._topics[key].streams.append(stream)
