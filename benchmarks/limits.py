@@ -12,7 +12,6 @@ from pathlib import Path
 from benchmarks import measure
 from benchmarks.cache import Bag
 from benchmarks.measure import Measurement
-from ros_to_parquet import entry
 
 _TABLES = "benchmarks.tables"
 
@@ -58,7 +57,7 @@ def undecoded(bag: Bag, tables: Path, *, repeat: int, scratch: Path) -> Limit:
             ours.append(measure.run(measure.extract(bag.path, out), scratch))
         with measure.folder(scratch) as out:
             replay = measure.module(_TABLES, "replay", str(bag.path), str(tables), str(out))
-            limit.append(measure.run(replay, scratch, extra=entry.ENVIRONMENT))
+            limit.append(measure.run(replay, scratch))
     return Limit(bag, measure.median(ours), measure.median(limit))
 
 

@@ -57,6 +57,11 @@ MAX_PENDING_BYTES: Final = MAX_MESSAGE_BYTES
 """Payload between two ``take()``; keeps offsets within 32 bits even if every byte of text is escaped."""
 
 
+LONG_BYTES: Final = 16 << 10
+"""Sequences of messages as long as that on average are copied by numpy. It costs by the message, but no byte
+is copied a second time when an output grows."""
+
+
 @dataclass(frozen=True, slots=True)
 class Decoded:
     """Columns of messages.
@@ -89,6 +94,7 @@ class Decoder:
     Args:
         layout: of the messages.
         encoding: ``ros1`` or ``cdr``. CDR's version and byte order are those of each message's header.
+        long_bytes: see `LONG_BYTES`.
 
     Raises:
         DefinitionError: another encoding.
@@ -100,7 +106,7 @@ class Decoder:
     expansion = 1
     """How many times a message's bytes it takes in memory, at most and about, until ``take``."""
 
-    def __init__(self, layout: Layout, encoding: str) -> None:
+    def __init__(self, layout: Layout, encoding: str, *, long_bytes: int = LONG_BYTES) -> None:
         _check_encoding(layout.root.type_name, encoding)
         self.schema = pa.schema(arrow_fields(layout))
         self.has_stamp = layout.header_index is not None
@@ -108,6 +114,8 @@ class Decoder:
         self.encoding = encoding
         self._wide = _has_wide_strings(layout.root)
         self._kernels: dict[Wire, _Kernel] = {}
+        self._long_bytes = long_bytes
+        self._by_place: bool | None = None
         self._fitting: dict[Wire, int] = {}
         self._fed_messages = 0
         self._fed_bytes = 0
@@ -153,6 +161,8 @@ class Decoder:
         payload_bytes = int(lengths[indices].sum()) if len(indices) < len(starts) else int(lengths.sum())
         if self._fed_bytes + payload_bytes > MAX_PENDING_BYTES:
             raise OverflowError(f"more than {MAX_PENDING_BYTES} bytes of messages are pending: take() first")
+        if self._by_place is None:  # from its first messages on, for rows of two kernels have to be sorted
+            self._by_place = payload_bytes >= self._long_bytes * len(starts)
         if self.encoding == "ros1":
             self._add(data, starts, stops, indices, (ROS1,))
         else:
@@ -236,7 +246,8 @@ class Decoder:
 
     def _kernel(self, wire: Wire) -> _Kernel:
         if wire not in self._kernels:
-            self._kernels[wire] = _Kernel(compile_program(self.layout.root, wire))
+            program = compile_program(self.layout.root, wire, by_place=bool(self._by_place))
+            self._kernels[wire] = _Kernel(program)
         return self._kernels[wire]
 
     def _stamps(self, columns: list[pa.Array]) -> Int64Array | None:
@@ -458,6 +469,37 @@ class _Machine:
         return array
 
 
+_MOST_USUAL_BYTES: Final = 8 << 20
+
+
+class _Joined:
+    """Bytes of many places, one behind the other."""
+
+    def __init__(self) -> None:
+        self._data = _NO_BYTES
+        self._size = self._usual_size = 0
+
+    def add(self, data: UInt8Array, places: Int64Array, lengths: Int64Array) -> None:
+        """Copies ``lengths`` bytes from each of ``places`` in ``data``."""
+        end = self._size + int(lengths.sum())
+        if end > len(self._data):
+            grown: UInt8Array = np.empty(max(end, 2 * len(self._data), self._usual_size), np.uint8)
+            grown[: self._size] = self._data[: self._size]
+            self._data = grown
+        size = self._size
+        for place, length in zip(places.tolist(), lengths.tolist(), strict=True):
+            self._data[size : size + length] = data[place : place + length]
+            size += length
+        self._size = size
+
+    def take(self) -> UInt8Array:
+        """All of it; what comes next has memory of its own, as much at once as is likely to be needed."""
+        taken = self._data[: self._size]
+        self._usual_size = min(self._size + self._size // 8, _MOST_USUAL_BYTES)
+        self._data, self._size = _NO_BYTES, 0
+        return taken
+
+
 class _Kernel:
     """Decodes the messages of one wire format."""
 
@@ -465,6 +507,8 @@ class _Kernel:
         self._program = program
         self._decoder = _Machine(program.decoder)
         self._checker: _Machine | None = None
+        self._joined = {name: _Joined() for name in program.by_place}
+        self._copied_rows = 0
         self._rows: list[Int64Array] = []
         self._parts: list[_Part] = []
 
@@ -479,6 +523,7 @@ class _Kernel:
         data, starts, stops = self._own(data, starts, stops)
         done = self._decoder.run(data, starts, stops)
         self._rows.append(rows[:done])
+        self._copy(data, done)
         if done == len(starts):
             return []
         self._finish_part()
@@ -489,7 +534,16 @@ class _Kernel:
                 "the decoder stopped at a message that its checker accepts: a bug, please report it"
             )
         self._rows.append(rows[good])
+        self._copy(data, len(good))
         return [(done + int(position), reason) for position, reason in zip(failed, reasons, strict=True)]
+
+    def _copy(self, data: UInt8Array, rows: int) -> None:
+        """Of what the decoder tells by its place in ``data``, copies that of its last so many rows."""
+        begin, end = self._copied_rows, self._copied_rows + rows
+        for name, (offsets, size) in self._program.by_place.items():
+            lengths = np.diff(self._decoder.output(offsets)[begin : end + 1]).astype(np.int64) * size
+            self._joined[name].add(data, self._decoder.output(name)[begin:end], lengths)
+        self._copied_rows = end
 
     def count_fitting(self, data: UInt8Array, starts: Int64Array, stops: Int64Array) -> int:
         """How many of the messages would decode."""
@@ -519,7 +573,9 @@ class _Kernel:
     def _finish_part(self) -> None:
         rows = np.concatenate(self._rows) if self._rows else _NO_INDICES
         self._rows = []
-        builder = _Builder(self._decoder, self._program.record_types)
+        joined = {name: each.take() for name, each in self._joined.items()}
+        self._copied_rows = 0
+        builder = _Builder(self._decoder, joined, self._program.record_types)
         columns = [builder.build(column, len(rows)) for column in self._program.columns]
         repaired = rows[builder.repaired] if builder.repaired else _NO_INDICES
         self._parts.append(_Part(columns, rows, repaired))
@@ -603,10 +659,16 @@ class _Builder:
         repaired: the row of every string that was not UTF-8.
     """
 
-    def __init__(self, machine: _Machine, record_types: dict[str, np.dtype[np.void]]) -> None:
+    def __init__(
+        self,
+        machine: _Machine,
+        joined: dict[str, UInt8Array],
+        record_types: dict[str, np.dtype[np.void]],
+    ) -> None:
         self.repaired: list[int] = []
         self._lists: list[int | np.ndarray[Any, Any]] = []  # sizes or offsets of those we are in
         self._machine = machine
+        self._joined = joined
         self._record_types = record_types
         self._records: dict[Records, np.ndarray[Any, Any]] = {}
 
@@ -618,7 +680,7 @@ class _Builder:
                 return self._text(column, rows)
             case Blob():
                 offsets = self._offsets(column.offsets, rows)
-                data = self._machine.output(column.data)[: offsets[-1]]
+                data = self._bytes(column.data)[: offsets[-1]]
                 return pa.Array.from_buffers(
                     pa.binary(), rows, [None, pa.py_buffer(offsets), pa.py_buffer(data)]
                 )
@@ -648,6 +710,9 @@ class _Builder:
     def _offsets(self, name: str, rows: int) -> np.ndarray[Any, np.dtype[np.int32]]:
         return self._machine.output(name)[: rows + 1]
 
+    def _bytes(self, name: str) -> UInt8Array:
+        return self._joined[name] if name in self._joined else self._machine.output(name)
+
     def _all_records(self, records: Records) -> np.ndarray[Any, Any]:
         """The records, those past the rows asked for included."""
         if records not in self._records:
@@ -656,7 +721,7 @@ class _Builder:
                 self._records[records] = outer[records.parts[-1]].reshape(-1)
             else:
                 record_type = self._record_types[records.output]
-                data = self._machine.output(records.output)
+                data = self._bytes(records.output)
                 whole = len(data) // record_type.itemsize * record_type.itemsize
                 self._records[records] = data[:whole].view(record_type)
         return self._records[records]

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import sys
-from typing import NoReturn
+from typing import Final, NoReturn
 
-ENVIRONMENT = {
-    "GLIBC_TUNABLES": ":".join(
-        (
-            f"glibc.malloc.mmap_threshold={32 << 20}",  # blocks of messages come and go: they are kept
-            f"glibc.malloc.trim_threshold={64 << 20}",
-            "glibc.malloc.arena_max=1",  # what one thread frees another can have; Arrow has its own allocator
-        )
-    ),
-    "OPENBLAS_NUM_THREADS": "1",  # numpy's threads would wait for work in a busy loop
-}
-"""What a process that extracts is to be started with; the image says it too."""
-
-_BEGUN_AGAIN = "ROS_TO_PARQUET_BEGUN_AGAIN"
-
-_GC_THRESHOLD = 100_000
+_GC_THRESHOLD: Final = 100_000
 """Allocations between two collections. Importing makes as many objects, of which none is garbage."""
+
+_MALLOC_SETTINGS: Final = {
+    "M_MMAP_THRESHOLD": (-3, 32 << 20),  # blocks of messages come and go: they are kept
+    "M_TRIM_THRESHOLD": (-1, 64 << 20),
+    "M_ARENA_MAX": (-8, 1),  # what one thread frees another can have; Arrow has its own allocator
+}
+"""Number and value of each, for glibc's ``mallopt``."""
 
 
 def main() -> NoReturn:
@@ -34,17 +28,20 @@ def main() -> NoReturn:
 
 
 def tune() -> None:
-    """Sets this process up for large buffers.
-
-    glibc reads its settings once, before a program runs. Where they are not set, the program begins again in
-    the same process, with the same words; once, for a loader takes the settings away from an interpreter that
-    has capabilities of its own.
-    """
+    """Sets this process up for large buffers, but for what its environment sets otherwise."""
     gc.set_threshold(_GC_THRESHOLD)
-    if not {"GLIBC_TUNABLES", _BEGUN_AGAIN} & os.environ.keys() and _has_glibc():
-        environment = ENVIRONMENT | {_BEGUN_AGAIN: "1"} | os.environ
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", ENVIRONMENT["OPENBLAS_NUM_THREADS"])
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads would wait for work in a busy loop
+    if "GLIBC_TUNABLES" not in os.environ:
+        set_malloc()
+
+
+def set_malloc() -> bool:
+    """Sets glibc's malloc up for large buffers; False where the C library is another one."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return False
+    return all(mallopt(number, value) for number, value in _MALLOC_SETTINGS.values())
 
 
 def leave(code: int) -> NoReturn:
@@ -52,10 +49,3 @@ def leave(code: int) -> NoReturn:
     print(end="", flush=True)  # which minds no stream that is closed
     print(end="", file=sys.stderr, flush=True)
     os._exit(code)
-
-
-def _has_glibc() -> bool:
-    try:
-        return (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc")
-    except (AttributeError, ValueError, OSError):  # another system, or another C library
-        return False

@@ -25,7 +25,7 @@ from ros_to_parquet.memory import DEFAULT_BUDGET, MemoryBudget
 from ros_to_parquet.parquet_memory import large_options
 from ros_to_parquet.parquet_options import writer_options
 from ros_to_parquet.row_scratch import Place, RowScratch
-from ros_to_parquet.storage import PART_BYTES, Storage, StorageError, Upload
+from ros_to_parquet.storage import PART_BYTES, NativeUpload, Storage, StorageError, Upload
 from ros_to_parquet.storage.local import local_errors
 
 _LEAST_OF_A_ROW_GROUP: Final = 4
@@ -36,6 +36,9 @@ _COLUMN_BYTES: Final = 640
 
 _WRITE_BYTES: Final = 16 << 10
 """Smaller writes are put together: the Parquet writer makes several a column and row group."""
+
+_MOST_NATIVE: Final = 64
+"""Files that Arrow writes to itself, which all are open until they end: a process may open 1,024."""
 
 _PUBLISH_THREADS: Final = 16
 """A put waits for the store far longer than it computes; thousands of topics are as many."""
@@ -82,6 +85,13 @@ def time_column(times_ns: Int64Array) -> pa.Array:
     """Nanoseconds as timestamps in microseconds, rounded down."""
     values = np.floor_divide(times_ns, 1000)
     return pa.Array.from_buffers(LOG_TIME, len(values), [None, pa.py_buffer(values)])
+
+
+def bag_name(name: str) -> pa.Array:
+    """An array of one bag's name, for `bag_column` (``pa.array`` would import pandas)."""
+    text = name.encode()
+    offsets = np.array([0, len(text)], np.int32)
+    return pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(offsets), pa.py_buffer(text)])
 
 
 def bag_column(rows: int, name: pa.Array) -> pa.Array:
@@ -152,6 +162,7 @@ class TableFile:
     upload: Upload
     style: ParquetStyle
     large: bool = False
+    native: bool = False
     rows: int = 0
     waiting: list[pa.RecordBatch] = field(default_factory=list)
     waiting_bytes: int = 0
@@ -185,20 +196,13 @@ class TableFile:
         batches = [*(batch for place in aside for batch in scratch.read(place, self.schema)), *batches]
         if not batches and self.writer is None:
             batches = [pa.RecordBatch.from_pylist([], schema=self.schema)]
-        if batches:
-            writer = self._begun(batches)
-            table = _in_order(pa.Table.from_batches(batches, self.schema).unify_dictionaries())
-            writer.write_table(table, row_group_size=max(1, table.num_rows))
-        if last and self.writer is not None:
-            if self.said:
-                self.writer.add_key_value_metadata(self.said)
-            self.writer.close()
-            self.writer = None
-            if self.stream is not None:
-                self.stream.flush()
-                self.stream = None
-            if self.scratch is not None:
-                self.scratch.hand_on(self.sink)
+        with local_errors(self.upload.uri):
+            if batches:
+                writer = self._begun(batches)
+                table = _in_order(pa.Table.from_batches(batches, self.schema).unify_dictionaries())
+                writer.write_table(table, row_group_size=max(1, table.num_rows))
+            if last:
+                self._end()
 
     def _begun(self, batches: Sequence[pa.RecordBatch]) -> pq.ParquetWriter:
         if self.writer is None:
@@ -207,10 +211,29 @@ class TableFile:
                 self.scratch = _LargeScratch()
                 file, options = self.scratch.file, large_options(options, self.schema)
             else:
-                file = pa.BufferedOutputStream(pa.PythonFile(self.sink, mode="w"), _WRITE_BYTES)
-                self.stream = file
+                if self.native and isinstance(self.upload, NativeUpload):
+                    raw = self.upload.native()
+                else:
+                    raw = pa.PythonFile(self.sink, mode="w")
+                file = self.stream = pa.BufferedOutputStream(raw, _WRITE_BYTES)
             self.writer = pq.ParquetWriter(file, self.schema, **options)
         return self.writer
+
+    def _end(self) -> None:
+        if self.writer is None:
+            return
+        if self.said:
+            self.writer.add_key_value_metadata(self.said)
+        self.writer.close()
+        self.writer = None
+        if self.stream is not None:
+            size_bytes = self.stream.tell()
+            self.stream.close()
+            self.stream = None
+            if self.native and isinstance(self.upload, NativeUpload):
+                self.upload.wrote(size_bytes)
+        if self.scratch is not None:
+            self.scratch.hand_on(self.sink)
 
     def abort(self) -> None:
         """Gives the file up; to be called when no writer thread is at it."""
@@ -300,7 +323,8 @@ class TableWriters:
     def _begin(self, path: str, schema: pa.Schema, *, large: bool = False) -> None:
         with termination.deferred():
             upload = self._storage.upload(f"{self._output}/{path}")
-            self._files[path] = TableFile(path, schema, upload, self._style, large=large)
+            native = len(self._files) < _MOST_NATIVE
+            self._files[path] = TableFile(path, schema, upload, self._style, large=large, native=native)
 
     def append_large(self, path: str, rows: pa.RecordBatch) -> None:
         """Adds a row that is encoded alone, and is when this returns."""

@@ -94,7 +94,8 @@ class Bytes:
     """A length, then as many items of ``size`` bytes: counts into ``offsets``, bytes into ``output``.
 
     ``align`` is that of the items where it is not known to be met, else 1; no items, no alignment.
-    ``text``: the items are a string's bytes. ``even``: the length must be even.
+    ``text``: the items are a string's bytes. ``even``: the length must be even. ``by_place``: where the
+    bytes begin in ``data`` goes into ``output``, and they are passed over.
     """
 
     offsets: str
@@ -104,6 +105,7 @@ class Bytes:
     path: str
     text: bool = False
     even: bool = False
+    by_place: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +225,8 @@ class Program:
         checker: writes ``step`` (int32: 0, or the number in ``steps`` of what is wrong), ``at`` (int64:
             where in ``data``) and ``amount`` (int64), one of each a message.
         record_types: how the bytes of an output are seen, by output.
+        by_place: outputs, int64, that say where a message's bytes begin in ``data``; for each the output
+            of their offsets, and how many bytes an item has.
     """
 
     wire: Wire
@@ -231,6 +235,7 @@ class Program:
     columns: tuple[Column, ...]
     record_types: dict[str, np.dtype[np.void]]
     steps: tuple[Step, ...]
+    by_place: dict[str, tuple[str, int]]
 
 
 # --- compiling ---------------------------------------------------------------------------------------
@@ -255,9 +260,15 @@ _CODES: Final = {
 
 
 @functools.lru_cache(maxsize=1024)
-def compile_program(root: Struct, wire: Wire) -> Program:
-    """The programs of a message type on a wire, made once. ``root`` is that of a `Layout`."""
-    compiler = _Compiler(wire)
+def compile_program(root: Struct, wire: Wire, *, by_place: bool = False) -> Program:
+    """The programs of a message type on a wire, made once.
+
+    Args:
+        root: that of a `Layout`.
+        by_place: of a message's own sequences of primitives, the decoder tells where they are instead of
+            copying them.
+    """
+    compiler = _Compiler(wire, by_place=by_place)
     columns: tuple[Column, ...] = ()
     if root.fields:
         columns = compiler.message(root)
@@ -272,6 +283,11 @@ def compile_program(root: Struct, wire: Wire) -> Program:
         columns=columns,
         record_types=compiler.record_types,
         steps=tuple(checker.steps),
+        by_place={
+            each.output: (each.offsets, each.size)
+            for each in compiler.operations
+            if isinstance(each, Bytes) and each.by_place
+        },
     )
 
 
@@ -313,10 +329,18 @@ class _Memory:
 class _Compiler:
     """Compiles nodes one after another, keeping track of what is known about the alignment."""
 
-    def __init__(self, wire: Wire, *, state: State | None = None, memory: _Memory | None = None) -> None:
+    def __init__(
+        self,
+        wire: Wire,
+        *,
+        state: State | None = None,
+        memory: _Memory | None = None,
+        by_place: bool = False,
+    ) -> None:
         self.operations: list[Operation] = []
         self.record_types: dict[str, np.dtype[np.void]] = {}
         self._wire = wire
+        self._by_place = by_place
         self._state: State = state or (wire.max_align, 0)
         self._memory = memory or _Memory()
         self._run: _OpenRun | None = None
@@ -428,7 +452,7 @@ class _Compiler:
         if isinstance(item, Primitive):
             data, size = self._new_output(), self._size(item)
             self.record_types[data] = np.dtype(self._number(item))
-            self._bulk(offsets, data, size, min(size, 8), path)
+            self._bulk(offsets, data, size, min(size, 8), path, by_place=self._by_place)
             if item.name == "uint8":
                 return Blob(offsets, data)
             return List(offsets, _leaf(item, Records(data), ""), type_)
@@ -444,13 +468,17 @@ class _Compiler:
         self.operations.append(Loop(offsets, 0, self._least(item), body, path))
         return List(offsets, column, type_)
 
-    def _bulk(self, offsets: str, data: str, size: int, alignment: int, path: str) -> None:
+    def _bulk(
+        self, offsets: str, data: str, size: int, alignment: int, path: str, *, by_place: bool = False
+    ) -> None:
         alignment = min(alignment, self._wire.max_align)
         none = some = self._state
         aligned = none[0] % alignment == 0 and none[1] % alignment == 0
         if not aligned:
             some = (alignment, 0)
-        self.operations.append(Bytes(offsets, data, size, 1 if aligned else alignment, path))
+        self.operations.append(
+            Bytes(offsets, data, size, 1 if aligned else alignment, path, by_place=by_place)
+        )
         step = gcd(some[0], size)
         self._state = _merge(none, (step, some[1] % step))
 
@@ -507,21 +535,27 @@ class _Compiler:
         self._advance(4)
 
     def _body(self, item: Node, path: str) -> tuple[tuple[Operation, ...], Column]:
-        outside, self.operations = self.operations, []
-        column = self._node(item, f"{path}[]")
-        self._close_run()
-        body, self.operations = tuple(self.operations), outside
-        return body, column
+        with self._inside() as body:
+            column = self._node(item, f"{path}[]")
+        return tuple(body), column
 
     @contextlib.contextmanager
     def _delimited(self, path: str) -> Iterator[None]:
         self._length()
-        outside, self.operations = self.operations, []
-        yield
-        self._close_run()
-        body, self.operations = tuple(self.operations), outside
-        self.operations.append(Delimited(body, path))
+        with self._inside() as body:
+            yield
+        self.operations.append(Delimited(tuple(body), path))
         self._state = (1, 0)
+
+    @contextlib.contextmanager
+    def _inside(self) -> Iterator[list[Operation]]:
+        """Operations of a body, where nothing is by its place."""
+        outside, by_place = self.operations, self._by_place
+        body: list[Operation] = []
+        self.operations, self._by_place = body, False
+        yield body
+        self._close_run()
+        self.operations, self._by_place = outside, by_place
 
     def _open_run(self) -> _OpenRun:
         if self._run is None:
@@ -650,18 +684,21 @@ def _leaf(primitive: Primitive, records: Records, name: str) -> Leaf:
 
 
 def _decoder_text(operations: SequenceOf[Operation], wire: Wire) -> str:
-    offsets, outputs = [], []
+    offsets: list[str] = []
+    outputs: list[str] = []
+    places: list[str] = []
     for operation in _walk(operations):
         match operation:
             case Run():
                 outputs.append(operation.output)
             case Bytes():
                 offsets.append(operation.offsets)
-                outputs.append(operation.output)
+                (places if operation.by_place else outputs).append(operation.output)
             case Loop():
                 offsets.append(operation.offsets)
     words = ["input data input starts input stops variable base"]
     words += [f"output {name} uint8" for name in outputs if name]
+    words += [f"output {name} int64" for name in places]
     # Offsets begin with 0, as Arrow's do.
     words += [f"output {name} int32 0 {name} <- stack" for name in offsets if name]
     words += [
@@ -711,7 +748,10 @@ def _decode(operations: SequenceOf[Operation], wire: Wire) -> list[str]:
                     words.append(f"{operation.align - 1} and and data skip")
                 if operation.size > 1:
                     words.append(f"{operation.size} *")
-                words.append(f"data #B-> {operation.output}")
+                if operation.by_place:
+                    words.append(f"data pos {operation.output} <- stack data skip")
+                else:
+                    words.append(f"data #B-> {operation.output}")
             case Loop(offsets="", count=count, body=body):
                 words += [f"{count} 0 do", *_decode(body, wire), "loop"]
             case Loop(offsets=offsets, least=0):

@@ -418,7 +418,7 @@ class _Extraction:
         self._part = contract.BagSlice(0)
         self._members = 0
         self._bag = ""
-        self._bag_name = pa.array([""])
+        self._bag_name = parquet.bag_name("")
         self._member = ""
         self._targets: dict[int, _Target] = {}
         self._watch = Watch(plan.quality)
@@ -445,7 +445,7 @@ class _Extraction:
         self._watch.begin(self._part.bag, self._members, self._part.index, split=self._part.count > 1)
         self._streams = {}
         self._bag = bag
-        self._bag_name = pa.array([bag])
+        self._bag_name = parquet.bag_name(bag)
         self._member = member
         self._targets = {}
         self._work = {}

@@ -10,6 +10,7 @@ from ros_to_parquet.contract import one_line
 NAMED = 5
 
 _SIGNED = re.compile(r"(\bhttps?://)([^\s/?#@]*@)?([^\s?#'\"<>]*)([?#][^\s'\"<>]*)?")
+_USER = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s/?#@]*@")
 
 
 def shown(text: str) -> str:
@@ -17,8 +18,10 @@ def shown(text: str) -> str:
 
     >>> shown("https://host/x.bag?X-Amz-Signature=4f2a: 503")
     'https://host/x.bag?...: 503'
+    >>> shown("no answer from postgresql://me:secret@host/catalog")
+    'no answer from postgresql://...@host/catalog'
     """
-    return one_line(_SIGNED.sub(_unsigned, text))
+    return one_line(_USER.sub(r"\1...@", _SIGNED.sub(_unsigned, text)))
 
 
 def _unsigned(url: re.Match[str]) -> str:

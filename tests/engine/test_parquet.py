@@ -19,6 +19,9 @@ SCHEMA = pa.schema([pa.field("x", pa.int64(), nullable=False)])
 class FailingUpload(LocalUpload):
     """Fails to write, publish or end where its name says so."""
 
+    def native(self) -> pa.NativeFile:
+        return pa.OSFile("/dev/full", "wb") if "disk-full" in self.uri else super().native()
+
     def write(self, data: Any) -> int:
         if "write-fails" in self.uri:
             raise TransientError(f"{self.uri}: SlowDown")
@@ -41,13 +44,32 @@ class FailingStorage(LocalStorage):
 
 
 @pytest.mark.filterwarnings("error")  # what a writer does when it is collected raises nowhere else
-@pytest.mark.parametrize("step", ["write", "publish"])
+@pytest.mark.parametrize(
+    ("failing", "files_of_arrow", "problem"),
+    [
+        ("write-fails", 0, "write-fails: SlowDown"),
+        ("publish-fails", 0, "publish-fails: SlowDown"),
+        ("publish-fails", 64, "publish-fails: SlowDown"),
+        pytest.param(
+            "disk-full",
+            64,
+            "disk-full: No space left on device$",
+            marks=pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux"),
+        ),
+    ],
+)
 def test_a_failed_step_ends_every_upload_and_is_what_is_raised(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], step: str
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    failing: str,
+    files_of_arrow: int,
+    problem: str,
 ) -> None:
-    names = ["first", "abort-fails", f"{step}-fails", "last"]
+    monkeypatch.setattr(parquet, "_MOST_NATIVE", files_of_arrow)
+    names = ["first", "abort-fails", failing, "last"]
     with (
-        pytest.raises(TransientError, match=f"{step}-fails: SlowDown"),
+        pytest.raises(StorageError, match=problem),
         parquet.TableWriters(FailingStorage(), str(tmp_path)) as tables,
     ):
         for name in names:

@@ -305,7 +305,7 @@ def _last_before(messages: Messages, definitions: Sequence[Definition]) -> tuple
     """Messages with a definition of their connection before them in the buffer, and which is the last."""
     recorded = np.array([definition.recorded_id for definition in definitions], np.int64)
     positions = np.array([definition.position for definition in definitions], np.int64)
-    distinct = np.unique(recorded)
+    distinct = np.array(sorted({definition.recorded_id for definition in definitions}), np.int64)
     place = np.minimum(np.searchsorted(distinct, messages.connections), len(distinct) - 1)
     rows = np.flatnonzero(distinct[place] == messages.connections)
     # Numbers that are in the order of connections, and within one in the order of the buffer.

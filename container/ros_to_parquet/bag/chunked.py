@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ros_to_parquet.bag.blocks import ConnectionTable, Definition
-from ros_to_parquet.bag.decompress import Unpacked, decompress, pieces
+from ros_to_parquet.bag.decompress import Unpacked, decompress, decompress_into, pieces
 from ros_to_parquet.bag.index import ChunkIndex
 from ros_to_parquet.bag.model import (
     BagFormat,
@@ -72,6 +72,9 @@ class ChunkFraming(Framing[R], Protocol[R]):
 
     MESSAGE: int
     """The opcode of a message's record."""
+
+    INDEX: int
+    """The opcode of a record that says where a chunk before it has messages: not needed to find them."""
 
     def all_records(self, data: UInt8Array) -> R:
         """The records at the start of a buffer as far as lengths lead, whatever is in them."""
@@ -218,14 +221,81 @@ class ChunkedReader(ABC, Generic[R]):
     def _batch(self, batch: Batch[R]) -> Iterator[MessageBlock]:
         records = batch.records
         offsets = batch.offset + records.starts
+        # A stream's end is kept as it goes by, with all that is in it.
+        tells = (records.kinds != self._framing.INDEX) | self._source.forward
+        chunks: list[tuple[int, UInt8Array]] = []
         done = 0
         for row in [*np.flatnonzero(records.kinds == self._framing.CHUNK).tolist(), len(records)]:
-            if done < row:
+            if tells[done:row].any():
+                yield from self._chunks(chunks)
+                chunks = []
                 yield from self._run(batch.window, part(records, done, row), offsets[done:row])
             if row < len(records):
                 window = batch.window[records.starts[row] : records.ends[row]]
-                yield from self._chunk(int(offsets[row]), window)
+                chunks.append((int(offsets[row]), window))
             done = row + 1
+        yield from self._chunks(chunks)
+
+    def _chunks(self, chunks: Sequence[tuple[int, UInt8Array]]) -> Iterator[MessageBlock]:
+        """The messages of chunks, given by offset and record, several at a time where they are small.
+
+        What is done with them costs by the step, too. Half a window is still in a processor's cache.
+        """
+        together: list[tuple[int, UInt8Array, Chunk]] = []
+        most_bytes = self._budget.window // 2
+        size_bytes = 0
+        for offset, record in chunks:
+            chunk = self._open_chunk(record)
+            more_bytes = chunk.size_bytes if chunk else most_bytes
+            if size_bytes + more_bytes > most_bytes:
+                yield from self._together(together)
+                together, size_bytes = [], 0
+            if chunk is None:
+                yield from self._chunk(offset, record)
+            else:
+                together.append((offset, record, chunk))
+                size_bytes += chunk.size_bytes
+        yield from self._together(together)
+
+    def _together(self, chunks: Sequence[tuple[int, UInt8Array, Chunk]]) -> Iterator[MessageBlock]:
+        """The messages of chunks in one run; one by one where anything is wrong with one of them."""
+        found = self._joined(chunks) if len(chunks) > 1 else None
+        if found is None:
+            for offset, record, _ in chunks:
+                yield from self._chunk(offset, record)
+            return
+        if self._gives_up(chunks[0][0]):
+            return
+        content, records, offsets = found
+        for _, _, chunk in chunks:
+            self._count_chunk(chunk)
+        self._unpacked_bytes += len(content)
+        yield from self._run(content, records, offsets)
+
+    def _joined(
+        self, chunks: Sequence[tuple[int, UInt8Array, Chunk]]
+    ) -> tuple[UInt8Array, R, Int64Array] | None:
+        """The content of chunks as one, its records, and the offset of the chunk that each is of.
+
+        None where a chunk is not as it should be.
+        """
+        ends = np.cumsum([chunk.size_bytes for _, _, chunk in chunks])
+        content: UInt8Array = np.empty(int(ends[-1]), np.uint8)
+        for (_, _, chunk), end in zip(chunks, ends.tolist(), strict=True):
+            own = content[end - chunk.size_bytes : end]
+            if not decompress_into(chunk.compression, chunk.stored, own):
+                return None
+            if chunk.crc32 and zlib.crc32(own.data) != chunk.crc32:
+                return None
+        content.flags.writeable = False
+        records = self._framing.all_records(content)
+        last = np.searchsorted(records.ends, ends)
+        if not len(records) or records.ends[-1] != ends[-1] or (records.ends[last] != ends).any():
+            return None
+        if (records.kinds < 0).any():
+            return None
+        counts = np.diff(last, prepend=-1)
+        return content, records, np.repeat([offset for offset, _, _ in chunks], counts)
 
     def _chunk(self, offset: int, record: UInt8Array, *, cut: bool = False) -> Iterator[MessageBlock]:
         """A chunk's messages; of one that is cut off (and noted as damage), those that are there."""

@@ -195,6 +195,31 @@ def decompress(
     return np.frombuffer(content, np.uint8), problem
 
 
+def decompress_into(compression: str, data: UInt8Array, content: UInt8Array) -> bool:
+    """Whether a chunk's content is exactly as large as ``content``, which then holds it.
+
+    What is wrong where it is not, `decompress` says.
+    """
+    if compression in ("", "none"):
+        if len(data) != len(content):
+            return False
+        content[:] = data
+        return True
+    if compression not in COMPRESSIONS:
+        return False
+    try:
+        if compression == "zstd":
+            frame = zstandard.get_frame_parameters(data.data)
+            # What a checksum says, only decompression as a whole tells.
+            if frame.content_size == len(content) and not frame.has_checksum:
+                reader = zstandard.ZstdDecompressor().stream_reader(data.data)
+                return reader.readinto(content.data) == len(content)
+        content[:] = np.frombuffer(_decompress_whole(compression, data, len(content)), np.uint8)
+    except _ERRORS:
+        return False
+    return True
+
+
 def _not_supported(compression: str) -> str:
     return f"compression {compression!r} is not supported (none, bz2, lz4 and zstd are)"
 

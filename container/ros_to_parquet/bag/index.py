@@ -110,8 +110,8 @@ class IndexBuilder:
         Raises:
             ValueError: there is more of it than any bag has.
         """
-        distinct, inverse = np.unique(entries.ids, return_inverse=True)
-        ids: list[int] = distinct.tolist()
+        ids = sorted(set(entries.ids.tolist()))
+        inverse = np.searchsorted(ids, entries.ids)
         self.named.update(ids)
         self._count += len(entries.offsets)
         if len(self.named) > MAX_CONNECTIONS or self._count > MAX_CHUNKS:

@@ -412,7 +412,7 @@ class McapReader(ChunkedReader[Records]):
 class _Framing(ChunkFraming[Records]):
     """Record: opcode (uint8), length (uint64), body."""
 
-    CHUNK, MESSAGE = CHUNK, MESSAGE
+    CHUNK, MESSAGE, INDEX = CHUNK, MESSAGE, MESSAGE_INDEX
 
     def __init__(self) -> None:
         self._scanner = Scanner(_SCAN, overhead_bytes=_RECORD_HEAD_BYTES, head_is_size=False)

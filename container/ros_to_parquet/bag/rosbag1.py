@@ -230,7 +230,7 @@ class Rosbag1Records(Records):
 class _Framing(ChunkFraming[Rosbag1Records]):
     """Record: header length, header, body length, body; lengths are uint32."""
 
-    CHUNK, MESSAGE = CHUNK, MESSAGE
+    CHUNK, MESSAGE, INDEX = CHUNK, MESSAGE, INDEX
 
     def __init__(self) -> None:
         self._scanner = Scanner(_SCAN, overhead_bytes=8, head_is_size=True)

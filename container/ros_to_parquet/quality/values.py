@@ -45,9 +45,18 @@ _COORDINATES: Mapping[int, str] = {7: "f4", 8: "f8"}
 _FIELD: Mapping[str, pa.DataType] = {"name": pa.string(), "offset": pa.uint32(), "datatype": pa.uint8()}
 """What is read of a sensor_msgs/PointField."""
 
-_rng = np.random.default_rng(20261121)
-_FACTORS: UInt64Array = _rng.integers(1, 1 << 63, WORDS, dtype=np.uint64) | np.uint64(1)
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
+
+
+def _mixed(values: UInt64Array) -> UInt64Array:
+    """SplitMix64's numbers for these."""
+    made = values * _FACTOR
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        made = (made ^ (made >> np.uint64(shift))) * np.uint64(factor)
+    return made ^ (made >> np.uint64(31))
+
+
+_FACTORS = _mixed(np.arange(1, WORDS + 1, dtype=np.uint64)) | np.uint64(1)
 
 
 class Frame(IntEnum):

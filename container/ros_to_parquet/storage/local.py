@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ros_to_parquet import termination
 from ros_to_parquet.storage.model import (
@@ -22,6 +22,9 @@ from ros_to_parquet.storage.model import (
     StorageError,
     Unfinished,
 )
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @contextmanager
@@ -37,7 +40,8 @@ def local_errors(path: str) -> Iterator[None]:
     except PermissionError as error:
         raise AccessDeniedError(f"{path}: permission denied") from error
     except OSError as error:
-        raise StorageError(f"{path}: {error.strerror or error}") from error
+        # Not its own text: Arrow has another one, of several lines.
+        raise StorageError(f"{path}: {os.strerror(error.errno) if error.errno else error}") from error
 
 
 def _local_info(path: Path) -> ObjectInfo:
@@ -208,6 +212,15 @@ class LocalUpload:
             written = _open_files.write(self._partial, data)
         self.size_bytes += written
         return written
+
+    def native(self) -> pa.NativeFile:
+        import pyarrow as pa  # which storage needs for nothing else
+
+        with local_errors(self.uri):
+            return pa.OSFile(self._partial, "wb")
+
+    def wrote(self, size_bytes: int) -> None:
+        self.size_bytes = size_bytes
 
     def publish(self, *, exclusive: bool = False) -> None:
         with local_errors(self.uri):

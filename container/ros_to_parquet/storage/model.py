@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class StorageError(OSError):
@@ -76,6 +79,19 @@ class Upload(Protocol):
     def write(self, data: Any) -> int: ...
     def publish(self) -> None: ...
     def abort(self) -> None: ...
+
+
+@runtime_checkable
+class NativeUpload(Upload, Protocol):
+    """An upload that Arrow can write to itself: through ``write`` it copies every page."""
+
+    def native(self) -> pa.NativeFile:
+        """What is to be written to instead of ``write``; `wrote` ends it. Its errors are the system's."""
+        ...
+
+    def wrote(self, size_bytes: int) -> None:
+        """Notes that all is written, and how much."""
+        ...
 
 
 class Storage(Protocol):

@@ -93,8 +93,9 @@ BAGS = {
 }
 
 
-def budget(joined_bytes: int) -> MemoryBudget:
-    return dataclasses.replace(DEFAULT_BUDGET, joined=joined_bytes)
+def budget(joined_bytes: int, window_bytes: int = DEFAULT_BUDGET.window) -> MemoryBudget:
+    """Chunks of half a window's bytes are read together."""
+    return dataclasses.replace(DEFAULT_BUDGET, joined=joined_bytes, window=window_bytes)
 
 
 def found_in(blocks: list[MessageBlock]) -> dict[tuple[str, str], list[tuple[int, bytes, int]]]:
@@ -110,15 +111,16 @@ def found_in(blocks: list[MessageBlock]) -> dict[tuple[str, str], list[tuple[int
     return found.messages
 
 
+@pytest.mark.parametrize("window_bytes", [2, 60_000, DEFAULT_BUDGET.window])
 @pytest.mark.parametrize("joined_bytes", [1, 5_000, 1 << 20])
 @pytest.mark.parametrize("small_bytes", [0, 1_000, 1 << 20])
 @pytest.mark.parametrize("name", BAGS)
 def test_every_message_is_there_in_order(
-    name: str, small_bytes: int, joined_bytes: int, monkeypatch: pytest.MonkeyPatch
+    name: str, small_bytes: int, joined_bytes: int, window_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(join, "SMALL_BYTES", small_bytes)
     made = BAGS[name]
-    reader = open_bag(Memory(made.data), budget=budget(joined_bytes))
+    reader = open_bag(Memory(made.data), budget=budget(joined_bytes, window_bytes))
     assert found_in(list(reader.blocks())) == made.messages
     assert not reader.damage and reader.expected_counts() == reader.counts
 
@@ -139,7 +141,8 @@ def test_a_topic_with_little_in_each_chunk_comes_in_one_block() -> None:
         head = [bag.connection(conn, f"/t{conn}") for conn in range(3)] if not chunk else []
         texts = [ros1_message(conn, T0 + chunk, b"%d" % chunk) for conn in (1, 2)]
         bag.chunk([*head, ros1_message(0, T0 + chunk, image), *texts], {0: 1, 1: 1, 2: 1}, "lz4")
-    blocks = list(open_bag(Memory(bag.bytes())).blocks())
+    alone = budget(DEFAULT_BUDGET.joined, 2 * join.SMALL_BYTES)
+    blocks = list(open_bag(Memory(bag.bytes()), budget=alone).blocks())
     assert sorted(len(block) for block in blocks) == [1] * 20 + [20, 20]
     assert sum(block.data.nbytes for block in blocks if len(block) == 20) < 2 * 1_000
 
@@ -149,5 +152,5 @@ def test_messages_of_no_bytes_do_not_wait_for_ever() -> None:
     for chunk in range(20):
         head = [bag.connection(0, "/empty")] if not chunk else []
         bag.chunk([*head, *[ros1_message(0, T0, b"")] * 50], {0: 50})
-    sizes = [len(block) for block in open_bag(Memory(bag.bytes()), budget=budget(10_000)).blocks()]
+    sizes = [len(block) for block in open_bag(Memory(bag.bytes()), budget=budget(10_000, 4_096)).blocks()]
     assert sum(sizes) == 1_000 and max(sizes) <= 200

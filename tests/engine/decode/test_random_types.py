@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from ros_to_parquet.bag.model import Connection
-from ros_to_parquet.decode import Decoder
+from ros_to_parquet.decode import LONG_BYTES, Decoder
 from ros_to_parquet.layout import Layout, resolve_layout
 from ros_to_parquet.program import ROS1, Wire
 
@@ -69,7 +69,7 @@ def test_messages_equal_what_was_written(name: str, data: st.DataObject) -> None
     for payload, message in zip(payloads, messages, strict=True):
         assert naive.same(naive.decode(layout.root, wire, payload[len(header) :]), message)
 
-    decoder = Decoder(layout, encoding)
+    decoder = Decoder(layout, encoding, long_bytes=data.draw(st.sampled_from((0, LONG_BYTES))))
     decoded = decoder.decode(block(payloads, encoding=encoding))
     assert decoded.rejected == []
     assert naive.same(rows(decoder, decoded), [renamed(decoder, message) for message in messages])
@@ -96,7 +96,7 @@ def test_damaged_messages_are_rejected_alone(name: str, data: st.DataObject) -> 
         except naive.BadMessageError:
             continue
 
-    decoder = Decoder(layout, encoding)
+    decoder = Decoder(layout, encoding, long_bytes=data.draw(st.sampled_from((0, LONG_BYTES))))
     decoded = decoder.decode(block(payloads, encoding=encoding))
     assert decoded.rows.tolist() == list(expected)
     assert [index for index, _ in decoded.rejected] == [i for i in range(12) if i not in expected]

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from ros_to_parquet.bag.model import MessageBlock
-from ros_to_parquet.decode import Decoder
+from ros_to_parquet.decode import LONG_BYTES, Decoder
 from ros_to_parquet.layout import resolve_layout, standard_layout
 from ros_to_parquet.program import ROS1, Wire
 
@@ -33,8 +33,10 @@ float64 x
 ENCODINGS = {"ros1": (ROS1, b""), "cdr": (Wire("CDR"), HEADERS["le"])}
 
 
-def decoder_of(text: str, encoding: str = "cdr") -> Decoder:
-    return Decoder(resolve_layout(connection("pkg/Type", text, encoding=encoding)), encoding)
+def decoder_of(text: str, encoding: str = "cdr", *, long_bytes: int = LONG_BYTES) -> Decoder:
+    return Decoder(
+        resolve_layout(connection("pkg/Type", text, encoding=encoding)), encoding, long_bytes=long_bytes
+    )
 
 
 def reasons(text: str, *payloads: bytes, encoding: str = "ros1") -> list[str]:
@@ -147,8 +149,9 @@ def seconds(decoder: Decoder, messages: MessageBlock) -> float:
     return time.perf_counter() - begin
 
 
-def test_columns_of_several_blocks_are_taken_at_once() -> None:
-    decoder = decoder_of("std_msgs/Header header\nstring s\nuint8[] b", "ros1")
+@pytest.mark.parametrize("long_bytes", [0, LONG_BYTES])
+def test_columns_of_several_blocks_are_taken_at_once(long_bytes: int) -> None:
+    decoder = decoder_of("std_msgs/Header header\nstring s\nuint8[] b", "ros1", long_bytes=long_bytes)
 
     def message(number: int, text: bytes) -> bytes:
         head = struct.pack("<IIII", number, number, 5, 0)
@@ -164,14 +167,16 @@ def test_columns_of_several_blocks_are_taken_at_once() -> None:
     assert decoded.rows.tolist() == [index for index in range(30) if index not in (4, 14, 24)]
     wanted = [(begin + number, "x" * number) for begin in (0, 10, 20) for number in range(9)]
     assert [(row["header"]["seq"], row["s"]) for row in rows(decoder, decoded)] == wanted
+    assert [row["b"] for row in rows(decoder, decoded)] == [bytes([number]) for number, _ in wanted]
     assert decoded.stamps_ns is not None
     assert decoded.stamps_ns.tolist() == [seq * 10**9 + 5 for seq, _ in wanted]
     assert (decoder.pending_messages, decoder.pending_bytes) == (0, 0)
     assert rows(decoder, decoder.take()) == []
 
 
-def test_arrays_taken_stay_valid() -> None:
-    decoder = decoder_of("string s\nfloat64[] v", "ros1")
+@pytest.mark.parametrize("long_bytes", [0, LONG_BYTES])
+def test_arrays_taken_stay_valid(long_bytes: int) -> None:
+    decoder = decoder_of("string s\nfloat64[] v", "ros1", long_bytes=long_bytes)
     one = block([struct.pack("<IIId", 0, 0, 1, 1.5)[:4] + struct.pack("<Id", 1, 1.5)] * 50, encoding="ros1")
     first = decoder.decode(one)
     before = rows(decoder, first)
