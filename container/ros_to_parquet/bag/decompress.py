@@ -12,6 +12,7 @@ import numpy as np
 import zstandard
 
 from ros_to_parquet.bag.model import UInt8Array
+from ros_to_parquet.bag.source import behind
 
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
@@ -141,6 +142,10 @@ class Unpacked:
             self._position += end
             self._rest = self._rest[end:]
         return taken[0].tobytes() if len(taken) == 1 else b"".join(taken)
+
+    def read_behind(self, kept: memoryview, offset: int, length: int) -> memoryview:
+        """``kept``, and behind it what `read_at` gives."""
+        return behind(kept, self.read_at(offset, length))
 
     def _more(self) -> bool:
         """Whether there are bytes at hand; the next piece is made where there are none."""

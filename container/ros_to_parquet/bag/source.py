@@ -37,6 +37,15 @@ class ReadsAhead(Protocol):
         ...
 
 
+@runtime_checkable
+class ReadsInto(Protocol):
+    """A source that reads into memory that is there."""
+
+    def read_into(self, offset: int, memory: memoryview) -> int:
+        """Fills ``memory`` from ``offset`` on; how many bytes there were, fewer at the end only."""
+        ...
+
+
 class LocalFile:
     """A bag on this machine as `RandomAccess`."""
 
@@ -111,6 +120,19 @@ class CountedSource:
             self._source.expect(pieces)
         return pieces
 
+    def read_behind(self, kept: memoryview, offset: int, length: int) -> memoryview:
+        """``kept``, and behind it what `read_at` gives."""
+        source = self._source
+        ends_apart = offset + length > HEAD_BYTES and offset < self._tail_start
+        if not (kept and isinstance(source, ReadsInto) and self.size > READ_BYTES and ends_apart):
+            return behind(kept, self.read_at(offset, length))
+        length = max(min(length, self.size - offset), 0)
+        own = np.empty(len(kept) + length, np.uint8).data
+        own[: len(kept)] = kept
+        read = source.read_into(offset, own[len(kept) :])
+        self.bytes_read += read
+        return own[: len(kept) + read].toreadonly()
+
     def local_path(self) -> str:
         """The file's path; it counts as read."""
         path = self._source.local_path()
@@ -126,6 +148,11 @@ class CountedSource:
         data = self._source.read_at(offset, length)
         self.bytes_read += len(data)
         return data
+
+
+def behind(kept: memoryview, data: bytes) -> memoryview:
+    """``kept``, and behind it ``data``."""
+    return memoryview(b"".join((kept, data)) if kept else data)
 
 
 class ByteStream(Protocol):
@@ -187,6 +214,9 @@ class ForwardSource(CountedSource):
         self._start, self._held = offset, held
         return held[:length]
 
+    def read_behind(self, kept: memoryview, offset: int, length: int) -> memoryview:
+        return behind(kept, self.read_at(offset, length))
+
     def _next(self, length: int) -> bytes:
         data = self._stream.read(length)
         self.bytes_read += len(data)
@@ -242,6 +272,9 @@ class Readable(Protocol):
     """Bytes that are read forward; ``read_at`` returns fewer than asked at the end only."""
 
     def read_at(self, offset: int, length: int) -> bytes: ...
+    def read_behind(self, kept: memoryview, offset: int, length: int) -> memoryview:
+        """``kept``, and behind it what ``read_at`` gives."""
+        ...
 
 
 class Summed:
@@ -255,12 +288,18 @@ class Summed:
 
     def read_at(self, offset: int, length: int) -> bytes:
         data = self._source.read_at(offset, length)
-        if offset <= self._reached < offset + len(data):
-            self._crc32 = zlib.crc32(
-                memoryview(data)[self._reached - offset : self._end - offset], self._crc32
-            )
-            self._reached = min(offset + len(data), self._end)
+        self._sum(offset, memoryview(data))
         return data
+
+    def read_behind(self, kept: memoryview, offset: int, length: int) -> memoryview:
+        data = self._source.read_behind(kept, offset, length)
+        self._sum(offset, data[len(kept) :])
+        return data
+
+    def _sum(self, offset: int, data: memoryview) -> None:
+        if offset <= self._reached < offset + len(data):
+            self._crc32 = zlib.crc32(data[self._reached - offset : self._end - offset], self._crc32)
+            self._reached = min(offset + len(data), self._end)
 
     def crc32(self) -> int | None:
         """None where not all was read, or not in order."""
@@ -297,8 +336,8 @@ class ForwardBuffer:
         if at_hand < need:
             kept = self._data[offset - self._start :] if at_hand else memoryview(b"")
             start = offset + at_hand
-            data = self._source.read_at(start, self._read_end(offset + need) - start)
-            self._start, self._data = offset, memoryview(b"".join((kept, data)) if kept else data)
+            length = self._read_end(offset + need) - start
+            self._start, self._data = offset, self._source.read_behind(kept, start, length)
         return np.frombuffer(self._data, np.uint8)[offset - self._start :]
 
     def peek(self, offset: int, length: int) -> UInt8Array:

@@ -133,6 +133,22 @@ class LocalSource:
                 data += more  # one pread stops at 2 GiB
             return data
 
+    def read_into(self, offset: int, memory: memoryview) -> int:
+        if not hasattr(os, "preadv"):
+            data = self.read_at(offset, len(memory))
+            memory[: len(data)] = data
+            return len(data)
+        with local_errors(self.name):
+            read = 0
+            while (
+                read < len(memory)
+                and (  # one call stops at 2 GiB
+                    more := os.preadv(self._file.fileno(), [memory[read:]], offset + read)
+                )
+            ):
+                read += more
+            return read
+
     def local_path(self) -> str:
         return self.name
 
