@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ros_to_parquet import cli, entry, memory, parquet, run
+from ros_to_parquet import cli, entry, extraction, memory, parquet
 from ros_to_parquet.bag.model import MessageBlock
 from ros_to_parquet.contract import ParquetStyle
 from ros_to_parquet.parquet_options import writer_options
@@ -29,7 +29,7 @@ _ORDER = "order.json"
 _WRITES = 3
 
 
-class _Counting(run._Extraction):
+class _Counting(extraction.Extraction):
     """The engine's extraction, with the bytes of messages that it has been given."""
 
     seen_bytes = 0
@@ -64,7 +64,7 @@ class _Recording(parquet.TableWriters):
         return super().finish()
 
 
-class _Replaying(run._Extraction):
+class _Replaying(extraction.Extraction):
     """An extraction that decodes nothing: kept batches come when those bytes of messages have been read."""
 
     folder: Path
@@ -98,14 +98,14 @@ def record(bag: Path, folder: Path) -> None:
     """Extracts ``bag``; leaves its batches in ``folder``."""
     _Recording.folder = folder
     parquet.TableWriters = _Recording  # type: ignore[misc]
-    run._Extraction = _Counting  # type: ignore[misc]
+    extraction.Extraction = _Counting  # type: ignore[misc]
     _extract(bag, folder / "lake")
 
 
 def replay(bag: Path, folder: Path, output: Path) -> None:
     """What the engine does with ``bag``, but that its tables are those of ``folder``."""
     _Replaying.folder = folder
-    run._Extraction = _Replaying  # type: ignore[misc]
+    extraction.Extraction = _Replaying  # type: ignore[misc]
     _extract(bag, output)
 
 

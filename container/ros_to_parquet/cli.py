@@ -441,7 +441,7 @@ def explain(error: Exception | TerminatedError) -> tuple[ExitCode, str]:
     """Exit code and reason of whatever a command raised. An unexpected error's traceback is printed."""
     from ros_to_parquet import storage
     from ros_to_parquet.bag.model import BagError
-    from ros_to_parquet.run import ShardError
+    from ros_to_parquet.errors import ShardError
 
     match error:
         case ShardError():
@@ -600,9 +600,7 @@ def command_extract(arguments: argparse.Namespace) -> int:
         images=parse_images(arguments.images),
     )
     # What cannot be used is said before anything is written.
-    run.read_types(options)
-    run.read_transforms(options)
-    run.read_images(options)
+    run.check_options(options)
     made = make_plan(
         arguments.bags,
         output=arguments.output,

@@ -52,6 +52,10 @@ CONTRACT_VERSION = 1
 ALLOW_VARIABLE = "ROS_TO_PARQUET_ALLOW"
 """Environment variable: comma-separated URIs; what a job reads and writes must lie at or below them."""
 
+MSG_PATH_VARIABLE = "ROS_TO_PARQUET_MSG_PATH"
+"""Environment variable: comma-separated folders of definitions, looked into after those of the options: an
+image's own."""
+
 ROS2_DISTRIBUTIONS = (
     "lyrical",
     "kilted",

@@ -1,4 +1,4 @@
-"""What is said of an error that nobody thought of."""
+"""What cannot be done, and what is said of an error that nobody thought of."""
 
 from __future__ import annotations
 
@@ -6,8 +6,18 @@ import os
 import sys
 import traceback
 
+from ros_to_parquet.contract import ExitCode
+
 DEBUG_VARIABLE = "ROS_TO_PARQUET_DEBUG"
 """Environment variable: not empty, errors of the engine itself are logged with what they say."""
+
+
+class ShardError(Exception):
+    """A shard that cannot be done; ``exit_code`` says whether a retry can help."""
+
+    def __init__(self, message: str, exit_code: ExitCode) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 def unexpected(error: BaseException) -> str:

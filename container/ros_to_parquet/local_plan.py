@@ -12,8 +12,9 @@ from pathlib import Path
 from ros_to_parquet import __version__, contract, lake, process_id
 from ros_to_parquet.beside import find_beside, with_content
 from ros_to_parquet.contract import ExitCode, ExtractOptions, PlannedBag
+from ros_to_parquet.errors import ShardError
 from ros_to_parquet.log import now
-from ros_to_parquet.run import ShardError, output_errors
+from ros_to_parquet.run import output_errors
 from ros_to_parquet.storage import (
     ExistsError,
     NotFoundError,

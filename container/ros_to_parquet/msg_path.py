@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from ros_to_parquet.contract import ROS_DISTRIBUTIONS, ContractError, ExtractOptions
+from ros_to_parquet.contract import MSG_PATH_VARIABLE, ROS_DISTRIBUTIONS, ContractError, ExtractOptions
 from ros_to_parquet.definitions import (
     Definition,
     DefinitionError,
@@ -18,9 +18,6 @@ from ros_to_parquet.definitions import (
 )
 from ros_to_parquet.idl import parse_idl
 from ros_to_parquet.storage import normalize, open_storage
-
-VARIABLE = "ROS_TO_PARQUET_MSG_PATH"
-"""Environment variable: comma-separated folders, looked into after those of the options: an image's own."""
 
 KINDS = {".msg": "msg", ".srv": "srv", ".action": "action", ".idl": "msg"}
 """Endings of definitions, and the part of a type's name that says the same."""
@@ -36,9 +33,11 @@ class MsgPathError(ValueError):
 
 
 def folders_of(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """The folders that `VARIABLE` names."""
+    """The folders that `MSG_PATH_VARIABLE` names."""
     return tuple(
-        normalize(folder) for text in environ.get(VARIABLE, "").split(",") if (folder := text.strip())
+        normalize(folder)
+        for text in environ.get(MSG_PATH_VARIABLE, "").split(",")
+        if (folder := text.strip())
     )
 
 

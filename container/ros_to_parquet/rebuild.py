@@ -43,7 +43,7 @@ from ros_to_parquet.parquet import int64_column
 from ros_to_parquet.parquet_options import recorded_schema
 from ros_to_parquet.pointcloud import METADATA_KEY, CloudTable
 from ros_to_parquet.progress import Progress
-from ros_to_parquet.run import topic_filter
+from ros_to_parquet.reading import topic_filter
 from ros_to_parquet.schema import arrow_fields, schema_hash
 from ros_to_parquet.storage import (
     ExistsError,

@@ -287,16 +287,16 @@ def test_errors_are_exit_codes(tmp_path: Path) -> None:
 
 STAY = """
 import sys, threading
-from ros_to_parquet import cli, run
+from ros_to_parquet import cli, extraction
 
-whole = run._Extraction.add
+whole = extraction.Extraction.add
 
-def stay(extraction, block):
-    whole(extraction, block)
+def stay(rows, block):
+    whole(rows, block)
     print("in the middle of it", flush=True)
     threading.Event().wait()
 
-run._Extraction.add = stay
+extraction.Extraction.add = stay
 sys.exit(cli.main(sys.argv[1:]))
 """
 

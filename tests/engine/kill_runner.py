@@ -38,6 +38,7 @@ import pyarrow.parquet as pq
 
 import ros_to_parquet
 from ros_to_parquet import cli, contract
+from ros_to_parquet import extraction as _extraction  # noqa: F401
 from ros_to_parquet import run as _run  # noqa: F401 (all that a shard needs, before the first fork)
 from ros_to_parquet.contract import Lease, Plan
 from ros_to_parquet.lake import Lake

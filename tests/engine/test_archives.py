@@ -18,6 +18,7 @@ import ros_to_parquet
 from ros_to_parquet import run
 from ros_to_parquet.bag.archive import ArchiveReader
 from ros_to_parquet.contract import BagStatus, DriveState, ExitCode, Manifest
+from ros_to_parquet.errors import ShardError
 from ros_to_parquet.info import read_info
 from ros_to_parquet.lake import Lake
 from ros_to_parquet.rebuild import rebuild
@@ -201,7 +202,7 @@ def test_a_rosbag2_folder_compressed_by_file(tmp_path: Path, bags: dict[str, byt
 def test_a_bag_beside_its_compressed_self_is_refused(tmp_path: Path, bags: dict[str, bytes]) -> None:
     save(tmp_path / "a.bag", bags["a.bag"])
     save(tmp_path / "a.bag.gz", gzip.compress(bags["a.bag"]))
-    with pytest.raises(run.ShardError, match=r"a\.bag and a\.bag\.gz seem to be one recording"):
+    with pytest.raises(ShardError, match=r"a\.bag and a\.bag\.gz seem to be one recording"):
         plan_for(tmp_path, output=tmp_path / "lake")
 
 

@@ -31,6 +31,7 @@ from ros_to_parquet.contract import (
     image_rules,
     parse_image_rule,
 )
+from ros_to_parquet.errors import ShardError
 from ros_to_parquet.lake import Lake
 from ros_to_parquet.memory import share_out
 from ros_to_parquet.rebuild import RebuildError, rebuild
@@ -577,7 +578,7 @@ def test_a_package_that_is_missing_is_said_before_anything_is_done(
     plan = plan_for(bag, output=tmp_path / "lake", options=options(cam=form))
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == module else find(name))
-    with pytest.raises(run.ShardError, match=rf"'/cam'.*\[engine,{extra}\]") as caught:
+    with pytest.raises(ShardError, match=rf"'/cam'.*\[engine,{extra}\]") as caught:
         run.run_shard(plan, 0, JOB)
     assert caught.value.exit_code is ExitCode.USAGE
     assert not list((tmp_path / "lake").rglob("*.parquet"))
@@ -625,7 +626,7 @@ def test_overwrite_replaces_files_with_the_rows(tmp_path: Path) -> None:
     )
     extract(bag, output=output, options=options(cam="png_files,video=h264"))
     before = files(output)
-    with pytest.raises(run.ShardError, match=r"rows of a\.bag are in the lake already"):
+    with pytest.raises(ShardError, match=r"rows of a\.bag are in the lake already"):
         plan_for(bag, output=output, options=options(cam="jpeg_files"))
     assert plan_for(bag, output=output, options=options(cam="png_files,video=h264")).shards == ()
     extract(bag, output=output, options=options(cam="jpeg_files"), overwrite=True)
@@ -718,7 +719,7 @@ def test_a_shard_that_comes_too_late_takes_its_files_back(
         return commit(storage, plan, manifest, number)
 
     monkeypatch.setattr(run, "_commit", overtaken)
-    with pytest.raises(run.ShardError, match="too late"):
+    with pytest.raises(ShardError, match="too late"):
         run.run_shard(plan, 0, JOB)
     assert files(output) == set()
     assert not list(output.rglob("*.parquet"))

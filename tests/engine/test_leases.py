@@ -13,6 +13,7 @@ import pytest
 import ros_to_parquet
 from ros_to_parquet import contract, process_id, run
 from ros_to_parquet.contract import ExitCode, ExtractOptions, Plan
+from ros_to_parquet.errors import ShardError
 from ros_to_parquet.local_plan import make_plan
 from ros_to_parquet.storage import open_storage
 from tests.engine.sample_bags import write_bag
@@ -64,7 +65,7 @@ def test_a_live_process_is_named_and_a_dead_one_loses_its_lease(
     bag: Path, holder: subprocess.Popen[str], options: dict[str, Any]
 ) -> None:
     said = rf"drive d: run 'extract-\w+' of the command line has it since .* \(process {holder.pid} on "
-    with pytest.raises(run.ShardError, match=said) as caught:
+    with pytest.raises(ShardError, match=said) as caught:
         plan_of(bag, **options)
     assert caught.value.exit_code is ExitCode.PLAN_REFUSED
     holder.kill()

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ros_to_parquet import cli, errors, run
+from ros_to_parquet import cli, errors, extraction
 from ros_to_parquet.contract import ExitCode
 from ros_to_parquet.log import event
 from ros_to_parquet.text import print_table, shown
@@ -111,7 +111,7 @@ def test_an_error_that_nobody_thought_of_does_not_quote_messages(
         except pa.ArrowInvalid as error:
             raise RuntimeError(f"no row of {SECRET}") from error
 
-    monkeypatch.setattr(run._Extraction, "add", fail)
+    monkeypatch.setattr(extraction.Extraction, "add", fail)
     words = ["extract", str(tmp_path / "x.bag"), "--output", str(tmp_path / "lake")]
     assert cli.main(words) == ExitCode.ENGINE_ERROR
     said = "".join(capfd.readouterr())

@@ -10,8 +10,9 @@ import pytest
 
 import ros_to_parquet
 from ros_to_parquet import contract, run
-from ros_to_parquet.bag import join
+from ros_to_parquet.bag import MessageBlock, join
 from ros_to_parquet.contract import ExtractOptions, Manifest
+from ros_to_parquet.decode import Decoder
 from ros_to_parquet.local_plan import make_plan
 from tests.engine.bag.bag_bytes import (
     T0,
@@ -112,14 +113,14 @@ def test_each_topic_gets_what_is_its_own(tmp_path: Path, encoding: str) -> None:
 
 def test_what_is_small_is_decoded_with_what_is_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fed = []
-    feed = run.Decoder.feed_together
+    feed = Decoder.feed_together
 
-    def watched(self: run.Decoder, blocks: list[run.MessageBlock]) -> None:
+    def watched(self: Decoder, blocks: list[MessageBlock]) -> None:
         fed.append(len(blocks))
         feed(self, blocks)
 
     bag, _, _ = make_bag(tmp_path, "ros1")
-    monkeypatch.setattr(run.Decoder, "feed_together", watched)
+    monkeypatch.setattr(Decoder, "feed_together", watched)
     extract(bag, output=tmp_path / "lake")
     trials, large = TOPICS, 3
     assert len(fed) <= trials + large + 3
@@ -127,20 +128,20 @@ def test_what_is_small_is_decoded_with_what_is_alike(tmp_path: Path, monkeypatch
 
 
 @pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> list[run.Decoder]:
+def made(monkeypatch: pytest.MonkeyPatch) -> list[Decoder]:
     """Every decoder that is made."""
     decoders = []
-    begin = run.Decoder.__init__
+    begin = Decoder.__init__
 
-    def kept(self: run.Decoder, *arguments: object) -> None:
+    def kept(self: Decoder, *arguments: object) -> None:
         decoders.append(self)
         begin(self, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(run.Decoder, "__init__", kept)
+    monkeypatch.setattr(Decoder, "__init__", kept)
     return decoders
 
 
-def test_bags_with_the_same_types_share_their_programs(tmp_path: Path, made: list[run.Decoder]) -> None:
+def test_bags_with_the_same_types_share_their_programs(tmp_path: Path, made: list[Decoder]) -> None:
     bags = []
     for number in range(20):
         bag = Ros1Bag()
@@ -154,7 +155,7 @@ def test_bags_with_the_same_types_share_their_programs(tmp_path: Path, made: lis
     assert len(made) == 2  # one to try the layout with
 
 
-def test_a_type_of_one_topic_has_one_program(tmp_path: Path, made: list[run.Decoder]) -> None:
+def test_a_type_of_one_topic_has_one_program(tmp_path: Path, made: list[Decoder]) -> None:
     bag = Ros1Bag()
     head = [bag.connection(n, f"/t{n}", f"test/T{n}", f"uint8 a{n}\n") for n in range(5)]
     bag.chunk([*head, *(ros1_message(n, T0 + n, b"\7") for n in range(5))], dict.fromkeys(range(5), 1))

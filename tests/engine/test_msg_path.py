@@ -15,6 +15,7 @@ import pytest
 from ros_to_parquet import contract, run
 from ros_to_parquet.contract import ContractError, ExitCode, ExtractOptions
 from ros_to_parquet.definitions import CUSTOM
+from ros_to_parquet.errors import ShardError
 from ros_to_parquet.layout import Layout, definition_of, resolve_layout, standard_layout
 from ros_to_parquet.msg_path import MsgPathError, load_types
 from tests.engine.decode.blocks import connection
@@ -198,7 +199,7 @@ def test_folders_that_cannot_be_used(tmp_path: Path, files: Mapping[str, str], s
     assert str(folder) in str(caught.value)
     bag = write_mcap(tmp_path / "a.mcap", "pkg/msg/A", [b"\0\1\0\0\1"])
     plan = plan_for(bag, output=tmp_path / "lake", options=options)
-    with pytest.raises(run.ShardError) as refused:
+    with pytest.raises(ShardError) as refused:
         run.run_shard(plan, 0, JOB)
     assert refused.value.exit_code is ExitCode.USAGE
 
@@ -277,7 +278,7 @@ def test_folders_of_the_environment_come_after_the_options(
 
     other = write(tmp_path / "other", {"car_msgs/msg/Wheel.msg": "uint8 place\n"})
     monkeypatch.setenv("ROS_TO_PARQUET_MSG_PATH", f"{other},{tmp_path}/missing")
-    with pytest.raises(run.ShardError, match=r"msg path .*missing: no message definition there"):
+    with pytest.raises(ShardError, match=r"msg path .*missing: no message definition there"):
         run.read_types(ExtractOptions())
     monkeypatch.setenv("ROS_TO_PARQUET_MSG_PATH", str(other))
     layout = resolve_layout(
@@ -310,6 +311,6 @@ def test_msg_paths_on_s3(tmp_path: Path, embedded_aws: EmbeddedAws) -> None:
     with pytest.MonkeyPatch.context() as patch:
         for key, value in environment.items():
             patch.setenv(key, value)
-        with pytest.raises(run.ShardError, match="msg path s3://no-such-bucket-here/x") as caught:
+        with pytest.raises(ShardError, match="msg path s3://no-such-bucket-here/x") as caught:
             run.read_types(missing)
     assert caught.value.exit_code is ExitCode.INPUT_MISSING

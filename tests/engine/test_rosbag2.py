@@ -17,8 +17,8 @@ from rosbags.typesys import Stores, get_typestore
 
 from ros_to_parquet import contract
 from ros_to_parquet.contract import BagStatus, ExitCode
+from ros_to_parquet.errors import ShardError
 from ros_to_parquet.info import read_info
-from ros_to_parquet.run import ShardError
 from tests.engine.sample_bags import START_NS
 from tests.engine.test_run import cli, drive_manifest, extract, plan_for, rows
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -26,7 +28,7 @@ from rosbags.rosbag1 import Writer as Rosbag1Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 import ros_to_parquet
-from ros_to_parquet import contract, lake, parquet, run
+from ros_to_parquet import bag, contract, lake, parquet, reading, run
 from ros_to_parquet.bag import chunked, source
 from ros_to_parquet.contract import (
     BagStatus,
@@ -38,8 +40,10 @@ from ros_to_parquet.contract import (
     Plan,
 )
 from ros_to_parquet.drift import DriftError
+from ros_to_parquet.errors import ShardError
 from ros_to_parquet.local_plan import make_plan
 from ros_to_parquet.memory import DEFAULT_BUDGET, MemoryBudget
+from ros_to_parquet.reading import ReadAhead, memory_bytes
 from ros_to_parquet.storage import LocalSource, LocalStorage, LocalUpload, NotFoundError, StorageError
 from tests.engine.bag.bag_bytes import simple_mcap, simple_ros1
 from tests.engine.sample_bags import START_NS, TOPICS, write_bag
@@ -394,14 +398,12 @@ def test_rows_that_would_be_there_twice_are_refused(tmp_path: Path) -> None:
     write_bag(bag)
     imu = ExtractOptions(("/imu/*",))
     extract(bag, output=output, options=imu)
-    with pytest.raises(
-        run.ShardError, match=r"rows of a\.bag are in the lake already.*--overwrite"
-    ) as caught:
+    with pytest.raises(ShardError, match=r"rows of a\.bag are in the lake already.*--overwrite") as caught:
         plan_for(bag, output=output)
     assert caught.value.exit_code is ExitCode.USAGE
     bag.unlink()
     write_bag(bag, messages=7)
-    with pytest.raises(run.ShardError, match=r"rows of a\.bag are in the lake already"):
+    with pytest.raises(ShardError, match=r"rows of a\.bag are in the lake already"):
         plan_for(bag, output=output, options=imu)
     assert rows(output, "imu.data").num_rows == 40
     extract(bag, output=output, overwrite=True)
@@ -472,15 +474,15 @@ def test_another_runs_lease_stops_a_shard_and_names_that_run(tmp_path: Path) -> 
     lease_path = tmp_path / "lake" / contract.lease_key("drive_1")
     lease_path.write_bytes(contract.to_json(other))
     with pytest.raises(
-        run.ShardError, match="run 'scheduled__7' of DAG 'nightly' has it since 2026-01-01"
+        ShardError, match="run 'scheduled__7' of DAG 'nightly' has it since 2026-01-01"
     ) as caught:
         run.run_shard(plan, 0, JOB)
     assert caught.value.exit_code is ExitCode.PLAN_REFUSED
     assert list((tmp_path / "lake").rglob("*.parquet")) == []
-    with pytest.raises(run.ShardError, match="--take-over"):
+    with pytest.raises(ShardError, match="--take-over"):
         plan_for(tmp_path / "a.bag", output=tmp_path / "lake")
     lease_path.unlink()
-    with pytest.raises(run.ShardError, match="no lease"):
+    with pytest.raises(ShardError, match="no lease"):
         run.run_shard(plan, 0, JOB)
 
 
@@ -624,7 +626,7 @@ def test_an_output_that_vanishes_is_not_called_a_missing_bag(
     budget = dataclasses.replace(DEFAULT_BUDGET, row_group=1, waiting=1, in_flight=1)
     with monkeypatch.context() as patch:
         patch.setattr(parquet.TableFile, "encode", lambda file, *_, **__: gone(file.upload, b""))
-        with pytest.raises(run.ShardError, match=r"output: .*\.parquet: NoSuchUpload") as caught:
+        with pytest.raises(ShardError, match=r"output: .*\.parquet: NoSuchUpload") as caught:
             run.run_shard(plan, 0, JOB, budget=budget)
     assert caught.value.exit_code is ExitCode.OUTPUT_FAILED
     assert extract(tmp_path / "a.bag", output=tmp_path / "lake").bags[0].status is BagStatus.OK
@@ -639,7 +641,7 @@ def test_a_bag_that_cannot_be_read_is_not_called_an_output_that_failed(
     write_bag(tmp_path / "a.bag")
     plan = plan_for(tmp_path / "a.bag", output=tmp_path / "lake")
     monkeypatch.setattr(LocalSource, "read_at", broken)
-    with pytest.raises(run.ShardError, match=r"bag .*a\.bag: Input/output error") as caught:
+    with pytest.raises(ShardError, match=r"bag .*a\.bag: Input/output error") as caught:
         run.run_shard(plan, 0, JOB)
     assert caught.value.exit_code is ExitCode.INPUT_MISSING
 
@@ -766,7 +768,7 @@ def test_a_folder_with_a_recording_twice_is_refused_until_told_which(tmp_path: P
     (tmp_path / "bags").mkdir()
     write_bag(tmp_path / "bags" / "a.bag")
     write_bag(tmp_path / "bags" / "a.orig.bag")
-    with pytest.raises(run.ShardError, match=r"a\.bag and a\.orig\.bag seem to be one recording") as caught:
+    with pytest.raises(ShardError, match=r"a\.bag and a\.orig\.bag seem to be one recording") as caught:
         plan_for(tmp_path / "bags", output=tmp_path / "lake")
     assert caught.value.exit_code is ExitCode.USAGE
     plan = plan_for(tmp_path / "bags" / "a.orig.bag", output=tmp_path / "lake")
@@ -780,10 +782,10 @@ def test_names_that_are_not_ascii_or_not_text(tmp_path: Path) -> None:
     extract(Path(os.fsdecode(odd)), output=tmp_path / "lake")
     assert set(rows(tmp_path / "lake", "imu.data")["bag"].to_pylist()) == {"caf\\xe9.bag"}
     write_bag(tmp_path / "東京.bag")
-    with pytest.raises(run.ShardError, match="no drive id can be made of the name '東京': use --drive-id"):
+    with pytest.raises(ShardError, match="no drive id can be made of the name '東京': use --drive-id"):
         plan_for(tmp_path / "東京.bag", output=tmp_path / "lake", drive_id=None)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(run.ShardError, match=r"empty: no bag there \(\.bag, \.mcap or \.db3"):
+    with pytest.raises(ShardError, match=r"empty: no bag there \(\.bag, \.mcap or \.db3"):
         plan_for(tmp_path / "empty", output=tmp_path / "lake")
 
 
@@ -801,16 +803,54 @@ def test_read_ahead_passes_errors_on_and_stops_its_thread(tmp_path: Path) -> Non
     from ros_to_parquet.bag import LocalFile, open_bag
 
     write_bag(tmp_path / "a.bag", messages=2000)
-    blocks = run.read_ahead(open_bag(LocalFile(tmp_path / "a.bag")).blocks(), 1)
-    assert len(next(blocks))
-    blocks.close()
+    limits: Any = {"budget_bytes": 1, "large_bytes": 1 << 20}
+    closed = []
+
+    def blocks() -> Any:
+        try:
+            yield from open_bag(LocalFile(tmp_path / "a.bag")).blocks()
+        finally:
+            closed.append(threading.current_thread().name)
+
+    with ReadAhead(blocks(), memory_bytes, **limits) as ahead:
+        assert len(next(iter(ahead)))
+    assert closed == ["bag-reader"]
+    assert "bag-reader" not in {thread.name for thread in threading.enumerate()}
 
     def broken() -> Any:
         yield from ()
         raise OSError("disk gone")
 
-    with pytest.raises(OSError, match="disk gone"):
-        list(run.read_ahead(broken(), 1))
+    with ReadAhead(broken(), memory_bytes, **limits) as ahead, pytest.raises(OSError, match="disk gone"):
+        list(ahead)
+
+
+@pytest.mark.parametrize("small_bytes", [0, 1 << 20])
+def test_the_next_bag_is_opened_ahead_behind_a_small_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_bytes: int
+) -> None:
+    monkeypatch.setattr(reading, "_SMALL_BAG_BYTES", small_bytes)
+    for name in ("a", "b"):
+        write_bag(tmp_path / f"{name}.bag")
+    plan = plan_for(tmp_path / "a.bag", tmp_path / "b.bag", output=tmp_path / "lake")
+    opened: list[str] = []
+
+    def open_noted(source: Any, **options: Any) -> Any:
+        opened.append(Path(source.name).stem)
+        return bag.open_bag(source, **options)
+
+    monkeypatch.setattr(reading, "open_bag", open_noted)
+    kinds = []
+    with reading.read_ahead(plan, 0, DEFAULT_BUDGET) as items:
+        for item in items:
+            kinds.append(type(item).__name__)
+            if isinstance(item, reading.ReadBag) and item.opened.place == 0:
+                patience = time.monotonic() + (20 if small_bytes else 0.2)
+                while len(opened) == 1 and time.monotonic() < patience:
+                    time.sleep(0.01)
+                assert opened == (["a", "b"] if small_bytes else ["a"])
+    assert opened == ["a", "b"]
+    assert [kind for kind, _ in itertools.groupby(kinds)] == ["OpenedBag", "MessageBlock", "ReadBag"] * 2
 
 
 def test_info_prints_topics_types_counts_times_and_compression(tmp_path: Path) -> None:
@@ -935,9 +975,7 @@ def test_a_recording_that_was_not_closed_is_read_where_it_is_named(tmp_path: Pat
     assert [bag.name for bag in plan.bags] == ["x.bag"]
     assert plan.ignored == (str(tmp_path / "y.bag.active"),)
     (tmp_path / "x.bag").unlink()
-    with pytest.raises(
-        run.ShardError, match=r"y\.bag\.active\); a \.bag\.active may be .* name the file itself"
-    ):
+    with pytest.raises(ShardError, match=r"y\.bag\.active\); a \.bag\.active may be .* name the file itself"):
         plan_for(tmp_path, output=tmp_path / "lake")
     plan = plan_for(tmp_path / "y.bag.active", output=tmp_path / "lake", drive_id=None)
     assert (plan.drive_id, plan.bags[0].name, plan.bags[0].format) == ("y", "y.bag.active", "rosbag1")

@@ -62,6 +62,8 @@ sys.exit(cli.main(sys.argv[2:]))
 """
 
 RUN = "ros_to_parquet.run"
+READING = "ros_to_parquet.reading"
+EXTRACTION = "ros_to_parquet.extraction"
 LOCAL = "ros_to_parquet.storage.local"
 S3 = "ros_to_parquet.storage.s3"
 PARQUET = "ros_to_parquet.parquet"
@@ -69,14 +71,14 @@ PARQUET = "ros_to_parquet.parquet"
 UNPUBLISHED = {
     "as it starts": f"{RUN}:JobIdentity.from_environment=after",
     "record of its start": f"{RUN}:check_lease=after",
-    "bag opened": f"{RUN}:open_bag=after",
-    "block decoded": f"{RUN}:_Extraction.add=after",
+    "bag opened": f"{READING}:open_bag=after",
+    "block decoded": f"{EXTRACTION}:Extraction.add=after",
     "rows put aside": f"{PARQUET}:RowScratch.write=after",
     "row group encoded": f"{PARQUET}:TableFile.encode=after",
     "all files ended": f"{PARQUET}:TableWriters.finish=after",
     "large row encoded": f"{PARQUET}:_LargeScratch.hand_on=before",
     "file begun": f"{LOCAL}:tempfile.mkstemp=after",
-    "given up already": f"{RUN}:_Extraction.add=after {PARQUET}:TableFile.abort=before",
+    "given up already": f"{EXTRACTION}:Extraction.add=after {PARQUET}:TableFile.abort=before",
 }
 PUBLISHED = {
     "files published": f"{PARQUET}:_publish=before",
@@ -89,7 +91,7 @@ ON_S3 = {
     "part sent": f"{S3}:S3Upload._send_part=after",
     "part to be sent": f"{S3}:S3Upload._send_part=before",
     "block decoded": UNPUBLISHED["block decoded"],
-    "upload ended": f"{RUN}:_Extraction.add=after {S3}:_abort_multipart=before",
+    "upload ended": f"{EXTRACTION}:Extraction.add=after {S3}:_abort_multipart=before",
 }
 
 

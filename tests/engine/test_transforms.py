@@ -33,9 +33,10 @@ from ros_to_parquet.contract import (
     Transformed,
     TransformRule,
 )
+from ros_to_parquet.errors import ShardError
 from ros_to_parquet.memory import share_out
 from ros_to_parquet.rebuild import RebuildError, rebuild
-from ros_to_parquet.run import ShardError, run_shard
+from ros_to_parquet.run import run_shard
 from tests.engine.decode.test_pointcloud import velodyne
 from tests.engine.installed import install
 from tests.engine.sample_bags import START_NS, TOPICS, write_bag, write_mcap
