@@ -31,7 +31,7 @@ def tune() -> None:
     """Sets this process up for large buffers, but for what its environment sets otherwise."""
     gc.set_threshold(_GC_THRESHOLD)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads would wait for work in a busy loop
-    if "GLIBC_TUNABLES" not in os.environ:
+    if not any(name == "GLIBC_TUNABLES" or name.startswith("MALLOC_") for name in os.environ):
         set_malloc()
 
 

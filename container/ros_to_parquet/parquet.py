@@ -196,7 +196,7 @@ class TableFile:
         batches = [*(batch for place in aside for batch in scratch.read(place, self.schema)), *batches]
         if not batches and self.writer is None:
             batches = [pa.RecordBatch.from_pylist([], schema=self.schema)]
-        with local_errors(self.upload.uri):
+        with local_errors(tempfile.gettempdir() if self.large else self.upload.uri):
             if batches:
                 writer = self._begun(batches)
                 table = _in_order(pa.Table.from_batches(batches, self.schema).unify_dictionaries())

@@ -30,8 +30,11 @@ from ros_to_parquet.storage import (
 MESSAGE_OVERHEAD_BYTES: Final = 64
 """What a message takes in memory beside its payload (times, offsets): more than many a payload."""
 
-_SMALL_BAG_BYTES: Final = 16 << 20
-"""Behind a bag up to this size the next one is opened while rows are made: its index takes little memory."""
+_SMALL_BAG_BYTES: Final = 8 << 20
+"""Behind a bag up to this size others are opened while rows are made, until the bytes ahead are too many."""
+
+_READER_BYTES: Final = 1 << 20
+"""What the reader of a small bag takes beside as much as the bag: its index and definitions."""
 
 
 def topic_filter(options: ExtractOptions) -> Callable[[str], bool]:
@@ -74,7 +77,7 @@ class OpenedBag:
 
 @dataclass(frozen=True, slots=True)
 class ReadBag:
-    """All blocks have come. Until the next item is asked for, attachments can be read."""
+    """All blocks have come. Where it ``waits``, attachments can be read until the next item is asked for."""
 
     opened: OpenedBag
 
@@ -228,7 +231,9 @@ def read_ahead(plan: Plan, shard: int, budget: MemoryBudget) -> ReadAhead[Item]:
     def held_bytes(item: Item) -> int:
         if isinstance(item, MessageBlock):
             return memory_bytes(item)
-        return budget.large + 1 if isinstance(item, ReadBag) and item.waits else 0
+        if not isinstance(item, ReadBag):
+            return 0
+        return budget.large + 1 if item.waits else item.opened.bag.size_bytes + _READER_BYTES
 
     return ReadAhead(
         read_bags(plan, shard, budget),

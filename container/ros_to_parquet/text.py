@@ -10,18 +10,18 @@ from ros_to_parquet.contract import one_line
 NAMED = 5
 
 _SIGNED = re.compile(r"(\bhttps?://)([^\s/?#@]*@)?([^\s?#'\"<>]*)([?#][^\s'\"<>]*)?")
-_USER = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s/?#@]*@")
+_PASSWORD = re.compile(r"(?<![\w+.-])([a-z][a-z0-9+.-]*://)[^\s/?#:@]*:[^\s/?#]*@", re.IGNORECASE)
 
 
 def shown(text: str) -> str:
-    """``text`` for a line of a log or a terminal: URLs without what signs them, nothing that moves a cursor.
+    """``text`` for a line of a log or a terminal: URLs without what opens them, nothing that moves a cursor.
 
     >>> shown("https://host/x.bag?X-Amz-Signature=4f2a: 503")
     'https://host/x.bag?...: 503'
     >>> shown("no answer from postgresql://me:secret@host/catalog")
     'no answer from postgresql://...@host/catalog'
     """
-    return one_line(_USER.sub(r"\1...@", _SIGNED.sub(_unsigned, text)))
+    return one_line(_PASSWORD.sub(r"\1...@", _SIGNED.sub(_unsigned, text)))
 
 
 def _unsigned(url: re.Match[str]) -> str:

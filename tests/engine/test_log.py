@@ -28,6 +28,9 @@ SIGNATURE = "SIGNATURE-51c2"
     ("text", "expected"),
     [
         ("http://h/x.bag?X-Amz-Signature=S: 503", "http://h/x.bag?...: 503"),
+        ("in PostgreSQL+psycopg://me:p@ss@h/c?x", "in PostgreSQL+psycopg://...@h/c?x"),
+        ("abfss://box@account.dfs.core.windows.net/x", "abfss://box@account.dfs.core.windows.net/x"),
+        ("a." * 100_000, "a." * 100_000),
         (
             "'https://h/x.bag?sig=S&se=1' and (https://h/y#token=S)",
             "'https://h/x.bag?...' and (https://h/y?...",

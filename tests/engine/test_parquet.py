@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from ros_to_parquet import parquet
-from ros_to_parquet.storage import LocalStorage, LocalUpload, StorageError, TransientError
+from ros_to_parquet.storage import LocalStorage, LocalUpload, NotFoundError, StorageError, TransientError
 
 SCHEMA = pa.schema([pa.field("x", pa.int64(), nullable=False)])
 
@@ -81,3 +81,12 @@ def test_a_failed_step_ends_every_upload_and_is_what_is_raised(
     gc.collect()
     assert {path.name for path in tmp_path.iterdir()} <= {"first", "abort-fails", "last"}
     assert "upload_not_ended" in capsys.readouterr().err
+
+
+def test_a_file_that_somebody_has_swept_is_not_made_again(tmp_path: Path) -> None:
+    upload = LocalStorage().upload(str(tmp_path / "a.parquet"))
+    (partial,) = tmp_path.iterdir()
+    partial.unlink()
+    with pytest.raises(NotFoundError):
+        upload.native()
+    assert not list(tmp_path.iterdir())

@@ -825,6 +825,30 @@ def test_read_ahead_passes_errors_on_and_stops_its_thread(tmp_path: Path) -> Non
         list(ahead)
 
 
+def test_of_small_bags_few_are_open_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(12):
+        write_bag(tmp_path / f"{number:02d}.bag")
+    bags = sorted(tmp_path.glob("*.bag"))
+    plan = plan_for(*bags, output=tmp_path / "lake", options=ExtractOptions(include_topics=("/none",)))
+    opened: list[str] = []
+
+    def open_noted(source: Any, **options: Any) -> Any:
+        opened.append(source.name)
+        return bag.open_bag(source, **options)
+
+    monkeypatch.setattr(reading, "open_bag", open_noted)
+    budget = dataclasses.replace(DEFAULT_BUDGET, read_ahead=3 << 20)
+    most = 3 + 2  # of a MiB and their bytes each, the one that is too much, and the one that has been taken
+    with reading.read_ahead(plan, 0, budget) as items:
+        done = 0
+        for item in items:
+            if isinstance(item, reading.ReadBag):
+                time.sleep(0.1)
+                assert len(opened) - done <= most
+                done += 1
+    assert done == len(opened) == len(bags)
+
+
 @pytest.mark.parametrize("small_bytes", [0, 1 << 20])
 def test_the_next_bag_is_opened_ahead_behind_a_small_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_bytes: int

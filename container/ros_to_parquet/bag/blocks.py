@@ -38,11 +38,16 @@ _CONNECTION_BYTES = 2 << 10
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """What a buffer says of a connection: its id as recorded, where in the buffer, and it (with id 0)."""
+    """What a buffer says of a connection: its id as recorded, where in the buffer, and it (with id 0).
+
+    ``offset`` is that of its chunk in the bag, where the buffer is of several: messages of those before come
+    too early for it.
+    """
 
     recorded_id: int
     position: int
     content: Connection
+    offset: int = 0
 
 
 class ConnectionTable:
@@ -147,13 +152,17 @@ class ConnectionTable:
 
         A definition holds from its place in the buffer on; the first one of an id also before it.
         """
-        again = []
+        first, again = [], []
         for definition in definitions:
             if definition.recorded_id in self:
                 again.append(definition)
             else:
                 self.define(definition.recorded_id, definition.content)
+                first.append(definition)
         ids = self._resolve(messages.connections)
+        for definition in first:
+            early = messages.offsets < definition.offset
+            ids[early & (messages.connections == definition.recorded_id)] = -1
         if again:
             meanings = [self.define(definition.recorded_id, definition.content) for definition in again]
             rows, places = _last_before(messages, again)

@@ -82,6 +82,9 @@ class ChunkFraming(Framing[R], Protocol[R]):
     def first(self, window: UInt8Array, size: int) -> R:
         """The record of ``size`` bytes that begins at the start of a window, and has its header there."""
 
+    def unusable(self, records: R) -> npt.NDArray[np.bool_]:
+        """Which are messages that lack what is needed of their header."""
+
     def doubtful(self, records: R) -> npt.NDArray[np.bool_]:
         """Which of a chunk's records must be taken for debris when their lengths do not lead to its end."""
 
@@ -138,8 +141,17 @@ class ChunkedReader(ABC, Generic[R]):
     def _found(self, data: UInt8Array, records: R, offsets: Int64Array) -> tuple[Messages, list[Definition]]:
         """Messages and connections among records of one buffer; ``offsets`` say where they are in the bag."""
 
-    def _run(self, data: UInt8Array, records: R, offsets: Int64Array) -> Iterator[MessageBlock]:
+    def _run(
+        self, data: UInt8Array, records: R, offsets: Int64Array, *, joined: bool = False
+    ) -> Iterator[MessageBlock]:
+        """The messages among records of one buffer; it is of several chunks where it is ``joined``."""
         messages, definitions = self._found(data, records, offsets)
+        if joined and definitions:
+            rows = np.searchsorted(records.starts, [each.position for each in definitions])
+            definitions = [
+                dataclasses.replace(each, offset=offset)
+                for each, offset in zip(definitions, offsets[rows].tolist(), strict=True)
+            ]
         yield from self._table.blocks(data, messages, definitions)
 
     def _passed(self, record: Passed) -> None:
@@ -270,7 +282,7 @@ class ChunkedReader(ABC, Generic[R]):
         for _, _, chunk in chunks:
             self._count_chunk(chunk)
         self._unpacked_bytes += len(content)
-        yield from self._run(content, records, offsets)
+        yield from self._run(content, records, offsets, joined=True)
 
     def _joined(
         self, chunks: Sequence[tuple[int, UInt8Array, Chunk]]
@@ -292,7 +304,7 @@ class ChunkedReader(ABC, Generic[R]):
         last = np.searchsorted(records.ends, ends)
         if not len(records) or records.ends[-1] != ends[-1] or (records.ends[last] != ends).any():
             return None
-        if (records.kinds < 0).any():
+        if (records.kinds < 0).any() or self._framing.unusable(records).any():
             return None
         counts = np.diff(last, prepend=-1)
         return content, records, np.repeat([offset for offset, _, _ in chunks], counts)

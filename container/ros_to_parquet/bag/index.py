@@ -82,7 +82,8 @@ class IndexBuilder:
 
     Args:
         wanted: whether a topic is wanted. A chunk is left out if all that it holds is known, by connections
-            that ``define`` has been told of before, and is not wanted.
+            that ``define`` has been told of before, and is not wanted. One that is said to hold nothing is
+            read: it costs next to nothing if that is so.
         begin: first offset of the slice.
         end: first offset after it.
     """
@@ -117,7 +118,9 @@ class IndexBuilder:
         if len(self.named) > MAX_CONNECTIONS or self._count > MAX_CHUNKS:
             raise ValueError(f"it names more than {MAX_CONNECTIONS:,} connections, or {MAX_CHUNKS:,} chunks")
         may_be_wanted = np.array([self._wanted.get(number, True) for number in ids], np.bool_)
-        left_out = entries.tells.copy()
+        left_out = np.zeros_like(entries.tells)
+        left_out[entries.chunks[entries.counts > 0]] = True
+        left_out &= entries.tells
         left_out[entries.chunks[may_be_wanted[inverse] & (entries.counts > 0)]] = False
         own = (entries.offsets >= self._begin) & (entries.offsets < self._end)
         left_out &= own

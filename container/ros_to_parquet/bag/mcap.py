@@ -386,11 +386,9 @@ class McapReader(ChunkedReader[Records]):
                     self._data_ended = True
             except ValueError as error:
                 self._harm(int(offsets[row]), f"{_OTHER_KINDS[kind]} record cannot be read: {error}")
-        is_message = records.kinds == MESSAGE
-        whole = is_message & (records.ends - records.bodies >= _MESSAGE_HEAD.itemsize)
-        rows = np.flatnonzero(whole)
-        if np.count_nonzero(is_message) > len(rows):
-            lost = np.flatnonzero(is_message & ~whole)
+        unusable = self._framing.unusable(records)
+        rows = np.flatnonzero((records.kinds == MESSAGE) & ~unusable)
+        if len(lost := np.flatnonzero(unusable)):
             self._harm(int(offsets[lost[0]]), f"{len(lost):,} message records are too short for their header")
         bodies = records.bodies[rows]
         heads = gather(data, bodies, _MESSAGE_HEAD)
@@ -428,6 +426,10 @@ class _Framing(ChunkFraming[Records]):
             np.array([value], np.int64) for value in (int(window[0]), 0, _RECORD_HEAD_BYTES, size)
         )
         return Records(kinds=kinds, starts=starts, bodies=bodies, ends=ends)
+
+    def unusable(self, records: Records) -> npt.NDArray[np.bool_]:
+        short = records.ends - records.bodies < _MESSAGE_HEAD.itemsize
+        return np.asarray(short & (records.kinds == MESSAGE), np.bool_)
 
     def doubtful(self, records: Records) -> npt.NDArray[np.bool_]:
         return ~np.isin(records.kinds, (SCHEMA, CHANNEL, MESSAGE))

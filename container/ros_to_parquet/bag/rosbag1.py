@@ -183,11 +183,9 @@ class Rosbag1Reader(ChunkedReader["Rosbag1Records"]):
                 self._harm(int(offsets[row]), "a connection record cannot be read")
             else:
                 definitions.append(definition)
-        is_message = records.kinds == MESSAGE
-        whole = is_message & (records.connections >= 0) & (records.times_ns >= 0)
-        rows = np.flatnonzero(whole)
-        if np.count_nonzero(is_message) > len(rows):
-            lost = np.flatnonzero(is_message & ~whole)
+        unusable = self._framing.unusable(records)
+        rows = np.flatnonzero((records.kinds == MESSAGE) & ~unusable)
+        if len(lost := np.flatnonzero(unusable)):
             self._harm(
                 int(offsets[lost[0]]), f"{len(lost):,} messages do not say of which connection or time"
             )
@@ -269,6 +267,10 @@ class _Framing(ChunkFraming[Rosbag1Records]):
         )
         unsound = np.flatnonzero(lies | (records.kinds < 0))
         return part(records, 0, int(unsound[0])) if len(unsound) else records
+
+    def unusable(self, records: Rosbag1Records) -> npt.NDArray[np.bool_]:
+        lacking = (records.connections < 0) | (records.times_ns < 0)
+        return np.asarray(lacking & (records.kinds == MESSAGE), np.bool_)
 
     def doubtful(self, records: Rosbag1Records) -> npt.NDArray[np.bool_]:
         return np.asarray(records.kinds < 0, np.bool_)

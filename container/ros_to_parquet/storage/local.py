@@ -233,6 +233,7 @@ class LocalUpload:
         import pyarrow as pa  # which storage needs for nothing else
 
         with local_errors(self.uri):
+            os.close(_append(self._partial, 0))  # it is there, for Arrow would make it again
             return pa.OSFile(self._partial, "wb")
 
     def wrote(self, size_bytes: int) -> None:

@@ -245,6 +245,19 @@ def test_an_index_that_lies_makes_all_of_it_read(make: Callable[..., bytes]) -> 
 
 
 @pytest.mark.usefixtures("small_reads")
+@pytest.mark.parametrize("told", [{}, {0: 0, 1: 0}])
+@pytest.mark.parametrize("make", [ros1_told, mcap_told])
+def test_a_chunk_that_is_said_to_hold_nothing_is_read(
+    make: Callable[..., bytes], told: dict[int, int]
+) -> None:
+    data = make({0: 1}, told, {0: 1}, true=([0], [0, 1], [0]))
+    whole = read(data)
+    assert Counter(message.topic for message in whole.messages) == {"/a": 3, "/b": 1}
+    assert whole.reader.expected_counts() != whole.reader.counts == {0: 3, 1: 1}
+    assert [message.topic for message in read(data, wanted=only("/b")).messages] == ["/b"]
+
+
+@pytest.mark.usefixtures("small_reads")
 @pytest.mark.parametrize("make", RARE.values(), ids=RARE)
 def test_a_damaged_chunk_makes_all_of_it_read(make: Callable[..., bytes]) -> None:
     data = bytearray(make(compression="bz2" if make is rare_ros1 else "zstd", payload=300))

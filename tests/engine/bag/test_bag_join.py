@@ -154,3 +154,27 @@ def test_messages_of_no_bytes_do_not_wait_for_ever() -> None:
         bag.chunk([*head, *[ros1_message(0, T0, b"")] * 50], {0: 50})
     sizes = [len(block) for block in open_bag(Memory(bag.bytes()), budget=budget(10_000, 4_096)).blocks()]
     assert sum(sizes) == 1_000 and max(sizes) <= 200
+
+
+@pytest.mark.parametrize("window_bytes", [64, DEFAULT_BUDGET.window])
+def test_what_is_said_does_not_depend_on_what_is_read_together(window_bytes: int) -> None:
+    """Connection 5 is defined in the second chunk alone; in two others messages lack their connection."""
+    bag, nameless = Ros1Bag(), ros1_message(1, T0, b"").replace(b"conn=", b"cann=")
+    bag.chunk([bag.connection(1, "/one"), ros1_message(1, T0, b"1"), ros1_message(5, T0, b"early")], {})
+    bag.chunk([ros1_message(5, T0, b"before"), bag.connection(5, "/five"), ros1_message(5, T0, b"after")], {})
+    places = []
+    for number in range(3):
+        places.append(bag.position)
+        bag.chunk([ros1_message(1, T0, b"2"), *[nameless] * number], {})
+    reader = open_bag(Memory(bag.bytes(indexed=False)), budget=budget(1, window_bytes))
+    found = found_in(list(reader.blocks()))
+    payloads = {topic: [payload for _, payload, _ in found[topic, kind]] for topic, kind in found}
+    assert payloads == {"/one": [b"1", b"2", b"2", b"2"], "/five": [b"before", b"after"]}
+    assert [(each.offset, each.reason) for each in reader.damage if "do not say" in each.reason] == [
+        (place, f"{count} messages do not say of which connection or time")
+        for count, place in enumerate(places)
+        if count
+    ]
+    assert [each.reason for each in reader.damage if "defines" in each.reason] == [
+        "1 messages of connection 5, which the bag never defines"
+    ]
