@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,8 +85,21 @@ class Standalone:
         found = self.call("GET", f"/api/v2/dags/{DAG}/dagRuns/{run_id}/taskInstances/{task_id}")
         return None if found["state"] is None else str(found["state"])
 
+    def states(self, run_id: str) -> dict[str, Any]:
+        """The run's, and each task's by name."""
+        run = self.call("GET", f"/api/v2/dags/{DAG}/dagRuns/{run_id}")
+        tasks = self.call("GET", f"/api/v2/dags/{DAG}/dagRuns/{run_id}/taskInstances")["task_instances"]
+        return {"run": run["state"], **{each["task_id"]: each["state"] for each in tasks}}
 
-def until(condition: Callable[[], bool], what: str, *, tolerate: tuple[type[Exception], ...] = ()) -> None:
+
+def until(
+    condition: Callable[[], bool],
+    what: str,
+    *,
+    tolerate: tuple[type[Exception], ...] = (),
+    instead: Callable[[], object] = lambda: "",
+) -> None:
+    """Waits for what should become so; ``instead`` tells what is so, where it does not."""
     deadline = time.monotonic() + PATIENCE_S
     while True:
         try:
@@ -93,7 +107,7 @@ def until(condition: Callable[[], bool], what: str, *, tolerate: tuple[type[Exce
                 return
         except tolerate:
             pass
-        assert time.monotonic() < deadline, f"waited in vain: {what}"
+        assert time.monotonic() < deadline, f"waited in vain: {what} {instead()}"
         time.sleep(0.3)
 
 
@@ -212,10 +226,14 @@ def test_bad_confs_are_refused_and_a_kill_reaches_the_jobs(
         "the Airflow task that waits for it was killed",
     )
 
+    # A scheduler that is about to fail the run does so after it was cleared, too, and nothing runs any more.
+    states = partial(airflow.states, run_id)
+    until(lambda: states()["run"] == "failed", "the run has ended", instead=states)
+
     # Cleared as from the UI, the task submits what is missing, and nothing else.
     clear = {"dag_run_id": run_id, "task_ids": ["submit"], "include_downstream": True, "dry_run": False}
     airflow.call("POST", f"/api/v2/dags/{DAG}/clearTaskInstances", {**clear, "only_failed": False})
-    until(lambda: airflow.task(run_id, "wait") == "deferred", "the sensor defers again")
+    until(lambda: airflow.task(run_id, "wait") == "deferred", "the sensor defers again", instead=states)
     (again,) = airflow.xcom(DAG, run_id, "submit")
     assert (again["work"], again["generation"], again["plan_id"]) == ("submitted", 1, job["plan_id"])
     batch.terminate_job(jobId=again["job_id"], reason="the test is over")
