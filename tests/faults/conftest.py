@@ -11,7 +11,6 @@ import pytest
 from airflow_batch_ros.clients import Clients, open_session
 from airflow_batch_ros.local import EmbeddedAws, ServerOptions
 from airflow_batch_ros.local.batch_stack import RETRY_STRATEGY
-from ros_to_parquet.entry import ENVIRONMENT
 from ros_to_parquet.storage import s3 as s3_module
 
 ENGINE = Path(__file__).with_name("engine.py")
@@ -31,10 +30,7 @@ def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedAws]:
             containerProperties={
                 "image": "ros-to-parquet",
                 "resourceRequirements": [{"type": "VCPU", "value": "1"}, {"type": "MEMORY", "value": "512"}],
-                "environment": [
-                    {"name": name, "value": value}
-                    for name, value in {**ENVIRONMENT, "AWS_MAX_ATTEMPTS": "1"}.items()
-                ],
+                "environment": [{"name": "AWS_MAX_ATTEMPTS", "value": "1"}],
             },
             retryStrategy={**RETRY_STRATEGY, "attempts": 2},
         )
