@@ -979,12 +979,11 @@ def command_views(arguments: argparse.Namespace) -> int:
 
 def _read_drift(arguments: argparse.Namespace, *, single: bool) -> list[TopicDrift]:
     """Raises `storage.NotFoundError` where there is no lake."""
-    from ros_to_parquet.lake import Lake
-    from ros_to_parquet.storage import NotFoundError
+    from ros_to_parquet.lake import Lake, no_lake
 
     lake = Lake(arguments.lake)
     if not lake.drives():
-        raise NotFoundError(f"{lake.uri}: no lake is there (no drive has a manifest)")
+        raise no_lake(lake.uri)
     return lake.drift(arguments.topics, exclude=arguments.exclude, single=single)
 
 

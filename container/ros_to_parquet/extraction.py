@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from ros_to_parquet import __version__, contract, parquet
 from ros_to_parquet.bag.join import SMALL_BYTES
-from ros_to_parquet.bag.model import Connection, Int64Array, MessageBlock, UInt8Array
+from ros_to_parquet.bag.model import Connection, Int64Array, LogTimes, MessageBlock, UInt8Array
 from ros_to_parquet.bag.source import give_back
 from ros_to_parquet.contract import Plan, PointClouds
 from ros_to_parquet.decode import Decoded, Decoder
@@ -65,21 +65,16 @@ def _concatenated(arrays: Sequence[Int64Array | None]) -> Int64Array | None:
 
 @dataclass(slots=True)
 class _Span:
-    """The first and last log time that a file has, and the bag that the first one is of."""
+    """The log times that a file has, and the bag that the first one is of."""
 
-    first_ns: int | None
-    last_ns: int | None
-    first_bag: str
+    first_bag: str = ""
+    log_times: LogTimes = field(default_factory=LogTimes)
 
-    def add(self, other: _Span) -> None:
-        if other.first_ns is None or other.last_ns is None:
-            return
-        if self.first_ns is None or other.first_ns < self.first_ns:
-            self.first_ns, self.first_bag = other.first_ns, other.first_bag
-        self.last_ns = other.last_ns if self.last_ns is None else max(self.last_ns, other.last_ns)
-
-
-_NO_ROWS = _Span(None, None, "")
+    def add(self, rows: pa.RecordBatch, bag: str) -> None:
+        """Takes in rows of one bag; without times where a transform has left them out."""
+        place = rows.schema.get_field_index("log_time_ns")
+        if place >= 0 and rows.num_rows and self.log_times.add(np.from_dlpack(rows.column(place))):
+            self.first_bag = bag
 
 
 @dataclass(slots=True)
@@ -94,8 +89,7 @@ class _Tally:
     rejected: int = 0
     repaired_strings: int = 0
     bytes_in: int = 0
-    first_log_time_ns: int | None = None
-    last_log_time_ns: int | None = None
+    log_times: LogTimes = field(default_factory=LogTimes)
     rejects: list[contract.Reject] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     remark: str = ""
@@ -122,11 +116,7 @@ class _Tally:
         return (self.topic, self.type_name, self.schema_hash)
 
     def count(self, block: MessageBlock) -> None:
-        first, last = int(block.log_times_ns.min()), int(block.log_times_ns.max())
-        self.first_log_time_ns = (
-            first if self.first_log_time_ns is None else min(first, self.first_log_time_ns)
-        )
-        self.last_log_time_ns = last if self.last_log_time_ns is None else max(last, self.last_log_time_ns)
+        self.log_times.add(block.log_times_ns)
         self.messages += len(block)
         self.bytes_in += int(block.lengths.sum())
 
@@ -159,9 +149,9 @@ class _Tally:
             rejected=self.rejected,
             repaired_strings=self.repaired_strings,
             bytes_in=self.bytes_in,
-            first_log_time_ns=self.first_log_time_ns,
-            last_log_time_ns=self.last_log_time_ns,
-            files=tuple(_output_file(files[path], spans.get(path, _NO_ROWS)) for path in self.paths),
+            first_log_time_ns=self.log_times.first_ns,
+            last_log_time_ns=self.log_times.last_ns,
+            files=tuple(_output_file(files[path], spans.get(path, _Span())) for path in self.paths),
             rejects=tuple(self.rejects),
             remark="; ".join(filter(None, (self.remark, self._cloud_remark(), self._image_remark()))),
             transform=None if self.transform is None else self._transformed(self.transform),
@@ -193,8 +183,8 @@ def _output_file(file: parquet.TableFile, span: _Span) -> contract.OutputFile:
         path=file.path,
         rows=file.rows,
         size_bytes=file.upload.size_bytes,
-        first_log_time_ns=span.first_ns,
-        last_log_time_ns=span.last_ns,
+        first_log_time_ns=span.log_times.first_ns,
+        last_log_time_ns=span.log_times.last_ns,
         first_bag=span.first_bag,
     )
 
@@ -613,11 +603,7 @@ class Extraction:
 
     def _write(self, path: str, rows: pa.RecordBatch, *, large: bool = False) -> None:
         """Hands rows of the current bag to the file at ``path``."""
-        span = _span_of(rows, self._bag)
-        if path in self._spans:
-            self._spans[path].add(span)
-        else:
-            self._spans[path] = span
+        self._spans.setdefault(path, _Span(self._bag)).add(rows, self._bag)
         if large:
             self._tables.append_large(path, rows)
         else:
@@ -826,15 +812,6 @@ class Extraction:
         )
         sink.tally.paths.append(path)
         return replace(sink, path=path, schema=self._tables.schema_of(path))
-
-
-def _span_of(rows: pa.RecordBatch, bag: str) -> _Span:
-    """Of rows of one bag; without times where a transform has left them out."""
-    place = rows.schema.get_field_index("log_time_ns")
-    if place < 0 or not rows.num_rows:
-        return _Span(None, None, bag)
-    times = np.from_dlpack(rows.column(place))
-    return _Span(int(times.min()), int(times.max()), bag)
 
 
 def _too_large(size_bytes: int, budget: MemoryBudget, expansion: int) -> str:

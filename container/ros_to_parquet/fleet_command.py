@@ -52,7 +52,8 @@ def add_parser(commands: Any) -> None:
 
 def command_fleet(arguments: argparse.Namespace) -> int:
     from ros_to_parquet import fleet
-    from ros_to_parquet.storage import NotFoundError, normalize, open_storage
+    from ros_to_parquet.lake import no_lake
+    from ros_to_parquet.storage import normalize, open_storage
     from ros_to_parquet.text import and_more, print_table, say
 
     query = fleet.Query(
@@ -72,7 +73,7 @@ def command_fleet(arguments: argparse.Namespace) -> int:
     found = fleet.find_drives(drives, topics, query)
     lacking = fleet.missing(storage, output)
     if not (drives.num_rows or lacking or (updated and updated.removed)):
-        raise NotFoundError(f"{output}: no lake is there (no drive has a manifest)")
+        raise no_lake(output)
     if arguments.json:
         said = {"drives": [each.as_dict() for each in found], "not_in_the_tables": lacking}
         print(json.dumps(said, indent=2))

@@ -486,6 +486,11 @@ def _has_lease(storage: Storage, plan: Plan) -> bool:
         return False
 
 
+def no_lake(uri: str) -> NotFoundError:
+    """What a command says of a place where nothing of a lake is."""
+    return NotFoundError(f"{uri}: no lake is there (no drive has a manifest)")
+
+
 def is_replaced(storage: Storage, plan: Plan, key: str) -> bool:
     """Whether a run that is committed has replaced the plan; to be asked when a manifest of it is written.
 

@@ -162,7 +162,7 @@ class TableFile:
     upload: Upload
     style: ParquetStyle
     large: bool = False
-    native: bool = False
+    native: NativeUpload | None = None
     rows: int = 0
     waiting: list[pa.RecordBatch] = field(default_factory=list)
     waiting_bytes: int = 0
@@ -211,10 +211,7 @@ class TableFile:
                 self.scratch = _LargeScratch()
                 file, options = self.scratch.file, large_options(options, self.schema)
             else:
-                if self.native and isinstance(self.upload, NativeUpload):
-                    raw = self.upload.native()
-                else:
-                    raw = pa.PythonFile(self.sink, mode="w")
+                raw = self.native.native() if self.native else pa.PythonFile(self.sink, mode="w")
                 file = self.stream = pa.BufferedOutputStream(raw, _WRITE_BYTES)
             self.writer = pq.ParquetWriter(file, self.schema, **options)
         return self.writer
@@ -230,8 +227,8 @@ class TableFile:
             size_bytes = self.stream.tell()
             self.stream.close()
             self.stream = None
-            if self.native and isinstance(self.upload, NativeUpload):
-                self.upload.wrote(size_bytes)
+            if self.native:
+                self.native.wrote(size_bytes)
         if self.scratch is not None:
             self.scratch.hand_on(self.sink)
 
@@ -323,7 +320,8 @@ class TableWriters:
     def _begin(self, path: str, schema: pa.Schema, *, large: bool = False) -> None:
         with termination.deferred():
             upload = self._storage.upload(f"{self._output}/{path}")
-            native = len(self._files) < _MOST_NATIVE
+            has_room = len(self._files) < _MOST_NATIVE
+            native = upload if isinstance(upload, NativeUpload) and has_room else None
             self._files[path] = TableFile(path, schema, upload, self._style, large=large, native=native)
 
     def append_large(self, path: str, rows: pa.RecordBatch) -> None:

@@ -15,14 +15,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import TYPE_CHECKING, assert_never
 
 from ros_to_parquet import __version__, contract, finish, lake, termination
 from ros_to_parquet.attachments import keep_extras
 from ros_to_parquet.bag.archive import ArchiveReader
-from ros_to_parquet.bag.model import MessageBlock, differing_counts
+from ros_to_parquet.bag.model import LogTimes, MessageBlock, differing_counts
 from ros_to_parquet.contract import BagStatus, ExitCode, ExtractOptions, Manifest, Plan
 from ros_to_parquet.errors import ShardError
 from ros_to_parquet.log import event, now
@@ -417,16 +417,11 @@ class _Taken:
     """What has come of a bag slice so far."""
 
     messages: int = 0
-    first_log_time_ns: int | None = None
-    last_log_time_ns: int | None = None
+    log_times: LogTimes = field(default_factory=LogTimes)
 
     def count(self, block: MessageBlock) -> None:
-        times = block.log_times_ns
-        first, last = int(times.min()), int(times.max())
         self.messages += len(block)
-        if self.first_log_time_ns is not None and self.last_log_time_ns is not None:
-            first, last = min(first, self.first_log_time_ns), max(last, self.last_log_time_ns)
-        self.first_log_time_ns, self.last_log_time_ns = first, last
+        self.log_times.add(block.log_times_ns)
 
 
 def _take_bags(
@@ -493,8 +488,8 @@ def _read_bag(
         attachments=extras.attachments,
         metadata=extras.metadata,
         extras_left_out=extras.left_out,
-        first_log_time_ns=taken.first_log_time_ns,
-        last_log_time_ns=taken.last_log_time_ns,
+        first_log_time_ns=taken.log_times.first_ns,
+        last_log_time_ns=taken.log_times.last_ns,
     )
 
 

@@ -253,7 +253,7 @@ class ChunkedReader(ABC, Generic[R]):
 
         What is done with them costs by the step, too. Half a window is still in a processor's cache.
         """
-        together: list[tuple[int, UInt8Array, Chunk]] = []
+        together: list[tuple[int, Chunk]] = []
         most_bytes = self._budget.window // 2
         size_bytes = 0
         for offset, record in chunks:
@@ -265,35 +265,33 @@ class ChunkedReader(ABC, Generic[R]):
             if chunk is None:
                 yield from self._chunk(offset, record)
             else:
-                together.append((offset, record, chunk))
+                together.append((offset, chunk))
                 size_bytes += chunk.size_bytes
         yield from self._together(together)
 
-    def _together(self, chunks: Sequence[tuple[int, UInt8Array, Chunk]]) -> Iterator[MessageBlock]:
+    def _together(self, chunks: Sequence[tuple[int, Chunk]]) -> Iterator[MessageBlock]:
         """The messages of chunks in one run; one by one where anything is wrong with one of them."""
         found = self._joined(chunks) if len(chunks) > 1 else None
         if found is None:
-            for offset, record, _ in chunks:
-                yield from self._chunk(offset, record)
+            for offset, chunk in chunks:
+                yield from self._alone(offset, chunk)
             return
         if self._gives_up(chunks[0][0]):
             return
         content, records, offsets = found
-        for _, _, chunk in chunks:
+        for _, chunk in chunks:
             self._count_chunk(chunk)
         self._unpacked_bytes += len(content)
         yield from self._run(content, records, offsets, joined=True)
 
-    def _joined(
-        self, chunks: Sequence[tuple[int, UInt8Array, Chunk]]
-    ) -> tuple[UInt8Array, R, Int64Array] | None:
+    def _joined(self, chunks: Sequence[tuple[int, Chunk]]) -> tuple[UInt8Array, R, Int64Array] | None:
         """The content of chunks as one, its records, and the offset of the chunk that each is of.
 
         None where a chunk is not as it should be.
         """
-        ends = np.cumsum([chunk.size_bytes for _, _, chunk in chunks])
+        ends = np.cumsum([chunk.size_bytes for _, chunk in chunks])
         content: UInt8Array = np.empty(int(ends[-1]), np.uint8)
-        for (_, _, chunk), end in zip(chunks, ends.tolist(), strict=True):
+        for (_, chunk), end in zip(chunks, ends.tolist(), strict=True):
             own = content[end - chunk.size_bytes : end]
             if not decompress_into(chunk.compression, chunk.stored, own):
                 return None
@@ -307,18 +305,21 @@ class ChunkedReader(ABC, Generic[R]):
         if (records.kinds < 0).any() or self._framing.unusable(records).any():
             return None
         counts = np.diff(last, prepend=-1)
-        return content, records, np.repeat([offset for offset, _, _ in chunks], counts)
+        return content, records, np.repeat([offset for offset, _ in chunks], counts)
 
     def _chunk(self, offset: int, record: UInt8Array, *, cut: bool = False) -> Iterator[MessageBlock]:
         """A chunk's messages; of one that is cut off (and noted as damage), those that are there."""
         chunk = self._open_chunk(record)
-        problems = []
-        if chunk is None:
-            if not cut:
-                self._harm(offset, "a chunk's header cannot be read")
-            return
+        if chunk is not None:
+            yield from self._alone(offset, chunk, cut=cut)
+        elif not cut:
+            self._harm(offset, "a chunk's header cannot be read")
+
+    def _alone(self, offset: int, chunk: Chunk, *, cut: bool = False) -> Iterator[MessageBlock]:
+        """The messages of one chunk, and what is wrong with it."""
         if self._gives_up(offset):
             return
+        problems = []
         if chunk.size_bytes > self._budget.chunk:
             yield from self._unpacked(offset, chunk, pieces(chunk.stored, self._budget.window), cut=cut)
             return

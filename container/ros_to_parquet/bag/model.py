@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +52,23 @@ class Connection:
     encoding: str
     metadata: Mapping[str, str] = field(default_factory=dict)
     member: str = ""
+
+
+@dataclass(slots=True)
+class LogTimes:
+    """The first and the last of log times, in nanoseconds since 1970; None where there are none."""
+
+    first_ns: int | None = None
+    last_ns: int | None = None
+
+    def add(self, times_ns: npt.NDArray[Any]) -> bool:
+        """Whether one of ``times_ns``, of which there is one at least, is the first now."""
+        first, last = int(times_ns.min()), int(times_ns.max())
+        self.last_ns = last if self.last_ns is None else max(last, self.last_ns)
+        is_first = self.first_ns is None or first < self.first_ns
+        if is_first:
+            self.first_ns = first
+        return is_first
 
 
 @dataclass(frozen=True, slots=True)
