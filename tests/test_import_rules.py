@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PROVIDER = ROOT / "airflow_batch_ros"
 ENGINE = ROOT / "container" / "ros_to_parquet"
+CONTRACT = ENGINE / "contract"
 DAGS = ROOT / "dags"
 
 STANDARD_LIBRARY = sys.stdlib_module_names
@@ -90,10 +91,23 @@ def test_the_provider_uses_nothing_of_the_engine_but_the_contract() -> None:
 def test_the_contract_is_standard_library_only() -> None:
     found = [
         module
-        for path in (ENGINE / "contract.py", ENGINE / "sync_conf.py", ENGINE / "__init__.py")
+        for path in (*CONTRACT.glob("*.py"), ENGINE / "sync_conf.py", ENGINE / "__init__.py")
         for _, module in imports(path)
         if module.split(".")[0] not in STANDARD_LIBRARY
         and not module.startswith(("ros_to_parquet.lake", "ros_to_parquet.contract"))
+    ]
+    assert found == []
+
+
+def test_which_module_of_the_contract_has_a_name_is_its_own_affair() -> None:
+    modules = {f"ros_to_parquet.contract.{path.stem}" for path in CONTRACT.glob("*.py")}
+    found = [
+        f"{path.relative_to(ROOT)}:{line} imports {module}"
+        for folder in (PROVIDER, DAGS, ENGINE)
+        for path in sorted(folder.rglob("*.py"))
+        if CONTRACT not in path.parents
+        for line, module in imports(path)
+        if module in modules
     ]
     assert found == []
 
