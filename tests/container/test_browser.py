@@ -40,7 +40,8 @@ def page(stack: Stack) -> Iterator[Page]:
     """A page of a browser that is logged in."""
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        # A context of its own, so that tests can have further pages that are logged in.
+        page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
         page.set_default_timeout(PATIENCE_MS)
         page.goto(f"{stack.url}/")
         page.wait_for_url(re.compile("/login"))
