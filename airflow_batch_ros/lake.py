@@ -28,6 +28,10 @@ TRIES = 5
 """Of what a client does not try again by itself: a body that was cut, a put that met another one."""
 
 
+class TooLargeError(ValueError):
+    """An object has more bytes than are wanted of it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """An object's bytes and ETag, and how long ago it was written by the store's own clock."""
@@ -60,13 +64,21 @@ class Lake:
     def uri(self, key: str) -> str:
         return f"{self.output}/{key}"
 
-    def read(self, key: str) -> bytes | None:
-        """The object's bytes; None where there is none."""
-        found = self.find(key)
+    def read(self, key: str, *, most_bytes: int | None = None) -> bytes | None:
+        """The object's bytes; None where there is none.
+
+        Raises:
+            TooLargeError: it has more than ``most_bytes``; none of them is read.
+        """
+        found = self.find(key, most_bytes=most_bytes)
         return None if found is None else found.data
 
-    def find(self, key: str) -> Found | None:
-        """The object with what a conditional put needs to know; None where there is none."""
+    def find(self, key: str, *, most_bytes: int | None = None) -> Found | None:
+        """The object with what a conditional put needs to know; None where there is none.
+
+        Raises:
+            TooLargeError: see `read`.
+        """
         from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
 
         for tries_left in reversed(range(TRIES)):
@@ -76,6 +88,10 @@ class Lake:
                 if error_code(error) in ("NoSuchKey", "404"):
                     return None
                 raise
+            size_bytes = answer["ContentLength"]
+            if most_bytes is not None and size_bytes > most_bytes:
+                answer["Body"].close()
+                raise TooLargeError(f"{self.uri(key)}: {size_bytes:,} bytes, more than {most_bytes:,}")
             try:
                 data = answer["Body"].read()
             except (HTTPClientError, IncompleteReadError):

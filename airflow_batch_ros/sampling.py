@@ -186,14 +186,18 @@ def probe(s3: S3Client, plan: Plan, pace: Pace, *, requester_pays: bool) -> Prob
 
 def option_words(options: ExtractOptions) -> list[str]:
     """The options of a plan that matter to a look, as the engine's command line has them."""
-    words = ["--topics", *options.include_topics]
+    words = ["--topics", *map(_glob_word, options.include_topics)]
     if options.exclude_topics:
-        words += ["--exclude", *options.exclude_topics]
-    for folder in options.msg_paths:
-        words += ["--msg-path", folder]
+        words += ["--exclude", *map(_glob_word, options.exclude_topics)]
+    words += [f"--msg-path={folder}" for folder in options.msg_paths]
     if options.ros_distro:
         words += ["--ros-distro", options.ros_distro]
     return words
+
+
+def _glob_word(glob: str) -> str:
+    """A glob of the same meaning that no command line takes for an option."""
+    return f"[-]{glob[1:]}" if glob.startswith("-") else glob
 
 
 def environment_of(session: boto3.Session, *, requester_pays: bool) -> dict[str, str]:

@@ -42,7 +42,7 @@ from airflow_batch_ros.drives_page.render import (
 )
 from airflow_batch_ros.drives_page.shards import SHARDS_A_PAGE, DriveShards, read_drive, read_shards
 from airflow_batch_ros.drives_page.static import labelled, read_digest, row_of, sum_of
-from airflow_batch_ros.lake import said_by
+from airflow_batch_ros.lake import TooLargeError, said_by
 from airflow_batch_ros.runs import RunDrive, RunRecord
 from airflow_batch_ros.status import ShardState
 from ros_to_parquet import contract
@@ -347,12 +347,15 @@ class Site:
         """The drive's report.
 
         Raises:
-            HTTPException: 404 where there is none, or none that this user may see.
+            HTTPException: 404 where there is none, or none that this user may see; 413 where it is too large.
         """
         place, records = self._records(viewer, asked)
         drive = self._drive(records, asked)
-        data = place.lake.read(contract.report_key(drive.drive_id))
-        if data is None or len(data) > MAX_REPORT_BYTES:
+        try:
+            data = place.lake.read(contract.report_key(drive.drive_id), most_bytes=MAX_REPORT_BYTES)
+        except TooLargeError as error:
+            raise HTTPException(413, f"The report is too large to be shown here: {error}") from error
+        if data is None:
             raise HTTPException(404, "There is no report of this drive")
         return data
 

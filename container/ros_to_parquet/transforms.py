@@ -352,7 +352,25 @@ def _joinable(column: pa.Array) -> pa.Array:
     return column
 
 
+def _check_nested_names(path: str, kind: pa.DataType) -> None:
+    if pa.types.is_struct(kind):
+        used: set[str] = set()
+        for child in kind:
+            if child.name.lower() in used:
+                raise _OutputError(
+                    f"field {path}.{child.name} is there twice (most readers do not tell A from a)"
+                )
+            used.add(child.name.lower())
+            _check_nested_names(f"{path}.{child.name}", child.type)
+    elif pa.types.is_map(kind):
+        _check_nested_names(f"{path}.value", kind.item_type)
+    elif pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        _check_nested_names(f"{path}.{ELEMENT}", kind.value_type)
+
+
 def _check_types(schema: pa.Schema) -> None:
+    for column in schema:
+        _check_nested_names(column.name, column.type)
     for path, kind in leaves(schema):
         if pa.types.is_string_view(kind) or pa.types.is_binary_view(kind):
             raise _OutputError(

@@ -200,8 +200,14 @@ class Videos:
 
     def close(self) -> None:
         """Gives up those that are not finished."""
+        if not self._open:
+            return
+        import av
+
         for video in self._open.values():
-            with suppress(OSError):  # what gave them up may be a full disk
+            with suppress(
+                OSError, av.FFmpegError
+            ):  # what gave them up, a full disk for one, hinders this too
                 video.container.close()
             video.file.close()
         self._open.clear()

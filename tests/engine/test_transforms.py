@@ -543,6 +543,10 @@ BAD = [
         add("pa.array([0] * 40)", "HEADER"),
         "column 'HEADER' is there twice (most readers do not tell A from a)",
     ),
+    (
+        add("pa.array([[]] * 40, pa.list_(pa.struct({'p': pa.struct({'X': 'int8', 'x': 'int8'})})))"),
+        "field x.element.p.x is there twice (most readers do not tell A from a)",
+    ),
     (add("pa.array([0] * 40)", ""), "it gave a column without a name"),
     ("pa.RecordBatch.from_arrays([], schema=pa.schema([]))", "it gave a batch without columns"),
     (

@@ -588,6 +588,9 @@ def test_from_the_runs_to_a_shard_and_a_report(world: World, monkeypatch: pytest
     report = browser.get(report_url)
     assert report.text == "<h1>a drive</h1>"
     assert report.headers["content-security-policy"].startswith("sandbox; default-src 'none'")
+    monkeypatch.setattr("airflow_batch_ros.drives_page.app.MAX_REPORT_BYTES", 5)
+    refused = browser.page(report_url, status=413)
+    assert f"{world.lake.output}/_reports/drive_id=drive_1/report.html: 16 bytes, more than 5" in refused.text
     browser.get(report_url.replace("drive_1", "drive_2"), 404)
     browser.get(report_url.replace("drive_1", "drive_9"), 404)
 

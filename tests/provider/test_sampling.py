@@ -62,9 +62,9 @@ def test_of_many_bags_some_are_asked_for_evenly_spread() -> None:
 
 
 def test_the_options_of_a_plan_are_said_to_the_engine() -> None:
-    options = ExtractOptions(("/a", "/b*"), ("*/c",), ros_distro="humble", msg_paths=("s3://m/x",))
+    options = ExtractOptions(("/a", "-b*"), ("*/c",), ros_distro="humble", msg_paths=("s3://m/x",))
     assert option_words(options) == [
-        *("--topics", "/a", "/b*", "--exclude", "*/c", "--msg-path", "s3://m/x", "--ros-distro", "humble")
+        *("--topics", "/a", "[-]b*", "--exclude", "*/c", "--msg-path=s3://m/x", "--ros-distro", "humble")
     ]
 
 
