@@ -125,8 +125,8 @@ def _fleet(drive: Drive) -> Made:
 
 
 def _catalog(drive: Drive) -> Made:
-    from ros_to_parquet.catalog.command import register
     from ros_to_parquet.catalog.files import CatalogError
+    from ros_to_parquet.catalog.registering import register
 
     if drive.options.catalog is None:
         raise AssertionError("a step that is not wanted")

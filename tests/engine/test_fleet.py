@@ -16,9 +16,9 @@ from rosbags.typesys import Stores, get_typestore
 
 import ros_to_parquet
 from ros_to_parquet import cli, contract, fleet, lake, places
+from ros_to_parquet.commands.fleet import parse_place
 from ros_to_parquet.contract import ExitCode, FinishOptions, Manifest
 from ros_to_parquet.fleet import Place, Query
-from ros_to_parquet.fleet_command import parse_place
 from ros_to_parquet.places import Fixes
 from ros_to_parquet.storage import LocalStorage
 from tests.engine.sample_bags import START_NS, write_bag, write_defined

@@ -22,7 +22,9 @@ from rosbags.rosbag1 import Writer as Rosbag1Writer
 
 from ros_to_parquet.bag import BagError, LocalFile, open_bag
 from ros_to_parquet.bag.mcap_writer import McapChannel, McapSchema, McapWriter
-from ros_to_parquet.cli import UsageError, main, parse_time
+from ros_to_parquet.cli import main
+from ros_to_parquet.commands.arguments import parse_time
+from ros_to_parquet.commands.outcome import UsageError
 from ros_to_parquet.contract import ExitCode, ExtractOptions
 from ros_to_parquet.definitions import ROS2_DISTRIBUTIONS
 from ros_to_parquet.encode import CDR

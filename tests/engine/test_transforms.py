@@ -21,7 +21,9 @@ from rosbags.typesys import Stores, get_typestore
 
 import ros_to_parquet
 from ros_to_parquet import contract
-from ros_to_parquet.cli import UsageError, main, parse_transforms
+from ros_to_parquet.cli import main
+from ros_to_parquet.commands.extract import parse_transforms
+from ros_to_parquet.commands.outcome import UsageError
 from ros_to_parquet.contract import (
     BagSlice,
     DriveState,

@@ -9,6 +9,8 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from ros_to_parquet.commands.arguments import parse_time
+from ros_to_parquet.commands.outcome import UsageError
 from ros_to_parquet.contract import ExitCode
 
 if TYPE_CHECKING:
@@ -106,8 +108,6 @@ def _row(found: Found, *, near: bool) -> Sequence[str]:
 
 
 def _time(text: str | None) -> int | None:
-    from ros_to_parquet.cli import parse_time
-
     if text is None:
         return None
     ago = re.fullmatch(r"(\d+)([hdw])", text)
@@ -123,7 +123,6 @@ def parse_place(text: str) -> Place:
     Raises:
         UsageError: it says none.
     """
-    from ros_to_parquet.cli import UsageError
     from ros_to_parquet.fleet import Place
 
     try:

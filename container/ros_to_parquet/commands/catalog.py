@@ -1,17 +1,17 @@
-"""``ros-to-parquet catalog``, and the finishing step of that name."""
+"""``ros-to-parquet catalog``: a lake's tables in AWS Glue or Iceberg."""
 
 from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from ros_to_parquet.commands.outcome import UsageError, fail
 from ros_to_parquet.contract import CATALOG_DATABASE, CatalogKind, CatalogOptions, ExitCode, GlueFiles
 
 if TYPE_CHECKING:
     from ros_to_parquet.catalog.files import Registered
-    from ros_to_parquet.storage import Storage
 
 _KINDS: Final = {
     "glue": (CatalogKind.GLUE, GlueFiles.LISTED),
@@ -59,8 +59,6 @@ def parse_catalog(text: str) -> CatalogOptions:
     Raises:
         UsageError: it is not of that form.
     """
-    from ros_to_parquet.cli import UsageError
-
     kind, _, database = text.partition(":")
     if kind not in _KINDS or not re.fullmatch(CATALOG_DATABASE, database):
         raise UsageError(
@@ -70,52 +68,9 @@ def parse_catalog(text: str) -> CatalogOptions:
     return CatalogOptions(_KINDS[kind][0], database, _KINDS[kind][1])
 
 
-def register(
-    storage: Storage,
-    output: str,
-    drive_id: str,
-    options: CatalogOptions,
-    properties: Mapping[str, str] | None = None,
-) -> Registered:
-    """Registers what a drive has, as ``options`` say; see `glue.register_drive` and `iceberg.register_drive`.
-
-    Raises:
-        CatalogError: it cannot be registered; the message says what to do.
-        StorageError: the lake cannot be read or written.
-    """
-    return _open(storage, output, options, properties or {})[0](drive_id)
-
-
-def _open(
-    storage: Storage,
-    output: str,
-    options: CatalogOptions,
-    properties: Mapping[str, str],
-    *,
-    everywhere: bool = False,
-) -> tuple[Callable[[str], Registered], Callable[[], int]]:
-    """What registers a drive, and what forgets those that are gone."""
-    if options.kind is CatalogKind.GLUE:
-        from ros_to_parquet.catalog import glue
-
-        database = glue.open_database(output, options.database, options.files)
-        return (
-            lambda drive_id: glue.register_drive(storage, database, drive_id, everywhere=everywhere),
-            lambda: glue.forget_gone(storage, database),
-        )
-    from ros_to_parquet.catalog import iceberg
-
-    namespace = iceberg.open_namespace(output, options.database, properties)
-    return (
-        lambda drive_id: iceberg.register_drive(storage, namespace, drive_id, everywhere=everywhere),
-        lambda: iceberg.forget_gone(storage, namespace),
-    )
-
-
 def command_catalog(arguments: argparse.Namespace) -> int:
     from ros_to_parquet.catalog.files import CatalogError
-    from ros_to_parquet.cli import UsageError
-    from ros_to_parquet.log import event
+    from ros_to_parquet.catalog.registering import open_catalog
     from ros_to_parquet.storage import NotFoundError, join, normalize, open_storage
 
     options = parse_catalog(arguments.catalog)
@@ -129,19 +84,16 @@ def command_catalog(arguments: argparse.Namespace) -> int:
         raise NotFoundError(f"{output}: no drive {', '.join(missing)}")
     try:
         chosen = arguments.drive_id is not None
-        put, forget_gone = _open(storage, output, options, properties, everywhere=chosen)
+        put, forget_gone = open_catalog(storage, output, options, properties, everywhere=chosen)
         found = [put(drive_id) for drive_id in arguments.drive_id or drives]
         gone = 0 if chosen else forget_gone()
     except CatalogError as error:
-        event("failed", exit_code=int(ExitCode.OUTPUT_FAILED), reason=str(error))
-        return int(ExitCode.OUTPUT_FAILED)
+        return fail(ExitCode.OUTPUT_FAILED, str(error))
     _print_registered(found, gone)
     return int(ExitCode.OK)
 
 
 def _properties(given: Sequence[str]) -> dict[str, str]:
-    from ros_to_parquet.cli import UsageError
-
     for text in given:
         if not text.partition("=")[1]:
             raise UsageError(f"--property {text}: expected KEY=VALUE")
