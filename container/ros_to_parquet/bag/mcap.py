@@ -50,6 +50,8 @@ HEADER, FOOTER, SCHEMA, CHANNEL, MESSAGE, CHUNK = 1, 2, 3, 4, 5, 6
 MESSAGE_INDEX, CHUNK_INDEX, ATTACHMENT, ATTACHMENT_INDEX, STATISTICS = 7, 8, 9, 10, 11
 METADATA, METADATA_INDEX, SUMMARY_OFFSET, DATA_END = 12, 13, 14, 15
 
+_KINDS = range(HEADER, DATA_END + 1)
+
 _END_KINDS = (DATA_END, FOOTER, CHUNK_INDEX, ATTACHMENT_INDEX, STATISTICS, METADATA_INDEX, SUMMARY_OFFSET)
 """Records that follow the data."""
 
@@ -119,8 +121,9 @@ class McapReader(ChunkedReader[Records]):
         self._schemas: dict[int, _Schema] = {}
         self.extras = Extras()
         self._data_ended = False
-        self._after_header = (0, 0)
-        """Where the header record is, and how many bytes it has after its fields."""
+        self._passed_over = (0, 0, 0)
+        """Where the header record is, how many bytes it has after its fields that begin as a record does, and
+        where that record would end."""
         self._schema_bytes = 0
         self._data_crc32 = 0
         self._summed: Summed | None = None
@@ -194,8 +197,8 @@ class McapReader(ChunkedReader[Records]):
             self._check_end()
         if self._summed and self._summed.crc32() not in (None, self._data_crc32):
             self._harm(-1, "the checksum of all its data is wrong: something in it is not as it was recorded")
-        offset, more = self._after_header
-        if more and self._summary.statistics is None:  # no count tells whether messages lie there
+        offset, more, end = self._passed_over
+        if more and end <= self._source.size and self._summary.statistics is None:  # which would count them
             self._harm(
                 offset, f"the header record is {more:,} bytes longer than its fields: what lies there is lost"
             )
@@ -291,7 +294,7 @@ class McapReader(ChunkedReader[Records]):
             self._harm(record.offset, f"{what} record cannot be read: {error}")
 
     def _header(self, offset: int, body: bytes, size: int) -> None:
-        """Nothing in it is needed. More bytes may be fields of a later version, or all messages.
+        """Nothing in it is needed. More bytes may be a later version's fields; records, if its size is wrong.
 
         Raises:
             ValueError: its fields do not fit.
@@ -299,7 +302,11 @@ class McapReader(ChunkedReader[Records]):
         fields = _Fields(body)
         for _ in ("profile", "library"):
             fields.text()
-        self._after_header = (offset, size - fields.position)
+        head = body[fields.position : fields.position + _RECORD_HEAD_BYTES]
+        if size - fields.position >= _RECORD_HEAD_BYTES and (not head or head[0] in _KINDS):
+            length = int.from_bytes(head[1:], "little")
+            end = offset + 2 * _RECORD_HEAD_BYTES + fields.position + length
+            self._passed_over = (offset, size - fields.position, end)
 
     def _attachment(self, offset: int, body: UInt8Array) -> None:
         """Keeps an attachment whose record has its body at ``offset``, or the beginning of it.

@@ -26,6 +26,7 @@ from bag_bytes import (
     mcap_schema,
     read,
     simple_mcap,
+    text,
     u32,
 )
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
@@ -205,6 +206,14 @@ def test_a_header_that_passes_over_messages_is_said() -> None:
         assert found.messages == []
         (damage, *_) = [each for each in found.reader.damage if "longer than its fields" in each.reason]
         assert damage.offset == len(MCAP_MAGIC)
+
+
+@pytest.mark.parametrize("more", [b"123", b"later", bytes(8), text("a later version's field, longer")])
+def test_fields_of_a_later_version_in_a_header_without_counts(more: bytes) -> None:
+    file = McapFile(data=MCAP_MAGIC + mcap_record(1, mcap_header()[9:] + more))
+    file.add(file.define(mcap_schema(1), mcap_channel(0, 1, "/a")) + mcap_message(0, 1, T0, b"1"))
+    found = read(file.bytes(summary=False))
+    assert found.reasons == [] and found.payloads("/a") == [b"1"]
 
 
 def test_padding_and_unknown_records_are_skipped() -> None:
