@@ -25,6 +25,7 @@ from ros_to_parquet.storage import (
     normalize,
     open_storage,
 )
+from ros_to_parquet.text import and_more
 
 ACTIVE = ".bag.active"
 """A ROS 1 bag that is being recorded, or whose recorder was killed; taken where it is named, for it grows."""
@@ -44,25 +45,24 @@ def make_plan(
     options: ExtractOptions,
     overwrite: bool,
     take_over: bool,
+    recursive: bool = False,
     finish: contract.FinishOptions = NO_STEPS,
     quality: tuple[contract.QualityRule, ...] = (),
 ) -> contract.Plan:
     """The plan for ``bags`` (files, rosbag2 folders, folders of bags), saved, and the drive's lease taken.
 
-    The plan's id derives from what is extracted, so that running the same command again goes on with it.
-    A plan without shards means that the lake has all of the bags; it is not saved.
+    Of a folder, the bags directly in it are taken and those of rosbag2 folders directly in it; with
+    ``recursive`` all; never what is in the lake. The plan's id derives from what is extracted, so that
+    running the same command again goes on with it. A plan without shards means that the lake has all of
+    the bags; it is not saved.
 
     Raises:
         ShardError: no bag found, another run has the drive, or rows of a bag would be there twice.
     """
-    found, ignored = _find(bags)
+    output = normalize(output)
+    found, ignored = _find(bags, output, recursive=recursive)
     if not found:
-        seen = f" (not bags: {', '.join(ignored[:5])})" if ignored else ""
-        if any(name.endswith(ACTIVE) for name in ignored):
-            seen += f"; a {ACTIVE} may be recorded still: name the file itself to read what it has"
-        raise ShardError(
-            f"{', '.join(bags)}: no bag there ({contract.BAG_ENDINGS}){seen}", ExitCode.INPUT_MISSING
-        )
+        raise ShardError(_no_bag(bags, ignored), ExitCode.INPUT_MISSING)
     uris = [each.info.uri for each in found]
     base = posixpath.commonpath([posixpath.dirname(_as_path(uri)) for uri in uris])
     planned = tuple(_planned(each, base) for each in found)
@@ -73,7 +73,7 @@ def make_plan(
             "use --drive-id",
             ExitCode.USAGE,
         )
-    drive = _Drive(drive_id, planned, _source(uris, base), normalize(output), tuple(ignored))
+    drive = _Drive(drive_id, planned, _source(uris, base), output, tuple(ignored))
     storage = open_storage(drive.output)
     with output_errors():
         for _ in range(_LEASE_TRIES):
@@ -177,8 +177,26 @@ class _Found:
     beside: tuple[contract.FileBeside, ...] = ()
 
 
-def _find(bags: Iterable[str]) -> tuple[list[_Found], list[str]]:
-    """Bag files, and the names of what is not a bag."""
+def is_bag_below(ignored: str) -> bool:
+    """Whether a file that a plan ignores is a bag, in a folder below the one that was named."""
+    return contract.bag_format(ignored) is not None
+
+
+def _no_bag(bags: Sequence[str], ignored: Sequence[str]) -> str:
+    below = [name for name in ignored if is_bag_below(name)]
+    others = [name for name in ignored if not is_bag_below(name)]
+    said = f"{', '.join(bags)}: no bag there ({contract.BAG_ENDINGS})"
+    if others:
+        said += f"; not bags: {and_more(others)}"
+    if any(name.endswith(ACTIVE) for name in others):
+        said += f"; a {ACTIVE} may be recorded still: name the file itself to read what it has"
+    if below:
+        said += f"; in folders below: {and_more(below)}: --recursive takes them"
+    return said
+
+
+def _find(bags: Iterable[str], output: str, *, recursive: bool) -> tuple[list[_Found], list[str]]:
+    """Bag files, and the names of what is not taken."""
     found: dict[str, _Found] = {}
     ignored: list[str] = []
     for given in bags:
@@ -189,13 +207,14 @@ def _find(bags: Iterable[str]) -> tuple[list[_Found], list[str]]:
         except NotFoundError:
             folders: dict[str, list[ObjectInfo]] = {}
             for info in storage.objects(uri):
-                folders.setdefault(posixpath.dirname(info.uri), []).append(info)
+                if not f"{info.uri}/".startswith(f"{output}/"):
+                    folders.setdefault(posixpath.dirname(info.uri), []).append(info)
             if not folders and not Path(uri).is_dir():
                 raise
             for folder, inside in sorted(folders.items()):
                 # directly in the folder, or in a rosbag2 folder directly in it
                 metadata = next((info.uri for info in inside if info.uri.endswith(f"/{_METADATA}")), "")
-                if folder == uri or (metadata and posixpath.dirname(folder) == uri):
+                if recursive or folder == uri or (metadata and posixpath.dirname(folder) == uri):
                     here = {info.uri: info for info in inside if contract.bag_format(info.uri)}
                     _refuse_twins(here)
                     beside = [info for info in inside if contract.sqlite_owner(info.uri) in here]

@@ -451,6 +451,7 @@ def test_what_may_be_missing_is_said(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["--drive-id", "e"], ExitCode.INPUT_MISSING, "no drive e; there are d"),
         (["--drive-id", "d", "--topics", "/x"], ExitCode.INPUT_MISSING, "no topic matches; there are /cam"),
         (["--drive-id", "d", "--from", "9", "--to", "9"], ExitCode.USAGE, "--from 9 is not before --to 9"),
+        (["--drive-id", "d", "--output", "o.bag"], ExitCode.USAGE, "o.bag: what is written is an MCAP file"),
         (["--drive-id", "d", "--output", "{lake}/out"], ExitCode.OUTPUT_FAILED, "out: is there already"),
     ],
 )

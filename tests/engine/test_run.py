@@ -81,6 +81,11 @@ def cli(*arguments: str | Path, **environment: str) -> subprocess.CompletedProce
     )
 
 
+def events(done: subprocess.CompletedProcess[str], name: str) -> list[dict[str, Any]]:
+    """The events of that name in a process' log."""
+    return [event for event in map(json.loads, done.stderr.splitlines()) if event["event"] == name]
+
+
 def rows(output: Path, table: str) -> pa.Table:
     return ros_to_parquet.open(str(output)).dataset(table).to_table().sort_by("log_time_ns")
 
@@ -775,6 +780,44 @@ def test_a_folder_with_a_recording_twice_is_refused_until_told_which(tmp_path: P
     assert [bag.name for bag in plan.bags] == ["a.orig.bag"]
 
 
+def test_bags_in_folders_below_are_taken_if_that_is_asked_for(tmp_path: Path) -> None:
+    bags = tmp_path / "bags"
+    (bags / "day1" / "noon").mkdir(parents=True)
+    for name in ("day1/a.bag", "day1/noon/b.bag"):
+        write_bag(bags / name)
+    (bags / "notes.txt").write_text("mine")
+    below = f"{bags}/day1/a.bag, {bags}/day1/noon/b.bag: --recursive takes them"
+    with pytest.raises(ShardError, match=rf"not bags: {bags}/notes\.txt; in folders below: {below}"):
+        plan_for(bags, output=tmp_path / "lake")
+    lake = bags / "lake"
+    done = cli("extract", bags, "--output", lake, "--recursive", "--drive-id", "d")
+    assert (done.returncode, "from 2 bags" in done.stdout) == (0, True), done.stderr
+    assert set(rows(lake, "imu.data")["bag"].to_pylist()) == {"a.bag", "noon/b.bag"}
+    write_bag(bags / "c.bag")
+    assert [bag.name for bag in plan_for(bags, output=tmp_path / "lake").bags] == ["c.bag"]
+    done = cli("extract", bags, "--output", lake)
+    taken_not = [event["file"] for event in events(done, "not_taken")]
+    assert taken_not == [f"{bags}/day1/a.bag", f"{bags}/day1/noon/b.bag"]
+    assert [event["file"] for event in events(done, "not_a_bag")] == [f"{bags}/notes.txt"]
+
+
+def test_what_is_no_file_is_no_bag_and_no_lake(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.bag")
+    for given in (tmp_path / "pipe.bag", Path("/dev/null")):
+        with pytest.raises(NotFoundError, match=f"{given}: a pipe or device, not a file"):
+            plan_for(given, output=tmp_path / "lake")
+    write_bag(tmp_path / "a.bag")
+    done = cli("extract", tmp_path / "a.bag", "--output", tmp_path / "a.bag")
+    assert done.returncode == ExitCode.OUTPUT_FAILED
+    assert "a part of its path is a file, not a folder" in done.stderr
+
+
+def test_topics_that_are_not_there_are_said(tmp_path: Path) -> None:
+    write_bag(tmp_path / "a.bag")
+    done = cli("extract", tmp_path / "a.bag", "--output", tmp_path / "lake", "--topics", "/imu_data")
+    assert "! topics: there is no message of a topic that matches '/imu_data'" in done.stdout
+
+
 def test_names_that_are_not_ascii_or_not_text(tmp_path: Path) -> None:
     write_bag(tmp_path / "a.bag")
     odd = os.fsencode(tmp_path) + b"/caf\xe9.bag"
@@ -999,7 +1042,7 @@ def test_a_recording_that_was_not_closed_is_read_where_it_is_named(tmp_path: Pat
     assert [bag.name for bag in plan.bags] == ["x.bag"]
     assert plan.ignored == (str(tmp_path / "y.bag.active"),)
     (tmp_path / "x.bag").unlink()
-    with pytest.raises(ShardError, match=r"y\.bag\.active\); a \.bag\.active may be .* name the file itself"):
+    with pytest.raises(ShardError, match=r"y\.bag\.active; a \.bag\.active may be .* name the file itself"):
         plan_for(tmp_path, output=tmp_path / "lake")
     plan = plan_for(tmp_path / "y.bag.active", output=tmp_path / "lake", drive_id=None)
     assert (plan.drive_id, plan.bags[0].name, plan.bags[0].format) == ("y", "y.bag.active", "rosbag1")

@@ -198,4 +198,6 @@ def test_the_command(bags: dict[str, Path], tmp_path: Path, capsys: pytest.Captu
     out = capsys.readouterr().out
     assert "400 messages by its index" in out
     assert "/camera/image/compressed" in out
+    assert out.endswith(f"{tmp_path}/none.bag\n  ! {tmp_path}/none.bag: no such file\n")
     assert cli.main(["sample", str(bags["mcap"]), "--max-bytes", "lots"]) == ExitCode.USAGE
+    assert cli.main(["sample", str(bags["mcap"]), "--seconds", "0"]) == ExitCode.USAGE

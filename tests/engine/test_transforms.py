@@ -672,9 +672,13 @@ def test_globs_that_match_nothing_are_said_once_all_shards_are_done() -> None:
     from tests.engine.test_contract import bag_result, manifest, plan
 
     rules = (TransformRule("/im*", "a"), TransformRule("/camera/*", "b"))
-    made = dataclasses.replace(plan(), options=ExtractOptions(transforms=rules))
+    topics = ("/im*", "/lidar")
+    made = dataclasses.replace(plan(), options=ExtractOptions(topics, transforms=rules))
     shards = [manifest(number, bag_result(f"{number}.bag", slice=BagSlice(number))) for number in range(2)]
-    assert contract.fold(made, shards).problems == ("transform b: no topic matches '/camera/*'",)
+    assert contract.fold(made, shards).problems == (
+        "topics: there is no message of a topic that matches '/lidar'",
+        "transform b: no topic matches '/camera/*'",
+    )
     assert contract.fold(made, shards).state is DriveState.SUCCEEDED
     assert contract.fold(made, shards[:1]).problems == ()
 

@@ -42,6 +42,11 @@ def add_parser(commands: Any) -> None:
     extract.add_argument(
         "--drive-id", metavar="ID", help="default: the name of the bag, or of the folder of several"
     )
+    extract.add_argument(
+        "--recursive",
+        action="store_true",
+        help="bags in folders below, too (without: those of rosbag2 folders directly in a folder)",
+    )
     add_topic_globs(extract)
     extract.add_argument(
         "--msg-path",
@@ -108,7 +113,7 @@ def add_parser(commands: Any) -> None:
 
 def command_extract(arguments: argparse.Namespace) -> int:
     from ros_to_parquet import finish, lake, run
-    from ros_to_parquet.local_plan import ACTIVE, make_plan
+    from ros_to_parquet.local_plan import ACTIVE, is_bag_below, make_plan
     from ros_to_parquet.progress import Progress
     from ros_to_parquet.storage import normalize, open_storage
 
@@ -135,12 +140,16 @@ def command_extract(arguments: argparse.Namespace) -> int:
         options=options,
         overwrite=arguments.overwrite,
         take_over=arguments.take_over,
+        recursive=arguments.recursive,
         finish=wanted,
         quality=quality,
     )
     storage = open_storage(made.output)
     for name in made.ignored:
-        event("recorded_still" if name.endswith(ACTIVE) else "not_a_bag", file=name)
+        if is_bag_below(name):
+            event("not_taken", file=name, reason="it is in a folder below; --recursive takes it")
+        else:
+            event("recorded_still" if name.endswith(ACTIVE) else "not_a_bag", file=name)
     for name in made.covered:
         event("already_in_the_lake", bag=name)
     if not made.shards:

@@ -34,7 +34,7 @@ def add_parser(commands: Any) -> None:
         "--max-bytes",
         default="64MiB",
         metavar="SIZE",
-        help="of each bag, likewise of its index (default: 64MiB)",
+        help="of each bag, likewise of its index (default: 64MiB; 16MiB at least)",
     )
     add_topic_globs(sample)
     sample.add_argument(
@@ -75,6 +75,8 @@ def command_sample(arguments: argparse.Namespace) -> int:
         max_bytes = memory.parse_size(arguments.max_bytes)
     except memory.MemoryLimitError as error:
         raise UsageError(f"--max-bytes: {error}") from error
+    if not arguments.seconds > 0:
+        raise UsageError(f"--seconds {arguments.seconds:g}: expected a number above 0")
     options = contract.ExtractOptions(msg_paths=tuple(arguments.msg_path), ros_distro=arguments.ros_distro)
     types = load_types(options)
     code = ExitCode.OK
@@ -93,7 +95,8 @@ def command_sample(arguments: argparse.Namespace) -> int:
             if arguments.json:
                 print(json.dumps({"uri": bag, "exit_code": int(code), "problem": reason}), flush=True)
             else:
-                say(f"{bag}\n  ! {reason}")
+                say(bag)
+                say(f"  ! {reason}")
             continue
         if arguments.json:
             print(json.dumps(found.as_dict()), flush=True)

@@ -44,6 +44,8 @@ def command_rebuild(arguments: argparse.Namespace) -> int:
         window = dataclasses.replace(window, start_ns=parse_time(arguments.start))
     if arguments.stop is not None:
         window = dataclasses.replace(window, stop_ns=parse_time(arguments.stop))
+    if contract.bag_format(arguments.output) not in (None, "mcap"):
+        raise UsageError(f"--output {arguments.output}: what is written is an MCAP file; name it .mcap")
     if window.start_ns >= window.stop_ns:
         raise UsageError(f"--from {arguments.start} is not before --to {arguments.stop}")
     begin = time.monotonic()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ros_to_parquet.contract.images import is_image_type
 from ros_to_parquet.contract.keys import schema_of
@@ -21,6 +21,32 @@ from ros_to_parquet.contract.options import ExtractOptions, make_same_rows
 from ros_to_parquet.contract.outcomes import MAX_REASONS, BagStatus, DriveState
 from ros_to_parquet.contract.plan import BagSlice, Plan, Run, run_in_words
 from ros_to_parquet.contract.wire import CONTRACT_VERSION
+
+
+def _idle_rules(options: ExtractOptions, topics: Mapping[str, bool]) -> list[str]:
+    """What of the options fits none of ``topics`` (each has pictures or not): often a misspelt name."""
+    pictures = [topic for topic, has_pictures in topics.items() if has_pictures]
+
+    def is_idle(glob: str, of: Iterable[str]) -> bool:
+        return not any(topic_matches(topic, [glob]) for topic in of)
+
+    return [
+        *(
+            f"topics: there is no message of a topic that matches {glob!r}"
+            for glob in options.include_topics
+            if glob != "*" and is_idle(glob, topics)
+        ),
+        *(
+            f"transform {rule.name}: no topic matches {rule.topics!r}"
+            for rule in options.transforms
+            if topics and is_idle(rule.topics, topics)
+        ),
+        *(
+            f"images: no topic with pictures matches {rule.topics!r}"
+            for rule in options.images
+            if topics and rule.changes and is_idle(rule.topics, pictures)
+        ),
+    ]
 
 
 def fold(plan: Plan, manifests: Iterable[Manifest]) -> DriveManifest:
@@ -41,8 +67,7 @@ def fold(plan: Plan, manifests: Iterable[Manifest]) -> DriveManifest:
     statuses: dict[str, BagStatus] = {}
     unverified: set[str] = set()
     problems: list[str] = []
-    idle = list(plan.options.transforms)
-    idle_images = [rule for rule in plan.options.images if rule.changes]
+    topics: dict[str, bool] = {}
     severity = list(BagStatus)
     for manifest in by_shard:
         shards += 1
@@ -73,9 +98,7 @@ def fold(plan: Plan, manifests: Iterable[Manifest]) -> DriveManifest:
                 bytes_in=total.bytes_in + topic.bytes_in,
             )
             schemas[topic.table] = add_schemas((*schemas.get(topic.table, ()), *file_schemas(topic)))
-            idle = [rule for rule in idle if not topic_matches(topic.topic, [rule.topics])]
-            if is_image_type(topic.type_name):
-                idle_images = [rule for rule in idle_images if not topic_matches(topic.topic, [rule.topics])]
+            topics[topic.topic] = topics.get(topic.topic, False) or is_image_type(topic.type_name)
             if topic.rejected:
                 first = topic.rejects[0]
                 problems.append(
@@ -85,12 +108,10 @@ def fold(plan: Plan, manifests: Iterable[Manifest]) -> DriveManifest:
             if topic.remark:
                 problems.append(f"topic {topic.topic}: {topic.remark}")
         del problems[MAX_REASONS:]
-    if tables and shards == len(plan.shards):
-        unused = [f"transform {rule.name}: no topic matches {rule.topics!r}" for rule in idle]
-        unused += [f"images: no topic with pictures matches {rule.topics!r}" for rule in idle_images]
-        problems = [*unused, *problems][:MAX_REASONS]
     rejected = sum(table.rejected for table in tables.values())
     unreadable = sum(status is BagStatus.UNREADABLE for status in statuses.values())
+    if shards == len(plan.shards) and unreadable < len(statuses):
+        problems = [*_idle_rules(plan.options, topics), *problems][:MAX_REASONS]
     damaged = sum(status is BagStatus.DAMAGED for status in statuses.values())
     if not shards or (statuses and unreadable == len(statuses)):
         state = DriveState.FAILED

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import tempfile
 import threading
 from collections import OrderedDict
@@ -35,8 +36,10 @@ def local_errors(path: str) -> Iterator[None]:
         raise
     except FileExistsError as error:
         raise ExistsError(f"{path}: already there") from error
-    except (FileNotFoundError, NotADirectoryError) as error:
+    except FileNotFoundError as error:
         raise NotFoundError(f"{path}: no such file") from error
+    except NotADirectoryError as error:
+        raise NotFoundError(f"{path}: no such file: a part of its path is a file, not a folder") from error
     except PermissionError as error:
         raise AccessDeniedError(f"{path}: permission denied") from error
     except OSError as error:
@@ -44,9 +47,8 @@ def local_errors(path: str) -> Iterator[None]:
         raise StorageError(f"{path}: {os.strerror(error.errno) if error.errno else error}") from error
 
 
-def _local_info(path: Path) -> ObjectInfo:
-    stat = path.stat()
-    return ObjectInfo(str(path), stat.st_size, f"{stat.st_size}-{stat.st_mtime_ns}")
+def _info(uri: str, found: os.stat_result) -> ObjectInfo:
+    return ObjectInfo(uri, found.st_size, f"{found.st_size}-{found.st_mtime_ns}")
 
 
 class LocalStorage:
@@ -54,9 +56,12 @@ class LocalStorage:
 
     def head(self, uri: str) -> ObjectInfo:
         with local_errors(uri):
-            if Path(uri).is_dir():
+            found = Path(uri).stat()
+            if stat.S_ISDIR(found.st_mode):
                 raise NotFoundError(f"{uri}: a folder, not a file")
-            return _local_info(Path(uri))
+            if not stat.S_ISREG(found.st_mode):
+                raise NotFoundError(f"{uri}: a pipe or device, not a file: save what it gives to one first")
+            return _info(uri, found)
 
     def read(self, uri: str) -> bytes:
         with local_errors(uri):
@@ -84,7 +89,7 @@ class LocalStorage:
                     path = Path(parent, name)
                     if path.is_file() and not name.startswith(LocalUpload.PARTIAL):
                         with suppress(FileNotFoundError):  # deleted since it was listed
-                            yield _local_info(path)
+                            yield _info(str(path), path.stat())
 
     def folders(self, folder: str) -> list[str]:
         with local_errors(folder):
@@ -114,7 +119,7 @@ class LocalSource:
     def __init__(self, info: ObjectInfo) -> None:
         with local_errors(info.uri):
             self._file = Path(info.uri).open("rb")  # noqa: SIM115 (closed by close)
-            if info.etag and _local_info(Path(info.uri)).etag != info.etag:
+            if info.etag and _info(info.uri, Path(info.uri).stat()).etag != info.etag:
                 self._file.close()
                 raise ChangedError(f"{info.uri}: changed since it was planned")
         self._info = info
