@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,6 @@ from ros_to_parquet.contract import (
     MAX_REASONS,
     DriveManifest,
     DriveState,
-    ExtractOptions,
     FinishOptions,
     FinishRecord,
     JobRecord,
@@ -174,18 +172,16 @@ def summarize_drive(
     """
     if job.work == Work.NOTHING:
         result = _held(lake, job)
-        notes = () if result.messages else _took_nothing(lake, job)
         uri, report = _manifest_uri(lake, job, ""), _report_there(lake, job.drive_id)
-        return DriveSummary(job, result.state, result, manifest_uri=uri, notes=notes, report=report)
+        return DriveSummary(job, result.state, result, manifest_uri=uri, report=report)
     folder = drive_folder(lake, job.drive_id, job.plan_id)
     uri = _manifest_uri(lake, job, job.plan_id)
     state, seconds = (job_state(detail), job_seconds(detail)) if job.job_id else (None, None)
     if folder.commit and (commit := lake.load(DriveManifest, folder.commit)):
-        notes = () if commit.messages else _took_nothing(lake, job)
         uri += "drive.json"
         flaws = _causes_of(commit)
         finish = lake.load(FinishRecord, folder.finish) if folder.finish else None
-        notes += _undone(lake, job, finish, state)
+        notes = _undone(lake, job, finish, state)
         report = _report_of(lake, finish)
         return DriveSummary(
             *(job, commit.state, commit, (), 0, state, seconds, uri, notes, flaws), finish, report
@@ -253,21 +249,6 @@ def _report_there(lake: Lake, drive_id: str) -> str:
     """URI of the report that earlier runs have left; empty where they have not."""
     key = contract.report_key(drive_id)
     return lake.uri(key) if key in lake.keys(key.rpartition("/")[0]) else ""
-
-
-def _took_nothing(lake: Lake, job: DriveJob) -> tuple[str, ...]:
-    """What to say of a drive without a message, where the conf's topics may be why."""
-    plan = lake.load(Plan, contract.plan_key(job.drive_id, job.plan_id))
-    every = ExtractOptions()
-    if plan is None:
-        return ()
-    topics = {"include": plan.options.include_topics, "exclude": plan.options.exclude_topics}
-    if topics == {"include": every.include_topics, "exclude": every.exclude_topics}:
-        return ()
-    note = (
-        f"the conf's topics {json.dumps(topics)} take no message; ros-to-parquet info BAG says what a bag has"
-    )
-    return (note,)
 
 
 def as_dict(drives: Sequence[DriveSummary]) -> dict[str, Any]:

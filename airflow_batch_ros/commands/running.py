@@ -183,7 +183,7 @@ def _progress(job: DriveJob, details: Mapping[str, Any]) -> str:
     if detail is None:
         return f"drive {job.drive_id}: Batch does not know its job {job.job_id}"
     counts = count_states([detail])
-    done = counts.pop("SUCCEEDED", 0) + job.shards - job.submitted_shards
+    done = counts.pop("SUCCEEDED", 0) + job.shards - (job.array_size or 1)
     rest = [f"{count} {state}" for state, count in sorted(counts.items()) if state != UNKNOWN]
     return f"drive {job.drive_id}: " + ", ".join([f"{done} of {job.shards} shards done", *rest])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from airflow_batch_ros.prices import Prices, parse_prices
 if TYPE_CHECKING:
     from airflow_batch_ros.clients import Clients
 
-T = TypeVar("T")
+N = TypeVar("N", int, float)
 
 PREFIX = "AIRFLOW_BATCH_ROS_"
 """Of environment variables: ``AIRFLOW_BATCH_ROS_JOB_QUEUE``, and so on."""
@@ -82,14 +83,17 @@ class Settings:
         setting = self.given.get(name)
         return None if setting is None else setting.value
 
-    def number(self, name: str, kind: Callable[[str], T]) -> T | None:
+    def number(self, name: str, kind: Callable[[str], N]) -> N | None:
         setting = self.given.get(name)
         if setting is None:
             return None
         try:
-            return kind(setting.value)
+            number = kind(setting.value)
         except ValueError as error:
             raise SettingsError(f"{name} {setting}: a number is expected") from error
+        if not 0 < number < math.inf:
+            raise SettingsError(f"{name} {setting}: a number above 0 is expected")
+        return number
 
     def flag(self, name: str, *, default: bool = False) -> bool:
         setting = self.given.get(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -256,9 +257,9 @@ class RosToParquetBatchOperator(BaseOperator):
         return SubmitOptions(
             job_queue=self.job_queue or (stack.job_queue if stack else DEFAULT_NAME),
             job_definition=self.job_definition or (stack.job_definition if stack else DEFAULT_NAME),
-            vcpus=_number("vcpus", float, self.vcpus),
-            memory_mib=_number("memory_mib", int, self.memory_mib),
-            max_memory_mib=_number("max_memory_mib", int, self.max_memory_mib) or DEFAULT_MAX_MEMORY_MIB,
+            vcpus=_size("vcpus", float, self.vcpus),
+            memory_mib=_size("memory_mib", int, self.memory_mib),
+            max_memory_mib=_size("max_memory_mib", int, self.max_memory_mib) or DEFAULT_MAX_MEMORY_MIB,
             on_demand_queue=self.on_demand_queue
             or ("" if stack is None or self.job_queue else stack.on_demand_queue),
             tags=dict(self.tags or {}),
@@ -303,6 +304,14 @@ def _number(name: str, kind: Callable[[Any], N], value: object) -> N | None:
         return kind(value)
     except (TypeError, ValueError) as error:
         raise ConfError([f"argument {name}: a number is expected, not {value!r}"]) from error
+
+
+def _size(name: str, kind: Callable[[Any], N], value: object) -> N | None:
+    """A `_number` above 0, and finite."""
+    size = _number(name, kind, value)
+    if size is not None and not 0 < size < math.inf:
+        raise ConfError([f"argument {name}: a number above 0 is expected, not {value!r}"])
+    return size
 
 
 def raw_conf(context: Context) -> dict[str, Any]:

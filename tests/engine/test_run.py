@@ -816,6 +816,8 @@ def test_topics_that_are_not_there_are_said(tmp_path: Path) -> None:
     write_bag(tmp_path / "a.bag")
     done = cli("extract", tmp_path / "a.bag", "--output", tmp_path / "lake", "--topics", "/imu_data")
     assert "! topics: there is no message of a topic that matches '/imu_data'" in done.stdout
+    done = cli("extract", tmp_path / "a.bag", "--output", tmp_path / "none", "--exclude", "*")
+    assert "! topics: there is no message but of topics that are left out ('*')" in done.stdout
 
 
 def test_names_that_are_not_ascii_or_not_text(tmp_path: Path) -> None:

@@ -676,7 +676,7 @@ def test_globs_that_match_nothing_are_said_once_all_shards_are_done() -> None:
     made = dataclasses.replace(plan(), options=ExtractOptions(topics, transforms=rules))
     shards = [manifest(number, bag_result(f"{number}.bag", slice=BagSlice(number))) for number in range(2)]
     assert contract.fold(made, shards).problems == (
-        "topics: there is no message of a topic that matches '/lidar'",
+        "topics: there is no message of a topic that matches '/lidar' (ros-to-parquet info BAG lists topics)",
         "transform b: no topic matches '/camera/*'",
     )
     assert contract.fold(made, shards).state is DriveState.SUCCEEDED

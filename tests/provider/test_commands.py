@@ -153,6 +153,7 @@ def test_submit_waits_and_says_what_became_of_the_drives(shell: Shell) -> None:
     again = shell.process(*words, "--json", stdin=conf)
     assert again.code == 0
     assert "drive one: done by an earlier try" in again.err
+    assert "drive two: 2 of 2 shards done" in again.err
     assert again.json["run"] == "r-1"
     assert [drive["work"] for drive in again.json["drives"]] == ["done", "done"]
     assert again.json["totals"]["rows"] == 3 * MESSAGES
@@ -646,6 +647,9 @@ def test_a_number_and_a_profile_are_checked(tmp_path: Path) -> None:
     found = read_settings(arguments("--vcpus", "many", "--profile", "nobody"), environ={}, folder=tmp_path)
     with pytest.raises(SettingsError, match=r"vcpus 'many' \(from --vcpus\): a number is expected"):
         found.number("vcpus", float)
+    for number in ("0", "-1", "nan", "inf"):
+        with pytest.raises(SettingsError, match=rf"vcpus '{number}' .*: a number above 0 is expected"):
+            read_settings(arguments("--vcpus", number), environ={}, folder=tmp_path).number("vcpus", float)
     with pytest.raises(SettingsError, match=r"profile 'nobody' \(from --profile\): AWS's configuration has"):
         found.clients()
 

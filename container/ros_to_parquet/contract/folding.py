@@ -30,23 +30,27 @@ def _idle_rules(options: ExtractOptions, topics: Mapping[str, bool]) -> list[str
     def is_idle(glob: str, of: Iterable[str]) -> bool:
         return not any(topic_matches(topic, [glob]) for topic in of)
 
-    return [
-        *(
-            f"topics: there is no message of a topic that matches {glob!r}"
-            for glob in options.include_topics
-            if glob != "*" and is_idle(glob, topics)
-        ),
-        *(
-            f"transform {rule.name}: no topic matches {rule.topics!r}"
-            for rule in options.transforms
-            if topics and is_idle(rule.topics, topics)
-        ),
-        *(
-            f"images: no topic with pictures matches {rule.topics!r}"
-            for rule in options.images
-            if topics and rule.changes and is_idle(rule.topics, pictures)
-        ),
+    idle = [
+        f"topics: there is no message of a topic that matches {glob!r} (ros-to-parquet info BAG lists topics)"
+        for glob in options.include_topics
+        if glob != "*" and is_idle(glob, topics)
     ]
+    if not topics:
+        if options.exclude_topics and not idle:
+            left_out = ", ".join(map(repr, options.exclude_topics))
+            idle.append(f"topics: there is no message but of topics that are left out ({left_out})")
+        return idle
+    idle += [
+        f"transform {rule.name}: no topic matches {rule.topics!r}"
+        for rule in options.transforms
+        if is_idle(rule.topics, topics)
+    ]
+    idle += [
+        f"images: no topic with pictures matches {rule.topics!r}"
+        for rule in options.images
+        if rule.changes and is_idle(rule.topics, pictures)
+    ]
+    return idle
 
 
 def fold(plan: Plan, manifests: Iterable[Manifest]) -> DriveManifest:
