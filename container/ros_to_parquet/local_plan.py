@@ -60,6 +60,10 @@ def make_plan(
         ShardError: no bag found, another run has the drive, or rows of a bag would be there twice.
     """
     output = normalize(output)
+    try:
+        output.encode()
+    except UnicodeEncodeError as error:
+        raise ShardError(f"output {output!r}: its name is not UTF-8", ExitCode.USAGE) from error
     found, ignored = _find(bags, output, recursive=recursive)
     if not found:
         raise ShardError(_no_bag(bags, ignored), ExitCode.INPUT_MISSING)

@@ -47,6 +47,7 @@ from ros_to_parquet.reading import topic_filter
 from ros_to_parquet.schema import arrow_fields, schema_hash
 from ros_to_parquet.storage import (
     ExistsError,
+    NotAFileError,
     NotFoundError,
     Storage,
     arrow_filesystem,
@@ -180,10 +181,10 @@ def rebuild(
     upload = storage.upload(output)
     try:
         _write(upload.write, source, window, tallies, lake, bags)
+        upload.publish()
     except BaseException:
         upload.abort()
         raise
-    upload.publish()
     committed = {commit.plan_id for commit in record.commits}
     return Rebuilt(
         topics=[tallies[key] for key in sorted(tallies)],
@@ -200,6 +201,8 @@ def rebuild(
 def _refuse_existing(storage: Storage, output: str) -> None:
     try:
         storage.head(output)
+    except NotAFileError as error:
+        raise ExistsError(f"{error}; write to another place") from error
     except NotFoundError:
         return
     raise ExistsError(f"{output}: is there already; remove it or write to another place")

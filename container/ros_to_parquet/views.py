@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Final
 
 import pyarrow as pa
 
 from ros_to_parquet import drift
+from ros_to_parquet.contract import sha256
 from ros_to_parquet.drift import TopicDefinition
 from ros_to_parquet.history import TopicDrift
 from ros_to_parquet.storage import join
@@ -33,15 +36,23 @@ _TYPES: Final = {
     pa.date64(): "DATE",
 }
 
+_PARTITION: Final = re.compile(r"/[^/]+=[^/]*/")
+
+_FILE: Final = "_file_of_the_lake"
+
 
 def statements(lake: str, found: Sequence[TopicDrift]) -> Iterator[str]:
     """SQL for DuckDB: a view of each topic of the lake at ``lake``, named as its table.
 
     A topic with several definitions is one view, where a table holds them all: what is cast, and what is
     null, is in the view's comment. Else it has a view for each, ``table@digits``, and one for those that go
-    together, ``table@digits+digits``.
+    together, ``table@digits+digits``. Where DuckDB does not tell names of tables apart, views' have a hash.
     """
+    same = Counter(each.table.lower() for each in found)
     for each in found:
+        view = each.table
+        if same[view.lower()] > 1:
+            view += f"_h{sha256(view.encode())[:8]}"
         known = each.definitions()
         left_out = [version.schema for version in each.versions if version.definition is None]
         about = f"Topic {', '.join(each.topics)}"
@@ -51,18 +62,18 @@ def statements(lake: str, found: Sequence[TopicDrift]) -> Iterator[str]:
             yield f"-- {_one_line(about)}\n"
         elif each.broken:
             one, other, fields = each.broken
-            yield f"DROP VIEW IF EXISTS {_name(each.table)};\n"
+            yield f"DROP VIEW IF EXISTS {_name(view)};\n"
             reason = f"no table holds both schema {one} and {other}: {fields[0]}"
             for digits, definition in known:
                 text = f"{about}, {definition.type_name}, schema {digits} alone, for {reason}"
                 query = _select(lake, each.table, digits, definition.columns, definition.columns)
-                yield _view(f"{each.table}@{digits}", query, text)
+                yield _view(f"{view}@{digits}", query, text)
             for group in drift.groups(known):
                 if len(group) > 1:
                     name = "+".join(digits for digits, _ in group)
-                    yield _view(f"{each.table}@{name}", *_together(lake, each.table, group, about))
+                    yield _view(f"{view}@{name}", *_together(lake, each.table, group, about))
         else:
-            yield _view(each.table, *_together(lake, each.table, known, about))
+            yield _view(view, *_together(lake, each.table, known, about))
 
 
 def _together(
@@ -96,6 +107,12 @@ def _select(lake: str, table: str, digits: str, columns: pa.Schema, common: pa.S
     ]
     replaced = f" REPLACE ({', '.join(casts)})" if casts else ""
     files = join(_escaped(lake), f"{table}/schema={digits}/drive_id=*/*.parquet")
+    if _PARTITION.search(f"{lake}/"):  # DuckDB would take it for a column
+        drive = f"regexp_extract({_FILE}, 'drive_id=([^/]*)/[^/]*$', 1) AS drive_id"
+        return (
+            f"SELECT * EXCLUDE ({_FILE}){replaced}, {_text(digits)} AS schema, {drive} FROM read_parquet("
+            f"{_text(files)}, union_by_name = true, hive_partitioning = false, filename = '{_FILE}')"
+        )
     return (
         f"SELECT *{replaced} FROM read_parquet({_text(files)}, union_by_name = true, "
         "hive_partitioning = true, hive_types = {'schema': VARCHAR, 'drive_id': VARCHAR})"

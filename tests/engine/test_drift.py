@@ -844,6 +844,43 @@ def test_a_view_reads_definitions_together_and_says_what_it_casts(
     }
 
 
+def test_views_take_no_column_of_the_lakes_own_path(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "gear=9" / "drive_id=q" / "run=5"
+    extract(write(tmp_path / "one/a.bag", FIRST, speeds(1)).parent, output)
+    database = with_views(output, capsys)
+    digits = report(output, capsys, "--all")[0]["definitions"][0]["schema"]
+    assert database.execute("SELECT gear, schema, drive_id FROM speed").fetchall() == [(1, digits, "one")]
+    columns = {name for name, *_ in database.execute("DESCRIBE speed").fetchall()}
+    plain = tmp_path / "plain"
+    extract(tmp_path / "one", plain)
+    database = with_views(plain, capsys)
+    assert {name for name, *_ in database.execute("DESCRIBE speed").fetchall()} == columns
+
+
+def test_topics_whose_names_differ_by_case_alone_have_a_view_each(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, topic in enumerate(("/foo", "/Foo", "/bar")):
+        write(tmp_path / "one" / f"{number}.bag", FIRST, speeds(number), topic=topic)
+    extract(tmp_path / "one", tmp_path / "lake")
+    database = with_views(tmp_path / "lake", capsys)
+    gears = {}
+    for name, comment in comments(database).items():
+        gears[comment] = database.execute(f'SELECT gear FROM "{name}"').fetchall()
+    assert {comment.split(",")[0]: rows for comment, rows in gears.items()} == {
+        "Topic /foo": [(0,)],
+        "Topic /Foo": [(1,)],
+        "Topic /bar": [(2,)],
+    }
+    assert "bar" in comments(database)
+    assert cli.main(["views", str(tmp_path / "lake"), "--topics", "/none"]) == 0
+    assert capsys.readouterr().out == "-- No topic of the lake matches.\n"
+    assert cli.main(["drift", str(tmp_path / "lake"), "--topics", "/none"]) == 0
+    assert capsys.readouterr().out == "No topic of the lake matches.\n"
+
+
 def test_broken_definitions_have_a_view_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "lake"
     extract(write(tmp_path / "one/a.bag", FIRST, speeds(1)).parent, output)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import random
 import sqlite3
 import zlib
@@ -471,6 +472,24 @@ def test_errors_say_what_is_wrong(
     assert said in capsys.readouterr().err
     assert not list(tmp_path.glob("*o.mcap*")) + list(tmp_path.glob(".partial*"))
     assert (lake / "out").read_bytes() == b"mine"
+
+
+def test_a_folder_or_a_pipe_is_no_place_for_a_bag_or_a_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lake = tmp_path / "lake"
+    write_bag(tmp_path / "a.mcap", messages=2)
+    extract(tmp_path / "a.mcap", lake=lake)
+    places = tmp_path / "places"
+    (places / "folder").mkdir(parents=True)
+    os.mkfifo(places / "pipe")
+    for place in ("folder", "pipe"):
+        words = [str(lake), "--drive-id", "d", "--output", str(places / place)]
+        assert main(["rebuild", *words]) == ExitCode.OUTPUT_FAILED
+        assert main(["report", *words]) == ExitCode.USAGE
+        assert capsys.readouterr().err.count("not a file") == 2
+    assert (places / "folder").is_dir() and (places / "pipe").is_fifo()
+    assert {path.name for path in places.iterdir()} == {"folder", "pipe"}
 
 
 def test_a_file_that_cannot_be_read_leaves_no_output(tmp_path: Path) -> None:

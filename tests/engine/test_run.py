@@ -801,6 +801,35 @@ def test_bags_in_folders_below_are_taken_if_that_is_asked_for(tmp_path: Path) ->
     assert [event["file"] for event in events(done, "not_a_bag")] == [f"{bags}/notes.txt"]
 
 
+def test_an_overwriting_run_that_can_read_nothing_replaces_nothing(tmp_path: Path) -> None:
+    lake = tmp_path / "lake"
+    write_bag(tmp_path / "a.bag")
+    extract(tmp_path / "a.bag", output=lake)
+    before = rows(lake, "imu.data")
+    (tmp_path / "a.bag").write_bytes(b"")
+    plan = plan_for(tmp_path / "a.bag", output=lake, overwrite=True)
+    run.run_shard(plan, 0, JOB)
+    commit = ros_to_parquet.lake.read_commit(LocalStorage(), plan)
+    assert commit is not None
+    assert (commit.state, commit.replaces) == (DriveState.FAILED, ())
+    assert commit.problems[0].startswith("nothing is replaced, for no bag could be read")
+    assert rows(lake, "imu.data") == before
+    (tmp_path / "a.bag").unlink()
+    write_bag(tmp_path / "a.bag", messages=3)
+    extract(tmp_path / "a.bag", output=lake, overwrite=True)
+    assert len(rows(lake, "imu.data")) < len(before)
+
+
+def test_places_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_bag(tmp_path / "a.bag")
+    for words in (["a.bag", "--output", ""], ["", "--output", "lake"], ["a.bag", "--output", "lake\udcfe"]):
+        done = cli("extract", *words)
+        assert (done.returncode, done.stderr.count("\n")) == (ExitCode.USAGE, 1), done.stderr
+        assert "an empty path names no place" in done.stderr or "its name is not UTF-8" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["a.bag"]
+
+
 def test_what_is_no_file_is_no_bag_and_no_lake(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.bag")
     for given in (tmp_path / "pipe.bag", Path("/dev/null")):

@@ -673,11 +673,13 @@ def test_globs_that_match_nothing_are_said_once_all_shards_are_done() -> None:
 
     rules = (TransformRule("/im*", "a"), TransformRule("/camera/*", "b"))
     topics = ("/im*", "/lidar")
-    made = dataclasses.replace(plan(), options=ExtractOptions(topics, transforms=rules))
+    checks = contract.parse_quality({"/lidar": None, "*": {"gap": {"warn": 3}}})[0]
+    made = dataclasses.replace(plan(), options=ExtractOptions(topics, transforms=rules), quality=checks)
     shards = [manifest(number, bag_result(f"{number}.bag", slice=BagSlice(number))) for number in range(2)]
     assert contract.fold(made, shards).problems == (
         "topics: there is no message of a topic that matches '/lidar' (ros-to-parquet info BAG lists topics)",
         "transform b: no topic matches '/camera/*'",
+        "quality: no topic matches '/lidar'",
     )
     assert contract.fold(made, shards).state is DriveState.SUCCEEDED
     assert contract.fold(made, shards[:1]).problems == ()

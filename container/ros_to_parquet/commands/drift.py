@@ -53,7 +53,8 @@ def command_drift(arguments: argparse.Namespace) -> int:
     for line in lines(found, fields=DRIFT_FIELDS):
         print(line)
     if not found:
-        print("No topic has more than one definition.")
+        some = arguments.all or _read_drift(arguments, single=True)
+        print("No topic has more than one definition." if some else "No topic of the lake matches.")
     return int(ExitCode.OK)
 
 
@@ -61,8 +62,11 @@ def command_views(arguments: argparse.Namespace) -> int:
     from ros_to_parquet.storage import normalize
     from ros_to_parquet.views import statements
 
-    for statement in statements(normalize(arguments.lake), _read_drift(arguments, single=True)):
+    found = _read_drift(arguments, single=True)
+    for statement in statements(normalize(arguments.lake), found):
         print(statement)
+    if not found:
+        print("-- No topic of the lake matches.")
     return int(ExitCode.OK)
 
 

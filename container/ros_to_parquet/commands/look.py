@@ -56,9 +56,13 @@ def add_parser(commands: Any) -> None:
 
 
 def command_info(arguments: argparse.Namespace) -> int:
+    from ros_to_parquet.bag.model import BagError
     from ros_to_parquet.info import read_info
 
-    info = read_info(arguments.bag)
+    try:
+        info = read_info(arguments.bag)
+    except BagError as error:
+        raise BagError(f"{arguments.bag}: {error}") from error
     if arguments.json:
         print(json.dumps(info.as_dict(), indent=2))
     else:

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from ros_to_parquet import contract
-from ros_to_parquet.commands.outcome import fail
+from ros_to_parquet.commands.outcome import UsageError, fail
 from ros_to_parquet.contract import ExitCode
 from ros_to_parquet.text import say
 
@@ -33,14 +33,20 @@ def add_parser(commands: Any) -> None:
 def command_report(arguments: argparse.Namespace) -> int:
     from ros_to_parquet.lake import Lake
     from ros_to_parquet.report.make import ReportError, make_report
-    from ros_to_parquet.storage import join, normalize, open_storage
+    from ros_to_parquet.storage import NotAFileError, NotFoundError, join, normalize, open_storage
 
     lake = Lake(arguments.lake)
+    uri = normalize(arguments.output or join(lake.uri, contract.report_key(arguments.drive_id)))
+    try:
+        open_storage(uri).head(uri)
+    except NotAFileError as error:
+        raise UsageError(f"--output {error}") from error
+    except NotFoundError:
+        pass
     try:
         drive, page = make_report(lake, arguments.drive_id)
     except ReportError as error:
         return fail(ExitCode.INPUT_MISSING, str(error))
-    uri = normalize(arguments.output or join(lake.uri, contract.report_key(arguments.drive_id)))
     open_storage(uri).write(uri, page.encode())
     print(f"{drive.messages:,} messages of {len(drive.topics)} topics, {len(page.encode()) / 1e6:.1f} MB")
     say(uri)

@@ -23,8 +23,9 @@ from ros_to_parquet.contract.plan import BagSlice, Plan, Run, run_in_words
 from ros_to_parquet.contract.wire import CONTRACT_VERSION
 
 
-def _idle_rules(options: ExtractOptions, topics: Mapping[str, bool]) -> list[str]:
-    """What of the options fits none of ``topics`` (each has pictures or not): often a misspelt name."""
+def _idle_rules(plan: Plan, topics: Mapping[str, bool]) -> list[str]:
+    """What of the plan's rules fits none of ``topics`` (each has pictures or not): often a misspelt name."""
+    options = plan.options
     pictures = [topic for topic, has_pictures in topics.items() if has_pictures]
 
     def is_idle(glob: str, of: Iterable[str]) -> bool:
@@ -50,6 +51,11 @@ def _idle_rules(options: ExtractOptions, topics: Mapping[str, bool]) -> list[str
         for rule in options.images
         if rule.changes and is_idle(rule.topics, pictures)
     ]
+    idle += [
+        f"quality: no topic matches {glob!r}"
+        for glob in dict.fromkeys(rule.topics for rule in plan.quality)
+        if is_idle(glob, topics)
+    ]
     return idle
 
 
@@ -57,7 +63,8 @@ def fold(plan: Plan, manifests: Iterable[Manifest]) -> DriveManifest:
     """The drive's manifest from its shards' manifests (all of them for a commit).
 
     A sequence of them may be in any order; an iterator must be in the order of shards, and none is kept.
-    With manifests missing the state is ``partial``, or ``failed`` where there are none.
+    With manifests missing the state is ``partial``, or ``failed`` where there are none. A run that could read
+    none of its bags replaces nothing: what the lake had of the drive stays.
     """
     by_shard = (
         sorted(manifests, key=lambda manifest: manifest.shard)
@@ -115,7 +122,7 @@ def fold(plan: Plan, manifests: Iterable[Manifest]) -> DriveManifest:
     rejected = sum(table.rejected for table in tables.values())
     unreadable = sum(status is BagStatus.UNREADABLE for status in statuses.values())
     if shards == len(plan.shards) and unreadable < len(statuses):
-        problems = [*_idle_rules(plan.options, topics), *problems][:MAX_REASONS]
+        problems = [*_idle_rules(plan, topics), *problems][:MAX_REASONS]
     damaged = sum(status is BagStatus.DAMAGED for status in statuses.values())
     if not shards or (statuses and unreadable == len(statuses)):
         state = DriveState.FAILED
@@ -127,6 +134,10 @@ def fold(plan: Plan, manifests: Iterable[Manifest]) -> DriveManifest:
         state = DriveState.SUCCEEDED_WITH_REJECTS
     else:
         state = DriveState.SUCCEEDED
+    replaces = () if state is DriveState.FAILED else plan.replaces
+    if plan.replaces and not replaces and shards == len(plan.shards):
+        kept = "nothing is replaced, for no bag could be read: what the lake had of the drive stays"
+        problems = [kept, *problems][:MAX_REASONS]
     return DriveManifest(
         contract_version=CONTRACT_VERSION,
         plan_id=plan.plan_id,
@@ -146,7 +157,7 @@ def fold(plan: Plan, manifests: Iterable[Manifest]) -> DriveManifest:
         shard_seconds=round(seconds, 3),
         tables=tuple(dataclasses.replace(tables[name], schemas=schemas[name]) for name in sorted(tables)),
         problems=tuple(problems),
-        replaces=plan.replaces,
+        replaces=replaces,
         covered=plan.covered,
     )
 

@@ -24,6 +24,7 @@ from ros_to_parquet.storage.model import (
     ExistsError,
     LocationError,
     NativeUpload,
+    NotAFileError,
     NotFoundError,
     ObjectInfo,
     Source,
@@ -52,6 +53,7 @@ __all__ = [
     "LocalUpload",
     "LocationError",
     "NativeUpload",
+    "NotAFileError",
     "NotFoundError",
     "ObjectInfo",
     "S3Storage",
@@ -83,6 +85,8 @@ def normalize(location: str) -> str:
     Raises:
         LocationError: no such place, or one that is not supported.
     """
+    if not location:
+        raise LocationError("an empty path names no place: is a variable not set?")
     scheme, separator, rest = location.partition("://")
     if not separator:
         return os.path.abspath(Path(location).expanduser())  # noqa: PTH100 (resolve follows links)

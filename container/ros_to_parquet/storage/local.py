@@ -18,6 +18,7 @@ from ros_to_parquet.storage.model import (
     AccessDeniedError,
     ChangedError,
     ExistsError,
+    NotAFileError,
     NotFoundError,
     ObjectInfo,
     StorageError,
@@ -58,9 +59,9 @@ class LocalStorage:
         with local_errors(uri):
             found = Path(uri).stat()
             if stat.S_ISDIR(found.st_mode):
-                raise NotFoundError(f"{uri}: a folder, not a file")
+                raise NotAFileError(f"{uri}: a folder, not a file")
             if not stat.S_ISREG(found.st_mode):
-                raise NotFoundError(f"{uri}: a pipe or device, not a file: save what it gives to one first")
+                raise NotAFileError(f"{uri}: a pipe or device, not a file: save what it gives to one first")
             return _info(uri, found)
 
     def read(self, uri: str) -> bytes:

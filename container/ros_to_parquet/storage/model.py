@@ -22,6 +22,10 @@ class AccessDeniedError(StorageError, PermissionError):
     """The store refused access."""
 
 
+class NotAFileError(NotFoundError):
+    """What is there is a folder, a pipe or a device."""
+
+
 class ExistsError(StorageError, FileExistsError):
     """A conditional put found the object already there."""
 
