@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -198,6 +199,7 @@ def test_run_ids_are_in_order_of_time_and_unlike() -> None:
     [
         ('{"drives_to_process": {"a": {"bucket": "x"}}}', 2, "drive 'a', key 'bucket': 'x' is no S3 bucket"),
         ("{", 2, "--conf is not JSON: "),
+        ('{"drives_to_process": {"new": {}, "new": {}}}', 2, "--conf: drive 'new' is there twice"),
         ("nowhere.json", 2, "--conf nowhere.json cannot be read: "),
         (
             '{"drives_to_process": {"a": {"bucket": "no-such-bucket", "prefix": ""}}}',
@@ -623,6 +625,8 @@ def test_a_flag_of_the_file_is_true_or_false(tmp_path: Path) -> None:
         ("- x\n", (), "airflow-batch-ros.yaml: a mapping of settings is expected, not ['x']"),
         ("output: [x]\n", (), "airflow-batch-ros.yaml: output: text or a number is expected, not ['x']"),
         ("output: {\n", (), "airflow-batch-ros.yaml is not YAML: "),
+        ("output: a\noutput: b\n", (), "airflow-batch-ros.yaml: key 'output' is there twice"),
+        ("tags: {a: 1, a: 2}\n", (), "airflow-batch-ros.yaml: key 'a' of 'tags' is there twice"),
         ("tags: x\n", (), "airflow-batch-ros.yaml: tags: a mapping of names to texts is expected, not 'x'"),
         ("", ("--tag", "x"), "tag 'x' (from --tag): KEY=VALUE is expected"),
         ("", ("--config", "none.yaml"), "none.yaml (from --config) cannot be read: No such file"),
@@ -641,6 +645,26 @@ def test_a_wrong_setting_is_said_with_where_it_came_from(
     with pytest.raises(SettingsError) as caught:
         read_settings(arguments(*words), environ={}, folder=tmp_path).output()
     assert message in str(caught.value)
+
+
+def test_a_conf_that_has_a_key_twice_is_refused_wherever_it_comes_from(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = shell.conf("a").replace('"report"', '"topics": "/a", "topics": "/b", "report"')
+    (tmp_path / "conf.json").write_text(text)
+    put(shell.s3, shell.bucket, "conf.json", body=text.encode())
+    for conf in (text, str(tmp_path / "conf.json"), f"s3://{shell.bucket}/conf.json", "-"):
+        monkeypatch.setattr("sys.stdin", io.StringIO(text))
+        done = shell.run("plan", "--conf", conf)
+        assert (done.code, "key 'topics' is there twice" in done.err) == (2, True), done.err
+
+
+def test_prices_that_are_said_twice_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "prices.json"
+    file.write_text('{"vcpu_hour": 1, "vcpu_hour": 2, "gb_hour": 1, "currency": "EUR"}')
+    settings = read_settings(arguments(), environ={"AIRFLOW_BATCH_ROS_PRICES": str(file)}, folder=tmp_path)
+    with pytest.raises(SettingsError, match="key 'vcpu_hour' is there twice"):
+        settings.prices()
 
 
 def test_a_number_and_a_profile_are_checked(tmp_path: Path) -> None:
