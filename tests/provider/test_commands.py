@@ -224,6 +224,22 @@ def test_a_drive_that_another_run_has_may_be_tried_again(shell: Shell) -> None:
     assert "(its Batch job " in done.err
 
 
+def test_a_mistyped_queue_is_refused_and_the_corrected_command_runs(shell: Shell) -> None:
+    wrong = shell.submit("first", "one", does="hang", more=("--job-queue", "nope"))
+    assert (wrong.code, "Job queue nope does not exist [refused]" in wrong.err) == (4, True), wrong.err
+    for words in (("status",), ("logs",), ("cancel",)):
+        done = shell.run(*words, "first")
+        assert "does not exist" not in done.err, (words, done.err)
+    (drive,) = shell.status("first")["drives"]
+    assert drive["ended"] is False
+    assert shell.submit("second", "one", does="hang").code == 0
+
+
+def test_a_planning_job_for_a_queue_that_is_not_there_is_refused(shell: Shell) -> None:
+    done = shell.submit("r", "one", more=("--remote", "--job-queue", "nope", "--planner-definition", "p"))
+    assert (done.code, "Job queue nope does not exist" in done.err) == (4, True), done.err
+
+
 def test_a_run_that_died_before_it_submitted_leaves_its_drive_to_others_soon(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
