@@ -571,9 +571,7 @@ class Fanout:
             f"from {plan.source}{foreseen}"
         )
         if plan.ignored_count:
-            more = plan.ignored_count - len(plan.ignored)
-            names = ", ".join(plan.ignored) + (f" and {more} more" if more else "")
-            self.say(f"{name}: not taken, {plan.ignored_count}: {names}")
+            self.say(not_taken(plan))
         if plan.replaces and not self.conf.overwrite:
             self.say(f"{name}: bags have changed since they were extracted: all of it is extracted again")
         if plan.covered:
@@ -591,6 +589,13 @@ class Fanout:
             min_success_ratio=self.conf.min_success_ratio,
             estimated_cost=self._estimator.estimate(plan).cost if self._estimator else None,
         )
+
+
+def not_taken(plan: Plan) -> str:
+    """What of a drive's folder is not taken, by name: the first `contract.MAX_REASONS`."""
+    more = plan.ignored_count - len(plan.ignored)
+    names = ", ".join(plan.ignored) + (f" and {more} more" if more else "")
+    return f"drive {plan.drive_id}: not taken, {plan.ignored_count}: {names}"
 
 
 def _said(error: Exception) -> str:
