@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 from airflow_batch_ros.prices import Prices, parse_prices
+from airflow_batch_ros.twice import TwiceError, load_json
 from ros_to_parquet.contract import (
     CATALOG_DATABASE,
     MAX_IMAGE_SIDE,
@@ -335,7 +336,9 @@ def parse_conf(raw: object, *, defaults: Mapping[str, Any] | None = None) -> Pip
     """
     if isinstance(raw, str):
         try:
-            raw = json.loads(raw)
+            raw = load_json(raw)
+        except TwiceError as error:
+            raise ConfError(error.problems) from error
         except ValueError as error:
             raise ConfError(
                 [f"it is text, and not JSON ({error}); in a template write {{{{ dag_run.conf | tojson }}}}"]

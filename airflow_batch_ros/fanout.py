@@ -25,6 +25,7 @@ from airflow_batch_ros.finding import find_drives, with_found
 from airflow_batch_ros.jobs import (
     DriveJob,
     Progress,
+    RefusedError,
     SubmitError,
     SubmitOptions,
     Work,
@@ -229,10 +230,10 @@ class Fanout:
             self._stop_if_killed()
             try:
                 return call(argument), "", True
+            except (RefusedError, PlanError, ContractError) as error:
+                return None, _said(error), False
             except (SubmitError, LeaseHeldError) as error:
                 return None, _said(error), True
-            except (PlanError, ContractError) as error:
-                return None, _said(error), False
             except ClientError as error:
                 return None, self._refusal(drive_id, source, error), False
 
@@ -406,9 +407,10 @@ class Fanout:
         progress = read_progress(self.batch, lake, plan, job_queue=self.options.job_queue)
         if progress.committed:
             self._check_not_taken_over(lake, plan)
-        elif plan.shards and not progress.live:
-            self._own(lake, plan, progress, resumed=True)
-        return _Prepared(lake, plan, progress, saved=True, sha256=sha256)
+        taken = False
+        if plan.shards and not progress.committed and not progress.live:
+            taken = self._own(lake, plan, progress, resumed=True)
+        return _Prepared(lake, plan, progress, saved=True, sha256=sha256, taken=taken)
 
     def _save(self, drive: _Prepared) -> _Prepared:
         """The plan as it is in the lake: the first writer's.
@@ -422,22 +424,43 @@ class Fanout:
         progress = read_progress(self.batch, lake, first, job_queue=self.options.job_queue)
         return _Prepared(lake, first, progress, saved=True, sha256=sha256)
 
-    def _own(self, lake: Lake, plan: Plan, progress: Progress, *, resumed: bool) -> None:
+    def _own(self, lake: Lake, plan: Plan, progress: Progress, *, resumed: bool) -> bool:
         """Makes sure of the lease of a saved plan; if it was lost meanwhile, that nobody did its work.
+
+        Returns whether it had to be taken.
 
         It may have been when the plan is ``resumed``, whoever has it now: an earlier try may have been killed
         when it had it again.
         """
         current = None if resumed else lease.holder(lake, plan.drive_id)
         if current is not None and current.plan_id == plan.plan_id:
-            return
-        if self._lease(lake, plan.drive_id, plan.plan_id) or resumed:
+            return False
+        taken = self._lease(lake, plan.drive_id, plan.plan_id)
+        if taken or resumed:
             try:
                 lease.end_others(lake, plan.drive_id, plan.plan_id, self.run)
                 check_fresh(lake, plan, missing=progress.missing)
             except PlanError:
                 lease.release(lake, plan.drive_id, plan.plan_id)
                 raise
+        return taken
+
+    def _give_back(self, drive: _Prepared, *, taken: bool) -> None:
+        """Gives a drive back whose job Batch has refused for good, so that another run can have it at once.
+
+        Not where an earlier try may have submitted the same generation, and its answer was lost: a try that
+        was refused gave the lease back, so that the next has ``taken`` it anew. Nor where anything is live.
+        What goes wrong does no harm: others wait for `lease.GRACE_S` then.
+        """
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        lake, plan, progress = drive.lake, drive.plan, drive.progress
+        if not taken and progress.generation is not None and progress.record is None:
+            return
+        with suppress(ClientError, BotoCoreError, ContractError):
+            queue = self.options.job_queue
+            if not live_jobs(self.batch, lake, plan.drive_id, plan.plan_id, job_queue=queue):
+                lease.release(lake, plan.drive_id, plan.plan_id)
 
     def _check_not_taken_over(self, lake: Lake, plan: Plan) -> None:
         commit = lake.load(DriveManifest, contract.drive_manifest_key(plan.drive_id, plan.plan_id))
@@ -507,7 +530,8 @@ class Fanout:
             self.owned.append(progress.record.job_id)
             self.say(f"{name}: job {progress.record.job_id} of an earlier try is {progress.state}")
             return self._job(plan, Work.ADOPTED, progress.record, progress.record.array_size or 1)
-        self._own(lake, plan, progress, resumed=False)  # again: planning the other drives took its time
+        # Again: planning the other drives took its time.
+        taken = self._own(lake, plan, progress, resumed=False) or drive.taken
         sizes, said = next_sizes(self.batch, lake, plan, progress, self.options, chosen=self.chosen)
         for each in said:
             self.say(f"{name}: {each}")
@@ -516,13 +540,18 @@ class Fanout:
         self._stop_if_killed()
         name_of_job = job_name(plan.drive_id, plan.plan_id, next_generation(progress))
         self.submitting[name_of_job] = given.job_queue or self.options.job_queue
-        record, generation = submit_next(
-            *(self.batch, lake, plan, progress, self.options),
-            submitter=self.submitter,
-            sizes=sizes,
-            chosen=self.chosen,
-            plan_sha256=drive.sha256,
-        )
+        try:
+            record, generation = submit_next(
+                *(self.batch, lake, plan, progress, self.options),
+                submitter=self.submitter,
+                sizes=sizes,
+                chosen=self.chosen,
+                plan_sha256=drive.sha256,
+            )
+        except RefusedError:
+            del self.submitting[name_of_job]
+            self._give_back(drive, taken=taken)
+            raise
         self.owned.append(record.job_id)
         del self.submitting[name_of_job]
         shards = f"{len(generation.shards)} of {len(plan.shards)} shards"
@@ -542,9 +571,7 @@ class Fanout:
             f"from {plan.source}{foreseen}"
         )
         if plan.ignored_count:
-            more = plan.ignored_count - len(plan.ignored)
-            names = ", ".join(plan.ignored) + (f" and {more} more" if more else "")
-            self.say(f"{name}: not taken, {plan.ignored_count}: {names}")
+            self.say(not_taken(plan))
         if plan.replaces and not self.conf.overwrite:
             self.say(f"{name}: bags have changed since they were extracted: all of it is extracted again")
         if plan.covered:
@@ -564,19 +591,32 @@ class Fanout:
         )
 
 
+def not_taken(plan: Plan) -> str:
+    """What of a drive's folder is not taken, by name: the first `contract.MAX_REASONS`."""
+    more = plan.ignored_count - len(plan.ignored)
+    names = ", ".join(plan.ignored) + (f" and {more} more" if more else "")
+    return f"drive {plan.drive_id}: not taken, {plan.ignored_count}: {names}"
+
+
 def _said(error: Exception) -> str:
     """Why a drive was not submitted, with its cause."""
     asked = error.__cause__
     code = error_code(asked) if isinstance(getattr(asked, "response", None), dict) else ""
     passes = isinstance(error, SubmitError) and not code
-    return f"{error} [{Cause.THROTTLED if passes else cause_of_error(code)}]"
+    cause = Cause.THROTTLED if passes else cause_of_error(code)
+    if (
+        isinstance(error, RefusedError) and cause is Cause.THROTTLED
+    ):  # a code of SubmitJob's that is not known
+        cause = Cause.REFUSED
+    return f"{error} [{cause}]"
 
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
     """A drive that is leased, where it needs to be, and planned.
 
-    ``saved``: by an earlier try, and then of the ``sha256`` that its bytes have.
+    ``saved``: by an earlier try, and then of the ``sha256`` that its bytes have. ``taken``: the lease of a
+    saved plan, by this try, for the tries before did not have it any more.
     """
 
     lake: Lake
@@ -584,6 +624,7 @@ class _Prepared:
     progress: Progress
     saved: bool
     sha256: str = ""
+    taken: bool = False
 
 
 def _load_plan(lake: Lake, drive_id: str, plan_id: str) -> tuple[Plan, str] | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import re
 import threading
 import time
 from collections import deque
@@ -28,6 +29,7 @@ from ros_to_parquet.contract import (
 )
 
 if TYPE_CHECKING:
+    from botocore.exceptions import ClientError
     from mypy_boto3_batch import BatchClient
 
 LIVE = frozenset({"SUBMITTED", "PENDING", "RUNNABLE", "STARTING", "RUNNING"})
@@ -62,9 +64,24 @@ THROTTLED = frozenset(
 )
 """Errors after which Batch has certainly done nothing."""
 
+_PASSING = frozenset(
+    {
+        *("ExpiredToken", "ExpiredTokenException", "RequestExpired", "RequestTimeout"),
+        *("RequestTimeoutException", "RequestTimeTooSkewed", "RequestThrottled"),
+        *("RequestThrottledException", "ThrottledException", "PriorRequestNotComplete"),
+    }
+)
+"""Other errors of requests that may pass: what credentials, clocks and time have to do with."""
+
+_NO_SUCH_QUEUE = re.compile(r"job ?queue .*(does not exist|not found)", re.IGNORECASE | re.DOTALL)
+
 
 class SubmitError(RuntimeError):
     """A drive's job could not be submitted; the message names the drive and what Batch said."""
+
+
+class RefusedError(SubmitError):
+    """Batch has refused a job for good: there is none, and asking again cannot help."""
 
 
 class Work(StrEnum):
@@ -388,7 +405,8 @@ def submit_next(
     work done and commits the drive.
 
     Raises:
-        SubmitError: Batch refused it.
+        RefusedError: Batch refused it for good, and there is no such job.
+        SubmitError: Batch did not take it, or its answer is lost; trying again may help.
     """
     shards = progress.missing or (len(plan.shards) - 1,)
     number = next_generation(progress)
@@ -473,12 +491,14 @@ def submit_once(
     After an error that leaves open what Batch has done, the job is looked for by its name.
 
     Raises:
-        SubmitError: Batch refused it; the message begins with ``what``.
+        RefusedError: Batch refused it for good, and no try before has an answer that is lost.
+        SubmitError: it did not take it else, or nobody knows; the messages begin with ``what``.
     """
     from botocore.exceptions import BotoCoreError, ClientError
 
     problem: Exception | None = None
     open_end = False  # whether Batch may have done what it was asked
+    refused = False
     for attempt in range(SUBMIT_TRIES):
         try:
             return submitter.submit_job(**request)["jobId"]
@@ -487,6 +507,7 @@ def submit_once(
             status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
             throttled = error_code(error) in THROTTLED
             if not throttled and status < 500:
+                refused = not open_end and _is_refusal(error)
                 break
             open_end = open_end or not throttled
         except BotoCoreError as error:
@@ -496,21 +517,45 @@ def submit_once(
         sleep(min(2.0**attempt, 20.0) * random.uniform(0.5, 1.5))
         if open_end and (found := find_job(batch, request["jobQueue"], request["jobName"])):
             return found
-    raise SubmitError(
+    kind = RefusedError if refused else SubmitError
+    raise kind(
         f"{what}: Batch did not take job {request['jobName']} for queue {request['jobQueue']!r} "
         f"and definition {request['jobDefinition']!r}: {problem}"
     ) from problem
 
 
 def find_job(batch: BatchClient, job_queue: str, name: str) -> str | None:
-    """The id of the queue's job of that name: a live one before others, the newest before older ones."""
+    """The id of the queue's job of that name: a live one before others, the newest before older ones.
+
+    None where there is no such job, or no such queue.
+    """
+    from botocore.exceptions import ClientError
+
     pages = batch.get_paginator("list_jobs").paginate(
         jobQueue=job_queue, filters=[{"name": "JOB_NAME", "values": [name]}]
     )
-    # Batch matches names without case.
-    found = [job for page in pages for job in page["jobSummaryList"] if job["jobName"] == name]
+    try:
+        # Batch matches names without case.
+        found = [job for page in pages for job in page["jobSummaryList"] if job["jobName"] == name]
+    except ClientError as error:
+        if is_missing_queue(error):
+            return None
+        raise
     found.sort(key=lambda job: (job.get("status") in LIVE, job.get("createdAt", 0)))
     return found[-1]["jobId"] if found else None
+
+
+def is_missing_queue(error: ClientError) -> bool:
+    """Whether Batch says that there is no such job queue."""
+    said = str(error.response.get("Error", {}).get("Message", ""))
+    return error_code(error) == "ClientException" and bool(_NO_SUCH_QUEUE.search(said))
+
+
+def _is_refusal(error: ClientError) -> bool:
+    """Whether an error of SubmitJob says that Batch made no job, and will make none of the same request."""
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    code = error_code(error)
+    return 400 <= status < 500 and status not in (408, 429) and code not in THROTTLED | _PASSING
 
 
 def recorded_jobs(lake: Lake, drive_id: str, plan_id: str) -> list[JobRecord]:

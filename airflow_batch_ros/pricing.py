@@ -85,6 +85,34 @@ def find_containers(
     return Containers(pricing, machines.max_vcpus)
 
 
+def find_missing(batch: BatchClient, options: SubmitOptions) -> list[str]:
+    """The queues and the definition of ``options`` that do not exist, in words.
+
+    What the connection may not ask for is taken to exist.
+    """
+    from botocore.exceptions import ClientError
+
+    job_queue = str(options.extra.get("jobQueue", options.job_queue))
+    job_definition = str(options.extra.get("jobDefinition", options.job_definition))
+    missing = []
+    try:
+        missing += [
+            f"job queue {queue!r}"
+            for queue in dict.fromkeys((job_queue, options.on_demand_queue))
+            if queue and not batch.describe_job_queues(jobQueues=[queue])["jobQueues"]
+        ]
+    except ClientError as error:
+        if error_code(error) not in _DENIED:
+            raise
+    try:
+        if find_definition(batch, job_definition) is None:
+            missing.append(f"job definition {job_definition!r}")
+    except ClientError as error:
+        if error_code(error) not in _DENIED:
+            raise
+    return missing
+
+
 def make_pricing(
     machines: Machines,
     *,

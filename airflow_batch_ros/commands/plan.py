@@ -20,6 +20,7 @@ from airflow_batch_ros.commands.terminal import (
     table_lines,
     teller,
 )
+from ros_to_parquet.contract import MAX_REASONS
 
 if TYPE_CHECKING:
     from airflow_batch_ros.estimate import Estimate, Estimator
@@ -77,7 +78,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def _plan(arguments: argparse.Namespace) -> int:
     from airflow_batch_ros.fanout import Fanout, FanoutError
-    from airflow_batch_ros.pricing import find_containers
+    from airflow_batch_ros.pricing import find_containers, find_missing
     from airflow_batch_ros.sampling import check_engine, lines_of, sample_drives
     from ros_to_parquet.contract import Run
 
@@ -122,7 +123,11 @@ def _plan(arguments: argparse.Namespace) -> int:
             entry["sample"] = samples[entry["drive_id"]].as_dict()
         print_json(found)
     told = lines(drives, left_out, estimator, bags=arguments.bags)
-    for line in (*lines_of(list(samples.values()), most=SAMPLE_LINES), *told):
+    missing = [
+        f"! {each} does not exist: submit would be refused"
+        for each in find_missing(asked.clients.batch, asked.options)
+    ]
+    for line in (*lines_of(list(samples.values()), most=SAMPLE_LINES), *missing, *told):
         say(line)
     if problems:
         raise FanoutError(problems, retry_helps=retry_helps)
@@ -159,6 +164,7 @@ def _drive_dict(drive: Foreseen, *, bags: bool) -> dict[str, Any]:
         "formats": dict(Counter(bag.format for bag in plan.bags)),
         "in_the_lake": len(plan.covered),
         "ignored": plan.ignored_count,
+        "not_taken": list(plan.ignored[:MAX_REASONS]),
         "replaces": len(plan.replaces),
         "shards": len(plan.shards),
         "estimate": drive.estimate.as_dict() if drive.estimate else None,
@@ -235,7 +241,7 @@ def lines(
 ) -> list[str]:
     """For people: a table of drives with its sum, and what the numbers are by."""
     from airflow_batch_ros.cost import shown
-    from airflow_batch_ros.fanout import NOTHING_NEW, PROBLEMS_SHOWN
+    from airflow_batch_ros.fanout import NOTHING_NEW, PROBLEMS_SHOWN, not_taken
 
     head = ("drive", ">bags", ">in the lake", ">MB", ">shards", ">largest MB", ">time", ">cost")
     currency = estimator.containers.pricing.currency if estimator else ""
@@ -255,6 +261,10 @@ def lines(
             )
         )
     told = table_lines(head, rows) if rows else []
+    partial = [drive.plan for drive in drives if drive.plan.ignored_count]
+    told += [not_taken(plan) for plan in partial[:PROBLEMS_SHOWN]]
+    if (more := len(partial) - PROBLEMS_SHOWN) > 0:
+        told.append(f"and {more:,} more drives have what is not taken; --json has all")
     if bags:
         listed = (line for drive in drives for line in _bag_lines(drive.plan))
         told += itertools.islice(listed, BAGS_SHOWN)

@@ -96,7 +96,7 @@ def submit_planning(
     With ``--wait`` it stays until the drives have ended.
     """
     from airflow_batch_ros import planning, runs
-    from airflow_batch_ros.jobs import SubmitError, describe, job_state
+    from airflow_batch_ros.jobs import RefusedError, SubmitError, describe, job_state
     from airflow_batch_ros.status import read_standings
     from airflow_batch_ros.waiting import Waiting
 
@@ -112,7 +112,8 @@ def submit_planning(
             share_identifier=options.extra.get("shareIdentifier"),
         )
     except SubmitError as error:
-        raise CommandError(str(error), Exit.REFUSED) from error
+        code = Exit.REFUSED if isinstance(error, RefusedError) else Exit.RETRY
+        raise CommandError(str(error), code) from error
     say(f"{'submitted' if new else 'adopted'} job {record.job_id}, which plans")
     if not arguments.wait:
         if arguments.json:

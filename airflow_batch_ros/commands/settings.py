@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from airflow_batch_ros.allowed import AllowList, parse_allowed
 from airflow_batch_ros.conf import ConfError, parse_output
 from airflow_batch_ros.prices import Prices, parse_prices
+from airflow_batch_ros.twice import TwiceError, check_yaml, load_json
 
 if TYPE_CHECKING:
     from airflow_batch_ros.clients import Clients
@@ -131,7 +131,9 @@ class Settings:
         if setting is None:
             return None
         try:
-            raw = json.loads(Path(setting.value).read_text())
+            raw = load_json(Path(setting.value).read_text())
+        except TwiceError as error:
+            raise SettingsError(f"prices {setting}: {error}") from error
         except (OSError, ValueError) as error:
             raise SettingsError(f"prices {setting} cannot be read: {error}") from error
         problems: list[str] = []
@@ -336,7 +338,11 @@ def _load_yaml(path: Path, origin: str) -> dict[Any, Any]:
 
     shown = f"{path} (from {origin})" if origin else str(path)
     try:
-        raw = yaml.safe_load(path.read_text())
+        text = path.read_text()
+        check_yaml(yaml.compose(text, Loader=yaml.SafeLoader))
+        raw = yaml.safe_load(text)
+    except TwiceError as error:
+        raise SettingsError(f"{shown}: {error}") from error
     except OSError as error:
         raise SettingsError(f"{shown} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import sys
@@ -17,6 +16,7 @@ from airflow_batch_ros.commands.running import add_wait, report, submit_planning
 from airflow_batch_ros.commands.settings import SettingsError
 from airflow_batch_ros.commands.terminal import EXIT_HELP, Exit, guarded, teller
 from airflow_batch_ros.plan import DEFAULT_SHARD_BYTES
+from airflow_batch_ros.twice import TwiceError, load_json
 
 if TYPE_CHECKING:
     from airflow_batch_ros.clients import Clients
@@ -245,7 +245,9 @@ def _read_conf(given: str, clients: Clients) -> Any:
         except (OSError, UnicodeDecodeError) as error:
             raise SettingsError(f"{shown} cannot be read: {error}") from error
     try:
-        return json.loads(text)
+        return load_json(text)
+    except TwiceError as error:
+        raise SettingsError(f"{shown}: {error}") from error
     except ValueError as error:
         raise SettingsError(f"{shown} is not JSON: {error}") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -198,6 +199,7 @@ def test_run_ids_are_in_order_of_time_and_unlike() -> None:
     [
         ('{"drives_to_process": {"a": {"bucket": "x"}}}', 2, "drive 'a', key 'bucket': 'x' is no S3 bucket"),
         ("{", 2, "--conf is not JSON: "),
+        ('{"drives_to_process": {"new": {}, "new": {}}}', 2, "--conf: drive 'new' is there twice"),
         ("nowhere.json", 2, "--conf nowhere.json cannot be read: "),
         (
             '{"drives_to_process": {"a": {"bucket": "no-such-bucket", "prefix": ""}}}',
@@ -220,6 +222,22 @@ def test_a_drive_that_another_run_has_may_be_tried_again(shell: Shell) -> None:
     assert done.code == 75
     assert "run 'first' of the command line has it since" in done.err
     assert "(its Batch job " in done.err
+
+
+def test_a_mistyped_queue_is_refused_and_the_corrected_command_runs(shell: Shell) -> None:
+    wrong = shell.submit("first", "one", does="hang", more=("--job-queue", "nope"))
+    assert (wrong.code, "Job queue nope does not exist [refused]" in wrong.err) == (4, True), wrong.err
+    for words in (("status",), ("logs",), ("cancel",)):
+        done = shell.run(*words, "first")
+        assert "does not exist" not in done.err, (words, done.err)
+    (drive,) = shell.status("first")["drives"]
+    assert drive["ended"] is False
+    assert shell.submit("second", "one", does="hang").code == 0
+
+
+def test_a_planning_job_for_a_queue_that_is_not_there_is_refused(shell: Shell) -> None:
+    done = shell.submit("r", "one", more=("--remote", "--job-queue", "nope", "--planner-definition", "p"))
+    assert (done.code, "Job queue nope does not exist" in done.err) == (4, True), done.err
 
 
 def test_a_run_that_died_before_it_submitted_leaves_its_drive_to_others_soon(
@@ -623,6 +641,8 @@ def test_a_flag_of_the_file_is_true_or_false(tmp_path: Path) -> None:
         ("- x\n", (), "airflow-batch-ros.yaml: a mapping of settings is expected, not ['x']"),
         ("output: [x]\n", (), "airflow-batch-ros.yaml: output: text or a number is expected, not ['x']"),
         ("output: {\n", (), "airflow-batch-ros.yaml is not YAML: "),
+        ("output: a\noutput: b\n", (), "airflow-batch-ros.yaml: key 'output' is there twice"),
+        ("tags: {a: 1, a: 2}\n", (), "airflow-batch-ros.yaml: key 'a' of 'tags' is there twice"),
         ("tags: x\n", (), "airflow-batch-ros.yaml: tags: a mapping of names to texts is expected, not 'x'"),
         ("", ("--tag", "x"), "tag 'x' (from --tag): KEY=VALUE is expected"),
         ("", ("--config", "none.yaml"), "none.yaml (from --config) cannot be read: No such file"),
@@ -641,6 +661,26 @@ def test_a_wrong_setting_is_said_with_where_it_came_from(
     with pytest.raises(SettingsError) as caught:
         read_settings(arguments(*words), environ={}, folder=tmp_path).output()
     assert message in str(caught.value)
+
+
+def test_a_conf_that_has_a_key_twice_is_refused_wherever_it_comes_from(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = shell.conf("a").replace('"report"', '"topics": "/a", "topics": "/b", "report"')
+    (tmp_path / "conf.json").write_text(text)
+    put(shell.s3, shell.bucket, "conf.json", body=text.encode())
+    for conf in (text, str(tmp_path / "conf.json"), f"s3://{shell.bucket}/conf.json", "-"):
+        monkeypatch.setattr("sys.stdin", io.StringIO(text))
+        done = shell.run("plan", "--conf", conf)
+        assert (done.code, "key 'topics' is there twice" in done.err) == (2, True), done.err
+
+
+def test_prices_that_are_said_twice_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "prices.json"
+    file.write_text('{"vcpu_hour": 1, "vcpu_hour": 2, "gb_hour": 1, "currency": "EUR"}')
+    settings = read_settings(arguments(), environ={"AIRFLOW_BATCH_ROS_PRICES": str(file)}, folder=tmp_path)
+    with pytest.raises(SettingsError, match="key 'vcpu_hour' is there twice"):
+        settings.prices()
 
 
 def test_a_number_and_a_profile_are_checked(tmp_path: Path) -> None:

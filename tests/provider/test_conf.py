@@ -329,6 +329,12 @@ BAD: list[tuple[object, str]] = [
 
 BEYOND_THE_SCHEMA: list[tuple[object, str]] = [
     ("{'drives_to_process': {}}", "it is text, and not JSON ("),
+    ('{"drives_to_process": {"new": {"bucket": "b"}, "new": {}}}', "- drive 'new' is there twice"),
+    ('{"drives_to_process": {"new": {"bucket": "b", "bucket": "c"}}}', "drive 'new', key 'bucket' is there"),
+    ('{"drives_to_process": {"bucket": "b", "bucket": "c"}}', "key 'bucket' of 'drives_to_process' is there"),
+    ('{"drives_to_process": {}, "topics": "/a", "topics": "/b"}', "- key 'topics' is there twice"),
+    ('{"sync": [{"name": "a", "name": "b"}]}', "- key 'name' of 'sync' is there twice"),
+    ('{"bags": {"include": "a", "include": "b"}}', "- key 'include' of 'bags' is there twice"),
     (with_drive("prefix", "x" * 901), "drive 'drive_1', key 'prefix': 901 bytes; at most 900"),
     (
         with_drive("prefix", "drive_1/run.bag"),

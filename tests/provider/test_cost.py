@@ -23,12 +23,19 @@ from airflow_batch_ros.estimate import (
     Speeds,
     learn_speeds,
 )
-from airflow_batch_ros.fanout import Look
+from airflow_batch_ros.fanout import PROBLEMS_SHOWN, Look
 from airflow_batch_ros.jobs import SubmitOptions, Work, drive_job
 from airflow_batch_ros.lake import Lake
 from airflow_batch_ros.pace import Pace
 from airflow_batch_ros.prices import Prices, price_of
-from airflow_batch_ros.pricing import Containers, Machines, find_containers, find_machines, on_queue
+from airflow_batch_ros.pricing import (
+    Containers,
+    Machines,
+    find_containers,
+    find_machines,
+    find_missing,
+    on_queue,
+)
 from ros_to_parquet import contract
 from ros_to_parquet.contract import ExtractOptions, JobRecord, Plan, Pricing
 from tests.provider.bags import ros1_bag
@@ -186,6 +193,9 @@ def test_what_may_not_be_asked_is_said_and_taken_as_on_demand() -> None:
     assert (
         "may not ask what queue q runs on (batch:DescribeJobQueues): costs are reckoned as on demand" in line
     )
+    assert find_missing(asked, options) == []  # type: ignore[arg-type]
+    asked.definition = None
+    assert find_missing(asked, options) == ["job definition 'd'"]  # type: ignore[arg-type]
 
 
 def test_a_size_of_nothing_is_for_batch_to_refuse() -> None:
@@ -508,6 +518,45 @@ def test_plan_says_which_drives_cannot_be_run_beside_the_others(shell: Shell, tm
     assert "cannot be read: " in shell.run(*words).err
     unknown = shell.run("plan", "--conf", shell.conf("one"), "--job-definition", "none")
     assert (unknown.code, "neither time nor cost is foreseen" in unknown.out) == (0, True)
+
+
+def test_plan_says_what_is_not_taken_as_submit_does(shell: Shell) -> None:
+    put(shell.s3, shell.bucket, "deep/top.bag", "deep/sub/x.bag", "deep/notes.txt", body=ros1_bag())
+    put(shell.s3, shell.bucket, "many/a.bag", *(f"many/{n:03}.txt" for n in range(contract.MAX_REASONS + 3)))
+    words = ("--conf", shell.conf("deep", "many", "one"), "--job-definition", "test-good")
+    planned, found = shell.run("plan", *words).out.splitlines(), shell.run("plan", *words, "--json").json
+    done = shell.run("submit", *words)
+    assert done.code == 0
+    said = [line for line in done.out.splitlines() if ": not taken, " in line]
+    assert sorted(line for line in planned if ": not taken, " in line) == sorted(said)
+    assert "drive deep: not taken, 2: notes.txt, sub/" in said
+    (deep, many, one) = found["drives"]
+    assert (deep["ignored"], deep["not_taken"]) == (2, ["notes.txt", "sub/"])
+    assert (many["ignored"], len(many["not_taken"])) == (contract.MAX_REASONS + 3, contract.MAX_REASONS)
+    assert (one["ignored"], one["not_taken"]) == (0, [])
+
+
+def test_plan_bounds_the_drives_of_which_something_is_not_taken() -> None:
+    made = replace(plan([bag("a.bag")]), ignored=("x.txt",), ignored_count=1)
+    source = DriveSource(made.drive_id, "raw", "drive_1/")
+    drives = [plan_command.Foreseen(Look(source, made), made, None)] * (PROBLEMS_SHOWN + 2)
+    lines = plan_command.lines(drives, [], None, bags=False)
+    assert lines.count("drive drive_1: not taken, 1: x.txt") == PROBLEMS_SHOWN
+    assert "and 2 more drives have what is not taken; --json has all" in lines
+
+
+def test_plan_names_a_queue_or_a_definition_that_does_not_exist(shell: Shell) -> None:
+    words = ("plan", "--conf", shell.conf("one"))
+    queues = ("--job-queue", "nope", "--on-demand-queue", "nowhere")
+    done = shell.run(*words, *queues, "--job-definition", "none")
+    assert done.code == 0
+    assert [line for line in done.out.splitlines() if line.startswith("! ")] == [
+        "! job queue 'nope' does not exist: submit would be refused",
+        "! job queue 'nowhere' does not exist: submit would be refused",
+        "! job definition 'none' does not exist: submit would be refused",
+    ]
+    good = shell.run(*words, "--job-definition", "test-good")
+    assert "! " not in good.out
 
 
 def test_plan_of_a_pattern_says_what_is_new(shell: Shell) -> None:

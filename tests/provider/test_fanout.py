@@ -18,7 +18,7 @@ from airflow_batch_ros import jobs, lease
 from airflow_batch_ros.causes import Cause
 from airflow_batch_ros.conf import PipelineConf
 from airflow_batch_ros.fanout import Fanout, FanoutError
-from airflow_batch_ros.jobs import LIVE, DriveJob, SubmitOptions, describe, job_state
+from airflow_batch_ros.jobs import LIVE, DriveJob, SubmitError, SubmitOptions, describe, job_state
 from airflow_batch_ros.lake import Lake, drive_folder
 from airflow_batch_ros.local import HostReclaimed, JobEnds
 from airflow_batch_ros.summary import summarize_drive
@@ -724,10 +724,13 @@ def test_a_drive_that_batch_refuses_does_not_hold_up_the_others(world: World) ->
     fanout.submitter = Refusing(world.batch)  # type: ignore[assignment]
     with pytest.raises(FanoutError) as caught:
         fanout.submit_all()
-    assert caught.value.retry_helps
+    assert not caught.value.retry_helps
     assert str(caught.value).startswith(
         "1 drive cannot be run; 1 other is submitted:\n- drive 'drive_1': Batch did"
     )
+    assert str(caught.value).endswith(" [refused]")
+    assert lease.holder(world.lake, "drive_1") is None
+    assert lease.holder(world.lake, "drive_2") is not None
     jobs = world.fanout("drive_1", "drive_2", definition="hang").submit_all()
     assert [job.work for job in jobs] == ["submitted", "adopted"]
 
@@ -740,8 +743,53 @@ class Refusing:
 
     def submit_job(self, **request: Any) -> Any:
         if request["jobName"].startswith("drive_1"):
-            raise botocore.client.ClientError({"Error": {"Code": "ClientException"}}, "SubmitJob")
+            said = {
+                "Error": {"Code": "ClientException"},
+                "ResponseMetadata": {"HTTPStatusCode": 400},
+            }
+            raise botocore.client.ClientError(said, "SubmitJob")  # type: ignore[arg-type]
         return self._batch.submit_job(**request)
+
+
+def to_queue(fanout: Fanout, queue: str) -> Fanout:
+    fanout.options = replace(fanout.options, job_queue=queue)
+    return fanout
+
+
+def test_a_queue_that_is_not_there_leaves_the_drive_to_the_corrected_command(world: World) -> None:
+    for _ in range(2):  # the second try goes on from the plan, and the generation, of the first
+        with pytest.raises(FanoutError, match="Job queue nope does not exist") as caught:
+            to_queue(world.fanout("drive_1", definition="hang"), "nope").submit_all()
+        assert not caught.value.retry_helps
+        assert lease.holder(world.lake, "drive_1") is None
+    (job,) = world.fanout("drive_1", definition="hang", run_id="corrected").submit_all()
+    assert job.work == "submitted"
+
+
+def test_the_same_run_goes_on_with_the_right_queue(world: World) -> None:
+    with pytest.raises(FanoutError):
+        to_queue(world.fanout("drive_1", definition="hang"), "nope").submit_all()
+    (job,) = world.fanout("drive_1", definition="hang").submit_all()
+    assert (job.work, job.generation) == ("submitted", 0)
+
+
+def test_where_an_answer_may_be_lost_a_refusal_does_not_give_the_drive_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("airflow_batch_ros.jobs.submit_once", lost)
+        with pytest.raises(FanoutError) as caught:
+            world.fanout("drive_1").submit_all()
+    assert caught.value.retry_helps
+    holder = lease.holder(world.lake, "drive_1")
+    assert holder is not None
+    with pytest.raises(FanoutError, match="Job queue nope does not exist"):
+        to_queue(world.fanout("drive_1"), "nope").submit_all()
+    assert lease.holder(world.lake, "drive_1") == holder, "the first try's job may be there"
+
+
+def lost(*_: Any, **__: Any) -> Any:
+    raise SubmitError("the answer is lost")
 
 
 # --- ending what was begun --------------------------------------------------------------------------

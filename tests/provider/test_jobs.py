@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, cast
 
@@ -250,6 +251,54 @@ def test_a_refusal_is_said(script: tuple[Exception, ...]) -> None:
         "'definition': An error occurred"
     )
     assert str(caught.value).endswith("said so")
+
+
+@pytest.mark.parametrize(
+    ("script", "for_good"),
+    [
+        ((client_error("ClientException"),), True),
+        ((client_error("AccessDeniedException", 403),), True),
+        ((client_error("TooManyRequestsException", 429), client_error("ClientException")), True),
+        ((client_error("ExpiredTokenException", 403),), False),
+        ((client_error("Unheard", 408),), False),
+        ((client_error("ClientException", 0),), False),
+        ((client_error("ServerException", 500),) * jobs.SUBMIT_TRIES, False),
+        ((client_error("ServerException", 500), client_error("ClientException")), False),
+    ],
+)
+def test_what_is_refused_for_good_is_told_from_what_is_not_known(
+    script: tuple[Exception, ...], for_good: bool
+) -> None:
+    with pytest.raises(SubmitError) as caught:
+        submit(Batch(*script))
+    assert isinstance(caught.value, jobs.RefusedError) == for_good
+
+
+@pytest.mark.parametrize("said", ["Job queue nope does not exist", "JobQueue nope not found."])
+def test_a_queue_that_is_not_there_has_no_jobs(said: str) -> None:
+    assert jobs.find_job(cast(Any, Listing("ClientException", said)), "nope", "x") is None
+
+
+@pytest.mark.parametrize(
+    ("code", "said"), [("ClientException", "no"), ("ServerException", "Job queue nope does not exist")]
+)
+def test_other_errors_of_listing_are_not_taken_for_that(code: str, said: str) -> None:
+    with pytest.raises(ClientError):
+        jobs.find_job(cast(Any, Listing(code, said)), "nope", "x")
+
+
+class Listing:
+    """A Batch that does not list jobs."""
+
+    def __init__(self, code: str, said: str) -> None:
+        self._error = ClientError({"Error": {"Code": code, "Message": said}}, "ListJobs")
+
+    def get_paginator(self, _: str) -> Any:
+        return self
+
+    def paginate(self, **_: Any) -> Iterator[Any]:
+        raise self._error
+        yield
 
 
 def test_names_that_differ_in_case_alone_are_not_taken_for_ours() -> None:

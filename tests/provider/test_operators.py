@@ -195,6 +195,11 @@ def test_a_misspelt_key_of_the_run_is_refused(pipeline: Pipeline) -> None:
         pipeline.submit(conf=None)
 
 
+def test_a_queue_that_is_not_there_fails_without_a_retry(pipeline: Pipeline) -> None:
+    with pytest.raises(AirflowFailException, match="Job queue nope does not exist"):
+        pipeline.submit("good", job_queue="nope")
+
+
 def test_a_drive_without_bags_fails_without_a_retry(pipeline: Pipeline) -> None:
     with pytest.raises(AirflowFailException, match="drive 'empty': no bag directly under"):
         pipeline.submit("good", "empty")
