@@ -38,7 +38,7 @@ from airflow_batch_ros.jobs import (
     submit_next,
     terminate,
 )
-from airflow_batch_ros.lake import Lake, error_code, said_by
+from airflow_batch_ros.lake import Lake, error_code, find_replacing, replaced_in_words, said_by
 from airflow_batch_ros.lease import LeaseHeldError
 from airflow_batch_ros.pace import Pace
 from airflow_batch_ros.plan import (
@@ -407,6 +407,8 @@ class Fanout:
         if progress.committed:
             self._check_not_taken_over(lake, plan)
         elif plan.shards and not progress.live:
+            if progress.generation is not None and (by := find_replacing(lake, plan.drive_id, plan.plan_id)):
+                return _Prepared(lake, plan, progress, saved=True, sha256=sha256, replaced_by=by)
             self._own(lake, plan, progress, resumed=True)
         return _Prepared(lake, plan, progress, saved=True, sha256=sha256)
 
@@ -503,6 +505,9 @@ class Fanout:
         if progress.committed:
             self.say(f"{name}: done by an earlier try")
             return self._job(plan, Work.DONE, progress.record, 0)
+        if drive.replaced_by is not None:
+            self.say(f"{name}: {replaced_in_words(drive.replaced_by)}; nothing is submitted")
+            return self._job(plan, Work.DONE, progress.record, 0)
         if progress.live and progress.record is not None:
             self.owned.append(progress.record.job_id)
             self.say(f"{name}: job {progress.record.job_id} of an earlier try is {progress.state}")
@@ -576,7 +581,8 @@ def _said(error: Exception) -> str:
 class _Prepared:
     """A drive that is leased, where it needs to be, and planned.
 
-    ``saved``: by an earlier try, and then of the ``sha256`` that its bytes have.
+    ``saved``: by an earlier try, and then of the ``sha256`` that its bytes have. ``replaced_by``: another
+    run's commit, after which this plan has nothing to do.
     """
 
     lake: Lake
@@ -584,6 +590,7 @@ class _Prepared:
     progress: Progress
     saved: bool
     sha256: str = ""
+    replaced_by: DriveManifest | None = None
 
 
 def _load_plan(lake: Lake, drive_id: str, plan_id: str) -> tuple[Plan, str] | None:
