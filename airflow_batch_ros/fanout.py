@@ -39,7 +39,7 @@ from airflow_batch_ros.jobs import (
     submit_next,
     terminate,
 )
-from airflow_batch_ros.lake import Lake, error_code, said_by
+from airflow_batch_ros.lake import Lake, error_code, find_replacing, replaced_in_words, said_by
 from airflow_batch_ros.lease import LeaseHeldError
 from airflow_batch_ros.pace import Pace
 from airflow_batch_ros.plan import (
@@ -409,6 +409,8 @@ class Fanout:
             self._check_not_taken_over(lake, plan)
         taken = False
         if plan.shards and not progress.committed and not progress.live:
+            if progress.generation is not None and (by := find_replacing(lake, plan.drive_id, plan.plan_id)):
+                return _Prepared(lake, plan, progress, saved=True, sha256=sha256, replaced_by=by)
             taken = self._own(lake, plan, progress, resumed=True)
         return _Prepared(lake, plan, progress, saved=True, sha256=sha256, taken=taken)
 
@@ -526,6 +528,9 @@ class Fanout:
         if progress.committed:
             self.say(f"{name}: done by an earlier try")
             return self._job(plan, Work.DONE, progress.record, 0)
+        if drive.replaced_by is not None:
+            self.say(f"{name}: {replaced_in_words(drive.replaced_by)}; nothing is submitted")
+            return self._job(plan, Work.DONE, progress.record, 0)
         if progress.live and progress.record is not None:
             self.owned.append(progress.record.job_id)
             self.say(f"{name}: job {progress.record.job_id} of an earlier try is {progress.state}")
@@ -604,9 +609,7 @@ def _said(error: Exception) -> str:
     code = error_code(asked) if isinstance(getattr(asked, "response", None), dict) else ""
     passes = isinstance(error, SubmitError) and not code
     cause = Cause.THROTTLED if passes else cause_of_error(code)
-    if (
-        isinstance(error, RefusedError) and cause is Cause.THROTTLED
-    ):  # a code of SubmitJob's that is not known
+    if isinstance(error, RefusedError) and cause is Cause.THROTTLED:  # by a code that is not known
         cause = Cause.REFUSED
     return f"{error} [{cause}]"
 
@@ -616,7 +619,8 @@ class _Prepared:
     """A drive that is leased, where it needs to be, and planned.
 
     ``saved``: by an earlier try, and then of the ``sha256`` that its bytes have. ``taken``: the lease of a
-    saved plan, by this try, for the tries before did not have it any more.
+    saved plan, by this try, for the tries before did not have it any more. ``replaced_by``: another run's
+    commit, after which this plan has nothing to do.
     """
 
     lake: Lake
@@ -625,6 +629,7 @@ class _Prepared:
     saved: bool
     sha256: str = ""
     taken: bool = False
+    replaced_by: DriveManifest | None = None
 
 
 def _load_plan(lake: Lake, drive_id: str, plan_id: str) -> tuple[Plan, str] | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ros_to_parquet import contract
-from ros_to_parquet.contract import DriveManifest, Manifest
+from ros_to_parquet.contract import DriveManifest, Manifest, Plan
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -173,6 +173,16 @@ class Lake:
         page = self.s3.list_objects_v2(Bucket=self.bucket, Prefix=prefix, Delimiter="/", MaxKeys=most)
         return [each["Prefix"].removeprefix(prefix) for each in page.get("CommonPrefixes", [])]
 
+    def all_folders(self, folder: str) -> list[str]:
+        """Names of the folders directly in ``folder``, with their final slash: a request a thousand."""
+        prefix = f"{self.prefix}{folder}/"
+        pages = self.s3.get_paginator("list_objects_v2").paginate(
+            Bucket=self.bucket, Prefix=prefix, Delimiter="/"
+        )
+        return [
+            each["Prefix"].removeprefix(prefix) for page in pages for each in page.get("CommonPrefixes", [])
+        ]
+
     def newest_keys(self, folder: str, count: int) -> list[str]:
         """The ``count`` keys below ``folder`` that were written last, the newest first."""
         pages = self.s3.get_paginator("list_objects_v2").paginate(
@@ -298,6 +308,44 @@ def read_holdings(lake: Lake, drive_id: str, *, but: str) -> list[Holding]:
                 continue
         holdings.append(Holding(plan_id, last_word, tuple(keys)))
     return holdings
+
+
+def find_replacing(lake: Lake, drive_id: str, plan_id: str) -> DriveManifest | None:
+    """The commit that has replaced a plan of the drive; None where none has.
+
+    To be asked of a plan without a commit: whatever else is there of one that was replaced counts no more,
+    and no retry brings it back. It costs a list of the drive's plans and a request for each other one.
+
+    Raises:
+        ContractError: a drive manifest or plan is of another contract version.
+    """
+    root = contract.manifest_folder(drive_id, "").rstrip("/")
+    plans = [name.rstrip("/") for name in lake.all_folders(root)]
+    keys = [contract.drive_manifest_key(drive_id, each) for each in plans if each != plan_id]
+    commits = list(lake.load_all(DriveManifest, keys))
+    for commit in commits:
+        if plan_id in commit.replaces:
+            return commit
+    # Who replaced it may have been replaced since, and then says so in its plan alone.
+    for commit in commits:
+        known, unread = set(commit.replaces), list(commit.replaces)
+        while unread:
+            plan = lake.load(Plan, contract.plan_key(drive_id, unread.pop()))
+            earlier = set(plan.replaces) - known if plan is not None else set()
+            if plan_id in earlier:
+                # It may not have been committed itself: then something is left of what it was to replace.
+                return None if drive_folder(lake, drive_id, plan_id).begun else commit
+            known |= earlier
+            unread += sorted(earlier)
+    return None
+
+
+def replaced_in_words(commit: DriveManifest) -> str:
+    """Of a plan that ``commit`` has replaced, for people."""
+    return (
+        f"replaced by {contract.run_in_words(commit.run)} ({commit.state}): what this run extracted of "
+        "the drive is gone, and a retry would not bring it back"
+    )
 
 
 def error_code(error: Any) -> str:

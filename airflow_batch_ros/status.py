@@ -51,6 +51,9 @@ class Underway(StrEnum):
 COVERED = "in_the_lake"
 """State of a bag that an earlier run extracted."""
 
+REPLACED = "replaced"
+"""State of a bag of a drive that another run has replaced."""
+
 _RUNNING = ("STARTING", "RUNNING")
 
 
@@ -60,7 +63,7 @@ class BagStanding:
 
     Attributes:
         state: a `BagStatus` once all its slices are done, else a `ShardState`; `COVERED` where an earlier run
-            has extracted it.
+            has extracted it, `REPLACED` where a later one has replaced the drive.
         slices, slices_done: of the plan.
         messages, extracted: found, and of those wanted; in the slices that are done.
         damage: what could not be read; the first, with its offset.
@@ -82,7 +85,7 @@ class DriveStanding:
 
     Attributes:
         state: a `DriveState` where it has ended, else `Underway`.
-        shards: how many are in which state.
+        shards: how many are in which state; none of a drive that another run has replaced.
         result: what the manifests there are say.
         failing: whether it has ended in a state that the conf's ``fail_on`` names.
         failed_shards: the first `MAX_REASONS`, with their reasons.
@@ -190,6 +193,9 @@ def read_standing(batch: BatchClient, lake: Lake, drive: RunDrive, *, bags: bool
             plan.drive_id, plan.source, Underway.NOT_SUBMITTED, counts, job=job, bags=standings
         )
     summary = summarize_drive(batch, lake, job, progress.detail)
+    if summary.replaced:
+        counts.clear()
+        standings = tuple(BagStanding(bag.name, REPLACED, bag.size_bytes) for bag in plan.bags if bags)
     return DriveStanding(
         plan.drive_id,
         plan.source,

@@ -15,7 +15,15 @@ from airflow_batch_ros.causes import Cause, cause_of, cause_of_problem
 from airflow_batch_ros.cost import DriveCost
 from airflow_batch_ros.failures import LOGS_A_DRIVE, LOGS_A_RUN, FailedShard, add_log_lines, failed_shards
 from airflow_batch_ros.jobs import DriveJob, Work, describe, end_reason, job_seconds, job_state
-from airflow_batch_ros.lake import DRIVE_THREADS, Lake, drive_folder, read_holdings, said_by
+from airflow_batch_ros.lake import (
+    DRIVE_THREADS,
+    Lake,
+    drive_folder,
+    find_replacing,
+    read_holdings,
+    replaced_in_words,
+    said_by,
+)
 from ros_to_parquet import contract
 from ros_to_parquet.contract import (
     MAX_REASONS,
@@ -75,6 +83,8 @@ class DriveSummary:
         finish: what was done after the drive's commit; None where nothing was to do, or it has not ended.
         report: URI of the drive's report; empty where there is none.
         cost: what it has cost, where its plan says what that is by.
+        replaced: whether another run has replaced the drive, so that nothing of this one's is left; then the
+            ``result`` is empty, and the job's work `Work.NOTHING`: what the lake has counts for that run.
     """
 
     job: DriveJob
@@ -90,6 +100,7 @@ class DriveSummary:
     finish: FinishRecord | None = None
     report: str = ""
     cost: DriveCost | None = None
+    replaced: bool = False
 
     @property
     def failed(self) -> bool:
@@ -185,6 +196,18 @@ def summarize_drive(
         report = _report_of(lake, finish)
         return DriveSummary(
             *(job, commit.state, commit, (), 0, state, seconds, uri, notes, flaws), finish, report
+        )
+    if by := find_replacing(lake, job.drive_id, job.plan_id):
+        return DriveSummary(
+            dataclasses.replace(job, work=Work.NOTHING),
+            DriveState.SUCCEEDED,
+            _empty(job, DriveState.SUCCEEDED),
+            job_state=state,
+            job_seconds=seconds,
+            manifest_uri=_manifest_uri(lake, job, by.plan_id) + "drive.json",
+            notes=(replaced_in_words(by),),
+            report=_report_there(lake, job.drive_id),
+            replaced=True,
         )
     plan = lake.load(Plan, contract.plan_key(job.drive_id, job.plan_id))
     if plan is None:

@@ -1,7 +1,8 @@
 """How a run's drives stand, a line each, at a cost that does not grow with their shards.
 
-A drive that is committed costs one request, another one four and a hundredth of a DescribeJobs: nothing is
-listed that has an entry a shard, unless Batch has forgotten a job that never finished its drive.
+A drive that is committed costs one request, another one four and a hundredth of a DescribeJobs; one that has
+ended without a commit a list of the drive's plans more, and a request for each other one. Nothing is listed
+that has an entry a shard, unless Batch has forgotten a job that never finished its drive.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from airflow_batch_ros.jobs import (
     job_state,
     log_group,
 )
-from airflow_batch_ros.lake import Lake, drive_folder
+from airflow_batch_ros.lake import Lake, drive_folder, find_replacing, replaced_in_words
 from airflow_batch_ros.runs import RunDrive
 from airflow_batch_ros.status import Underway
 from airflow_batch_ros.summary import DriveSummary
@@ -78,6 +79,7 @@ class DriveLine:
         note: why, in a line, where all is not well.
         quality: what the quality checks came to, in words; empty where all is well or none was made.
         committed: whether its manifest is there, so that nothing here changes any more.
+        replaced: whether another run has replaced it, for which all counts that the lake has of it.
     """
 
     drive_id: str
@@ -98,6 +100,7 @@ class DriveLine:
     note: str = ""
     quality: str = ""
     committed: bool = False
+    replaced: bool = False
 
     @property
     def ended(self) -> bool:
@@ -175,6 +178,14 @@ def run_slug(run: Run) -> str:
 def line_of_summary(drive: DriveSummary) -> DriveLine:
     """Of a drive whose end the sensor has just read; no request."""
     job = drive.job
+    if drive.replaced:
+        return DriveLine(
+            *(job.drive_id, job.source, job.plan_id, str(drive.state)),
+            job_id=job.job_id or "",
+            job_state=drive.job_state or "",
+            note=_note(drive.notes),
+            replaced=True,
+        )
     if job.work == Work.NOTHING:
         # What the lake has of it is of other runs, and counts there.
         return DriveLine(
@@ -308,6 +319,9 @@ def _submitted(
     committed = _committed(lake, drive)  # it may have been since it was looked for
     if committed is not None:
         return replace(committed, job_id=last.job_id, job_state=state)
+    if by := find_replacing(lake, drive.drive_id, drive.plan_id):
+        note = _note([replaced_in_words(by)])
+        return replace(line, state=str(DriveState.SUCCEEDED), shards=Shards(), note=note, replaced=True)
     if state not in ENDED:  # Batch has forgotten it
         done = len(drive_folder(lake, drive.drive_id, drive.plan_id).shards)
     ended_as = DriveState.PARTIAL if done else DriveState.FAILED

@@ -38,7 +38,7 @@ _NONE = Progress((), False)
 
 @dataclass(frozen=True, slots=True)
 class DriveShards:
-    """A drive with the state of each of its shards; empty where it has no plan (yet).
+    """A drive with the state of each of its shards; empty where it has no plan (yet), or was replaced.
 
     Attributes:
         bag_bytes: stored, of the plan's bags.
@@ -108,6 +108,8 @@ def read_drive(batch: BatchClient, lake: Lake, drive: RunDrive) -> DriveShards:
         states = [ShardState.DONE if shard in done else ShardState.FAILED for shard in every]
         finish = lake.load(FinishRecord, contract.finish_key(drive.drive_id, drive.plan_id))
         return DriveShards(line, tuple(states), size, commit, finish, plan, progress=progress)
+    if line.replaced:
+        return DriveShards(line, bag_bytes=size, plan=plan, progress=progress)
     folder = drive_folder(lake, drive.drive_id, drive.plan_id)
     states = shard_states(batch, plan, folder, progress)
     return DriveShards(line, tuple(states), size, None, None, plan, folder, progress)

@@ -310,6 +310,50 @@ def test_a_failed_shard_is_explained_and_run_again_alone(shell: Shell) -> None:
     )
 
 
+def test_a_drive_that_another_run_has_replaced_is_no_failure_and_is_not_run_again(shell: Shell) -> None:
+    wait = ("--wait", "--poll-seconds", "0.3")
+
+    def overwrite(run_id: str, does: str = "good") -> int:
+        words = ("--conf", shell.conf("one", overwrite=True), "--job-definition", f"test-{does}", *wait)
+        return shell.run("submit", "--run-id", run_id, *words).code
+
+    assert shell.submit("z1", "one", "two", more=wait).code == 0
+    jobs = shell.job_ids("z1", "one"), shell.job_ids("z1", "two")
+    assert overwrite("z2") == 0
+    said = shell.run("status", "z1")
+    assert said.code == 0
+    assert "    replaced by run 'z2' of the command line (succeeded): what this run extracted" in said.out
+    assert "lost" not in said.out
+    assert "airflow-batch-ros retry" not in said.out
+    found = shell.status("z1", "--bags")
+    one, two = found["drives"]
+    assert (found["ended"], found["failed"], found["totals"]["rows"]) == (True, False, 2 * MESSAGES)
+    assert (one["state"], one["failed"], one["rows"], one["failed_shards"]) == ("succeeded", False, 0, [])
+    assert set(one["shards"].values()) == {0}
+    assert [(bag["name"], bag["state"]) for bag in one["bag_list"]] == [("a.bag", "replaced")]
+    assert (two["state"], two["rows"], two["problems"]) == ("succeeded", 2 * MESSAGES, [])
+
+    again = shell.run("retry", "z1")
+    assert (again.code, again.err) == (0, "")
+    assert "drive one: replaced by run 'z2' of the command line" in again.out
+    assert "a retry would not bring it back; nothing is submitted" in again.out
+    assert "drive two: done by an earlier try" in again.out
+    waited = shell.run("retry", "z1", "--json", *wait)
+    assert (waited.code, waited.json["totals"]["failed_shards"]) == (0, 0)
+    assert [drive["work"] for drive in waited.json["drives"]] == ["nothing", "done"]
+    assert (shell.job_ids("z1", "one"), shell.job_ids("z1", "two")) == jobs
+    assert lease.holder(shell.lake, "one") is None
+
+    # One that fails before it commits has replaced nothing, and hides nothing.
+    assert overwrite("z3", does="oom") == 1
+    assert (shell.run("status", "z2").code, shell.run("status", "z3").code) == (0, 1)
+    assert "retry z3" in shell.run("status", "z3").out
+    assert overwrite("z4") == 0
+    for run_id, code in (("z1", 0), ("z2", 0), ("z3", 1)):
+        said = shell.run("status", run_id, "--drive", "one")
+        assert (said.code, "replaced by run 'z4'" in said.out) == (code, code == 0)
+
+
 def test_a_retry_gives_more_memory_where_it_ran_out(shell: Shell) -> None:
     wait = ("--wait", "--poll-seconds", "0.3")
     assert shell.submit("r", "one", does="oom", more=wait).code == 1

@@ -181,6 +181,24 @@ def test_shards_that_fail_and_those_that_another_job_then_does(world: World) -> 
     assert (old.job_id, new.job_id) == ("", second.job_id), "the last job did the second shard alone"
 
 
+def test_a_drive_that_another_run_has_replaced(world: World) -> None:
+    first = world.fanout("drive_1").submit_all()
+    world.wait(*first)
+    world.wait(*world.fanout("drive_1", run_id="run_2", overwrite=True).submit_all())
+    line = read(world)["drive_1"]
+    assert (line.state, line.failing, line.ended, line.rows) == ("succeeded", False, True, 0)
+    assert (line.replaced, line.shards) == (True, Shards())
+    assert line.note.startswith(f"replaced by run '{world.bucket}-run_2' of DAG 'dag' (succeeded): ")
+    (summary,) = summarize(world.s3, world.batch, world.aws.client("logs"), first)
+    assert lines.line_of_summary(summary) == line
+    (drive,) = drives_of(records(world))
+    found = shards.read_drive(world.batch, world.lake, drive)
+    assert (found.line, found.states) == (line, ())
+    text = Links(render(a_drive_page(line, shards=Shards()))).text
+    assert "replaced by run" in text
+    assert "lost" not in text
+
+
 def test_what_was_not_submitted_and_what_batch_has_forgotten(world: World) -> None:
     made = conf(world.bucket, "drive_1", "drive_2")
     run = Run("dag", f"{world.bucket}-run_9")

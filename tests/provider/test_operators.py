@@ -25,6 +25,7 @@ from airflow.providers.common.compat.sdk import (
 )
 from botocore.exceptions import ClientError
 
+from airflow_batch_ros.assets import lake_drives
 from airflow_batch_ros.fanout import KilledError
 from airflow_batch_ros.hooks.batch import RosToParquetBatchHook
 from airflow_batch_ros.jobs import describe, job_state
@@ -602,6 +603,26 @@ def test_a_drive_with_nothing_new_has_the_state_it_had(pipeline: Pipeline) -> No
     assert {key: again[key] for key in same} == {key: first[key] for key in same}
     assert again["cost"] is None  # of this run
     assert (again["job_state"], again["shards"], again["covered"]) == (None, 0, 1)
+
+
+def test_a_drive_that_another_run_has_replaced_fails_nothing(pipeline: Pipeline) -> None:
+    jobs = pipeline.submit("good")
+    assert pipeline.wait(jobs)["drives"][0]["rows"] == MESSAGES
+    pipeline.context = make_context("another")
+    over = pipeline.wait(pipeline.submit(conf=pipeline.conf("good", overwrite=True)))
+    summary = pipeline.wait(jobs)
+    (drive,) = summary["drives"]
+    assert (drive["state"], drive["failed"], drive["work"], drive["rows"]) == (
+        "succeeded",
+        False,
+        "nothing",
+        0,
+    )
+    assert (drive["failed_shards"], drive["causes"], summary["totals"]["failed"]) == ([], {}, False)
+    (said,) = drive["problems"]
+    assert said.startswith("replaced by run 'another' of DAG 'some_dag' (succeeded): ")
+    assert drive["manifest"] == over["drives"][0]["manifest"]
+    assert (lake_drives(summary), len(lake_drives(over))) == ([], 1), "what the lake has was announced once"
 
 
 def test_a_night_in_which_nothing_is_new_is_a_good_one(pipeline: Pipeline) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from airflow_batch_ros.conf import DriveSource, NameGlobs
-from airflow_batch_ros.lake import Lake
+from airflow_batch_ros.lake import Lake, find_replacing
 from airflow_batch_ros.plan import (
     Coverage,
     ListedObject,
@@ -559,3 +559,32 @@ def test_an_overwriting_plan_is_stale_once_there_is_more_to_replace(lake: Lake) 
     save_manifests(lake, [manifest(other, 0)])
     with pytest.raises(PlanError, match=r"has extracted c\.bag"):
         check_fresh(lake, over, missing=[0])
+
+
+def test_a_plan_is_replaced_by_a_commit_that_names_it_or_named_who_did(lake: Lake) -> None:
+    first, taken = plan([bag("a.bag")], run_id="first"), plan([bag("a.bag")], run_id="taken")
+    second = plan([bag("a.bag")], run_id="second", replaces=(first.plan_id,))
+    third = plan([bag("a.bag")], run_id="third", replaces=(second.plan_id,))
+    for each in (first, taken, second, third):
+        save_plan(lake, each)
+    word = contract.take_over(taken, [], third.run)
+    lake.create(contract.drive_manifest_key("drive_1", taken.plan_id), contract.to_json(word))
+    save_manifests(lake, [manifest(second, 0)])
+    assert find_replacing(lake, "drive_1", first.plan_id) is None, "not before the commit"
+    save_manifests(lake, [], commit_of=second)
+    found = find_replacing(lake, "drive_1", first.plan_id)
+    assert found is not None
+    assert found.run == second.run
+    lake.delete(contract.manifest_key("drive_1", second.plan_id, 0))
+    lake.delete(contract.drive_manifest_key("drive_1", second.plan_id))
+    save_manifests(lake, [manifest(third, 0)], commit_of=third)
+    assert {
+        each.run.run_id: found.run.run_id
+        if (found := find_replacing(lake, "drive_1", each.plan_id))
+        else None
+        for each in (first, taken, second, third)
+    } == {"first": "third", "taken": None, "second": "third", "third": None}
+    # Of one that has begun, only who named it has replaced it.
+    started = contract.started_key("drive_1", first.plan_id, 0, 1)
+    lake.create(started, b"{}")
+    assert find_replacing(lake, "drive_1", first.plan_id) is None
