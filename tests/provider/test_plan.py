@@ -571,7 +571,8 @@ def test_a_plan_is_replaced_by_a_commit_that_names_it_or_named_who_did(lake: Lak
     lake.create(contract.drive_manifest_key("drive_1", taken.plan_id), contract.to_json(word))
     save_manifests(lake, [manifest(second, 0)])
     assert find_replacing(lake, "drive_1", first.plan_id) is None, "not before the commit"
-    save_manifests(lake, [], commit_of=second)
+    commit = contract.fold(second, [manifest(second, 0)])
+    lake.create(contract.drive_manifest_key("drive_1", second.plan_id), contract.to_json(commit))
     found = find_replacing(lake, "drive_1", first.plan_id)
     assert found is not None
     assert found.run == second.run
