@@ -20,7 +20,6 @@ from airflow_batch_ros.commands.terminal import (
     table_lines,
     teller,
 )
-from ros_to_parquet.contract import MAX_REASONS
 
 if TYPE_CHECKING:
     from airflow_batch_ros.estimate import Estimate, Estimator
@@ -164,7 +163,7 @@ def _drive_dict(drive: Foreseen, *, bags: bool) -> dict[str, Any]:
         "formats": dict(Counter(bag.format for bag in plan.bags)),
         "in_the_lake": len(plan.covered),
         "ignored": plan.ignored_count,
-        "not_taken": list(plan.ignored[:MAX_REASONS]),
+        "not_taken": list(plan.ignored),
         "replaces": len(plan.replaces),
         "shards": len(plan.shards),
         "estimate": drive.estimate.as_dict() if drive.estimate else None,

@@ -205,9 +205,8 @@ class Videos:
         import av
 
         for video in self._open.values():
-            with suppress(
-                OSError, av.FFmpegError
-            ):  # what gave them up, a full disk for one, hinders this too
+            # What gave them up, a full disk for one, hinders this too.
+            with suppress(OSError, av.FFmpegError):
                 video.container.close()
             video.file.close()
         self._open.clear()

@@ -7,14 +7,29 @@ import json
 import os
 import re
 from datetime import UTC, datetime, timedelta
+from typing import Final
 
 from ros_to_parquet import contract, memory
-from ros_to_parquet.commands.catalog import parse_catalog
 from ros_to_parquet.commands.outcome import UsageError
+from ros_to_parquet.contract import CATALOG_DATABASE, CatalogKind, CatalogOptions, GlueFiles
 from ros_to_parquet.log import event
 from ros_to_parquet.memory import MemoryBudget
 
 _FRACTION = re.compile(r"(?P<whole>.*\d)[.,](?P<digits>\d{1,9})(?P<zone>[^\d].*)?")
+
+
+_KINDS: Final = {
+    "glue": (CatalogKind.GLUE, GlueFiles.LISTED),
+    "glue-folders": (CatalogKind.GLUE, GlueFiles.FOLDERS),
+    "iceberg": (CatalogKind.ICEBERG, GlueFiles.LISTED),
+}
+
+
+def add_lake(parser: argparse.ArgumentParser, *, drive: bool = False) -> None:
+    """The lake, and with ``drive`` the one of its drives that the command is about."""
+    parser.add_argument("lake", metavar="LAKE", help="where the lake is; path or URI")
+    if drive:
+        parser.add_argument("--drive-id", required=True, metavar="ID")
 
 
 def add_topic_globs(parser: argparse.ArgumentParser) -> None:
@@ -74,6 +89,24 @@ def read_finish(arguments: argparse.Namespace) -> contract.FinishOptions:
         catalog=parse_catalog(arguments.catalog) if arguments.catalog else None,
         sync=() if arguments.sync is None else read_sync(arguments.sync),
     )
+
+
+def parse_catalog(text: str) -> CatalogOptions:
+    """What ``KIND:DATABASE`` says.
+
+    >>> parse_catalog("glue:drives").database
+    'drives'
+
+    Raises:
+        UsageError: it is not of that form.
+    """
+    kind, _, database = text.partition(":")
+    if kind not in _KINDS or not re.fullmatch(CATALOG_DATABASE, database):
+        raise UsageError(
+            f"{text}: expected {', '.join(f'{each}:NAME' for each in _KINDS)}, the name of lower-case "
+            "letters, digits and _"
+        )
+    return CatalogOptions(_KINDS[kind][0], database, _KINDS[kind][1])
 
 
 def read_sync(given: str) -> tuple[contract.FramesTable, ...]:

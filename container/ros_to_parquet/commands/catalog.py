@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from ros_to_parquet.commands.arguments import add_lake, parse_catalog
 from ros_to_parquet.commands.outcome import UsageError, fail
-from ros_to_parquet.contract import CATALOG_DATABASE, CatalogKind, CatalogOptions, ExitCode, GlueFiles
+from ros_to_parquet.contract import CatalogKind, ExitCode
 
 if TYPE_CHECKING:
     from ros_to_parquet.catalog.files import Registered
-
-_KINDS: Final = {
-    "glue": (CatalogKind.GLUE, GlueFiles.LISTED),
-    "glue-folders": (CatalogKind.GLUE, GlueFiles.FOLDERS),
-    "iceberg": (CatalogKind.ICEBERG, GlueFiles.LISTED),
-}
 
 _LEFT_OUT_SHOWN: Final = 20
 
@@ -32,7 +26,7 @@ def add_parser(commands: Any) -> None:
         "glue: for Athena and Trino, partitions list their files; glue-folders: for Spark too, but while a "
         "drive is replaced rows can be seen twice; iceberg: by pyiceberg, in any catalogue that it knows.",
     )
-    catalog.add_argument("lake", metavar="LAKE", help="where the lake is; path or URI")
+    add_lake(catalog)
     catalog.add_argument(
         "catalog",
         metavar="KIND:DATABASE",
@@ -48,24 +42,6 @@ def add_parser(commands: Any) -> None:
         "(default: pyiceberg's own configuration, else Glue)",
     )
     catalog.set_defaults(call=command_catalog)
-
-
-def parse_catalog(text: str) -> CatalogOptions:
-    """What ``KIND:DATABASE`` says.
-
-    >>> parse_catalog("glue:drives").database
-    'drives'
-
-    Raises:
-        UsageError: it is not of that form.
-    """
-    kind, _, database = text.partition(":")
-    if kind not in _KINDS or not re.fullmatch(CATALOG_DATABASE, database):
-        raise UsageError(
-            f"{text}: expected {', '.join(f'{each}:NAME' for each in _KINDS)}, the name of lower-case "
-            "letters, digits and _"
-        )
-    return CatalogOptions(_KINDS[kind][0], database, _KINDS[kind][1])
 
 
 def command_catalog(arguments: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from ros_to_parquet.commands.arguments import add_topic_globs
+from ros_to_parquet.commands.arguments import add_lake, add_topic_globs
 from ros_to_parquet.contract import ExitCode
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def add_parser(commands: Any) -> None:
         description="Which topics of a lake have several definitions: how these differ field by field, from "
         "which drive and bag on, and in how many drives and rows. A topic is broken if no table holds all.",
     )
-    drift.add_argument("lake", metavar="LAKE", help="where the lake is; path or URI")
+    add_lake(drift)
     add_topic_globs(drift)
     drift.add_argument("--all", action="store_true", help="topics with one definition too")
     drift.add_argument("--json", action="store_true", help="as JSON")
@@ -38,7 +38,7 @@ def add_parser(commands: Any) -> None:
         "that one table holds are read together; what is cast and what is null is in the view's comment. "
         "Else the topic has a view for each definition, TABLE@DIGITS.",
     )
-    views.add_argument("lake", metavar="LAKE", help="where the lake is; path or URI")
+    add_lake(views)
     add_topic_globs(views)
     views.set_defaults(call=command_views)
 

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from ros_to_parquet import contract
-from ros_to_parquet.commands.arguments import add_finish, add_memory_limit, read_budget, read_finish
+from ros_to_parquet.commands.arguments import add_finish, add_lake, add_memory_limit, read_budget, read_finish
 from ros_to_parquet.commands.outcome import fail
 from ros_to_parquet.contract import ExitCode
 from ros_to_parquet.text import say
@@ -20,8 +20,7 @@ def add_parser(commands: Any) -> None:
         description="Does the finishing steps of a drive that is in the lake: those that its last run asked "
         "for, or those that are asked for here.",
     )
-    finish.add_argument("lake", metavar="LAKE", help="where the lake is; path or URI")
-    finish.add_argument("--drive-id", required=True, metavar="ID")
+    add_lake(finish, drive=True)
     add_finish(finish)
     add_memory_limit(finish)
     finish.set_defaults(call=command_finish)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from ros_to_parquet.commands.arguments import parse_time
+from ros_to_parquet.commands.arguments import add_lake, parse_time
 from ros_to_parquet.commands.outcome import UsageError
 from ros_to_parquet.contract import ExitCode
 
@@ -31,7 +31,7 @@ def add_parser(commands: Any) -> None:
         "near there at that time. TIME is ISO 8601 (UTC unless it says otherwise), seconds since 1970, or "
         "how long ago: 12h, 7d, 2w.",
     )
-    fleet.add_argument("lake", metavar="LAKE", help="where the lake is; path or URI")
+    add_lake(fleet)
     fleet.add_argument(
         "--topic", nargs="+", default=["*"], metavar="GLOB", help="topics to look for; * crosses /"
     )

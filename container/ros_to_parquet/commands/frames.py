@@ -8,7 +8,14 @@ from contextlib import suppress
 from typing import Any
 
 from ros_to_parquet import contract
-from ros_to_parquet.commands.arguments import add_memory_limit, add_sync, checked_sync, read_budget, read_sync
+from ros_to_parquet.commands.arguments import (
+    add_lake,
+    add_memory_limit,
+    add_sync,
+    checked_sync,
+    read_budget,
+    read_sync,
+)
 from ros_to_parquet.commands.outcome import UsageError, fail
 from ros_to_parquet.contract import ExitCode
 from ros_to_parquet.text import print_table, say
@@ -23,8 +30,7 @@ def add_parser(commands: Any) -> None:
         "fixed rate, with what other topics have at that time, and poses by TF. It is in "
         "LAKE/_frames/NAME/drive_id=ID/, and takes the place of an earlier one of that name.",
     )
-    frames.add_argument("lake", metavar="LAKE", help="where the lake is; path or URI")
-    frames.add_argument("--drive-id", required=True, metavar="ID")
+    add_lake(frames, drive=True)
     add_sync(frames)
     frames.add_argument("--name", metavar="NAME", help="of the table (default: frames)")
     frames.add_argument("--reference", metavar="TOPIC", help="whose messages are the frames")

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ros_to_parquet import contract
-from ros_to_parquet.commands.arguments import add_topic_globs, parse_time
+from ros_to_parquet.commands.arguments import add_lake, add_topic_globs, parse_time
 from ros_to_parquet.commands.outcome import UsageError, fail
 from ros_to_parquet.contract import ExitCode
 from ros_to_parquet.text import print_table, say
@@ -26,8 +26,7 @@ def add_parser(commands: Any) -> None:
         "that ROS 2, Foxglove and the mcap tools open. TIME is ISO 8601 (UTC unless it says otherwise) or "
         "seconds since 1970, with up to nine decimals.",
     )
-    back.add_argument("lake", metavar="LAKE", help="where the lake is; path or URI")
-    back.add_argument("--drive-id", required=True, metavar="ID")
+    add_lake(back, drive=True)
     back.add_argument("--output", required=True, metavar="BAG", help="MCAP file to write; path or URI")
     add_topic_globs(back)
     back.add_argument("--from", dest="start", metavar="TIME", help="first log time to take")

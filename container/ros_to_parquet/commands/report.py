@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from ros_to_parquet import contract
+from ros_to_parquet.commands.arguments import add_lake
 from ros_to_parquet.commands.outcome import UsageError, fail
 from ros_to_parquet.contract import ExitCode
 from ros_to_parquet.text import say
@@ -20,8 +21,7 @@ def add_parser(commands: Any) -> None:
         "track, frames of cameras, a lidar cloud, numeric fields, coordinate frames, bags and shards, in one "
         "file that needs no network.",
     )
-    report.add_argument("lake", metavar="LAKE", help="where the lake is; path or URI")
-    report.add_argument("--drive-id", required=True, metavar="ID")
+    add_lake(report, drive=True)
     report.add_argument(
         "--output",
         metavar="FILE",
