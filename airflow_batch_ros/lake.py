@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import random
 import time
 from collections.abc import Iterable, Iterator
@@ -167,21 +168,19 @@ class Lake:
             item["Key"].removeprefix(self.prefix) for page in pages for item in page.get("Contents", [])
         )
 
-    def folders(self, folder: str, *, most: int) -> list[str]:
-        """Names of the folders directly in ``folder``, with their final slash: ``most`` or fewer."""
-        prefix = f"{self.prefix}{folder}/"
-        page = self.s3.list_objects_v2(Bucket=self.bucket, Prefix=prefix, Delimiter="/", MaxKeys=most)
-        return [each["Prefix"].removeprefix(prefix) for each in page.get("CommonPrefixes", [])]
-
-    def all_folders(self, folder: str) -> list[str]:
-        """Names of the folders directly in ``folder``, with their final slash: a request a thousand."""
+    def folders(self, folder: str, *, most: int | None = None) -> list[str]:
+        """Names of the folders directly in ``folder``, with their final slash; the first ``most``, or all."""
         prefix = f"{self.prefix}{folder}/"
         pages = self.s3.get_paginator("list_objects_v2").paginate(
-            Bucket=self.bucket, Prefix=prefix, Delimiter="/"
+            Bucket=self.bucket,
+            Prefix=prefix,
+            Delimiter="/",
+            PaginationConfig={} if most is None else {"PageSize": most},
         )
-        return [
+        found = (
             each["Prefix"].removeprefix(prefix) for page in pages for each in page.get("CommonPrefixes", [])
-        ]
+        )
+        return list(itertools.islice(found, most))
 
     def newest_keys(self, folder: str, count: int) -> list[str]:
         """The ``count`` keys below ``folder`` that were written last, the newest first."""
@@ -320,7 +319,7 @@ def find_replacing(lake: Lake, drive_id: str, plan_id: str) -> DriveManifest | N
         ContractError: a drive manifest or plan is of another contract version.
     """
     root = contract.manifest_folder(drive_id, "").rstrip("/")
-    plans = [name.rstrip("/") for name in lake.all_folders(root)]
+    plans = [name.rstrip("/") for name in lake.folders(root)]
     keys = [contract.drive_manifest_key(drive_id, each) for each in plans if each != plan_id]
     commits = list(lake.load_all(DriveManifest, keys))
     for commit in commits:
