@@ -102,7 +102,9 @@ _EXIT_CODES: Mapping[int, Cause] = {
 }
 """All others are errors of the engine: 1, and 128 and a signal's number."""
 
-_DISK_FULL = re.compile(r"no space left on device|Errno 28\b|database or disk is full", re.IGNORECASE)
+_DISK_FULL = re.compile(
+    r"no space left on device|disk quota exceeded|Errno (28|122)\b|database or disk is full", re.IGNORECASE
+)
 _TOLD_TO_STOP = re.compile(r"ended by SIGTERM")
 _NO_DEFINITION = re.compile(
     r"holds no definition of it|does not define it|nothing in the bag says what its messages are"

@@ -10,9 +10,12 @@ import argparse
 from collections.abc import Sequence
 
 from airflow_batch_ros.commands import cancel, drives_page, logs, plan, retry, status, submit
+from airflow_batch_ros.commands.terminal import Exit, fail
 from airflow_batch_ros.image import command as image
 from airflow_batch_ros.local import command as local
 from airflow_batch_ros.stack import command as stack
+from ros_to_parquet import standard_output
+from ros_to_parquet.standard_output import StandardOutputError
 
 COMMANDS = (submit, plan, status, logs, cancel, retry, drives_page, stack, image, local)
 
@@ -29,6 +32,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = build_parser().parse_args(argv)
-    exit_code: int = arguments.run(arguments)
+    try:
+        with standard_output.checked():
+            arguments = build_parser().parse_args(argv)
+            exit_code: int = arguments.run(arguments)
+    except StandardOutputError as error:
+        standard_output.discard()
+        return Exit.OK if error.reader_gone else fail(error, Exit.REFUSED)
     return exit_code

@@ -33,6 +33,9 @@ ENGINE_START_S = 2.0
 CONTAINER_START_S = {"FARGATE": 30.0, "FARGATE_SPOT": 30.0}
 """While the image is pulled, which is paid for too. An EC2 instance has it already, most often."""
 
+LEARN_BYTES = 64e6
+"""A shard: those of drives with fewer on average teach nothing, for most of their time is no reading."""
+
 LEARN_DRIVES = 8
 LEARN_REQUESTS = 1 + LEARN_DRIVES * 4
 
@@ -121,7 +124,8 @@ class Estimator:
 def learn_speeds(lake: Lake, drive_ids: Sequence[str], options: ExtractOptions, *, vcpus: float) -> Speeds:
     """What drives of the lake took: of these drives, or where it has none of them of others.
 
-    ``vcpus`` are taken for those of plans that do not say theirs. What cannot be read any more, as it is of
+    ``vcpus`` are taken for those of plans that do not say theirs. Drives of small shards teach nothing (see
+    `LEARN_BYTES`). What cannot be read any more, as it is of
     another version, teaches nothing.
     """
     found: dict[str, list[float]] = {}
@@ -159,7 +163,7 @@ def _learn(lake: Lake, drive_id: str, options: ExtractOptions, *, vcpus: float) 
         # With other topics less or more of each bag may have been read.
         count = whole if plan.options == options else commit.bytes_read
         used = min(plan.pricing.vcpus if plan.pricing else vcpus, MOST_USED_VCPUS)
-        if sizes[form] >= _ALMOST_ALL * whole and count >= MB:
+        if sizes[form] >= _ALMOST_ALL * whole and count >= LEARN_BYTES * len(plan.shards):
             return form, count / MB / commit.shard_seconds / used
     return None
 

@@ -8,7 +8,7 @@ what a drive takes in requests does not grow with its bags, but for the pages of
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -122,7 +122,7 @@ class Look:
     """A drive as it would be planned now; without a plan it has no bag.
 
     ``left_out`` says why there is nothing to do of one that a pattern found; where nothing is new, the plan
-    names none of its bags.
+    names none of its bags, but the first of those that cannot be read.
     """
 
     source: DriveSource
@@ -273,8 +273,8 @@ class Fanout:
         for look in rare[:PROBLEMS_SHOWN]:
             self.say(f"drive {look.source.drive_id}: left out: {look.left_out}")
         self.say(
-            f"{len(looks)} drives found and named: {len(looks) - len(left_out)} to do, nothing new in "
-            f"{len(left_out) - len(rare)}, {len(rare)} left out"
+            f"{len(looks)} drives found and named: {len(looks) - len(left_out)} to do, "
+            f"{nothing_new(left_out)}, {len(rare)} left out"
         )
         drives = tuple(look.source for look in looks if not look.left_out)
         self.conf = replace(self.conf, drives=drives, found=True)
@@ -315,7 +315,8 @@ class Fanout:
             return Look(source, plan)
         if not plan.shards:
             # Night by night there are more of these, and the names of all their bags.
-            return Look(source, replace(plan, covered=(), ignored=()), NOTHING_NEW)
+            few = replace(plan, covered=(), ignored=(), unreadable=plan.unreadable[:1])
+            return Look(source, few, NOTHING_NEW)
         return Look(source, plan, self._held_by(lake, plan))
 
     def _held_by(self, lake: Lake, plan: Plan) -> str:
@@ -523,7 +524,8 @@ class Fanout:
         self._tell(plan)
         if not plan.shards:
             lease.release(lake, plan.drive_id, plan.plan_id)
-            self.say(f"{name}: nothing to do, all bags are in the lake")
+            readable = "that can be read " if plan.unreadable else ""
+            self.say(f"{name}: nothing to do, all bags {readable}are in the lake")
             return self._job(plan, Work.NOTHING, None, 0)
         if progress.committed:
             self.say(f"{name}: done by an earlier try")
@@ -582,6 +584,8 @@ class Fanout:
         if plan.covered:
             names = ", ".join(plan.covered[: contract.MAX_REASONS])
             self.say(f"{name}: in the lake already, {len(plan.covered)}: {names}")
+        for line in not_tried_again(plan):
+            self.say(line)
 
     def _job(self, plan: Plan, work: Work, record: JobRecord | None, submitted_shards: int) -> DriveJob:
         return drive_job(
@@ -601,6 +605,22 @@ def not_taken(plan: Plan) -> str:
     more = plan.ignored_count - len(plan.ignored)
     names = ", ".join(plan.ignored) + (f" and {more} more" if more else "")
     return f"drive {plan.drive_id}: not taken, {plan.ignored_count}: {names}"
+
+
+def not_tried_again(plan: Plan) -> list[str]:
+    """A line for each of a drive's bags that cannot be read: the first `PROBLEMS_SHOWN`."""
+    told = [f"drive {plan.drive_id}: {bag}" for bag in plan.unreadable[:PROBLEMS_SHOWN]]
+    if (more := len(plan.unreadable) - PROBLEMS_SHOWN) > 0:
+        told.append(f"drive {plan.drive_id}: and {more:,} more bags that are not tried again")
+    return told
+
+
+def nothing_new(left_out: Iterable[Look]) -> str:
+    """How many drives have nothing new, and how many of them bags that cannot be read."""
+    quiet = [look.plan for look in left_out if look.left_out == NOTHING_NEW]
+    unreadable = sum(bool(plan and plan.unreadable) for plan in quiet)
+    said = f"nothing new in {len(quiet):,}"
+    return f"{said} ({unreadable:,} of them with bags that cannot be read)" if unreadable else said
 
 
 def _said(error: Exception) -> str:

@@ -99,12 +99,13 @@ class DriveJob:
 
     Attributes:
         work: ``submitted`` a job now; ``adopted`` a live one of an earlier try; ``done`` by an earlier try;
-            ``nothing`` to do, since all bags are covered by earlier runs.
+            ``nothing`` to do, since earlier runs have all bags, or could not read them.
         job_id: the Batch job to wait for; None where there is none.
         array_size: 0 for a plain job.
         shards, bags, bag_bytes: of the whole plan.
         submitted_shards: how many of them the job runs.
         covered: bags not taken since the lake has them already.
+        unreadable: bags not taken since an earlier run could read nothing of them.
         ignored: objects not taken since they are no bags or the conf leaves them out.
         fail_on: what a drive fails by: states, levels of quality checks.
         min_success_ratio: share of the run's drives that must not fail, or the run does.
@@ -132,6 +133,7 @@ class DriveJob:
     console_url: str | None = None
     min_success_ratio: float = 1.0
     estimated_cost: float | None = None
+    unreadable: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able; `from_dict` reads it."""
@@ -178,6 +180,7 @@ def drive_job(
         bags=len(plan.bags),
         bag_bytes=sum(bag.size_bytes for bag in plan.bags),
         covered=len(plan.covered),
+        unreadable=len(plan.unreadable),
         ignored=plan.ignored_count,
         fail_on=tuple(str(state) for state in fail_on),
         min_success_ratio=min_success_ratio,

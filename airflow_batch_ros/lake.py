@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import random
 import time
@@ -181,15 +180,6 @@ class Lake:
             each["Prefix"].removeprefix(prefix) for page in pages for each in page.get("CommonPrefixes", [])
         )
         return list(itertools.islice(found, most))
-
-    def newest_keys(self, folder: str, count: int) -> list[str]:
-        """The ``count`` keys below ``folder`` that were written last, the newest first."""
-        pages = self.s3.get_paginator("list_objects_v2").paginate(
-            Bucket=self.bucket, Prefix=f"{self.prefix}{folder}/"
-        )
-        items = (item for page in pages for item in page.get("Contents", []))
-        found = heapq.nlargest(count, items, key=lambda item: (item["LastModified"], item["Key"]))
-        return [item["Key"].removeprefix(self.prefix) for item in found]
 
     def newest_folders(self, folder: str) -> list[list[str]]:
         """The keys of each folder in ``folder``, of the one that was written to last first."""

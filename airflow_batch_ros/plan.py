@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
 
 from airflow_batch_ros.conf import DriveSource, NameGlobs, PipelineConf
 from airflow_batch_ros.lake import Holding, Lake, drive_folders, read_holdings
-from ros_to_parquet import contract
+from ros_to_parquet import __version__, contract
 from ros_to_parquet.contract import (
     BAG_ENDINGS,
     CONTRACT_VERSION,
@@ -26,6 +26,7 @@ from ros_to_parquet.contract import (
     ContractError,
     ExtractOptions,
     FileBeside,
+    KnownUnreadable,
     Manifest,
     Plan,
     PlannedBag,
@@ -98,13 +99,20 @@ class Coverage:
 
     Attributes:
         done: slices that are done with the same options, by (name, size, ETag) of the bag; ``bag`` is 0.
-        other: bags that are in the lake by another content or other options, by name: who did it.
+        other: bags of which rows are in the lake by other options, by name: who did it.
+        present: names of bags of which rows are in the lake.
+        unreadable: why bags cannot be read, by what ``done`` has (`contract.unreadable_bags`).
         plans: ids of all plans that have left manifests of the drive.
+        by_plans: whether some plan stood for its manifests, so that bags count as ``present`` (and as
+            ``other``) that gave no row.
     """
 
     done: Mapping[tuple[str, int, str], frozenset[BagSlice]] = dataclasses.field(default_factory=dict)
     other: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    present: frozenset[str] = frozenset()
+    unreadable: Mapping[tuple[str, int, str], str] = dataclasses.field(default_factory=dict)
     plans: tuple[str, ...] = ()
+    by_plans: bool = False
 
 
 # --- listing ----------------------------------------------------------------------------------------
@@ -315,57 +323,86 @@ def _refuse_archived(source: DriveSource, listing: Listing, bags: Sequence[Plann
 # --- what is new ------------------------------------------------------------------------------------
 
 
-def read_coverage(lake: Lake, drive_id: str, options: ExtractOptions, *, plan_id: str) -> Coverage:
+def read_coverage(
+    lake: Lake, drive_id: str, options: ExtractOptions, *, plan_id: str, by_plans: bool = True
+) -> Coverage:
     """What plans other than ``plan_id`` have extracted of the drive.
 
-    Of a plan that was committed whole, two objects are read, however many shards it has.
+    ``by_plans`` reads two objects of a plan that was committed whole, however many shards it has; else all of
+    its manifests are read.
 
     Raises:
         PlanError: a manifest is of another contract version.
     """
-    done: dict[tuple[str, int, str], set[BagSlice]] = {}
-    other: dict[str, str] = {}
+    found = _Found(options)
+    stood = False
     try:
         holdings = read_holdings(lake, drive_id, but=plan_id)
         for holding in holdings:
-            whole = _whole_plan(lake, drive_id, holding)
+            whole = _whole_plan(lake, drive_id, holding) if by_plans else None
             if whole is not None:
-                _cover_by_plan(whole, options, done, other)
+                stood = True
+                found.add_plan(whole)
                 continue
             for manifest in lake.load_all(Manifest, holding.manifest_keys):
-                _cover(manifest, options, done, other)
+                found.add(manifest)
     except ContractError as error:
         raise PlanError(
             f"drive {drive_id!r}: {error}; or set 'overwrite' to extract the drive again"
         ) from error
     return Coverage(
-        done={bag: frozenset(slices) for bag, slices in done.items()},
-        other=other,
+        done={bag: frozenset(slices) for bag, slices in found.done.items()},
+        other=found.other,
+        present=frozenset(found.present),
+        unreadable=found.unreadable,
         plans=tuple(holding.plan_id for holding in holdings),
+        by_plans=stood,
     )
 
 
-def _cover(
-    manifest: Manifest,
-    options: ExtractOptions,
-    done: dict[tuple[str, int, str], set[BagSlice]],
-    other: dict[str, str],
-) -> None:
-    same = contract.make_same_rows(manifest.options, options)
-    for bag in manifest.bags:
-        if bag.status is BagStatus.UNREADABLE:
-            continue  # no row of it is in the lake, and another version of the engine may read it
-        if same:
-            slices = done.setdefault((bag.name, bag.size_bytes, bag.etag), set())
-            slices.add(dataclasses.replace(bag.slice, bag=0))
-        else:
-            other[bag.name] = f"plan {manifest.plan_id}, with other options"
+@dataclass(slots=True)
+class _Found:
+    """What standing manifests and plans say so far; see `Coverage`."""
+
+    options: ExtractOptions
+    done: dict[tuple[str, int, str], set[BagSlice]] = dataclasses.field(default_factory=dict)
+    other: dict[str, str] = dataclasses.field(default_factory=dict)
+    present: set[str] = dataclasses.field(default_factory=set)
+    unreadable: dict[tuple[str, int, str], str] = dataclasses.field(default_factory=dict)
+
+    def add(self, manifest: Manifest) -> None:
+        unreadable = contract.unreadable_bags([manifest], self.options, engine_version=__version__)
+        self.unreadable.update(unreadable)
+        same = contract.make_same_rows(manifest.options, self.options)
+        for bag in manifest.bags:
+            if bag.status is not BagStatus.UNREADABLE and same:
+                self._add_slice(bag.content, bag.slice)
+            if bag.extracted:  # else no row of it is in the lake
+                self._add_rows(bag.name, manifest.plan_id, same=same)
+
+    def add_plan(self, plan: Plan) -> None:
+        """A plan of which all slices are in the lake."""
+        same = contract.make_same_rows(plan.options, self.options)
+        for shard in plan.shards:
+            for part in shard:
+                bag = plan.bags[part.bag]
+                if same:
+                    self._add_slice(bag.content, part)
+                self._add_rows(bag.name, plan.plan_id, same=same)
+
+    def _add_slice(self, content: tuple[str, int, str], part: BagSlice) -> None:
+        self.done.setdefault(content, set()).add(dataclasses.replace(part, bag=0))
+
+    def _add_rows(self, name: str, plan_id: str, *, same: bool) -> None:
+        self.present.add(name)
+        if not same:
+            self.other[name] = f"plan {plan_id}, with other options"
 
 
 def _whole_plan(lake: Lake, drive_id: str, holding: Holding) -> Plan | None:
     """The plan whose every slice is in the lake; None where only the manifests say what is."""
     commit = holding.commit
-    if commit is None or commit.taken_over_by is not None or commit.unreadable_bags:
+    if commit is None or commit.taken_over_by is not None or commit.unreadable_bags or not commit.messages:
         return None
     if len(holding.manifest_keys) < 2:  # that one says it as well
         return None
@@ -373,31 +410,28 @@ def _whole_plan(lake: Lake, drive_id: str, holding: Holding) -> Plan | None:
     return plan if plan is not None and len(plan.shards) == commit.shards else None
 
 
-def _cover_by_plan(
-    plan: Plan,
-    options: ExtractOptions,
-    done: dict[tuple[str, int, str], set[BagSlice]],
-    other: dict[str, str],
-) -> None:
-    same = contract.make_same_rows(plan.options, options)
-    for shard in plan.shards:
-        for part in shard:
-            bag = plan.bags[part.bag]
-            if same:
-                done.setdefault(bag.content, set()).add(dataclasses.replace(part, bag=0))
-            else:
-                other[bag.name] = f"plan {plan.plan_id}, with other options"
-
-
 def earlier_plans(lake: Lake, drive_id: str, *, but: str) -> tuple[str, ...]:
     """Ids of the plans that an overwriting plan replaces: all others that have left anything."""
     return tuple(sorted(plan_id for plan_id in drive_folders(lake, drive_id) if plan_id != but))
 
 
-def todo(
-    bags: Sequence[PlannedBag], coverage: Coverage, *, drive_id: str, shard_bytes: int
-) -> tuple[list[tuple[PlannedBag, list[BagSlice]]], list[str]]:
-    """The bags with the slices that are still to do, and the names of bags that are covered whole.
+@dataclass(frozen=True, slots=True)
+class Todo:
+    """What there is to do of a drive.
+
+    Attributes:
+        bags: with the slices that are still to do.
+        covered: names of bags that are in the lake whole.
+        unreadable: bags that are not tried again.
+    """
+
+    bags: tuple[tuple[PlannedBag, list[BagSlice]], ...]
+    covered: tuple[str, ...] = ()
+    unreadable: tuple[KnownUnreadable, ...] = ()
+
+
+def todo(bags: Sequence[PlannedBag], coverage: Coverage, *, drive_id: str, shard_bytes: int) -> Todo:
+    """What there is to do of ``bags``.
 
     A bag of which an earlier run did some slices gets the others alone, so that no row is there twice.
 
@@ -408,17 +442,19 @@ def todo(
     changed = True
     work: list[tuple[PlannedBag, list[BagSlice]]] = []
     covered: list[str] = []
+    unreadable: list[KnownUnreadable] = []
     clashes: list[str] = []
-    contents = {name for name, _, _ in coverage.done}
     for bag in bags:
         slices = coverage.done.get(bag.content, frozenset())
         counts = {each.count for each in slices}
         if any(sum(each.count == count for each in slices) == count for count in counts):
             covered.append(bag.name)
+        elif not slices and bag.content in coverage.unreadable:  # whatever rows there are
+            unreadable.append(KnownUnreadable(bag.name, coverage.unreadable[bag.content]))
         elif bag.name in coverage.other:
             changed = False
             clashes.append(f"{bag.name} ({coverage.other[bag.name]})")
-        elif len(counts) > 1 or (not slices and bag.name in contents):
+        elif len(counts) > 1 or (not slices and bag.name in coverage.present):
             clashes.append(f"{bag.name} (its content was another)")
         else:
             count = min(counts) if counts else slice_count(bag, shard_bytes)
@@ -429,7 +465,7 @@ def todo(
             f"drive {drive_id!r}: rows of {_shown(clashes)} are in the lake already, and would be there "
             "twice; set 'overwrite' to replace what the drive has, or write to another 'output'"
         )
-    return work, covered
+    return Todo(tuple(work), tuple(covered), tuple(unreadable))
 
 
 def slice_count(bag: PlannedBag, shard_bytes: int) -> int:
@@ -480,8 +516,9 @@ def make_plan(
 ) -> Plan:
     """A drive's plan, from what S3 holds now; nothing is written.
 
-    A drive whose bags are all covered gets a plan without bags and shards. One that a pattern found, of which
-    bags have changed, is extracted again as a whole, where all that the lake has of it is still there.
+    A drive whose bags are all covered, or not to be read, gets a plan without bags and shards. One that a
+    pattern found, of which bags have changed, is extracted again as a whole, where all that the lake has of
+    it is still there.
 
     Raises:
         PlanError: the drive cannot be planned.
@@ -491,21 +528,8 @@ def make_plan(
         s3, source, recursive=conf.recursive, output=lake.output, requester_pays=requester_pays
     )
     selection = select_bags(source, listing, conf.bags)
-    replaces: tuple[str, ...] = ()
-    coverage = Coverage()
-    if conf.overwrite:
-        replaces = earlier_plans(lake, source.drive_id, but=plan_id)
-    else:
-        coverage = read_coverage(lake, source.drive_id, conf.options, plan_id=plan_id)
-    try:
-        work, covered = todo(selection.bags, coverage, drive_id=source.drive_id, shard_bytes=shard_bytes)
-    except ChangedBagsError:
-        held = {*coverage.other, *(name for name, _, _ in coverage.done)}
-        if not source.found or held - {bag.name for bag in selection.bags}:
-            raise
-        replaces = earlier_plans(lake, source.drive_id, but=plan_id)
-        work, covered = todo(selection.bags, Coverage(), drive_id=source.drive_id, shard_bytes=shard_bytes)
-    _refuse_archived(source, listing, [bag for bag, _ in work])
+    work, replaces = _find_todo(lake, source, conf, selection.bags, plan_id=plan_id, shard_bytes=shard_bytes)
+    _refuse_archived(source, listing, [bag for bag, _ in work.bags])
     return Plan(
         contract_version=CONTRACT_VERSION,
         plan_id=plan_id,
@@ -514,16 +538,48 @@ def make_plan(
         source=source.uri,
         output=lake.output,
         options=conf.options,
-        bags=tuple(bag for bag, _ in work),
-        shards=pack(work, shard_bytes),
+        bags=tuple(bag for bag, _ in work.bags),
+        shards=pack(work.bags, shard_bytes),
         replaces=replaces,
         ignored=selection.ignored[:MAX_REASONS],
         ignored_count=len(selection.ignored),
-        covered=tuple(covered),
+        covered=work.covered,
+        unreadable=work.unreadable,
         finish=conf.finish,
         pricing=pricing,
         quality=conf.quality,
     )
+
+
+def _find_todo(
+    lake: Lake,
+    source: DriveSource,
+    conf: PipelineConf,
+    bags: Sequence[PlannedBag],
+    *,
+    plan_id: str,
+    shard_bytes: int,
+) -> tuple[Todo, tuple[str, ...]]:
+    """What there is to do of a drive, and ids of the plans that it replaces."""
+    drive_id = source.drive_id
+
+    def left(coverage: Coverage) -> Todo:
+        return todo(bags, coverage, drive_id=drive_id, shard_bytes=shard_bytes)
+
+    if conf.overwrite:
+        return left(Coverage()), earlier_plans(lake, drive_id, but=plan_id)
+    coverage = read_coverage(lake, drive_id, conf.options, plan_id=plan_id)
+    if coverage.by_plans:
+        try:
+            return left(coverage), ()
+        except PlanError:  # perhaps by bags that gave no row
+            coverage = read_coverage(lake, drive_id, conf.options, plan_id=plan_id, by_plans=False)
+    try:
+        return left(coverage), ()
+    except ChangedBagsError:
+        if not source.found or coverage.present - {bag.name for bag in bags}:
+            raise
+        return left(Coverage()), earlier_plans(lake, drive_id, but=plan_id)
 
 
 def check_saved(plan: Plan, source: DriveSource, conf: PipelineConf) -> None:

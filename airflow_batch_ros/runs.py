@@ -134,12 +134,6 @@ def to_be_found(records: Sequence[RunRecord]) -> list[RunRecord]:
     ]
 
 
-def newest(lake: Lake, count: int) -> list[RunRecord]:
-    """Records of the runs that were submitted or retried last, the newest first: ``count`` or fewer."""
-    records = lake.load_all(RunRecord, lake.newest_keys(contract.RUNS_FOLDER, count))
-    return sorted(records, key=lambda record: record.submitted_at, reverse=True)
-
-
 def newest_runs(lake: Lake, *, skip: int = 0, count: int) -> tuple[list[list[RunRecord]], bool]:
     """The records of the runs that were submitted or retried last, of each run oldest first.
 

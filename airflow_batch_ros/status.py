@@ -256,7 +256,7 @@ def _children(batch: BatchClient, job_id: str, status: str) -> Iterable[int]:
 def bag_standings(
     plan: Plan, manifests: Iterable[Manifest], states: Sequence[ShardState]
 ) -> tuple[BagStanding, ...]:
-    """How each of the plan's bags stands, in its order, then those that earlier runs have extracted."""
+    """How each of the plan's bags stands, in its order, then those that earlier runs have had."""
     parts: dict[str, list[ShardState]] = {}
     for shard, slices in enumerate(plan.shards):
         for part in slices:
@@ -269,7 +269,9 @@ def bag_standings(
         _bag_standing(bag.name, bag.size_bytes, parts[bag.name], list(results.get(bag.name, {}).values()))
         for bag in plan.bags
     ]
-    return (*found, *(BagStanding(name, COVERED) for name in plan.covered))
+    covered = (BagStanding(name, COVERED) for name in plan.covered)
+    left = (BagStanding(bag.name, BagStatus.UNREADABLE, damage=bag.reason) for bag in plan.unreadable)
+    return (*found, *covered, *left)
 
 
 def _bag_standing(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -184,7 +184,8 @@ def summarize_drive(
     if job.work == Work.NOTHING:
         result = _held(lake, job)
         uri, report = _manifest_uri(lake, job, ""), _report_there(lake, job.drive_id)
-        return DriveSummary(job, result.state, result, manifest_uri=uri, report=report)
+        unreadable = {Cause.BAG_UNREADABLE: job.unreadable} if job.unreadable else {}
+        return DriveSummary(job, result.state, result, manifest_uri=uri, causes=unreadable, report=report)
     folder = drive_folder(lake, job.drive_id, job.plan_id)
     uri = _manifest_uri(lake, job, job.plan_id)
     state, seconds = (job_state(detail), job_seconds(detail)) if job.job_id else (None, None)
@@ -532,7 +533,7 @@ def _shown_cost(drive: DriveSummary) -> str:
 
 
 def _held(lake: Lake, job: DriveJob) -> DriveManifest:
-    """What earlier runs have left of a drive, as one manifest."""
+    """What earlier runs have left of a drive, and could not read of it, as one manifest."""
     total = _empty(job, DriveState.SUCCEEDED)
     for holding in read_holdings(lake, job.drive_id, but=job.plan_id):
         part = holding.commit
@@ -545,8 +546,37 @@ def _held(lake: Lake, job: DriveJob) -> DriveManifest:
             whole = dataclasses.replace(plan, shards=plan.shards[: len(keys)])
             part = contract.fold(whole, lake.load_all(Manifest, keys))
         if part.state is not DriveState.FAILED:  # of a failed one no row is there
-            total = _add(total, part)
-    return total
+            total = _add(total, _readable(part))
+    if not job.unreadable:
+        return total
+    plan = lake.load(Plan, contract.plan_key(job.drive_id, job.plan_id))
+    said = tuple(map(str, plan.unreadable)) if plan else ()
+    return dataclasses.replace(
+        total,
+        state=max(total.state, DriveState.DAMAGED, key=_SEVERITY.index) if job.covered else DriveState.FAILED,
+        bags=total.bags + job.unreadable,
+        unreadable_bags=job.unreadable,
+        problems=_each_once(said, total.problems),
+    )
+
+
+def _readable(part: DriveManifest) -> DriveManifest:
+    """Without the bags that the run could not read: another has, or they are counted once for all runs.
+
+    Nor what it says of them, where it is of no others.
+    """
+    flawed = DriveState.SUCCEEDED_WITH_REJECTS if part.rejected else DriveState.SUCCEEDED
+    if part.damaged_bags:
+        flawed, said = part.state, part.problems
+    else:
+        said = tuple(problem for problem in part.problems if not contract.blamed_bag(problem))
+    return dataclasses.replace(
+        part,
+        state=flawed if part.state is DriveState.DAMAGED else part.state,
+        bags=part.bags - part.unreadable_bags,
+        unreadable_bags=0,
+        problems=said,
+    )
 
 
 def _add(first: DriveManifest, second: DriveManifest) -> DriveManifest:
@@ -573,11 +603,16 @@ def _add(first: DriveManifest, second: DriveManifest) -> DriveManifest:
         first,
         state=max(first.state, second.state, key=_SEVERITY.index),
         tables=tuple(tables[name] for name in sorted(tables)),
-        problems=(first.problems + second.problems)[:MAX_REASONS],
+        problems=_each_once(first.problems, second.problems),
         drift=(first.drift + second.drift)[:MAX_REASONS],
         quality=contract.add_quality(first.quality, second.quality),
         **added,
     )
+
+
+def _each_once(first: Iterable[str], second: Iterable[str]) -> tuple[str, ...]:
+    """Every run says again which bags it has not tried."""
+    return tuple(dict.fromkeys((*first, *second)))[:MAX_REASONS]
 
 
 def _add_tables(first: TableTotal, second: TableTotal) -> TableTotal:

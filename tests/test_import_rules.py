@@ -76,36 +76,45 @@ def test_the_commands_never_import_airflow() -> None:
 
 
 def test_the_provider_uses_nothing_of_the_engine_but_the_contract() -> None:
-    allowed = {"ros_to_parquet", "ros_to_parquet.contract", "ros_to_parquet.sync_conf"}
+    allowed = {
+        "ros_to_parquet",
+        "ros_to_parquet.__version__",
+        "ros_to_parquet.contract",
+        "ros_to_parquet.standard_output",
+        "ros_to_parquet.sync_conf",
+    }
     found = [
         f"{path.relative_to(ROOT)}:{line} imports {module}"
         for path in sorted([*PROVIDER.rglob("*.py"), *DAGS.rglob("*.py")])
         for line, module in imports(path)
         if module.split(".")[0] == "ros_to_parquet"
         and module not in allowed
-        and not module.startswith(("ros_to_parquet.contract.", "ros_to_parquet.sync_conf."))
+        and not module.startswith(tuple(f"{each}." for each in allowed - {"ros_to_parquet"}))
     ]
     assert found == []
 
 
 def test_the_contract_is_standard_library_only() -> None:
+    beside = ("sync_conf", "standard_output", "__init__")
     found = [
         module
-        for path in (*CONTRACT.glob("*.py"), ENGINE / "sync_conf.py", ENGINE / "__init__.py")
+        for path in (*CONTRACT.glob("*.py"), *(ENGINE / f"{name}.py" for name in beside))
         for _, module in imports(path)
         if module.split(".")[0] not in STANDARD_LIBRARY
+        and module not in ("ros_to_parquet", "ros_to_parquet.__version__")
         and not module.startswith(("ros_to_parquet.lake", "ros_to_parquet.contract"))
     ]
     assert found == []
 
 
-def test_which_module_of_the_contract_has_a_name_is_its_own_affair() -> None:
-    modules = {f"ros_to_parquet.contract.{path.stem}" for path in CONTRACT.glob("*.py")}
+@pytest.mark.parametrize("package", [CONTRACT, ENGINE / "lake"], ids=lambda package: package.name)
+def test_which_module_of_a_package_has_a_name_is_its_own_affair(package: Path) -> None:
+    modules = {f"ros_to_parquet.{package.name}.{path.stem}" for path in package.glob("*.py")}
     found = [
         f"{path.relative_to(ROOT)}:{line} imports {module}"
         for folder in (PROVIDER, DAGS, ENGINE)
         for path in sorted(folder.rglob("*.py"))
-        if CONTRACT not in path.parents
+        if package not in path.parents
         for line, module in imports(path)
         if module in modules
     ]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_batch_ros.commands import settings as settings_of
 from airflow_batch_ros.commands.looking import FoundRun, add_run, find_run
-from airflow_batch_ros.commands.terminal import EXIT_HELP, Exit, guarded, print_json, teller
+from airflow_batch_ros.commands.terminal import EXIT_HELP, Exit, guarded, print_json, seconds, teller
 
 if TYPE_CHECKING:
     from airflow_batch_ros.runs import RunDrive
@@ -36,7 +36,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument(
         "--patience-seconds",
-        type=float,
+        type=seconds,
         default=DEFAULT_PATIENCE_S,
         metavar="N",
         help="how long to wait for jobs to end (default: %(default)g)",

@@ -6,8 +6,8 @@ import argparse
 from typing import TYPE_CHECKING
 
 from airflow_batch_ros.commands import settings as settings_of
-from airflow_batch_ros.commands.looking import open_lake
-from airflow_batch_ros.commands.terminal import EXIT_HELP, Exit, guarded, print_json, teller
+from airflow_batch_ros.commands.looking import explained, open_lake
+from airflow_batch_ros.commands.terminal import EXIT_HELP, Exit, guarded, positive, print_json, teller
 
 if TYPE_CHECKING:
     from airflow_batch_ros.runs import RunRecord
@@ -29,7 +29,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument(
         "--runs",
-        type=_count,
+        type=positive,
         default=DEFAULT_RUNS,
         metavar="N",
         help="how many of the newest, where none is named (default: %(default)s)",
@@ -51,10 +51,11 @@ def _write(arguments: argparse.Namespace) -> int:
     batch = clients.batch
     base = arguments.console_base_url or console.base_for(batch.meta.endpoint_url, batch.meta.region_name)
     found: list[list[RunRecord]]
-    if arguments.name is not None:
-        found = [runs.find(lake, arguments.name)]
-    else:
-        found, _ = runs.newest_runs(lake, count=arguments.runs)
+    with explained(lake):
+        if arguments.name is not None:
+            found = [runs.find(lake, arguments.name)]
+        else:
+            found, _ = runs.newest_runs(lake, count=arguments.runs)
     for records in found:
         digest = static.write_run(batch, lake, records, console_base=base.rstrip("/"))
         states = ", ".join(f"{count} {state}" for state, count in digest.by_state.items())
@@ -65,10 +66,3 @@ def _write(arguments: argparse.Namespace) -> int:
     else:
         print(index)
     return Exit.OK
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number

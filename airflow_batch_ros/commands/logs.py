@@ -181,7 +181,7 @@ def _find_streams(
 ) -> tuple[bool, list[Stream]]:
     """Whether the drive has a live job, and the streams of its shards that are asked for."""
     from airflow_batch_ros.jobs import describe, read_progress
-    from airflow_batch_ros.lake import drive_folder
+    from airflow_batch_ros.lake import drive_folder, find_replacing, replaced_in_words
     from airflow_batch_ros.status import ShardState, shard_states
     from ros_to_parquet import contract
     from ros_to_parquet.contract import Plan, StartedRecord
@@ -194,6 +194,10 @@ def _find_streams(
     progress = read_progress(run.clients.batch, run.lake, plan, job_queue=queue, write=False)
     folder = drive_folder(run.lake, plan.drive_id, plan.plan_id)
     states = shard_states(run.clients.batch, plan, folder, progress)
+    if not (progress.live or folder.commit) and (by := find_replacing(run.lake, plan.drive_id, plan.plan_id)):
+        reading.tell(f"drive {plan.drive_id}: {replaced_in_words(by)}")
+        # As it is with a drive that is done, none of it has failed: its lines are there if asked for.
+        states = [ShardState.DONE] * len(states)
     shards = _chosen(arguments, plan, states, reading)
     jobs = _jobs_of(run, plan, shards)
     details = describe(run.clients.batch, sorted(set(jobs.values())))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,12 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow_batch_ros.commands import settings as settings_of
-from airflow_batch_ros.commands.submit import add_conf, positive, read_asked
+from airflow_batch_ros.commands.submit import add_conf, read_asked
 from airflow_batch_ros.commands.terminal import (
     EXIT_HELP,
     Exit,
     guarded,
     megabytes,
+    positive,
+    positive_seconds,
     print_json,
     table_lines,
     teller,
@@ -60,7 +63,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "may be read. Needs ros-to-parquet[engine] here",
     )
     parser.add_argument(
-        "--sample-seconds", type=float, default=60.0, metavar="N", help="of log time (default: %(default)g)"
+        "--sample-seconds",
+        type=positive_seconds,
+        default=60.0,
+        metavar="N",
+        help="of log time (default: %(default)g)",
     )
     parser.add_argument(
         "--sample-mib",
@@ -162,6 +169,7 @@ def _drive_dict(drive: Foreseen, *, bags: bool) -> dict[str, Any]:
         "bag_bytes": bag_bytes(plan),
         "formats": dict(Counter(bag.format for bag in plan.bags)),
         "in_the_lake": len(plan.covered),
+        "unreadable": [dataclasses.asdict(bag) for bag in plan.unreadable],
         "ignored": plan.ignored_count,
         "not_taken": list(plan.ignored),
         "replaces": len(plan.replaces),
@@ -240,7 +248,7 @@ def lines(
 ) -> list[str]:
     """For people: a table of drives with its sum, and what the numbers are by."""
     from airflow_batch_ros.cost import shown
-    from airflow_batch_ros.fanout import NOTHING_NEW, PROBLEMS_SHOWN, not_taken
+    from airflow_batch_ros.fanout import NOTHING_NEW, PROBLEMS_SHOWN, not_taken, not_tried_again, nothing_new
 
     head = ("drive", ">bags", ">in the lake", ">MB", ">shards", ">largest MB", ">time", ">cost")
     currency = estimator.containers.pricing.currency if estimator else ""
@@ -264,6 +272,7 @@ def lines(
     told += [not_taken(plan) for plan in partial[:PROBLEMS_SHOWN]]
     if (more := len(partial) - PROBLEMS_SHOWN) > 0:
         told.append(f"and {more:,} more drives have what is not taken; --json has all")
+    told += [line for drive in drives for line in not_tried_again(drive.plan)]
     if bags:
         listed = (line for drive in drives for line in _bag_lines(drive.plan))
         told += itertools.islice(listed, BAGS_SHOWN)
@@ -274,7 +283,7 @@ def lines(
     if (more := len(rare) - PROBLEMS_SHOWN) > 0:
         told.append(f"and {more:,} more drives are left out; --json has all")
     if len(rare) < len(left_out):
-        told.append(f"nothing new in {len(left_out) - len(rare):,} drives")
+        told.append(f"drives with {nothing_new(left_out)}")
     return [*told, *_sum_lines(drives, estimator), "nothing was submitted"]
 
 

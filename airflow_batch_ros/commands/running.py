@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import signal
+import sys
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from airflow_batch_ros.commands.terminal import CommandError, Exit, megabytes, print_json, table_lines, words
+from airflow_batch_ros.commands.terminal import (
+    CommandError,
+    Exit,
+    Terminated,
+    megabytes,
+    positive_seconds,
+    print_json,
+    seconds,
+    table_lines,
+    words,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_batch import BatchClient
@@ -15,6 +29,7 @@ if TYPE_CHECKING:
     from airflow_batch_ros.clients import Clients
     from airflow_batch_ros.jobs import DriveJob, SubmitOptions
     from airflow_batch_ros.lake import Lake
+    from airflow_batch_ros.planning import Planning, PlanningRecord
     from airflow_batch_ros.summary import DriveSummary
     from ros_to_parquet.contract import Run
 
@@ -31,14 +46,14 @@ def add_wait(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--poll-seconds",
-        type=float,
+        type=positive_seconds,
         default=DEFAULT_POLL_S,
         metavar="N",
         help="most seconds between two looks; the first ones follow sooner (default: %(default)g)",
     )
     parser.add_argument(
         "--runnable-timeout",
-        type=float,
+        type=seconds,
         metavar="SECONDS",
         help="with --wait: say why a job stays RUNNABLE for longer (default: never)",
     )
@@ -64,9 +79,7 @@ def report(
             print_json({**head, "drives": [job.as_dict() for job in jobs]})
         say(f"to look after it: airflow-batch-ros status {run} --output {output}")
         return Exit.OK
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    try:
+    with _saying_what_goes_on(run, output):
         wait(
             clients.batch,
             jobs,
@@ -75,10 +88,45 @@ def report(
             runnable_timeout_s=arguments.runnable_timeout,
             end_stuck=arguments.end_stuck,
         )
-    except (KeyboardInterrupt, BotoCoreError, ClientError):
-        say(f"waits no longer; the jobs go on: airflow-batch-ros status|cancel {run} --output {output}")
-        raise
     return _finish(arguments, clients, jobs, head=head, say=say)
+
+
+@contextmanager
+def _saying_what_goes_on(run: str, output: str) -> Iterator[None]:
+    """Where what waits inside is stopped, or cannot ask any more, says how to look at the jobs, or end them.
+
+    SIGTERM stops it as Ctrl-C does.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        with _terminable():
+            yield
+    except (KeyboardInterrupt, BotoCoreError, ClientError):
+        at = f"{run} --output {output}"
+        print(
+            f"waits no longer, but the jobs go on: airflow-batch-ros status {at} says how they stand, "
+            f"airflow-batch-ros cancel {at} ends them",
+            file=sys.stderr,
+        )
+        raise
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM raises `Terminated` inside."""
+    if threading.current_thread() is not threading.main_thread():  # which alone may say what signals do
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise Terminated
 
 
 def submit_planning(
@@ -96,9 +144,8 @@ def submit_planning(
     With ``--wait`` it stays until the drives have ended.
     """
     from airflow_batch_ros import planning, runs
-    from airflow_batch_ros.jobs import RefusedError, SubmitError, describe, job_state
+    from airflow_batch_ros.jobs import RefusedError, SubmitError
     from airflow_batch_ros.status import read_standings
-    from airflow_batch_ros.waiting import Waiting
 
     try:
         record, new = planning.submit(
@@ -121,19 +168,8 @@ def submit_planning(
             print_json({"run": run.run_id, "output": lake.output, "planned_by": planned_by, "drives": []})
         say(f"to look after it: airflow-batch-ros status {run.run_id} --output {lake.output}")
         return Exit.OK
-    told = ""
-    started = time.monotonic()
-    waiting = Waiting([record.job_id])  # Batch may not know of a job at once
-    while True:
-        details = describe(clients.batch, waiting.open)
-        waiting.update(details)
-        detail = details.get(record.job_id)
-        found = planning.Planning(record, job_state(detail), detail)
-        if not waiting.open:
-            break
-        if found.said != told:
-            say(told := found.said)
-        time.sleep(min(arguments.poll_seconds, max(MIN_POLL_S, (time.monotonic() - started) / 5)))
+    with _saying_what_goes_on(run.run_id, lake.output):
+        found = _wait_for_planning(clients.batch, record, say=say, poll_s=arguments.poll_seconds)
     if found.state != "SUCCEEDED":
         look = f"airflow-batch-ros logs {run.run_id} --output {lake.output}"
         raise CommandError(
@@ -143,6 +179,29 @@ def submit_planning(
     standings = read_standings(clients.batch, lake, runs.drives_of(runs.find(lake, run.run_id)))
     jobs = [standing.job for standing in standings if standing.job is not None]
     return report(arguments, clients, jobs, run=run.run_id, output=lake.output, say=say)
+
+
+def _wait_for_planning(
+    batch: BatchClient, record: PlanningRecord, *, say: Callable[[str], None], poll_s: float
+) -> Planning:
+    """How the Batch job that plans has ended."""
+    from airflow_batch_ros.jobs import describe, job_state
+    from airflow_batch_ros.planning import Planning
+    from airflow_batch_ros.waiting import Waiting
+
+    told = ""
+    started = time.monotonic()
+    waiting = Waiting([record.job_id])  # Batch may not know of a job at once
+    while True:
+        details = describe(batch, waiting.open)
+        waiting.update(details)
+        detail = details.get(record.job_id)
+        found = Planning(record, job_state(detail), detail)
+        if not waiting.open:
+            return found
+        if found.said != told:
+            say(told := found.said)
+        time.sleep(min(poll_s, max(MIN_POLL_S, (time.monotonic() - started) / 5)))
 
 
 def wait(
@@ -202,7 +261,7 @@ def _finish(
     drives = summary.summarize(clients.s3, clients.batch, clients.logs, jobs)
     if arguments.json:
         print_json({**head, **summary.as_dict(drives)})
-    for line in summary_lines(drives):
+    for line in summary_lines(drives) if drives else ("nothing to do",):
         say(line)
     retry = f"airflow-batch-ros retry {head['run']} --output {head['output']}"
     message = summary.failure_message(drives, advice=f"To run only the shards that are missing: {retry}")

@@ -55,6 +55,11 @@ DEFAULTS = {
 }
 
 
+_NEVER_EMPTY = frozenset(
+    ("job_queue", "job_definition", "planner_definition", "region", "profile", "role_arn", "stack")
+)
+
+
 class SettingsError(ValueError):
     """A setting that is missing or wrong; the message says where it came from."""
 
@@ -90,7 +95,8 @@ class Settings:
         try:
             number = kind(setting.value)
         except ValueError as error:
-            raise SettingsError(f"{name} {setting}: a number is expected") from error
+            whole = "whole " if kind is int else ""
+            raise SettingsError(f"{name} {setting}: a {whole}number is expected") from error
         if not 0 < number < math.inf:
             raise SettingsError(f"{name} {setting}: a number above 0 is expected")
         return number
@@ -246,11 +252,11 @@ def read_flags(arguments: argparse.Namespace) -> Settings:
     """What flags alone say.
 
     Raises:
-        SettingsError: a tag cannot be read.
+        SettingsError: a tag cannot be read, or a name is empty.
     """
     flags = {name: getattr(arguments, name, None) for name in NAMES}
     given = {
-        name: Setting(str(value), f"--{name.replace('_', '-')}")
+        name: _setting(name, str(value), f"--{name.replace('_', '-')}")
         for name, value in flags.items()
         if value is not None
     }
@@ -326,11 +332,18 @@ def _read_file(arguments: argparse.Namespace, environ: Mapping[str, str], folder
             raise SettingsError(f"{path}: {name}: true or false is expected, not {value!r:.80}")
         if (isinstance(value, bool) and name not in FLAGS) or not isinstance(value, str | int | float):
             raise SettingsError(f"{path}: {name}: text or a number is expected, not {value!r:.80}")
-        settings[name] = Setting(str(value), str(path))
+        settings[name] = _setting(name, str(value), str(path))
     tags = raw.get("tags") or {}
     if not isinstance(tags, dict) or not all(isinstance(each, str | int | float) for each in tags.values()):
         raise SettingsError(f"{path}: tags: a mapping of names to texts is expected, not {tags!r:.80}")
     return Settings(settings, {str(key): str(value) for key, value in tags.items()})
+
+
+def _setting(name: str, value: str, origin: str) -> Setting:
+    setting = Setting(value, origin)
+    if not value and name in _NEVER_EMPTY:
+        raise SettingsError(f"{name} {setting}: it is empty")
+    return setting
 
 
 def _load_yaml(path: Path, origin: str) -> dict[Any, Any]:

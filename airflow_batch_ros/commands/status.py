@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_batch_ros.commands import settings as settings_of
-from airflow_batch_ros.commands.looking import FoundRun, add_run, find_run, open_lake
+from airflow_batch_ros.commands.looking import FoundRun, add_run, explained, find_run, open_lake
 from airflow_batch_ros.commands.terminal import (
     EXIT_HELP,
     Exit,
@@ -88,20 +88,22 @@ def _list_runs(arguments: argparse.Namespace) -> int:
     from airflow_batch_ros import runs
 
     _, lake = open_lake(arguments)
-    records = runs.newest(lake, RUNS_SHOWN)
+    with explained(lake):
+        found, _ = runs.newest_runs(lake, count=RUNS_SHOWN)
+    listed = [(records[-1], [drive.drive_id for drive in runs.drives_of(records)]) for records in found]
     if arguments.json:
         entries = [
             {
-                "dag_id": record.run.dag_id,
-                "run_id": record.run.run_id,
-                "submitted_at": record.submitted_at,
-                "drives": [source.drive_id for source in record.conf.drives],
+                "dag_id": last.run.dag_id,
+                "run_id": last.run.run_id,
+                "submitted_at": last.submitted_at,
+                "drives": drives,
             }
-            for record in records
+            for last, drives in listed
         ]
         print_json({"output": lake.output, "runs": entries})
         return Exit.OK
-    rows = [(each.name, each.submitted_at, f"{len(each.conf.drives)}") for each in records]
+    rows = [(last.name, last.submitted_at, f"{len(drives)}") for last, drives in listed]
     for line in (
         table_lines(("run", "last submitted", ">drives"), rows) if rows else [f"no runs in {lake.output}"]
     ):
@@ -181,12 +183,13 @@ def _lines(run: FoundRun, drives: Sequence[DriveStanding], *, bags: bool) -> lis
                 f"{job} {drive.job_state or ''}".rstrip(),
             )
         )
-    lines = [
-        f"{whose}, output {run.lake.output}, last submitted {last.submitted_at}",
-        *table_lines(head, rows),
-    ]
-    for record in to_be_found(run.records):
+    lines = [f"{whose}, output {run.lake.output}, last submitted {last.submitted_at}"]
+    lines += table_lines(head, rows) if rows else []
+    open_records = to_be_found(run.records)
+    for record in open_records:
         lines += [f"drives of {each.uri}: not looked for yet" for each in record.conf.patterns]
+    if not rows and not open_records:
+        lines.append("no drive had anything to do")
     for drive in drives:
         lines += _causes(run, drive)
     lines += [f"{drive.drive_id}: report {drive.report}" for drive in drives if drive.report]

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_batch_ros.commands import settings as settings_of
+from airflow_batch_ros.commands.looking import explained
 from airflow_batch_ros.commands.running import add_wait, report, submit_planning
 from airflow_batch_ros.commands.settings import SettingsError
-from airflow_batch_ros.commands.terminal import EXIT_HELP, Exit, guarded, teller
+from airflow_batch_ros.commands.terminal import EXIT_HELP, Exit, guarded, positive, teller
 from airflow_batch_ros.plan import DEFAULT_SHARD_BYTES
 from airflow_batch_ros.twice import TwiceError, load_json
 
@@ -164,7 +165,8 @@ def _submit(arguments: argparse.Namespace) -> int:
     lake = Lake(clients.s3, output)
     if arguments.remote or planning.is_planning_job():
         # What plans fails out of sight: the run stays, and says why.
-        runs.save(lake, run, conf, options=options, shard_bytes=arguments.shard_bytes)
+        with explained(lake):
+            runs.save(lake, run, conf, options=options, shard_bytes=arguments.shard_bytes)
     if arguments.remote:
         definition = settings.given["planner_definition"].value
         return submit_planning(arguments, clients, lake, run, options, definition=definition, say=say)
@@ -228,14 +230,8 @@ def _read_conf(given: str, clients: Clients) -> Any:
     if given.lstrip().startswith("{"):
         text, shown = given, "--conf"
     elif given.startswith("s3://"):
-        from airflow_batch_ros.lake import Lake
-
-        folder, _, name = given.rpartition("/")
         shown = f"--conf {given}"
-        found = Lake(clients.s3, folder).read(name)
-        if found is None:
-            raise SettingsError(f"{shown} cannot be read: there is no such object")
-        text = found.decode(errors="replace")
+        text = _read_object(given, clients, shown)
     elif given == "-":
         text, shown = sys.stdin.read(), "--conf -"
     else:
@@ -252,16 +248,30 @@ def _read_conf(given: str, clients: Clients) -> Any:
         raise SettingsError(f"{shown} is not JSON: {error}") from error
 
 
+def _read_object(uri: str, clients: Clients, shown: str) -> str:
+    """Raises `SettingsError` where there is no such object, or it may not be read."""
+    from botocore.exceptions import ClientError
+
+    from airflow_batch_ros.lake import Lake, error_code, said_by
+    from ros_to_parquet.contract import s3_advice
+
+    folder, _, name = uri.rpartition("/")
+    if not re.fullmatch("s3://[^/]+/.*[^/]", uri):
+        raise SettingsError(f"{shown}: s3://bucket/key is expected")
+    try:
+        found = Lake(clients.s3, folder).read(name)
+    except ClientError as error:
+        if not s3_advice(error.operation_name, error_code(error), str(error)):
+            raise
+        raise SettingsError(f"{shown} cannot be read: {said_by(error)}") from error
+    if found is None:
+        raise SettingsError(f"{shown} cannot be read: there is no such object")
+    return found.decode(errors="replace")
+
+
 def _run_id(text: str) -> str:
     if not re.fullmatch(_RUN_ID, text):
         raise argparse.ArgumentTypeError(
             "letters, digits and any of _.~:+- are expected, beginning with a letter or digit"
         )
     return text
-
-
-def positive(text: str) -> int:
-    """A whole number above 0, for argparse."""
-    if not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError("a whole number above 0 is expected")
-    return int(text)

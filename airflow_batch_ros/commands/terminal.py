@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import os
+import math
 import sys
 from collections.abc import Callable, Sequence
 from enum import IntEnum
@@ -13,6 +13,11 @@ from typing import Any
 
 RIGHT = ">"
 """Marks a column of numbers in `print_table`'s head."""
+
+_MOST_DIGITS = 18
+"""Of numbers that all that takes them can hold."""
+
+_MOST_SECONDS = 1e9
 
 
 class Exit(IntEnum):
@@ -25,6 +30,7 @@ class Exit(IntEnum):
     REFUSED = 4
     RETRY = 75
     INTERRUPTED = 130
+    TERMINATED = 143
 
 
 EXIT_HELP = (
@@ -39,6 +45,10 @@ class CommandError(RuntimeError):
     def __init__(self, text: str, code: Exit) -> None:
         super().__init__(text)
         self.code = code
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM where it ends a command as Ctrl-C does, but with an exit code of its own."""
 
 
 def guarded(command: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
@@ -61,36 +71,36 @@ def guarded(command: Callable[[argparse.Namespace], int]) -> Callable[[argparse.
         try:
             return command(arguments)
         except (ConfError, SettingsError, SampleError) as error:
-            return _fail(error, Exit.USAGE)
+            return fail(error, Exit.USAGE)
         except RunNotFoundError as error:
-            return _fail(error, Exit.NO_SUCH_RUN)
+            return fail(error, Exit.NO_SUCH_RUN)
         except CommandError as error:
-            return _fail(error, error.code)
+            return fail(error, error.code)
         except FanoutError as error:
-            return _fail(error, Exit.RETRY if error.retry_helps else Exit.REFUSED)
+            return fail(error, Exit.RETRY if error.retry_helps else Exit.REFUSED)
         except SummaryError as error:
-            return _fail(error, Exit.RETRY)
+            return fail(error, Exit.RETRY)
         except ContractError as error:
-            return _fail(error, Exit.REFUSED)
+            return fail(error, Exit.REFUSED)
         except botocore_errors.ClientError as error:
             status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
             passes = error_code(error) in THROTTLED or status >= 500
-            return _fail(f"AWS: {error}", Exit.RETRY if passes else Exit.REFUSED)
+            return fail(f"AWS: {error}", Exit.RETRY if passes else Exit.REFUSED)
         except botocore_errors.NoRegionError:
-            return _fail(f"no AWS region is said: {how_to_say('region')}", Exit.USAGE)
+            return fail(f"no AWS region is said: {how_to_say('region')}", Exit.USAGE)
         except botocore_errors.BotoCoreError as error:
             passes = isinstance(error, botocore_errors.ConnectionError | botocore_errors.HTTPClientError)
-            return _fail(f"AWS could not be asked: {error}", Exit.RETRY if passes else Exit.REFUSED)
+            return fail(f"AWS could not be asked: {error}", Exit.RETRY if passes else Exit.REFUSED)
+        except Terminated:
+            return Exit.TERMINATED
         except KeyboardInterrupt:
             return Exit.INTERRUPTED
-        except BrokenPipeError:  # such as `... | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return Exit.OK
 
     return run
 
 
-def _fail(error: object, code: Exit) -> int:
+def fail(error: object, code: Exit) -> int:
+    """Says why a command has failed, and gives its exit code."""
     print(error, file=sys.stderr)
     return code
 
@@ -152,3 +162,36 @@ def megabytes(count: int) -> str:
 def words(state: str) -> str:
     """A state's name to read."""
     return state.replace("_", " ")
+
+
+def positive(text: str) -> int:
+    """A whole number above 0, for argparse."""
+    number = int(text) if text.isdecimal() and len(text) <= _MOST_DIGITS else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"a whole number above 0 is expected, not {text!r:.40}")
+    return number
+
+
+def positive_seconds(text: str) -> float:
+    """A number above 0, for argparse."""
+    number = _seconds(text)
+    if not number > 0:
+        raise argparse.ArgumentTypeError(f"a number of seconds above 0 is expected, not {text!r:.40}")
+    return number
+
+
+def seconds(text: str) -> float:
+    """A number that is not below 0, for argparse."""
+    number = _seconds(text)
+    if not number >= 0:
+        raise argparse.ArgumentTypeError(f"a number of seconds is expected, 0 or more, not {text!r:.40}")
+    return number
+
+
+def _seconds(text: str) -> float:
+    """Not a number where the text is none, or is more than a clock can be asked for."""
+    try:
+        number = float(text)
+    except ValueError:
+        return math.nan
+    return number if number <= _MOST_SECONDS else math.nan

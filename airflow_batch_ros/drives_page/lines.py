@@ -189,7 +189,8 @@ def line_of_summary(drive: DriveSummary) -> DriveLine:
     if job.work == Work.NOTHING:
         # What the lake has of it is of other runs, and counts there.
         return DriveLine(
-            *(job.drive_id, job.source, job.plan_id, NOTHING_TO_DO, drive.failed), note=_covered(job.covered)
+            *(job.drive_id, job.source, job.plan_id, NOTHING_TO_DO, drive.failed),
+            note=_covered(job.covered, job.unreadable),
         )
     line = _ended_line(job.drive_id, job.source, job.plan_id, drive.result)
     first = drive.failed_shards[0] if drive.failed_shards else None
@@ -281,7 +282,10 @@ def _unsubmitted(lake: Lake, drive: RunDrive, found: planning.Planning | None) -
     if plan is not None:
         line = replace(line, bags=len(plan.bags), shards=Shards(len(plan.shards)))
         if not plan.shards:
-            return replace(line, state=NOTHING_TO_DO, note=_covered(len(plan.covered)))
+            held = DriveState.DAMAGED if plan.covered else DriveState.FAILED
+            failing = bool(plan.unreadable) and fails_on(drive.record.conf.fail_on, held)
+            note = _covered(len(plan.covered), len(plan.unreadable))
+            return replace(line, state=NOTHING_TO_DO, failing=failing, note=note)
         line = replace(line, state=Underway.NOT_SUBMITTED)
     if found is None:
         return line
@@ -347,8 +351,9 @@ def records_of(lake: Lake, drive_id: str, plan_id: str) -> list[JobRecord]:
     return [record for record in found if record is not None]
 
 
-def _covered(bags: int) -> str:
-    return f"{bags:,} bags are in the lake already"
+def _covered(bags: int, unreadable: int) -> str:
+    said = f"{bags:,} bags are in the lake already"
+    return f"{said}, {unreadable:,} cannot be read" if unreadable else said
 
 
 def _note(texts: Collection[str]) -> str:

@@ -101,7 +101,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="Airflow's database, logs and login (default: %(default)s)",
     )
     airflow.add_argument(
-        "--airflow-port", type=int, default=0, help="of Airflow (default: 8080, or a free one)"
+        "--airflow-port", type=_port, default=0, help="of Airflow (default: 8080, or a free one)"
     )
     _add_server_options(airflow)
     airflow.set_defaults(run=_airflow, all_interfaces=False, credentials=None)
@@ -165,15 +165,17 @@ def _add_fields(parser: argparse.ArgumentParser, kind: type[Fault]) -> None:
 
 def _add_server_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--port", type=int, default=0, help="of all but S3 (default: the last one, or a free one)"
+        "--port", type=_port, default=0, help="of all but S3 (default: the last one, or a free one)"
     )
-    parser.add_argument("--s3-port", type=int, default=0, help="of S3 (default: likewise)")
+    parser.add_argument("--s3-port", type=_port, default=0, help="of S3 (default: likewise)")
     parser.add_argument(
         "--s3-faults",
         action="store_true",
         help="have a proxy before S3, without which `local fault` has none of S3's",
     )
-    parser.add_argument("--slots", type=int, default=0, help="jobs that run at a time (default: one a CPU)")
+    parser.add_argument(
+        "--slots", type=_slots, default=0, help="jobs that run at a time (default: one a CPU)"
+    )
     parser.add_argument(
         "--containers",
         action="store_true",
@@ -209,6 +211,20 @@ def _parse_credentials(text: str) -> Credentials:
     if not (access_key and secret_key):
         raise argparse.ArgumentTypeError("KEY:SECRET is expected")
     return Credentials(access_key, secret_key)
+
+
+def _port(text: str) -> int:
+    return _whole(text, most=65_535)
+
+
+def _slots(text: str) -> int:
+    return _whole(text, most=10_000)
+
+
+def _whole(text: str, *, most: int) -> int:
+    if not text.isdecimal() or len(text) > len(str(most)) or int(text) > most:
+        raise argparse.ArgumentTypeError(f"a whole number from 0 to {most} is expected, not {text!r:.40}")
+    return int(text)
 
 
 def _server_options(arguments: argparse.Namespace) -> ServerOptions:
@@ -357,6 +373,9 @@ def _fault_clear(arguments: argparse.Namespace) -> int:
         print(error, file=sys.stderr)
         return EXIT_NOT_RUNNING
     ended = fault_client.end(aws.server, arguments.id)
+    if unknown := sorted(set(arguments.id) - set(ended)):
+        print(f"not in force: {', '.join(unknown)}; `list` says what is", file=sys.stderr)
+        return 2
     print("\n".join(ended) or "none in force")
     return 0
 

@@ -6,6 +6,7 @@ import ipaddress
 import json
 import logging
 import os
+import socket
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -27,7 +28,7 @@ _METADATA_PATH = "/ecs-metadata/v4"
 class MotoServer:
     """Serves from construction to `close`; one a process, for moto's state is global.
 
-    It listens on ``bind_address``: others reach it as ``host``, jobs as ``job_host``.
+    It answers what comes to ``listener``: others reach it as ``host``, jobs as ``job_host``.
     """
 
     def __init__(
@@ -38,8 +39,7 @@ class MotoServer:
         *,
         host: str,
         job_host: str,
-        bind_address: str,
-        port: int,
+        listener: socket.socket,
         client_environment: Mapping[str, str],
     ) -> None:
         self._region = options.region
@@ -47,9 +47,16 @@ class MotoServer:
         self._console_client: console.Client | None = None
         self._moto = DomainDispatcherApplication(create_backend_app)
         logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it logs every request otherwise
-        self._server = make_server(
-            bind_address, port, self._answer, threaded=True, request_handler=MotoRequestHandler
-        )
+        address, port = listener.getsockname()
+        with listener:  # the server has a copy of its own
+            self._server = make_server(
+                address,
+                port,
+                self._answer,
+                threaded=True,
+                request_handler=MotoRequestHandler,
+                fd=listener.fileno(),
+            )
         self.url = f"http://{host}:{port}"
         job_url = f"http://{job_host}:{port}"
         self.slots = options.slots or os.cpu_count() or 1

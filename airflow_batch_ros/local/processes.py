@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import random
@@ -16,6 +17,12 @@ from pathlib import Path
 _PR_SET_PDEATHSIG = 1
 _LOWEST_PORT, _HIGHEST_PORT = 10_240, 32_000
 """Below the range that systems give out to outgoing connections."""
+
+_BACKLOG = 128
+_TAKEN = "port {} is taken; choose another one, or 0 for any"
+
+PORT_TRIES = 5
+"""A port that is free when it is chosen may be another's when it is listened on."""
 
 
 def die_with_parent() -> Callable[[], None] | None:
@@ -125,13 +132,32 @@ def choose_port(asked: int, *, remembered: int, taken: Collection[int] = ()) -> 
     """
     if asked:
         if not _is_free(asked):
-            raise OSError(f"port {asked} is taken; choose another one, or 0 for any")
+            raise OSError(_TAKEN.format(asked))
         return asked
     candidates = random.sample(range(_LOWEST_PORT, _HIGHEST_PORT), k=_HIGHEST_PORT - _LOWEST_PORT)
     for port in (remembered, *candidates):
         if port and port not in taken and _is_free(port):
             return port
     raise OSError(f"nothing is free between ports {_LOWEST_PORT} and {_HIGHEST_PORT} of 127.0.0.1")
+
+
+def listen(address: str, asked: int, *, remembered: int) -> socket.socket:
+    """A socket that listens on a port of ``address``: as `choose_port` has it, or on another if that is lost.
+
+    Raises:
+        OSError: something listens on the port that was asked for, or many were lost.
+    """
+    lost: set[int] = set()
+    while True:
+        port = choose_port(asked, remembered=remembered, taken=lost)
+        try:
+            return socket.create_server((address, port), backlog=_BACKLOG)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or len(lost) + 1 == PORT_TRIES:
+                raise
+            if asked:
+                raise OSError(_TAKEN.format(asked)) from error
+        lost.add(port)
 
 
 def _is_free(port: int) -> bool:

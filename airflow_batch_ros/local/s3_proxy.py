@@ -123,11 +123,16 @@ def parse_request(method: str, target: str, headers: Message | tuple[str, ...]) 
 
 
 class S3Proxy:
-    """Serves from construction to `close`, on ``bind_address``; ``store`` is host and port of the store."""
+    """Answers what comes to ``listener``, from construction to `close`, which closes that too.
 
-    def __init__(self, board: FaultBoard, *, bind_address: str, port: int, store: tuple[str, int]) -> None:
+    ``store`` is host and port of the store.
+    """
+
+    def __init__(self, board: FaultBoard, *, listener: socket.socket, store: tuple[str, int]) -> None:
         handler = type("Handler", (_Handler,), {"board": board, "store": store})
-        self._server = _Server((bind_address, port), handler)
+        self._server = _Server(listener.getsockname(), handler, bind_and_activate=False)
+        self._server.socket.close()
+        self._server.socket = listener
         threading.Thread(
             target=self._server.serve_forever, args=(0.05,), name="s3-proxy", daemon=True
         ).start()
@@ -138,7 +143,6 @@ class S3Proxy:
 
 
 class _Server(ThreadingHTTPServer):
-    request_queue_size = 128
     daemon_threads = True
     block_on_close = False
 

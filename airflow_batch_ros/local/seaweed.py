@@ -40,6 +40,7 @@ _ENVIRONMENT = {
 }
 
 
+_PORT_IN_USE = b"bind: address already in use"
 _GARBAGE_THRESHOLD = 0.3
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever proxy the user has
 
@@ -56,6 +57,10 @@ class Seaweed:
     @property
     def url(self) -> str:
         return f"http://{self.host}:{self.ports['s3']}"
+
+
+class PortLostError(LocalAwsError):
+    """Something else listens on one of its ports by now."""
 
 
 def weed_binary() -> Path:
@@ -125,12 +130,14 @@ def wait_until_ready(seaweed: Seaweed, *, patience_s: float = 60.0) -> None:
     """Return when objects can be written.
 
     Raises:
+        PortLostError: it ended, as it cannot listen on one of its ports.
         LocalAwsError: it ended, or did not answer within ``patience_s``.
     """
     deadline = time.monotonic() + patience_s
     while not _is_ready(seaweed):
         if seaweed.process.poll() is not None:
-            raise LocalAwsError(
+            lost = _PORT_IN_USE in seaweed.log.read_bytes()
+            raise (PortLostError if lost else LocalAwsError)(
                 f"SeaweedFS ended with exit code {seaweed.process.returncode}: see {seaweed.log}"
             )
         if time.monotonic() > deadline:

@@ -16,15 +16,16 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_batch_ros.local import batch_stack, seaweed
 from airflow_batch_ros.local.faults import FaultBoard
-from airflow_batch_ros.local.processes import FileLock, choose_port, start_time
+from airflow_batch_ros.local.processes import PORT_TRIES, FileLock, listen, start_time
 from airflow_batch_ros.local.runners import ProcessRunner
-from airflow_batch_ros.local.seaweed import Seaweed
+from airflow_batch_ros.local.seaweed import PortLostError, Seaweed
 from airflow_batch_ros.local.state import (
     EXIT_ALREADY_RUNNING,
     ContainerOptions,
@@ -104,30 +105,32 @@ def _serve(state: StateFolder, options: ServerOptions, end: queue.SimpleQueue[st
             host = _LOOPBACK if options.containers.network else job_host
             jobs = f"containers of {options.containers.image}"
         bind_address = "0.0.0.0" if options.all_interfaces else host
-        port = choose_port(options.port, remembered=kept.port)
-        s3_ports = seaweed.choose_ports(kept.s3_ports, s3_port=0 if options.s3_faults else options.s3_port)
+        listener = ends.enter_context(listen(bind_address, options.port, remembered=kept.port))
+        port = listener.getsockname()[1]
         credentials = options.credentials or kept.credentials
-        store = seaweed.start(
-            state.s3,
-            credentials,
-            ports=s3_ports,
-            host=_LOOPBACK if options.s3_faults else host,
-            bind_address=_LOOPBACK if options.s3_faults else bind_address,
-            log=state.seaweed_log,
-        )
-        ends.callback(seaweed.stop, store)
         board = FaultBoard()
-        s3_port, proxy_port = s3_ports["s3"], 0
+        proxy_port = 0
         if options.s3_faults:
             from airflow_batch_ros.local.s3_proxy import S3Proxy
 
-            taken = [port, *s3_ports.values()]
-            s3_port = proxy_port = choose_port(options.s3_port, remembered=kept.s3_proxy_port, taken=taken)
-            proxy = S3Proxy(
-                board, bind_address=bind_address, port=proxy_port, store=(_LOOPBACK, s3_ports["s3"])
+            s3_listener = ends.enter_context(
+                listen(bind_address, options.s3_port, remembered=kept.s3_proxy_port)
             )
+            proxy_port = s3_listener.getsockname()[1]
+            store = _start_store(state, credentials, kept.s3_ports, ends=ends)
+            proxy = S3Proxy(board, listener=s3_listener, store=(_LOOPBACK, store.ports["s3"]))
             ends.callback(proxy.close)
-        # moto takes a second to import: SeaweedFS starts meanwhile.
+        else:
+            store = _start_store(
+                state,
+                credentials,
+                kept.s3_ports,
+                ends=ends,
+                host=host,
+                bind_address=bind_address,
+                s3_port=options.s3_port,
+            )
+        s3_port = proxy_port or store.ports["s3"]
         from airflow_batch_ros.local.moto_server import MotoServer
 
         aws = MotoServer(
@@ -136,8 +139,7 @@ def _serve(state: StateFolder, options: ServerOptions, end: queue.SimpleQueue[st
             board,
             host=host,
             job_host=job_host,
-            bind_address=bind_address,
-            port=port,
+            listener=listener,
             client_environment=_client_environment(credentials, f"http://{job_host}:{s3_port}"),
         )
         ends.callback(aws.close)
@@ -157,11 +159,51 @@ def _serve(state: StateFolder, options: ServerOptions, end: queue.SimpleQueue[st
         )
         aws.open_console(server.client)
         batch_stack.make_queue(server.client)
-        seaweed.wait_until_ready(store)
         seaweed.reclaim_space(store)
-        write_kept(state, Kept(credentials, kept.owner, port, s3_ports, proxy_port or kept.s3_proxy_port))
+        write_kept(state, Kept(credentials, kept.owner, port, store.ports, proxy_port or kept.s3_proxy_port))
         write_running(state, server)
         _wait_for_end(store, end)
+
+
+def _start_store(
+    state: StateFolder,
+    credentials: Credentials,
+    remembered: Mapping[str, int],
+    *,
+    ends: ExitStack,
+    host: str = _LOOPBACK,
+    bind_address: str = _LOOPBACK,
+    s3_port: int = 0,
+) -> Seaweed:
+    """SeaweedFS, which answers and ``ends`` stops; on other ports where one was lost before it listened.
+
+    Raises:
+        LocalAwsError: it does not start.
+        OSError: ``s3_port`` is taken.
+    """
+    tries_left = PORT_TRIES
+    while True:
+        store = seaweed.start(
+            state.s3,
+            credentials,
+            ports=seaweed.choose_ports(remembered, s3_port=s3_port),
+            host=host,
+            bind_address=bind_address,
+            log=state.seaweed_log,
+        )
+        ends.callback(seaweed.stop, store)
+        # It takes a second, in which SeaweedFS starts.
+        import airflow_batch_ros.local.moto_server  # noqa: F401
+
+        tries_left -= 1
+        try:
+            seaweed.wait_until_ready(store)
+        except PortLostError:
+            if not tries_left:
+                raise
+            remembered = {}
+        else:
+            return store
 
 
 def _wait_for_end(store: Seaweed, end: queue.SimpleQueue[str]) -> None:

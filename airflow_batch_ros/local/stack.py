@@ -228,7 +228,10 @@ class EmbeddedAws:
             in_force.end()
 
     def _launch(self, *, detached: bool) -> RunningServer:
-        self.state.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.state.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise LocalAwsError(f"{self.state.path} cannot be its folder: {error.strerror}") from error
         settings = {"state_dir": str(self.state.path), "detached": detached, "options": asdict(self._options)}
         with self.state.server_log.open("ab") as log:
             process = subprocess.Popen(

@@ -171,7 +171,7 @@ def find_running(state: StateFolder) -> RunningServer | None:
     """The server over ``state`` that is up and ready; None where none is."""
     try:
         raw = json.loads(state.running.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     server = RunningServer(**raw)
     # Otherwise the file is what a server that was killed left behind.

@@ -18,6 +18,7 @@ from airflow_batch_ros.stack.parameters import (
     NETWORKS,
     PLATFORMS,
     REMOVAL_POLICIES,
+    OptionsError,
     StackError,
     StackOptions,
     partition,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     import boto3
 
 EXIT_FAILED = 1
+EXIT_USAGE = 2
 EXIT_PROBLEMS = 4
 
 DEFAULT_PLATFORM = "FARGATE_SPOT"
@@ -258,6 +260,9 @@ def _guarded(command: Callable[[argparse.Namespace], int]) -> Callable[[argparse
 
         try:
             return command(arguments)
+        except OptionsError as error:
+            print(error, file=sys.stderr)
+            return EXIT_USAGE
         except StackError as error:
             print(error, file=sys.stderr)
         except (BotoCoreError, ClientError, ResponseParserError) as error:
@@ -271,13 +276,13 @@ def session_of(arguments: argparse.Namespace) -> boto3.Session:
     """Of the profile and region that were asked for.
 
     Raises:
-        StackError: there is no region.
+        OptionsError: there is no region.
     """
     import boto3
 
     session = boto3.Session(profile_name=arguments.profile, region_name=arguments.region)
     if session.region_name is None:
-        raise StackError("no region: name one (--region, or AWS_DEFAULT_REGION)")
+        raise OptionsError("no region: name one (--region, or AWS_DEFAULT_REGION)")
     return session
 
 
@@ -294,7 +299,7 @@ def _deployment(arguments: argparse.Namespace, session: boto3.Session) -> deploy
     for tag in getattr(arguments, "tag", []):
         key, separator, value = tag.partition("=")
         if not (key and separator):
-            raise StackError(f"--tag {tag}: KEY=VALUE is expected")
+            raise OptionsError(f"--tag {tag}: KEY=VALUE is expected")
         tags[key] = value
     return deploy.Deployment(session.client("cloudformation"), print, arguments.role_arn, tags)
 
@@ -312,7 +317,9 @@ def _create(arguments: argparse.Namespace) -> int:
     if stack is None:
         parameters = {"Platform": DEFAULT_PLATFORM, **given}
         if "SourceUris" not in parameters or "OutputBucket" not in parameters:
-            raise StackError("--source and --output are needed: where the bags are, and where the tables go")
+            raise OptionsError(
+                "--source and --output are needed: where the bags are, and where the tables go"
+            )
         with _progress(deployment, arguments):
             deploy.create(
                 deployment,

@@ -11,7 +11,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from airflow_batch_ros.stack.outputs import find_stack, outputs_of
-from airflow_batch_ros.stack.parameters import StackError, check_parameters
+from airflow_batch_ros.stack.parameters import OptionsError, StackError, check_parameters
 
 if TYPE_CHECKING:
     from mypy_boto3_cloudformation import CloudFormationClient
@@ -100,7 +100,8 @@ def create(
     """Begins to make the stack.
 
     Raises:
-        StackError: the parameters cannot be, or there is a stack of this name.
+        OptionsError: the parameters cannot be.
+        StackError: there is a stack of this name.
     """
     check_parameters(parameters)
     if find_stack(deployment.cloudformation, name) is not None:
@@ -124,7 +125,8 @@ def update(
     """Begins to change the stack; parameters that are not given stay. False where there is nothing to change.
 
     Raises:
-        StackError: the parameters cannot be, or there is no such stack.
+        OptionsError: the parameters cannot be.
+        StackError: there is no such stack.
     """
     stack = find_stack(deployment.cloudformation, name)
     if stack is None:
@@ -137,9 +139,11 @@ def update(
         for each in stack.get("Parameters", [])
         if each["ParameterKey"] in defaults
     }
-    check_parameters({**before, **parameters})
+    check_parameters({**before, **parameters}, given=parameters)
     if parameters.get("FairShare", before.get("FairShare", "false")) != before.get("FairShare", "false"):
-        raise StackError(f"fair-share: AWS lets no queue change it; stack {name} would have to be made anew")
+        raise OptionsError(
+            f"fair-share: AWS lets no queue change it; stack {name} would have to be made anew"
+        )
     if removal_policy is None:
         deployed = deployment.cloudformation.get_template(StackName=name)["TemplateBody"]
         removal_policy = "RETAIN" if "DeletionPolicy: Retain" in str(deployed) else "DESTROY"

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from airflow_batch_ros.stack.parameters import REMOVAL_POLICIES, StackError, StackOptions
+from airflow_batch_ros.stack.parameters import REMOVAL_POLICIES, OptionsError, StackOptions
 
 BESIDE = (
     "PACKAGES",
@@ -30,7 +30,7 @@ def read_environment(environ: Mapping[str, str], prefix: str) -> tuple[StackOpti
     empty is not said.
 
     Raises:
-        StackError: with every variable that is unknown or wrong.
+        OptionsError: with every variable that is unknown or wrong.
     """
     said = {
         name.removeprefix(prefix): text.strip() for name, text in environ.items() if name.startswith(prefix)
@@ -58,7 +58,7 @@ def read_environment(environ: Mapping[str, str], prefix: str) -> tuple[StackOpti
                 problems.append(f"{prefix}{name}={text}: {error}")
     problems += [f"{prefix}{name} is no option of a stack" for name in sorted(said)]
     if problems:
-        raise StackError("; ".join(problems))
+        raise OptionsError("; ".join(problems))
     if "sources" in values:
         values["sources"] = tuple(_uri(source) for source in values["sources"])
     if "output" in values:

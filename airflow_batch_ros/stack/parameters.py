@@ -45,6 +45,10 @@ class StackError(ValueError):
     """A stack that cannot be made, changed or used as asked; says why and what to do."""
 
 
+class OptionsError(StackError):
+    """Options that cannot be, whatever there is in AWS."""
+
+
 @dataclass(frozen=True, slots=True)
 class StackOptions:
     """What a stack is made with; None is the template's default, or what the stack has already.
@@ -109,12 +113,15 @@ _DERIVED = {
     *("schedule_conf", "marker", "marker_conf"),
 }
 
+_CONFS = (("schedule", "ScheduleConfUri", "Schedule"), ("marker", "MarkerConfUri", "MarkerBucket"))
+"""What starts runs, with the parameters of its conf and of itself."""
+
 
 def template_parameters(options: StackOptions, *, region: str) -> dict[str, str]:
     """The template's parameters that the options decide, as CloudFormation takes them.
 
     Raises:
-        StackError: an option cannot be; the message has every problem.
+        OptionsError: an option cannot be; the message has every problem.
     """
     problems: list[str] = []
     found: dict[str, str] = {}
@@ -146,15 +153,18 @@ def template_parameters(options: StackOptions, *, region: str) -> dict[str, str]
             problems.append(f"retries {options.retries}: 0 to {MAX_RETRIES} can be")
         found["Attempts"] = str(options.retries + 1)
     if problems:
-        raise StackError("; ".join(problems))
+        raise OptionsError("; ".join(problems))
     return found
 
 
-def check_parameters(parameters: Mapping[str, str]) -> None:
+def check_parameters(parameters: Mapping[str, str], *, given: Mapping[str, str] | None = None) -> None:
     """Holds all parameters together against what AWS would refuse late, or only when a job starts.
 
+    ``given`` are those of them that are asked for now, None for all: the conf of a schedule that was ended
+    may stay.
+
     Raises:
-        StackError: with every problem.
+        OptionsError: with every problem.
     """
     problems = []
     if parameters.get("Network", "given") == "given" and not parameters.get("SubnetIds"):
@@ -185,6 +195,11 @@ def check_parameters(parameters: Mapping[str, str]) -> None:
         problems.append(
             "a schedule needs a conf: put one in S3 and name it (--schedule-conf s3://bucket/key)"
         )
+    for option, conf, start in _CONFS:
+        if (parameters if given is None else given).get(conf) and not parameters.get(start):
+            problems.append(
+                f"{option}-conf {parameters[conf]}: there is no {option} that it is of (--{option})"
+            )
     if parameters.get("FairShare") == "true" and (
         parameters.get("Schedule") or parameters.get("MarkerBucket")
     ):
@@ -196,7 +211,7 @@ def check_parameters(parameters: Mapping[str, str]) -> None:
     if below and not any(below.startswith(source) for source in parameters["SourceUris"].split(",")):
         problems.append(f"markers below {below}: jobs may not read there; name it as --source too")
     if problems:
-        raise StackError("; ".join(problems))
+        raise OptionsError("; ".join(problems))
 
 
 def _on_instances(parameters: Mapping[str, str]) -> list[str]:
@@ -231,14 +246,14 @@ def split_uri(uri: str) -> tuple[str, str]:
     """Bucket and prefix (without slashes around it) of an S3 URI.
 
     Raises:
-        StackError: it is none.
+        OptionsError: it is none.
     """
     match = _URI.fullmatch(uri)
     if match is None:
-        raise StackError(f"{uri!r} is no S3 URI (s3://bucket/prefix/)")
+        raise OptionsError(f"{uri!r} is no S3 URI (s3://bucket/prefix/)")
     key = (match["key"] or "").strip("/")
     if "*" in key or "?" in key or "," in key:
-        raise StackError(f"{uri!r}: a prefix with *, ? or a comma cannot be given rights to")
+        raise OptionsError(f"{uri!r}: a prefix with *, ? or a comma cannot be given rights to")
     return match["bucket"], key
 
 
@@ -247,7 +262,7 @@ def _sources(uris: Sequence[str], region: str, problems: list[str]) -> dict[str,
     for uri in uris:
         try:
             places.append(split_uri(uri))
-        except StackError as error:
+        except OptionsError as error:
             problems.append(f"source {error}")
     if not uris:
         problems.append("no source: where are the bags? (--source s3://bucket/prefix/)")
@@ -263,7 +278,7 @@ def _sources(uris: Sequence[str], region: str, problems: list[str]) -> dict[str,
 def _output(uri: str, problems: list[str]) -> dict[str, str]:
     try:
         bucket, key = split_uri(uri)
-    except StackError as error:
+    except OptionsError as error:
         problems.append(f"output {error}")
         return {}
     return {"OutputBucket": bucket, "OutputPrefix": key}
@@ -275,7 +290,7 @@ def _marker(uri: str, problems: list[str]) -> dict[str, str]:
         return {"MarkerBucket": "", "MarkerKeys": "-", "MarkersBelow": ""}
     try:
         bucket, key = split_uri(uri)
-    except StackError as error:
+    except OptionsError as error:
         problems.append(f"marker {error}")
         return {}
     folder, slash, name = key.rpartition("/")

@@ -5,8 +5,7 @@ The base install holds ``ros_to_parquet.contract`` alone; everything else needs 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # importing typing takes time, in which nothing catches an interrupt
 if TYPE_CHECKING:
     from ros_to_parquet.lake import Lake
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import os
 import resource
 import sys
 from collections.abc import Sequence
 
-from ros_to_parquet import __version__, termination
+from ros_to_parquet import __version__, standard_output, termination
 from ros_to_parquet.commands import catalog, drift, extract, finish, fleet, frames, look, rebuild, report, run
 from ros_to_parquet.commands.outcome import explain, fail
 from ros_to_parquet.contract import EXIT_CODE_HELP, ExitCode
+from ros_to_parquet.standard_output import StandardOutputError
 from ros_to_parquet.termination import TerminatedError
 
 OPEN_FILES = 10_000
@@ -48,14 +48,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words and words[0] in PLANNING_COMMANDS:
         return plan_and_submit(words)
     termination.listen()
-    arguments = build_parser().parse_args(words)
-    _allow_open_files()
     try:
-        code = int(arguments.call(arguments))
-        print(end="", flush=True)  # standard output may be closed
-    except BrokenPipeError:  # who reads has seen enough (`| head`): no error, and nobody to tell
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = int(ExitCode.OK)
+        with standard_output.checked():
+            arguments = build_parser().parse_args(words)
+            _allow_open_files()
+            code = int(arguments.call(arguments))
+    except StandardOutputError as error:
+        standard_output.discard()
+        code = int(ExitCode.OK) if error.reader_gone else fail(ExitCode.OUTPUT_FAILED, str(error))
     except ModuleNotFoundError as error:
         extra = "engine,report" if error.name in REPORT_MODULES else "engine"
         reason = f"{error}: this command needs more of it: pip install 'ros-to-parquet[{extra}]'"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import sys
-from typing import Final, NoReturn
+
+TYPE_CHECKING = False  # importing typing takes longer than all of this module
+if TYPE_CHECKING:
+    from typing import Final, NoReturn
 
 _GC_THRESHOLD: Final = 100_000
 """Allocations between two collections. Importing makes as many objects, of which none is garbage."""
@@ -21,10 +23,25 @@ _MALLOC_SETTINGS: Final = {
 
 def main() -> NoReturn:
     """Runs a command and ends the process with its exit code."""
-    tune()
-    from ros_to_parquet import cli
+    try:
+        tune()
+        from ros_to_parquet import cli
 
-    leave(cli.main())
+        code = cli.main()
+    except KeyboardInterrupt:  # while modules are imported: later, the command line catches it
+        code = interrupted()
+    leave(code)
+
+
+def interrupted() -> int:
+    """Says so as a command does that was interrupted later, while it ran; gives the exit code."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # from a keyboard, it may well come twice
+    from ros_to_parquet.commands.outcome import fail
+    from ros_to_parquet.contract import ExitCode
+
+    return fail(ExitCode.RETRY, "interrupted")
 
 
 def tune() -> None:
@@ -37,6 +54,8 @@ def tune() -> None:
 
 def set_malloc() -> bool:
     """Sets glibc's malloc up for large buffers; False where the C library is another one."""
+    import ctypes
+
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
@@ -46,6 +65,9 @@ def set_malloc() -> bool:
 
 def leave(code: int) -> NoReturn:
     """Ends the process. All files are closed and threads done: taking modules apart would change nothing."""
-    print(end="", flush=True)  # which minds no stream that is closed
-    print(end="", file=sys.stderr, flush=True)
+    from contextlib import suppress
+
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # the command line has said so, or there is nobody to tell
+            print(end="", file=stream, flush=True)  # which minds no stream that is closed
     os._exit(code)

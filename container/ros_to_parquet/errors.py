@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
 
-from ros_to_parquet.contract import ExitCode
+from ros_to_parquet.contract import ContractError, ExitCode
+from ros_to_parquet.termination import TerminatedError
 
 DEBUG_VARIABLE = "ROS_TO_PARQUET_DEBUG"
 """Environment variable: not empty, errors of the engine itself are logged with what they say."""
+
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Numbers of an `OSError` that is nobody's fault but the disk's."""
 
 
 class ShardError(Exception):
@@ -18,6 +24,36 @@ class ShardError(Exception):
     def __init__(self, message: str, exit_code: ExitCode) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def exit_code(error: BaseException) -> ExitCode:
+    """What a command that raised this ends with."""
+    from ros_to_parquet import storage
+    from ros_to_parquet.bag.model import BagError
+
+    match error:
+        case ShardError():
+            return error.exit_code
+        case BagError():
+            return ExitCode.BAG_UNREADABLE
+        case storage.LocationError():
+            return ExitCode.USAGE
+        case ContractError():
+            return ExitCode.PLAN_REFUSED
+        case TerminatedError() | storage.TransientError():
+            return ExitCode.RETRY
+        case storage.AccessDeniedError():
+            return ExitCode.ACCESS_DENIED
+        case storage.NotFoundError():
+            return ExitCode.INPUT_MISSING
+        case storage.StorageError():
+            return ExitCode.OUTPUT_FAILED
+        case MemoryError():
+            return ExitCode.OUT_OF_MEMORY
+        case OSError() if error.errno in DISK_FULL:
+            return ExitCode.OUTPUT_FAILED
+        case _:
+            return ExitCode.ENGINE_ERROR
 
 
 def unexpected(error: BaseException) -> str:

@@ -11,13 +11,21 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from ros_to_parquet import __version__, contract, lake
-from ros_to_parquet.contract import ContractError, FinishOptions, FinishRecord, Plan, StepResult, StepState
-from ros_to_parquet.errors import unexpected
+from ros_to_parquet.contract import (
+    ContractError,
+    ExitCode,
+    FinishOptions,
+    FinishRecord,
+    Plan,
+    StepResult,
+    StepState,
+)
+from ros_to_parquet.errors import exit_code, unexpected
 from ros_to_parquet.log import event, now
 from ros_to_parquet.memory import DEFAULT_BUDGET, MemoryBudget
 from ros_to_parquet.storage import NotFoundError, Storage, StorageError, join
@@ -35,11 +43,25 @@ REPORT_EXTRA = "pip install 'ros-to-parquet[engine,report]'"
 
 
 class StepError(Exception):
-    """A step that cannot be done; the message is for people."""
+    """A step that cannot be done; the message is for people.
+
+    Attributes:
+        exit_code: what the step's own command ends with.
+    """
+
+    exit_code = ExitCode.INPUT_MISSING
+
+
+class StepRefusedError(StepError):
+    """A step whose output cannot be written as it is asked for."""
+
+    exit_code = ExitCode.OUTPUT_FAILED
 
 
 class StepSkippedError(StepError):
     """A step that cannot be done where it runs; the message says what to do."""
+
+    exit_code = ExitCode.ENGINE_ERROR
 
 
 class _OutOfTimeError(BaseException):
@@ -71,6 +93,18 @@ class Made:
 
     wrote: tuple[str, ...] = ()
     problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What has become of the steps that were wanted, now or before.
+
+    Attributes:
+        code: that of the first step that could not be done now.
+    """
+
+    steps: tuple[StepResult, ...] = ()
+    code: ExitCode = ExitCode.OK
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +167,7 @@ def _catalog(drive: Drive) -> Made:
     try:
         registered = register(drive.storage, drive.output, drive.drive_id, drive.options.catalog)
     except CatalogError as error:
-        raise StepError(str(error)) from error
+        raise StepRefusedError(str(error)) from error
     return Made(problem=and_more(registered.left_out))
 
 
@@ -148,29 +182,32 @@ STEPS: tuple[Step, ...] = (
 
 def finish_drive(
     storage: Storage, plan: Plan, *, budget: MemoryBudget = DEFAULT_BUDGET, again: bool = False
-) -> FinishRecord | None:
-    """Does the steps that the plan asks for; None where it asks for none.
+) -> Finished:
+    """Does the steps that the plan asks for.
 
     To be called when the plan is committed. Steps that are done already are not done ``again``.
     Never raises for a step that fails, nor where the record cannot be read or written.
     """
     wanted = [step for step in STEPS if step.wanted(plan.finish)]
     if not wanted:
-        return None
+        return Finished()
     before = read_record(storage, plan.output, plan.drive_id, plan.plan_id)
     known = {each.step: each for each in before.steps} if before else {}
     drive = Drive(storage, plan.output, plan.drive_id, plan.finish, budget)
-    results = {
+    done = {
         step.name: _do(step, drive)
         for step in wanted
         if again or step.name not in known or known[step.name].state is not StepState.DONE
     }
-    if before is not None and not results:
-        return before
-    steps = tuple((known | results).values())
-    record = FinishRecord(contract.CONTRACT_VERSION, __version__, plan.plan_id, plan.drive_id, now(), steps)
-    _write_record(storage, plan, record)
-    return record
+    results = known | {name: result for name, (result, _) in done.items()}
+    if before is None or done:
+        steps = tuple(results.values())
+        record = FinishRecord(
+            contract.CONTRACT_VERSION, __version__, plan.plan_id, plan.drive_id, now(), steps
+        )
+        _write_record(storage, plan, record)
+    code = next((code for _, code in done.values() if code is not ExitCode.OK), ExitCode.OK)
+    return Finished(tuple(results[step.name] for step in wanted), code)
 
 
 def finish_committed(
@@ -181,7 +218,7 @@ def finish_committed(
     *,
     budget: MemoryBudget = DEFAULT_BUDGET,
     again: bool = False,
-) -> FinishRecord | None:
+) -> Finished:
     """`finish_drive` for the plan that was committed last of a drive in the lake.
 
     Args:
@@ -192,11 +229,14 @@ def finish_committed(
     """
     plan_id = lake.last_committed(storage, output, drive_id)
     if plan_id is None:
+        there = lake.Lake(output).drives()
+        if drive_id not in there:
+            raise StepError(f"{output}: no drive {drive_id!r}; there are {and_more(there) or 'none'}")
         raise StepError(f"{output}: drive {drive_id!r} has no run that is committed")
     uri = join(output, contract.plan_key(drive_id, plan_id))
     plan = contract.from_json(Plan, storage.read(uri), where=uri)
-    if options is not None:
-        plan = replace(plan, finish=options)
+    # A lake may have been moved, or copied, since the plan was made.
+    plan = replace(plan, output=output, finish=plan.finish if options is None else options)
     return finish_drive(storage, plan, budget=budget, again=again)
 
 
@@ -224,19 +264,21 @@ def _write_record(storage: Storage, plan: Plan, record: FinishRecord) -> None:
         event("finish_not_recorded", drive_id=plan.drive_id, uri=uri, reason=str(error))
 
 
-def _do(step: Step, drive: Drive) -> StepResult:
+def _do(step: Step, drive: Drive) -> tuple[StepResult, ExitCode]:
     begin = time.monotonic()
     event("finishing", drive_id=drive.drive_id, step=step.name)
-    made, state = Made(), StepState.DONE
+    made, state, code = Made(), StepState.DONE, ExitCode.OK
     try:
         with _time_limit(step.seconds):
             made = step.do(replace(drive, ends_at=begin + step.seconds))
     except StepSkippedError as error:
-        made, state = Made(problem=str(error)), StepState.SKIPPED
+        made, state, code = Made(problem=str(error)), StepState.SKIPPED, error.exit_code
     except _OutOfTimeError:
-        made, state = Made(problem=f"broken off after {step.seconds:g} s"), StepState.FAILED
+        problem = f"broken off after {step.seconds:g} s"
+        made, state, code = Made(problem=problem), StepState.FAILED, ExitCode.ENGINE_ERROR
     except Exception as error:  # noqa: BLE001 (the drive is committed, whatever goes wrong with what is added)
         made, state = Made(problem=_in_words(error)), StepState.FAILED
+        code = error.exit_code if isinstance(error, StepError) else exit_code(error)
     seconds = round(time.monotonic() - begin, 3)
     problem = shown(made.problem)[:MAX_PROBLEM_LENGTH]
     event(
@@ -248,7 +290,7 @@ def _do(step: Step, drive: Drive) -> StepResult:
         wrote=list(made.wrote),
         problem=problem,
     )
-    return StepResult(step.name, state, seconds, problem, made.wrote)
+    return StepResult(step.name, state, seconds, problem, made.wrote), code
 
 
 def _in_words(error: Exception) -> str:
@@ -278,10 +320,10 @@ def _time_limit(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def lines(record: FinishRecord, output: str) -> list[str]:
+def lines(steps: Iterable[StepResult], output: str) -> list[str]:
     """A line for each step: what it wrote, or why not."""
     said = []
-    for each in record.steps:
+    for each in steps:
         wrote = ", ".join(join(output, path) for path in each.wrote)
         if each.state is StepState.DONE:
             said.append(f"{each.step}: {wrote}" if wrote else each.step)

@@ -54,7 +54,7 @@ def make_plan(
     Of a folder, the bags directly in it are taken and those of rosbag2 folders directly in it; with
     ``recursive`` all; never what is in the lake. The plan's id derives from what is extracted, so that
     running the same command again goes on with it. A plan without shards means that the lake has all of
-    the bags; it is not saved.
+    the bags that can be read; it is not saved.
 
     Raises:
         ShardError: no bag found, another run has the drive, or rows of a bag would be there twice.
@@ -70,7 +70,7 @@ def make_plan(
     uris = [each.info.uri for each in found]
     base = posixpath.commonpath([posixpath.dirname(_as_path(uri)) for uri in uris])
     planned = tuple(_planned(each, base) for each in found)
-    drive_id = drive_id or _drive_id(planned, base)
+    drive_id = _drive_id(planned, base) if drive_id is None else drive_id
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}", drive_id):
         raise ShardError(
             f"drive id {drive_id!r}: letters, digits, _ - . only, a letter or digit first, 80 at most; "
@@ -118,11 +118,14 @@ def _plan(
     replaces = tuple(sorted({manifest.plan_id for manifest in record.manifests})) if overwrite else ()
     standing = contract.standing_manifests(record.manifests, record.commits)
     done = set() if overwrite else contract.covered_bags(standing, options)
-    todo = tuple(bag for bag in planned if bag.content not in done)
+    unreadable = {} if overwrite else contract.unreadable_bags(standing, options, engine_version=__version__)
+    todo = tuple(bag for bag in planned if bag.content not in done and bag.content not in unreadable)
     if not overwrite:
         _refuse_second_rows(drive_id, todo, standing)
-    # No more counts of a plan that was replaced or taken over; what one version cannot read, another may.
+    # No more counts of a plan that was replaced or taken over; what one version cannot read, another may,
+    # and what a plan could not read is not read by going on with that plan.
     ended = {commit.plan_id for commit in record.commits if commit.taken_over_by}
+    ended |= _in_vain(todo, standing)
     made_of = (todo, options, replaces, sorted(record.superseded | ended), __version__)
     what = contract.sha256(repr(made_of).encode())[:16]
     run = contract.Run("", f"extract-{what}")
@@ -139,8 +142,24 @@ def _plan(
         replaces=replaces,
         ignored=tuple(ignored[: contract.MAX_REASONS]),
         ignored_count=len(ignored),
-        covered=tuple(bag.name for bag in planned if bag not in todo),
+        covered=tuple(bag.name for bag in planned if bag.content in done),
+        unreadable=tuple(
+            contract.KnownUnreadable(bag.name, unreadable[bag.content])
+            for bag in planned
+            if bag.content in unreadable and bag.content not in done
+        ),
     )
+
+
+def _in_vain(todo: Sequence[PlannedBag], standing: Iterable[contract.Manifest]) -> set[str]:
+    """Ids of the plans that could not read one of the bags to do."""
+    wanted = {bag.content for bag in todo}
+    return {
+        manifest.plan_id
+        for manifest in standing
+        for bag in manifest.bags
+        if bag.status is contract.BagStatus.UNREADABLE and bag.content in wanted
+    }
 
 
 def _source(uris: Sequence[str], base: str) -> str:
@@ -249,12 +268,7 @@ def _refuse_second_rows(
     drive_id: str, todo: Sequence[PlannedBag], standing: Iterable[contract.Manifest]
 ) -> None:
     """Raises `ShardError` where rows of a bag to do are in the drive already: they would be there twice."""
-    present = {
-        bag.name
-        for manifest in standing
-        for bag in manifest.bags
-        if bag.status is not contract.BagStatus.UNREADABLE
-    }
+    present = {bag.name for manifest in standing for bag in manifest.bags if bag.extracted}
     if again := [bag.name for bag in todo if bag.name in present]:
         shown = ", ".join(again[:5]) + (f" and {len(again) - 5} more" if len(again) > 5 else "")
         raise ShardError(

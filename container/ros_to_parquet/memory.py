@@ -19,8 +19,8 @@ LEAST_LIMIT_BYTES: Final = 128 << 20
 IMPORT_BYTES: Final = 128 << 20
 """Interpreter and libraries: what a shard of a bag without messages takes, and a little more."""
 
-TABLE_BYTES: Final = 16 << 10
-DECODER_BYTES: Final = 56 << 10
+TABLE_BYTES: Final = 18 << 10
+DECODER_BYTES: Final = 54 << 10
 """What a topic's table takes until the shard is done, and a type's decoder: of few columns."""
 
 VARIABLE: Final = "ROS_TO_PARQUET_MEMORY_LIMIT"

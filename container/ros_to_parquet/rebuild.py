@@ -177,7 +177,7 @@ def rebuild(
             f"drive {drive_id}: {len(source.channels):,} topics and connections are more than the "
             f"{MAX_CHANNELS:,} of an MCAP file; take fewer topics"
         )
-    bags = [bag for manifest in standing for bag in manifest.bags]
+    bags = contract.counting_bags(standing)
     upload = storage.upload(output)
     try:
         _write(upload.write, source, window, tallies, lake, bags)

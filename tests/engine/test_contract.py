@@ -122,7 +122,7 @@ def test_json_round_trip_is_canonical(value: object) -> None:
     ("change", "said"),
     [
         (lambda raw: raw.pop("drive_id"), "p: key drive_id is missing"),
-        (lambda raw: raw.update(colour="red"), "p: unknown keys colour"),
+        (lambda raw: raw.update(colour="red"), "p: unknown keys colour: of a later version?"),
         (lambda raw: raw.update(contract_version=99), "p: contract version 99, this engine speaks 1"),
         (lambda raw: raw.update(drive_id=7), "p.drive_id: expected str, not 7"),
         (lambda raw: raw["bags"][1].update(size_bytes="10"), "p.bags[1].size_bytes: expected int, not '10'"),
@@ -241,6 +241,25 @@ def test_a_bag_is_covered_when_all_slices_are_there_with_equal_options() -> None
     assert contract.covered_bags([manifest(0, bag_result("0.bag"))], ExtractOptions(("/imu",))) == set()
     unreadable = bag_result("0.bag", BagStatus.UNREADABLE)
     assert contract.covered_bags([manifest(0, unreadable)], options) == set()
+
+
+def test_of_a_bag_that_several_runs_had_those_count_that_gave_rows_or_the_last() -> None:
+    nothing = bag_result("0.bag", extracted=0)
+    misspelt = manifest(0, nothing, plan_id="a", options=ExtractOptions(("/misspelt",)), finished_at="9")
+    again = manifest(0, nothing, plan_id="b", options=ExtractOptions(("/imuu",)), finished_at="8")
+    assert contract.counting_bags([misspelt, again]) == [nothing]
+    right = bag_result("0.bag")
+    assert contract.counting_bags([misspelt, manifest(0, right, plan_id="c"), again]) == [right]
+    torn = bag_result("0.bag", BagStatus.UNREADABLE, extracted=0, etag="torn")
+    assert contract.counting_bags([manifest(0, torn), manifest(0, right, plan_id="c")]) == [right]
+
+
+def test_a_slice_that_could_not_be_read_counts_until_it_is() -> None:
+    halves = [bag_result("0.bag", slice=BagSlice(0, index, 2)) for index in (0, 1)]
+    unread = dataclasses.replace(halves[1], status=BagStatus.UNREADABLE, extracted=0)
+    first, second = manifest(0, halves[0], unread), manifest(0, halves[1], plan_id="b")
+    assert contract.counting_bags([first]) == [halves[0], unread]
+    assert contract.counting_bags([first, second]) == halves
 
 
 def test_globs_match_whole_topics_as_ros_resolves_them() -> None:

@@ -118,6 +118,43 @@ def test_a_report_can_be_asked_for_afterwards(
     assert main(["finish", str(output), "--drive-id", "e", "--report"]) == ExitCode.INPUT_MISSING
 
 
+@pytest.mark.parametrize(
+    ("asked", "code", "said"),
+    [
+        (["--catalog", "glue:drives"], ExitCode.OUTPUT_FAILED, "! catalog failed: "),
+        (["--sync", '{"reference": "/none"}'], ExitCode.INPUT_MISSING, "! frames failed: "),
+    ],
+)
+def test_a_mistake_in_what_is_asked_for_is_no_error_of_the_engine(
+    bag: Path, output: Path, capsys: pytest.CaptureFixture[str], asked: list[str], code: ExitCode, said: str
+) -> None:
+    assert main(words(bag, output)) == ExitCode.OK
+    finish_words = ["finish", str(output), "--drive-id", "d"]
+    assert main([*finish_words, *asked]) == code
+    assert said in capsys.readouterr().out
+    assert main([*finish_words, "--report"]) == ExitCode.OK  # whatever became of another step before
+    assert said not in capsys.readouterr().out
+
+
+def test_a_drive_that_is_not_there_is_said_as_by_other_commands(
+    bag: Path, output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(bag, output)) == ExitCode.OK
+    capsys.readouterr()
+    for command in (["finish"], ["report"], ["frames", "--reference", "/status"]):
+        assert main([*command, str(output), "--drive-id", "e"]) == ExitCode.INPUT_MISSING
+        assert f"{output}: no drive 'e'; there are d" in capsys.readouterr().err
+
+
+def test_in_a_lake_that_was_moved_it_is_done_there(bag: Path, output: Path, tmp_path: Path) -> None:
+    assert main(words(bag, output)) == ExitCode.OK
+    moved = output.rename(tmp_path / "moved")
+    assert main(["finish", str(moved), "--drive-id", "d", "--report"]) == ExitCode.OK
+    assert (moved / "_reports/drive_id=d/report.html").exists()
+    assert list(moved.glob("_manifests/drive_id=d/*/finish.json"))
+    assert not output.exists()
+
+
 def broken(_: Drive) -> Made:
     raise StorageError("the store is full")
 

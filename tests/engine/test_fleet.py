@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,15 @@ from rosbags.rosbag1 import Writer
 from rosbags.typesys import Stores, get_typestore
 
 import ros_to_parquet
-from ros_to_parquet import cli, contract, fleet, lake, places
+from ros_to_parquet import cli, contract, fleet, lake, places, run
 from ros_to_parquet.commands.fleet import parse_place
-from ros_to_parquet.contract import ExitCode, FinishOptions, Manifest
+from ros_to_parquet.contract import BagSlice, ExitCode, ExtractOptions, FinishOptions, Manifest
 from ros_to_parquet.fleet import Place, Query
 from ros_to_parquet.places import Fixes
+from ros_to_parquet.report.drive import describe_drive
 from ros_to_parquet.storage import LocalStorage
 from tests.engine.sample_bags import START_NS, write_bag, write_defined
-from tests.engine.test_run import extract
+from tests.engine.test_run import JOB, extract, plan_for
 
 FLEET = FinishOptions(fleet=True)
 SECOND = 1_000_000_000
@@ -93,6 +95,80 @@ def test_rows_follow_overwriting_new_bags_and_removal(tmp_path: Path) -> None:
         path.unlink()
     assert fleet.write_fleet(LocalStorage(), str(output), "d") == []
     assert tables(output) == {"drives": [], "bags": [], "topics": []}
+
+
+def bags_said(output: Path) -> list[tuple[str, str, int, int]]:
+    return [(bag["bag"], bag["status"], bag["messages"], bag["extracted"]) for bag in tables(output)["bags"]]
+
+
+def test_a_drive_is_what_all_its_runs_have_made_of_it(tmp_path: Path) -> None:
+    """A bag that was copied in vain, and then again, leaves nothing to be said."""
+    output = tmp_path / "lake"
+    (tmp_path / "d.bag").write_bytes(b"")
+    extract(tmp_path / "d.bag", output=output, drive_id="d", finish=FLEET)
+    (row,) = tables(output)["drives"]
+    assert (row["state"], row["bags"], row["unreadable_bags"], row["rows"]) == ("failed", 1, 1, 0)
+    assert row["problems"] == [
+        "bag d.bag at offset 0: the file is empty (0 bytes): the recording or the copy of it failed"
+    ]
+    drive(output, "d")
+    (row,) = tables(output)["drives"]
+    assert (row["state"], row["bags"], row["unreadable_bags"], row["rows"]) == ("succeeded", 1, 0, 160)
+    assert (row["problems"], bags_said(output)) == ([], [("d.bag", "ok", 160, 160)])
+    (tmp_path / "more.bag").write_bytes(b"")
+    extract(tmp_path / "d.bag", tmp_path / "more.bag", output=output, drive_id="d", finish=FLEET)
+    (row,) = tables(output)["drives"]
+    assert (row["state"], row["bags"], row["unreadable_bags"], row["rows"]) == ("damaged", 2, 1, 160)
+    assert bags_said(output) == [("d.bag", "ok", 160, 160), ("more.bag", "unreadable", 0, 0)]
+
+
+def test_what_several_runs_say_of_a_bag_is_said_once(tmp_path: Path) -> None:
+    output = tmp_path / "lake"
+    (tmp_path / "bags").mkdir()
+    (tmp_path / "bags" / "x.bag").write_bytes(b"")
+    for number in range(3):
+        write_bag(tmp_path / "bags" / f"{number}.bag", start_ns=START_NS + number * DAY)
+        extract(tmp_path / "bags", output=output, drive_id="d", finish=FLEET)
+    (row,) = tables(output)["drives"]
+    assert (row["state"], row["bags"], row["unreadable_bags"], row["rows"]) == ("damaged", 4, 1, 480)
+    assert sorted(problem.split(":")[1] for problem in row["problems"]) == [
+        " not tried again, for an earlier run could read nothing of it",
+        " the file is empty (0 bytes)",
+    ]
+
+
+def test_a_bag_of_which_nothing_was_wanted_is_counted_once(tmp_path: Path) -> None:
+    output = tmp_path / "lake"
+    drive(output, "d", options=ExtractOptions(("/misspelt",)))
+    (row,) = tables(output)["drives"]
+    assert (row["state"], row["rows"], len(row["problems"])) == ("succeeded", 0, 1)
+    assert bags_said(output) == [("d.bag", "ok", 160, 0)]
+    drive(output, "d", options=ExtractOptions(("/imu/*",)))
+    (row,) = tables(output)["drives"]
+    assert (row["state"], row["rows"], row["problems"]) == ("succeeded", 40, [])
+    assert bags_said(output) == [("d.bag", "ok", 160, 40)]
+
+
+def test_a_run_that_was_taken_over_does_not_stay_partial(tmp_path: Path) -> None:
+    output = tmp_path / "lake"
+    (tmp_path / "bags").mkdir()
+    for number in range(2):
+        write_bag(tmp_path / "bags" / f"{number}.bag", start_ns=START_NS + number * DAY)
+    arguments: dict[str, Any] = {"output": output, "drive_id": "d", "take_over": True}
+
+    def state() -> contract.DriveState | None:
+        return describe_drive(lake.read_drive(LocalStorage(), str(output), "d")).state
+
+    began = plan_for(tmp_path / "bags", **arguments)  # of which one shard is done when it is killed
+    began = replace(began, shards=((BagSlice(0),), (BagSlice(1),)))
+    LocalStorage().write(str(output / contract.plan_key("d", began.plan_id)), contract.to_json(began))
+    run.run_shard(began, 0, JOB)
+    assert state() is None, "it is at work"
+    taker = plan_for(tmp_path / "bags", **arguments)
+    assert (taker.covered, len(taker.bags)) == (("0.bag",), 1)
+    assert state() is contract.DriveState.PARTIAL
+    run.run_shard(taker, 0, JOB)
+    assert state() is contract.DriveState.SUCCEEDED
 
 
 def test_what_is_written_while_another_run_replaces_the_drive_is_of_the_new(

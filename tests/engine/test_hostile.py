@@ -678,7 +678,8 @@ def test_a_window_that_is_larger_than_what_is_left_for_it(made: Extract) -> None
     data = stream.compress(mcap_of(BEFORE, mcap_record(9, bytes(1 << 20)))) + stream.flush()
     lake = made("a.mcap.zst", data)
     assert lake.exit_code is ExitCode.BAG_UNREADABLE
-    assert "raise --memory-limit, or unpack it first" in lake.reasons[0]
+    assert "134,217,728 bytes of memory that are left to unpack it: unpack it first" in lake.reasons[0]
+    assert "--memory-limit" not in lake.reasons[0], "no more is given, whatever the limit"
 
 
 def test_headers_that_are_none(made: Extract) -> None:

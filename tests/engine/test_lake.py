@@ -168,7 +168,8 @@ def test_manifests_that_are_replaced_while_they_are_read(tmp_path: Path, place: 
 
 
 def test_a_replaced_run_does_not_commit_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lake, "_THREADS", 1)  # or the second manifest may be read beside the first
+    # Or the second manifest may be read beside the first.
+    monkeypatch.setattr("ros_to_parquet.lake.records.THREADS", 1)
     old = plan_of(tmp_path, 3, plan_id="old")
     for shard in range(3):
         write_shard(old, shard)

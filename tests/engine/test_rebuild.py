@@ -529,6 +529,27 @@ def test_only_what_stands_is_rebuilt(tmp_path: Path) -> None:
     ]
 
 
+def test_what_a_run_took_nothing_of_is_not_there_twice(tmp_path: Path) -> None:
+    """Of a bag that was extracted with a misspelt topic, and then with the right one."""
+    with (tmp_path / "a.mcap").open("wb") as stream:
+        writer = mcap.writer.Writer(stream)
+        writer.start("ros2", library="")
+        schema = writer.register_schema("std_msgs/msg/UInt8", "ros2msg", b"uint8 data")
+        channel = writer.register_channel("/n", "cdr", schema)
+        writer.add_message(channel, 7, b"\0\1\0\0\5", 7)
+        writer.add_attachment(5, 6, "calibration.yaml", "text/yaml", b"k: 1")
+        writer.finish()
+    for topic in ("/misspelt", "/n"):
+        arguments = ["--output", str(tmp_path / "lake"), "--drive-id", "d", "--topics", topic]
+        assert main(["extract", str(tmp_path / "a.mcap"), *arguments]) == 0
+    rebuilt = rebuild(Lake(str(tmp_path / "lake")), "d", str(tmp_path / "out.mcap"))
+    assert ([topic.messages for topic in rebuilt.topics], rebuilt.not_extracted) == ([1], 0)
+    with (tmp_path / "out.mcap").open("rb") as stream:
+        assert [each.name for each in mcap.reader.make_reader(stream).iter_attachments()] == [
+            "calibration.yaml"
+        ]
+
+
 def test_from_s3_to_s3(tmp_path: Path, embedded_aws: EmbeddedAws, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in embedded_aws.environment().items():
         monkeypatch.setenv(name, value)

@@ -31,11 +31,12 @@ from ros_to_parquet.report.frame_tree import FrameTree, find_tree
 from ros_to_parquet.report.frames import find_frames
 from ros_to_parquet.report.make import ReportError, make_report
 from ros_to_parquet.report.pictures import PictureError, picture_of, small_jpeg
-from ros_to_parquet.report.rates import Gap, Rate, measure_rate
+from ros_to_parquet.report.rates import BINS, Gap, Rate, measure_rate
 from ros_to_parquet.report.series import find_series
 from ros_to_parquet.report.tables import Tables
 from ros_to_parquet.report.time_axis import make_axis
 from ros_to_parquet.report.track import Track, find_track
+from tests.engine.bag.bag_bytes import McapFile, mcap_channel, mcap_message, mcap_schema
 from tests.engine.sample_bags import START_NS, write_bag, write_defined, write_mcap
 
 STORE = get_typestore(Stores.ROS1_NOETIC)
@@ -169,6 +170,27 @@ def test_short_pauses_stay() -> None:
     assert (axis.pauses, axis.length_ns) == (0, 50 * SECOND_NS)
     none = make_axis([])
     assert (none.pauses, none.length_ns) == (0, 1)
+
+
+def test_times_may_be_any_64_bits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, last = -(2**63), 2**63 - 1
+    axis = make_axis([(first, 5), (3, last)])
+    assert axis.length_ns == axis.between_ns(first, last) == 2**64 - 1
+    assert axis.bins(np.array([first, 0, last]), 4).tolist() == [0, 2, 3]
+    assert axis.seconds(last) == pytest.approx(2**64 / 1e9)
+    file = McapFile()
+    file.add(file.define(mcap_schema(1, "std_msgs/msg/Empty", "", "")))
+    file.add(file.define(mcap_channel(1, 1, "/x", "cdr")))
+    for number, time_ns in enumerate((2**63 - 1, 2**62, 2**63)):
+        file.add(mcap_message(1, number, time_ns, b"\0\1\0\0\0"))
+    (tmp_path / "a.mcap").write_bytes(file.bytes())
+    lake = extracted(tmp_path / "a.mcap", output=tmp_path / "lake")
+    tables, drive = opened(lake)
+    counts = measure_rate(tables, drive.time_axis(), drive.topics[0]).counts
+    assert (counts[0], counts[BINS * 3 // 4], counts[-1], counts.sum()) == (1, 1, 1, 3)
+    capsys.readouterr()
+    assert main(["report", lake.uri, "--drive-id", "drive_1"]) == ExitCode.OK
+    assert capsys.readouterr().err == ""
 
 
 # --- tracks, fields, frames -------------------------------------------------------------------------

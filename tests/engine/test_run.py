@@ -23,12 +23,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 from rosbags.highlevel import AnyReader
 from rosbags.rosbag1 import Writer as Rosbag1Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 import ros_to_parquet
-from ros_to_parquet import bag, contract, lake, parquet, reading, run
+from ros_to_parquet import __version__, bag, contract, lake, parquet, reading, run
 from ros_to_parquet.bag import chunked, source
 from ros_to_parquet.contract import (
     BagStatus,
@@ -42,7 +43,7 @@ from ros_to_parquet.contract import (
 from ros_to_parquet.drift import DriftError
 from ros_to_parquet.errors import ShardError
 from ros_to_parquet.local_plan import make_plan
-from ros_to_parquet.memory import DEFAULT_BUDGET, MemoryBudget
+from ros_to_parquet.memory import DEFAULT_BUDGET, MemoryBudget, share_out
 from ros_to_parquet.reading import ReadAhead, memory_bytes
 from ros_to_parquet.storage import LocalSource, LocalStorage, LocalUpload, NotFoundError, StorageError
 from tests.engine.bag.bag_bytes import simple_mcap, simple_ros1
@@ -389,6 +390,78 @@ def test_a_run_that_was_killed_before_its_commit_is_committed_by_the_next(
     plan = plan_for(tmp_path / "a.bag", tmp_path / "b.bag", output=tmp_path / "lake")  # no lease in the way
     assert plan.covered == ("a.bag",)
     assert drive_manifest(tmp_path / "lake").plan_id == first.plan_id
+
+
+def test_what_is_replaced_is_said_once_it_is(tmp_path: Path) -> None:
+    for number, name in enumerate(("a.bag", "b.bag", "c.bag")):
+        write_bag(tmp_path / name, messages=10 * (number + 1), start_ns=START_NS + number * 10**9)
+    (tmp_path / "bad.bag").write_bytes(b"no bag")
+    output = tmp_path / "lake"
+
+    def replaced(*names: str) -> list[str]:
+        bags = [tmp_path / name for name in names]
+        done = cli("extract", *bags, "--drive-id", "d", "--output", output, "--overwrite")
+        assert done.returncode in (ExitCode.OK, ExitCode.BAG_UNREADABLE)
+        return [line for line in done.stdout.splitlines() if line.startswith("Replaced")]
+
+    assert replaced("bad.bag") == []
+    assert replaced("a.bag", "bad.bag") == []  # of a bag that could not be read there was nothing
+    assert cli("extract", tmp_path / "b.bag", "--drive-id", "d", "--output", output).returncode == 0
+    assert replaced("bad.bag") == []  # which replaces nothing
+    assert replaced("c.bag") == [f"Replaced: 120 rows from 2 bags that {output} had of drive d"]
+    assert replaced("a.bag") == [f"Replaced: 120 rows from 1 bag that {output} had of drive d"]
+
+
+def test_a_bag_that_cannot_be_read_is_not_tried_again(tmp_path: Path) -> None:
+    write_bag(tmp_path / "a.bag")
+    (tmp_path / "b.bag").write_bytes(b"")
+    arguments = ("extract", tmp_path / "a.bag", tmp_path / "b.bag", "--drive-id", "d", "--output")
+    assert cli(*arguments, tmp_path / "lake").returncode == 0
+    again = cli(*arguments, tmp_path / "lake")
+    assert again.returncode == 0
+    assert (
+        "! bag b.bag: not tried again, for an earlier run could read nothing of it: the file is"
+        in again.stdout
+    )
+    assert "has 1 of 2 bags of drive d already, and the others cannot be read (--overwrite" in again.stdout
+    assert (
+        lake.read_drive(LocalStorage(), str(tmp_path / "lake"), "d").commits[-1].state is DriveState.DAMAGED
+    )
+    (tmp_path / "b.bag").unlink()
+    write_bag(tmp_path / "b.bag", start_ns=START_NS + 10**9)  # as copied again, whole
+    assert cli(*arguments, tmp_path / "lake").returncode == 0
+    assert rows(tmp_path / "lake", "status").num_rows == 80
+
+
+def test_a_drive_of_which_no_bag_can_be_read_fails_each_time(tmp_path: Path) -> None:
+    (tmp_path / "b.bag").write_bytes(b"")
+    for told in ("the file is empty (0 bytes)", "has 0 of 1 bags of drive b already, and the others cannot"):
+        done = cli("extract", tmp_path / "b.bag", "--output", tmp_path / "lake")
+        assert done.returncode == ExitCode.BAG_UNREADABLE
+        assert told in done.stdout
+
+
+def test_what_more_memory_may_read_is_tried_again(tmp_path: Path) -> None:
+    """The reason says to raise the limit: whoever does must not be given what was found before."""
+    write_bag(tmp_path / "a.bag")
+    window = zstandard.ZstdCompressionParameters.from_level(1, window_log=27)
+    stream = zstandard.ZstdCompressor(compression_params=window).compressobj()
+    data = stream.compress((tmp_path / "a.bag").read_bytes()) + stream.flush()
+    (tmp_path / "a.bag.zst").write_bytes(data)
+    for _ in range(2):
+        left = extract(tmp_path / "a.bag.zst", output=tmp_path / "lake", budget=share_out(128 << 20))
+        assert left.bags[0].status is BagStatus.UNREADABLE
+        assert left.bags[0].damage[0].reason.endswith(": raise --memory-limit, or unpack it first")
+    assert contract.unreadable_bags([left], ExtractOptions(), engine_version=__version__) == {}
+    extract(tmp_path / "a.bag.zst", output=tmp_path / "lake")
+    assert rows(tmp_path / "lake", "status").num_rows == 40
+
+
+def test_a_bag_of_which_nothing_was_taken_is_taken_with_other_topics(tmp_path: Path) -> None:
+    write_bag(tmp_path / "a.bag")
+    extract(tmp_path / "a.bag", output=tmp_path / "lake", options=ExtractOptions(("/misspelt",)))
+    extract(tmp_path / "a.bag", output=tmp_path / "lake", options=ExtractOptions(("/imu/*",)))
+    assert rows(tmp_path / "lake", "imu.data").num_rows == 40
 
 
 def test_strict_or_not_a_bag_is_extracted_once(tmp_path: Path) -> None:

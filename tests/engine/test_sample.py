@@ -200,4 +200,7 @@ def test_the_command(bags: dict[str, Path], tmp_path: Path, capsys: pytest.Captu
     assert "/camera/image/compressed" in out
     assert out.endswith(f"{tmp_path}/none.bag\n  ! {tmp_path}/none.bag: no such file\n")
     assert cli.main(["sample", str(bags["mcap"]), "--max-bytes", "lots"]) == ExitCode.USAGE
-    assert cli.main(["sample", str(bags["mcap"]), "--seconds", "0"]) == ExitCode.USAGE
+    for seconds in ("0", "-1", "nan", "inf", "1e400"):
+        assert cli.main(["sample", str(bags["mcap"]), f"--seconds={seconds}"]) == ExitCode.USAGE
+    for folder in (str(tmp_path / "none"), ""):
+        assert cli.main(["sample", str(bags["mcap"]), "--msg-path", folder]) == ExitCode.USAGE

@@ -322,7 +322,8 @@ def test_what_comes_of_a_drive_and_what_is_said_of_it(night: Night, name: str) -
     assert night.hits[name] > 0 or not drive.faults, "each of its faults has befallen it"
     assert summary.failed_shard_count == drive.missing
     assert tuple(shard.cause for shard in summary.failed_shards) == drive.causes
-    assert night.rows[name] == (drive.bags - drive.missing) * MESSAGES
+    if name != "unknown":  # whose job goes on as soon as the faults have ended
+        assert night.rows[name] == (drive.bags - drive.missing) * MESSAGES
     assert summary.result.damaged_bags == summary.result.unreadable_bags == 0, "no bag is to blame"
     message = failure_message([summary])
     if drive.state is DriveState.SUCCEEDED:

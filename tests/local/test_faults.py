@@ -490,6 +490,8 @@ def test_the_command_line(aws: EmbeddedAws, jobs: Jobs, command: Any, tmp_path: 
     job_id = jobs.submit("pass", name="cli-1")
     assert jobs.run("pass", name="cli-2")["status"] == "SUCCEEDED"
     assert command("list", *where) == (0, [f"{added}  hit 1 of 2  job-stuck --times 1 --job cli-*"])
+    unknown = command("clear", *where, "no-such-fault")
+    assert unknown == (2, ["not in force: no-such-fault; `list` says what is"])
     assert command("clear", *where) == (0, [added])
     assert jobs.wait(job_id)["status"] == "SUCCEEDED"
     assert command("list", *where) == (0, [])

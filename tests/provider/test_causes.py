@@ -107,6 +107,8 @@ def test_what_batch_says(detail: dict[str, Any] | None, cause: Cause) -> None:
         (75, "ended by SIGTERM; run it again", TIMED_OUT, Cause.TIMEOUT),
         (73, "/tmp: No space left on device", EXITED, Cause.DISK),
         (1, "OSError: [Errno 28] Error writing bytes to file", EXITED, Cause.DISK),
+        (73, "[Errno 122] Disk quota exceeded; scratch is /tmp", EXITED, Cause.DISK),
+        (73, "s3://lake/x: no such bucket", EXITED, Cause.INPUT_MISSING),
         (1, "KeyError: 'x'", EXITED, Cause.ENGINE_ERROR),
         (
             1,

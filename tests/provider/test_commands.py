@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -201,6 +202,8 @@ def test_run_ids_are_in_order_of_time_and_unlike() -> None:
         ("{", 2, "--conf is not JSON: "),
         ('{"drives_to_process": {"new": {}, "new": {}}}', 2, "--conf: drive 'new' is there twice"),
         ("nowhere.json", 2, "--conf nowhere.json cannot be read: "),
+        *((uri, 2, f"--conf {uri}: s3://bucket/key is expected\n") for uri in ("s3://", "s3://b", "s3://b/")),
+        ("s3://no-such-bucket/c.json", 2, "--conf s3://no-such-bucket/c.json cannot be read: NoSuchBucket: "),
         (
             '{"drives_to_process": {"a": {"bucket": "no-such-bucket", "prefix": ""}}}',
             4,
@@ -329,6 +332,11 @@ def test_a_drive_that_another_run_has_replaced_is_no_failure_and_is_not_run_agai
     one, two = found["drives"]
     assert (found["ended"], found["failed"], found["totals"]["rows"]) == (True, False, 2 * MESSAGES)
     assert (one["state"], one["failed"], one["rows"], one["failed_shards"]) == ("succeeded", False, 0, [])
+    logs_of = shell.run("logs", "z1")
+    assert (logs_of.code, logs_of.out) == (0, "")
+    assert logs_of.err.startswith("drive one: replaced by run 'z2' of the command line (succeeded): what")
+    assert len(logs_of.err.splitlines()) == 1
+    assert "one/0 | " in shell.run("logs", "z1", "--all").out
     assert set(one["shards"].values()) == {0}
     assert [(bag["name"], bag["state"]) for bag in one["bag_list"]] == [("a.bag", "replaced")]
     assert (two["state"], two["rows"], two["problems"]) == ("succeeded", 2 * MESSAGES, [])
@@ -403,6 +411,21 @@ def test_a_damaged_and_an_unreadable_bag_are_named(shell: Shell) -> None:
         ["junk.bag", "unreadable"],
     ]
     assert "bag junk.bag at offset 0: " in said.out
+    planned = shell.run("plan", "--conf", shell.conf("bad"), "--json")
+    assert (planned.code, [bag["name"] for bag in planned.json["drives"][0]["unreadable"]]) == (
+        0,
+        ["junk.bag"],
+    )
+    assert "drive bad: bag junk.bag: not tried again" in shell.run("plan", "--conf", shell.conf("bad")).out
+    again = shell.submit("again", "bad", more=("--wait", "--poll-seconds", "0.3"))
+    assert again.code == 0
+    assert "drive bad: nothing to do, all bags that can be read are in the lake" in again.out
+    said = shell.run("status", "again", "--bags")
+    assert [line.split()[:2] for line in said.out.splitlines()[-2:]] == [
+        ["cut.bag", "in"],  # the lake
+        ["junk.bag", "unreadable"],
+    ]
+    assert "bag junk.bag: not tried again, for an earlier run could read nothing of it: " in said.out
 
 
 def test_a_run_of_airflow_is_found_with_all_drives_of_its_mapped_tasks(shell: Shell) -> None:
@@ -447,6 +470,17 @@ def test_the_newest_runs_are_listed(shell: Shell) -> None:
     assert [line.split()[0] for line in lines] == ["run", "dag/b", "a"]
 
 
+def test_a_run_of_several_submissions_is_listed_once_with_all_its_drives(shell: Shell) -> None:
+    options = SubmitOptions(QUEUE, "test-good")
+    for drives in (("one",), ("two",), ("one", "two")):
+        conf = parse_conf(shell.conf(*drives))
+        runs.save(shell.lake, Run("dag", "r"), conf, options=options, shard_bytes=SMALL)
+    newest = runs.find(shell.lake, "r")[-1].submitted_at
+    (found,) = shell.run("status", "--json").json["runs"]
+    assert (found["submitted_at"], found["drives"]) == (newest, ["one", "two"])
+    assert shell.run("status").out.splitlines()[1:] == [f"dag/r  {newest}       2"]
+
+
 def fanout(shell: Shell, run: Run, *drives: str, does: str = "good") -> Fanout:
     return Fanout(
         s3=shell.s3,
@@ -478,6 +512,14 @@ def test_a_missing_region_and_a_broken_connection_have_codes(
     assert (done.code, "no AWS region is said: say --region, " in done.err) == (2, True)
 
 
+def test_a_lake_that_is_not_there_takes_no_record_of_a_run_that_is_planned_in_batch(shell: Shell) -> None:
+    where = ("--output", "s3://a-bucket-that-is-not-there/lake")
+    words = ("submit", "--remote", "--conf", shell.conf("one"), "--job-definition", "test-good", *where)
+    shell.capsys.readouterr()
+    assert cli.main([*words]) == 4
+    assert shell.capsys.readouterr().err.startswith("lake s3://a-bucket-that-is-not-there/lake: there is no ")
+
+
 def test_what_is_not_there_is_said(shell: Shell) -> None:
     for command in ("status", "logs", "cancel", "retry"):
         done = shell.run(command, "nobody")
@@ -486,6 +528,80 @@ def test_what_is_not_there_is_said(shell: Shell) -> None:
     shell.submit("r", "one", does="hang")
     done = shell.run("status", "r", "--drive", "three")
     assert (done.code, done.err) == (3, "run 'r' has no drive 'three'; it has one\n")
+
+
+@pytest.mark.parametrize(
+    "words", ["status", "status r", "drives-page", "drives-page r", "logs r", "cancel r", "retry r"]
+)
+def test_a_lake_that_is_not_there_or_may_not_be_read_is_said(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    monkeypatch.setattr(Shell, "output", "s3://a-bucket-that-is-not-there/lake")
+    done = shell.run(*words.split())
+    assert (done.code, done.out) == (4, "")
+    assert done.err == (
+        "lake s3://a-bucket-that-is-not-there/lake: there is no bucket a-bucket-that-is-not-there; check the "
+        "output (--output, AIRFLOW_BATCH_ROS_OUTPUT, airflow-batch-ros.yaml or --stack), and the account "
+        "that is asked\n"
+    )
+    monkeypatch.setattr(Shell, "output", f"s3://{shell.bucket}/lake")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    done = shell.run(*words.split())
+    assert (done.code, len(done.err.splitlines())) == (4, 1)
+    assert done.err.startswith(f"lake {shell.output}: ListObjectsV2 is refused: SignatureDoesNotMatch: ")
+    assert done.err.endswith("; check the credentials that are used, and this machine's clock\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("drives-page --runs 0", "argument --runs: a whole number above 0 is expected, not '0'"),
+        ("drives-page --runs \u00b2", "argument --runs: a whole number above 0 is expected, not '\u00b2'"),
+        ("plan --shard-bytes many", "argument --shard-bytes: a whole number above 0 is expected, not 'many'"),
+        (f"plan --shard-bytes {'9' * 5000}", f"above 0 is expected, not '{'9' * 39}"),
+        ("plan --sample-seconds 0", "--sample-seconds: a number of seconds above 0 is expected, not '0'"),
+        ("plan --sample-seconds nan", "--sample-seconds: a number of seconds above 0 is expected, not 'nan'"),
+        ("plan --sample-seconds inf", "--sample-seconds: a number of seconds above 0 is expected, not 'inf'"),
+        ("submit --poll-seconds -1", "--poll-seconds: a number of seconds above 0 is expected, not '-1'"),
+        ("retry r --runnable-timeout nan", "a number of seconds is expected, 0 or more, not 'nan'"),
+        ("cancel r --patience-seconds -1", "a number of seconds is expected, 0 or more, not '-1'"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused_in_words(shell: Shell, words: str, expected: str) -> None:
+    done = shell.run(*words.split())
+    assert (done.code, done.out) == (2, "")
+    assert expected in done.err
+    assert "invalid" not in done.err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("again", [False, True], ids=["submit", "retry"])
+def test_what_waits_says_when_it_is_stopped_that_the_jobs_go_on(
+    shell: Shell, number: signal.Signals, code: int, again: bool
+) -> None:
+    words = ["submit", "--run-id", "r", "--conf", shell.conf("one"), "--job-definition", "test-hang"]
+    if again:
+        assert shell.run(*words).code == 0
+        words = ["retry", "r"]
+    waits = subprocess.Popen(
+        [PROGRAM, *words, "--wait", "--output", shell.output],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with waits:
+        assert waits.stdout is not None
+        assert any(line.startswith("drive one: 0 of 1 shards done") for line in waits.stdout)
+        waits.send_signal(number)
+        _, said = waits.communicate(timeout=60)
+    at = f"r --output {shell.output}"
+    assert waits.returncode == code
+    assert said == (
+        f"waits no longer, but the jobs go on: airflow-batch-ros status {at} says how they stand, "
+        f"airflow-batch-ros cancel {at} ends them\n"
+    )
+    (job_id,) = shell.job_ids("r", "one")
+    assert shell.state(job_id) in LIVE
 
 
 def test_logs_are_followed_to_the_end(shell: Shell, monkeypatch: pytest.MonkeyPatch, gate: Path) -> None:
@@ -689,6 +805,8 @@ def test_a_flag_of_the_file_is_true_or_false(tmp_path: Path) -> None:
         ("tags: {a: 1, a: 2}\n", (), "airflow-batch-ros.yaml: key 'a' of 'tags' is there twice"),
         ("tags: x\n", (), "airflow-batch-ros.yaml: tags: a mapping of names to texts is expected, not 'x'"),
         ("", ("--tag", "x"), "tag 'x' (from --tag): KEY=VALUE is expected"),
+        ("", ("--job-queue", ""), "job_queue '' (from --job-queue): it is empty"),
+        ("region: ''\n", (), "airflow-batch-ros.yaml): it is empty"),
         ("", ("--config", "none.yaml"), "none.yaml (from --config) cannot be read: No such file"),
         ("output: lake\n", (), "output from "),
         (
@@ -731,6 +849,8 @@ def test_a_number_and_a_profile_are_checked(tmp_path: Path) -> None:
     found = read_settings(arguments("--vcpus", "many", "--profile", "nobody"), environ={}, folder=tmp_path)
     with pytest.raises(SettingsError, match=r"vcpus 'many' \(from --vcpus\): a number is expected"):
         found.number("vcpus", float)
+    with pytest.raises(SettingsError, match="a whole number is expected"):
+        found.number("vcpus", int)
     for number in ("0", "-1", "nan", "inf"):
         with pytest.raises(SettingsError, match=rf"vcpus '{number}' .*: a number above 0 is expected"):
             read_settings(arguments("--vcpus", number), environ={}, folder=tmp_path).number("vcpus", float)
@@ -801,3 +921,19 @@ def test_a_retry_that_fails_says_how_many_were_submitted(shell: Shell) -> None:
     assert done.err.startswith("1 drive cannot be run; 1 other is submitted:\n- drive 'two': run 'other'")
     with pytest.raises(FanoutError):
         fanout(shell, run, "two").submit_all()
+
+
+FULL = "standard output cannot be written: No space left on device\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="a device that is always full")
+@pytest.mark.parametrize(("reader", "code", "said"), [("> /dev/full", 4, FULL), ("| true", 0, "")])
+def test_standard_output_that_cannot_be_written(reader: str, code: int, said: str) -> None:
+    program = f"'{sys.executable}' -c 'import sys; from airflow_batch_ros.cli import main; sys.exit(main())'"
+    done = subprocess.run(
+        ["bash", "-c", f"(sleep 0.1; {program} --help) {reader}; exit ${{PIPESTATUS[0]}}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (code, said)

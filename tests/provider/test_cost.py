@@ -267,7 +267,7 @@ def test_speeds_are_learned_from_the_lake(lake: Lake, monkeypatch: pytest.Monkey
     assert learn_speeds(lake, ["car_1"], ExtractOptions(), vcpus=1) == Speeds()
     two_bags = plan([bag("a.bag", 100 * MB), bag("b.bag", 300 * MB)])
     leave(lake, "car_1", two_bags, seconds=10)  # 400 MB in 20 s by 2 vCPUs
-    leave(lake, "car_2", plan([bag("a.mcap", 50 * MB)]), seconds=1, vcpus=None)
+    leave(lake, "car_2", plan([bag("a.mcap", 100 * MB)]), seconds=2, vcpus=None)
     learned = learn_speeds(lake, ["car_1", "car_9"], ExtractOptions(), vcpus=1)
     assert learned == Speeds({"rosbag1": 10.0}, 1)
     assert (learned.origin("rosbag1"), learned.origin("mcap")) == ("learned", "default")
@@ -276,9 +276,12 @@ def test_speeds_are_learned_from_the_lake(lake: Lake, monkeypatch: pytest.Monkey
         {"rosbag1": 10.0, "mcap": 50.0}, 2
     )
     # A drive of several formats teaches none; one of other topics teaches by what was read.
-    leave(lake, "car_3", plan([bag("a.mcap", 50 * MB), bag("a.bag", 60 * MB)]), seconds=1)
+    leave(lake, "car_3", plan([bag("a.mcap", 100 * MB), bag("a.bag", 120 * MB)]), seconds=1)
     assert learn_speeds(lake, ["car_3"], ExtractOptions(), vcpus=1) == Speeds()
     assert learn_speeds(lake, ["car_1"], ExtractOptions(("/x",)), vcpus=1) == Speeds()  # 200 bytes
+    # Most of the time of small shards is no reading.
+    leave(lake, "car_4", plan([bag("a.bag", MB), bag("b.bag", 120 * MB)]), seconds=5)
+    assert learn_speeds(lake, ["car_4"], ExtractOptions(), vcpus=1) == Speeds()
     for number in range(20):
         leave(lake, f"van_{number}", two_bags, seconds=number + 1)
     with counted_calls(monkeypatch) as calls:

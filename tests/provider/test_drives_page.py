@@ -751,3 +751,29 @@ def test_an_answer_is_kept_for_its_time_and_asked_for_once() -> None:
 def test_states_of_drives_are_those_of_the_contract() -> None:
     assert all(a_line(state=state).ended for state in DriveState)
     assert not a_line(state="running").ended
+
+
+@pytest.mark.parametrize(
+    ("covered", "unreadable", "fail_on", "failing"),
+    [
+        ((), 1, ["failed"], True),
+        ((), 1, [], False),
+        (("a.bag",), 1, ["failed"], False),
+        (("a.bag",), 1, ["failed", "damaged"], True),
+        (("a.bag",), 0, ["failed", "damaged"], False),
+    ],
+)
+def test_a_drive_with_nothing_to_do_fails_by_bags_that_cannot_be_read(
+    s3: S3Client, bucket: str, covered: tuple[str, ...], unreadable: int, fail_on: list[str], failing: bool
+) -> None:
+    lake = Lake(s3, f"s3://{bucket}/lake")
+    run = Run("dag", "r")
+    options = SubmitOptions("queue", "definition")
+    runs.save(lake, run, conf(bucket, fail_on=fail_on), options=options, shard_bytes=1)
+    (drive,) = drives_of(runs.find(lake, "r"))
+    left = (contract.KnownUnreadable("x.bag", "cut off"),) * unreadable
+    made = make_plan([], output=lake.output, covered=covered, unreadable=left)
+    save_plan(lake, dataclasses.replace(made, run=run, plan_id=drive.plan_id))
+    line = lines._unsubmitted(lake, drive, None)
+    assert (line.state, line.failing) == (lines.NOTHING_TO_DO, failing)
+    assert line.note.endswith("1 cannot be read") is bool(unreadable)

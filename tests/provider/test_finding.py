@@ -18,7 +18,7 @@ from airflow_batch_ros.jobs import SubmitOptions, Work
 from airflow_batch_ros.plan import PlanError
 from ros_to_parquet import contract
 from ros_to_parquet.contract import Plan, Run
-from tests.provider.bags import MESSAGES, ros1_bag
+from tests.provider.bags import MESSAGES, UNREADABLE, ros1_bag
 from tests.provider.builders import manifest, put, save_manifests, save_plan
 from tests.provider.test_commands import Shell, shell
 from tests.provider.test_fanout import QUEUE, World, world
@@ -293,6 +293,20 @@ def test_a_second_try_of_a_night_without_anything_new_asks_no_pattern_again(
     assert {look.plan.covered for look in looks if look.plan is not None} == {()}
 
 
+def test_a_bag_that_cannot_be_read_is_tried_by_one_night_alone(fleet: World) -> None:
+    put(fleet.s3, fleet.bucket, "fleet/car_1/x.bag", body=UNREADABLE)
+    fleet.wait(*over(fleet, "night_1")[0].submit_all())
+    second, said = over(fleet, "night_2")
+    assert second.submit_all() == []
+    nothing = "nothing new in 2 (1 of them with bags that cannot be read)"
+    assert f"3 drives found and named: 0 to do, {nothing}, 1 left out" in said
+    put(fleet.s3, fleet.bucket, "fleet/car_1/b.bag", body=ros1_bag(first=50))
+    third, said = over(fleet, "night_3")
+    (job,) = third.submit_all()
+    assert (job.bags, job.covered, job.unreadable) == (1, 1, 1)
+    assert any("drive car_1: bag x.bag: not tried again, for an earlier run" in each for each in said)
+
+
 def test_a_drive_that_another_run_has_is_left_to_it(fleet: World) -> None:
     first, _ = over(fleet, "night_1", definition="hang")
     first.submit_all()
@@ -354,6 +368,8 @@ def test_submit_and_retry_take_patterns(shell: Shell) -> None:
     assert (done.code, {drive["drive_id"] for drive in done.json["drives"]}) == (0, {"one", "three"})
     again = shell.run("submit", "--run-id", "second", *words)
     assert (again.code, again.json["drives"]) == (0, [])
+    assert shell.run("status", "second").out.splitlines()[1:] == ["no drive had anything to do"]
+    assert shell.run("retry", "second", "--wait").out.splitlines()[-1] == "nothing to do"
     assert {drive["drive_id"] for drive in shell.status("first")["drives"]} == {"one", "three"}
     retried = shell.run("retry", "first", "--json")
     assert {drive["work"] for drive in retried.json["drives"]} == {"done"}

@@ -104,6 +104,38 @@ def test_of_a_drive_with_nothing_to_do_the_report_is_the_one_that_is_there(s3: S
     assert made.shards
 
 
+def test_of_a_drive_with_nothing_to_do_what_several_runs_say_is_said_once(s3: S3Client, bucket: str) -> None:
+    lake = Lake(s3, f"s3://{bucket}/lake")
+    left = contract.KnownUnreadable("x.bag", "cut off")
+    for number in range(3):
+        night = plan([bag(f"{number}.bag")], run_id=f"night_{number}", output=lake.output, unreadable=(left,))
+        save_plan(lake, night)
+        save_manifests(lake, [manifest(night, 0)], commit_of=night)
+    covered = ("0.bag", "1.bag", "2.bag")
+    last = plan([], run_id="last", output=lake.output, unreadable=(left,), covered=covered)
+    save_plan(lake, last)
+    drive = summarized(lake, job_of(last, Work.NOTHING))
+    assert (drive.state, drive.result.bags, drive.result.unreadable_bags) == ("damaged", 4, 1)
+    assert told(drive)["problems"] == [str(left)]
+
+
+def test_of_a_drive_with_nothing_to_do_no_bag_is_blamed_that_was_read_since(
+    s3: S3Client, bucket: str
+) -> None:
+    lake = Lake(s3, f"s3://{bucket}/lake")
+    first = plan([bag("a.bag"), bag("x.bag", etag="cut")], run_id="first", output=lake.output)
+    unread = manifest(first, 1, status=contract.BagStatus.UNREADABLE, rows=0)
+    left = contract.KnownUnreadable("x.bag", "cut off")
+    second = plan([bag("b.bag")], run_id="second", output=lake.output, unreadable=(left,))
+    third = plan([bag("x.bag")], run_id="third", output=lake.output)
+    for made, others in ((first, [unread]), (second, []), (third, [])):
+        save_plan(lake, made)
+        save_manifests(lake, [manifest(made, 0), *others], commit_of=made)
+    last = plan([], run_id="last", output=lake.output, covered=("a.bag", "b.bag", "x.bag"))
+    drive = summarized(lake, job_of(last, Work.NOTHING))
+    assert (drive.state, drive.result.bags, told(drive)["problems"]) == ("succeeded", 3, [])
+
+
 def test_a_record_that_was_left_alone_is_no_run_to_end(s3: S3Client, bucket: str) -> None:
     lake = Lake(s3, f"s3://{bucket}/lake")
     made = plan([bag("a.bag")], output=lake.output)

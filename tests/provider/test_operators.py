@@ -130,6 +130,7 @@ def test_the_operator_returns_an_entry_a_drive_and_stores_links(pipeline: Pipeli
         "bags": 1,
         "bag_bytes": len(ros1_bag()),
         "covered": 0,
+        "unreadable": 0,
         "ignored": 0,
         "fail_on": ["failed", "partial"],
         "min_success_ratio": 1.0,
@@ -603,6 +604,36 @@ def test_a_drive_with_nothing_new_has_the_state_it_had(pipeline: Pipeline) -> No
     assert {key: again[key] for key in same} == {key: first[key] for key in same}
     assert again["cost"] is None  # of this run
     assert (again["job_state"], again["shards"], again["covered"]) == (None, 0, 1)
+
+
+def test_bags_that_cannot_be_read_are_not_tried_by_the_next_run(pipeline: Pipeline) -> None:
+    pipeline.put("junk/x.bag", UNREADABLE)
+    pipeline.put("mixed/a.bag", ros1_bag())
+    pipeline.put("mixed/x.bag", UNREADABLE)
+    junk, mixed = (pipeline.submit(name)[0] for name in ("junk", "mixed"))
+    with pytest.raises(AirflowFailException, match="junk: failed"):
+        pipeline.wait([junk, mixed])
+    pipeline.context = make_context("another")
+    jobs = [pipeline.submit(name)[0] for name in ("junk", "mixed")]
+    assert [(job["work"], job["covered"], job["unreadable"]) for job in jobs] == [
+        ("nothing", 0, 1),
+        ("nothing", 1, 1),
+    ]
+    # A drive that was asked for by name and gives no row is no success, however often it is tried.
+    with pytest.raises(
+        AirflowFailException, match=r"(?s)1 of 2 drives failed:\n- junk: failed.*not tried again"
+    ):
+        pipeline.wait(jobs)
+    summary = pipeline.context["ti"].pushed["return_value"]
+    assert [
+        (drive["state"], drive["failed"], drive["bags"], drive["unreadable_bags"], drive["rows"])
+        for drive in summary["drives"]
+    ] == [("failed", True, 1, 1, 0), ("damaged", False, 2, 1, MESSAGES)]
+    assert summary["totals"]["causes"] == {"bag_unreadable": 2}
+    pipeline.put("junk/x.bag", ros1_bag())
+    pipeline.context = make_context("a third")
+    (drive,) = pipeline.wait(pipeline.submit("junk"))["drives"]
+    assert (drive["state"], drive["rows"]) == ("succeeded", MESSAGES)
 
 
 def test_a_drive_that_another_run_has_replaced_fails_nothing(pipeline: Pipeline) -> None:

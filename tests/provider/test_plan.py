@@ -29,8 +29,8 @@ from airflow_batch_ros.plan import (
     slice_count,
     todo,
 )
-from ros_to_parquet import contract
-from ros_to_parquet.contract import BagSlice, BagStatus, ExtractOptions, PlannedBag, Run
+from ros_to_parquet import __version__, contract
+from ros_to_parquet.contract import BagSlice, BagStatus, ExtractOptions, Manifest, PlannedBag, Run
 from tests.provider.builders import GIB, bag, conf, manifest, plan, put, save_manifests, save_plan
 
 if TYPE_CHECKING:
@@ -250,13 +250,13 @@ def test_large_bags_with_an_index_are_cut(name: str, size: int, count: int) -> N
 
 
 def test_small_bags_are_packed_together_in_order() -> None:
-    work, _ = todo(
+    work = todo(
         [bag("a.bag", 400), bag("b.bag", 400), bag("c.bag", 400), bag("d.bag", 2500), bag("e.db3", 5000)],
         Coverage(),
         drive_id="drive_1",
         shard_bytes=1000,
     )
-    assert pack(work, 1000) == (
+    assert pack(work.bags, 1000) == (
         (BagSlice(0), BagSlice(1)),
         (BagSlice(2),),
         (BagSlice(3, 0, 3),),
@@ -268,8 +268,8 @@ def test_small_bags_are_packed_together_in_order() -> None:
 
 def test_no_drive_has_more_shards_than_an_array_takes() -> None:
     bags = [bag(f"{number:05d}.db3", 900) for number in range(10_001)]
-    work, _ = todo(bags, Coverage(), drive_id="drive_1", shard_bytes=1000)
-    shards = pack(work, 1000)
+    work = todo(bags, Coverage(), drive_id="drive_1", shard_bytes=1000)
+    shards = pack(work.bags, 1000)
     assert len(shards) == 5001
     assert [part.bag for shard in shards for part in shard] == list(range(10_001))
 
@@ -291,10 +291,11 @@ def lake(s3: S3Client, bucket: str) -> Lake:
 def new(
     bags: Sequence[PlannedBag], lake: Lake, options: ExtractOptions | None = None
 ) -> tuple[list[str], list[str]]:
-    """Names of the bags to do, with slices, and of those that are covered."""
+    """Names of the bags to do, with slices, and of those that are not: covered, or not to be read."""
     coverage = read_coverage(lake, "drive_1", options or ExtractOptions(), plan_id="mine")
-    work, covered = todo(bags, coverage, drive_id="drive_1", shard_bytes=GIB)
-    return [f"{each.name}{[part.index for part in slices]}" for each, slices in work], covered
+    work = todo(bags, coverage, drive_id="drive_1", shard_bytes=GIB)
+    said = [f"{each.name}{[part.index for part in slices]}" for each, slices in work.bags]
+    return said, [*work.covered, *map(str, work.unreadable)]
 
 
 def test_covered_bags_are_left_out(lake: Lake) -> None:
@@ -309,11 +310,63 @@ def test_a_shard_that_is_done_covers_its_bags_though_its_drive_is_not(lake: Lake
     assert new([bag("a.bag"), bag("b.bag")], lake) == (["a.bag[0]"], ["b.bag"])
 
 
-def test_an_unreadable_bag_is_tried_again(lake: Lake) -> None:
-    save_manifests(
-        lake, [manifest(EARLIER, 0), manifest(EARLIER, 1, status=BagStatus.UNREADABLE)], commit_of=EARLIER
+def unreadable(shard: int, **changes: Any) -> Manifest:
+    """The manifest of a shard of `EARLIER` that could not read its bag."""
+    return manifest(
+        EARLIER, shard, status=BagStatus.UNREADABLE, **{"rows": 0, "engine_version": __version__, **changes}
     )
-    assert new([bag("a.bag"), bag("b.bag")], lake) == (["b.bag[0]"], ["a.bag"])
+
+
+def test_an_unreadable_bag_is_not_tried_again_and_said(lake: Lake) -> None:
+    save_manifests(lake, [manifest(EARLIER, 0), unreadable(1)], commit_of=EARLIER)
+    said = "bag b.bag: not tried again, for an earlier run could read nothing of it: cut off"
+    assert new([bag("a.bag"), bag("b.bag")], lake) == ([], ["a.bag", said])
+
+
+@pytest.mark.parametrize(
+    ("changes", "options"),
+    [
+        ({"engine_version": "0.0.1"}, ExtractOptions()),
+        ({}, ExtractOptions(msg_paths=("s3://bucket/msgs",))),
+        ({"reason": "it takes more than is left to unpack it: raise --memory-limit, or unpack it"}, None),
+    ],
+)
+def test_an_unreadable_bag_is_tried_again_where_that_may_help(
+    lake: Lake, changes: dict[str, str], options: ExtractOptions | None
+) -> None:
+    left = unreadable(1, **{name: text for name, text in changes.items() if name != "reason"})
+    if "reason" in changes:
+        damage = (contract.BagDamage(0, changes["reason"]),)
+        left = dataclasses.replace(left, bags=(dataclasses.replace(left.bags[0], damage=damage),))
+    save_manifests(lake, [unreadable(0), left], commit_of=EARLIER)
+    assert new([bag("b.bag")], lake, options) == (["b.bag[0]"], [])
+
+
+def test_an_unreadable_bag_that_has_changed_is_taken(lake: Lake) -> None:
+    """As one that was copied again: no row of it is there to clash with."""
+    save_manifests(lake, [unreadable(0), unreadable(1)], commit_of=EARLIER)
+    assert new([bag("b.bag", etag="other")], lake) == (["b.bag[0]"], [])
+
+
+def test_an_unreadable_bag_is_left_where_rows_of_what_it_was_stay(lake: Lake) -> None:
+    """As of a drive whose bags were broken later: the run that was to replace it has replaced nothing."""
+    save_manifests(lake, [manifest(EARLIER, 0), manifest(EARLIER, 1)], commit_of=EARLIER)
+    later = plan([bag("b.bag", etag="broken")], run_id="later", replaces=(EARLIER.plan_id,))
+    broken = manifest(later, 0, status=BagStatus.UNREADABLE, rows=0, engine_version=__version__)
+    save_manifests(lake, [broken], commit_of=later)
+    said = "bag b.bag: not tried again, for an earlier run could read nothing of it: cut off"
+    assert new([bag("a.bag"), bag("b.bag", etag="broken")], lake) == ([], ["a.bag", said])
+    with pytest.raises(PlanError, match=r"b.bag .its content was another."):
+        new([bag("b.bag", etag="whole")], lake)
+
+
+def test_a_bag_that_gave_no_row_is_taken_with_other_options(lake: Lake) -> None:
+    """As after a misspelt topic: no row of it is there to clash with."""
+    misspelt = ExtractOptions(("/imuu",))
+    left = [manifest(EARLIER, shard, rows=0, topics=(), options=misspelt) for shard in (0, 1)]
+    save_manifests(lake, left, commit_of=EARLIER)
+    assert new([bag("a.bag"), bag("b.bag", etag="other")], lake) == (["a.bag[0]", "b.bag[0]"], [])
+    assert new([bag("a.bag")], lake, misspelt) == ([], ["a.bag"])
 
 
 def test_of_a_bag_that_is_done_in_part_only_the_other_slices_are_taken(lake: Lake) -> None:
@@ -386,6 +439,25 @@ def test_another_contract_version_is_said(lake: Lake) -> None:
 def make(s3: S3Client, bucket: str, lake: Lake, **optional: object) -> contract.Plan:
     made = conf(bucket, **optional)
     return make_plan(s3, lake, made.drives[0], made, run=RUN, shard_bytes=GIB)
+
+
+def test_a_bag_that_gave_no_row_clashes_with_nothing_among_others_that_did(
+    s3: S3Client, bucket: str, lake: Lake
+) -> None:
+    """As one that was copied again when it was whole. Its shards' plan alone does not say so."""
+    put(s3, bucket, "drive_1/a.bag", "drive_1/b.bag")
+    first = make(s3, bucket, lake)
+    first = dataclasses.replace(
+        first, plan_id=EARLIER.plan_id, bags=(first.bags[0], bag("b.bag", etag="cut")), shards=EARLIER.shards
+    )
+    save_plan(lake, first)
+    none = manifest(first, 1, rows=0, topics=())
+    save_manifests(lake, [manifest(first, 0), none], commit_of=first)
+    plan = make(s3, bucket, lake)
+    assert ([bag.name for bag in plan.bags], plan.covered) == (["b.bag"], ("a.bag",))
+    put(s3, bucket, "drive_1/a.bag", body=b"other")
+    with pytest.raises(PlanError, match=r"rows of a.bag .its content was another. are in the lake already"):
+        make(s3, bucket, lake)
 
 
 def test_a_plan(s3: S3Client, bucket: str, lake: Lake) -> None:

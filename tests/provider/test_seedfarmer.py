@@ -220,7 +220,7 @@ def test_an_image_that_is_there_is_not_built(aws: EmbeddedAws, bucket: str, modu
 
 def test_what_fails_ends_the_deploy(aws: EmbeddedAws, module: Path) -> None:
     done = run_phases(module, "deploy", skip="install", SOURCES="raw", MEMORY_MB="1", RETRIES="many")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert f"{PARAMETER}RETRIES=many: a whole number is expected" in done.stderr
     assert f"{PARAMETER}MEMORY_MB is no option of a stack" in done.stderr
     assert not (module.parents[1] / "metadata.json").exists()

@@ -22,6 +22,7 @@ from airflow_batch_ros.stack.doctor import Finding, examine
 from airflow_batch_ros.stack.parameters import (
     FARGATE_MEMORY_MIB,
     PLATFORMS,
+    OptionsError,
     StackError,
     StackOptions,
     check_parameters,
@@ -532,7 +533,7 @@ def test_sources_become_rights() -> None:
     ],
 )
 def test_options_that_cannot_be(options: StackOptions, said: str) -> None:
-    with pytest.raises(StackError, match=said.replace("(", r"\(")):
+    with pytest.raises(OptionsError, match=said.replace("(", r"\(")):
         template_parameters(options, region=REGION)
 
 
@@ -557,6 +558,14 @@ def test_markers_become_a_pattern() -> None:
             check_parameters({**sources, **started, "FairShare": "true"})
     with pytest.raises(StackError, match="a schedule needs a conf"):
         check_parameters({"Network": "nat", "Schedule": "rate(1 day)"})
+
+
+@pytest.mark.parametrize(("option", "name"), [("schedule", "ScheduleConfUri"), ("marker", "MarkerConfUri")])
+def test_a_conf_of_nothing_is_refused_but_may_be_left_over(option: str, name: str) -> None:
+    left = {"Network": "nat", name: "s3://raw/c.json"}
+    with pytest.raises(OptionsError, match=f"^{option}-conf s3://raw/c.json: there is no {option} that"):
+        check_parameters(left)
+    check_parameters(left, given={"MaxVcpus": "1"})
 
 
 def test_all_problems_are_said_at_once() -> None:
@@ -604,7 +613,7 @@ def test_instances_and_their_architecture(architecture: str, types: str, wrong: 
     if not wrong:
         check_parameters(parameters)
         return
-    with pytest.raises(StackError, match=wrong):
+    with pytest.raises(OptionsError, match=wrong):
         check_parameters(parameters)
 
 
@@ -741,7 +750,7 @@ def test_from_nothing_to_rows_and_back(
     updated = outputs.read_outputs(cloudformation, name)
     assert updated["JobDefinitionArn"] != made["JobDefinitionArn"]  # another revision
     assert updated["MaxVcpus"] == "32"
-    assert run("update", name, "--memory-mib", "5000") == 1
+    assert run("update", name, "--memory-mib", "5000") == 2
     assert "the nearest is 5120" in capsys.readouterr().err
 
     role = f"airflow-{bucket}"
@@ -881,7 +890,7 @@ def test_doctor_sees_subnets_that_lead_nowhere(
         )
     assert run("doctor", name) == 4
     assert f"ok      subnet {subnet} reaches ECR, logs and S3 by endpoints" in capsys.readouterr().out
-    assert run("update", name, "--no-fair-share") == 1
+    assert run("update", name, "--no-fair-share") == 2
     assert "fair-share: AWS lets no queue change it" in capsys.readouterr().err
     assert run("delete", name, "--wait") == 0
     assert run("delete", name, "--missing-ok") == 0
@@ -1019,9 +1028,10 @@ def test_doctor_hands_on_why_an_environment_is_invalid(aws: EmbeddedAws) -> None
 
 
 def test_command_lines_that_cannot_be(aws: EmbeddedAws, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("create", "x", "--network", "nat") == 1
+    assert run("create", "x", "--network", "nat") == 2
     assert "--source and --output are needed" in capsys.readouterr().err
-    assert run("create", "x", "--source", "s3://raw/", "--output", "s3://lake", "--tag", "team") == 1
+    assert run("create", "x", "--source", "s3://raw/", "--output", "s3://lake", "--tag", "team") == 2
     assert "KEY=VALUE" in capsys.readouterr().err
-    assert run("create", "x", "--source", "s3://raw/", "--output", "s3://lake") == 1
+    assert run("create", "x", "--source", "s3://raw/", "--output", "s3://lake") == 2
     assert "no subnets" in capsys.readouterr().err
+    assert run("update", "x", "--memory-mib", "4096") == 1  # which could be, of a stack that is there

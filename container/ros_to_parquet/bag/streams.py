@@ -190,9 +190,10 @@ class Decompressed:
             made = decoder.decompress(fed, _STEP_BYTES)
         except _ERRORS as error:
             if any(said in str(error) for said in _TOO_MUCH_MEMORY):
+                more = "raise --memory-limit, or " if self._memory_bytes < MAX_MEMORY_BYTES else ""
                 self._end_with(
                     f"the {self._codec} data takes more than the {self._memory_bytes:,} bytes of memory "
-                    "that are left to unpack it: raise --memory-limit, or unpack it first"
+                    f"that are left to unpack it: {more}unpack it first"
                 )
             else:
                 self._end_with(f"the {self._codec} data is damaged before its byte {self._used:,}: {error}")

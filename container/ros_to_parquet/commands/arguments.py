@@ -86,7 +86,7 @@ def read_finish(arguments: argparse.Namespace) -> contract.FinishOptions:
     return contract.FinishOptions(
         report=arguments.report,
         fleet=arguments.fleet,
-        catalog=parse_catalog(arguments.catalog) if arguments.catalog else None,
+        catalog=None if arguments.catalog is None else parse_catalog(arguments.catalog),
         sync=() if arguments.sync is None else read_sync(arguments.sync),
     )
 
@@ -121,10 +121,12 @@ def read_sync(given: str) -> tuple[contract.FramesTable, ...]:
     text = given
     if not given.lstrip().startswith(("{", "[")):
         uri = normalize(given)
-        text = open_storage(uri).read(uri).decode("utf-8", "replace")
+        storage = open_storage(uri)
+        storage.head(uri)  # which says in words that it is a folder
+        text = storage.read(uri).decode("utf-8", "replace")
     try:
         raw = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"--sync: not JSON: {error}") from error
     return checked_sync(raw, "--sync")
 

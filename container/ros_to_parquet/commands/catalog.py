@@ -47,6 +47,7 @@ def add_parser(commands: Any) -> None:
 def command_catalog(arguments: argparse.Namespace) -> int:
     from ros_to_parquet.catalog.files import CatalogError
     from ros_to_parquet.catalog.registering import open_catalog
+    from ros_to_parquet.lake import no_lake
     from ros_to_parquet.storage import NotFoundError, join, normalize, open_storage
 
     options = parse_catalog(arguments.catalog)
@@ -65,6 +66,8 @@ def command_catalog(arguments: argparse.Namespace) -> int:
         gone = 0 if chosen else forget_gone()
     except CatalogError as error:
         return fail(ExitCode.OUTPUT_FAILED, str(error))
+    if not found and not gone:
+        raise no_lake(output)
     _print_registered(found, gone)
     return int(ExitCode.OK)
 

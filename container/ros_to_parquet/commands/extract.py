@@ -6,8 +6,9 @@ import argparse
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ros_to_parquet import contract
 from ros_to_parquet.commands.arguments import (
@@ -19,9 +20,12 @@ from ros_to_parquet.commands.arguments import (
 )
 from ros_to_parquet.commands.finish import print_finished
 from ros_to_parquet.commands.outcome import UsageError
-from ros_to_parquet.contract import ExitCode, Manifest, Plan
+from ros_to_parquet.contract import BagStatus, ExitCode, Manifest, Plan
 from ros_to_parquet.log import event
 from ros_to_parquet.text import print_table, say
+
+if TYPE_CHECKING:
+    from ros_to_parquet.storage import Storage
 
 FINDINGS_SHOWN: Final = 10
 """Of a drive's quality checks."""
@@ -33,7 +37,7 @@ def add_parser(commands: Any) -> None:
         "extract",
         help="bags to Parquet, on this machine",
         description="Extracts bags into a lake: one table a topic, in OUTPUT/TABLE/schema=.../drive_id=ID/. "
-        "Bags that the lake has already are left out.",
+        "Bags that the lake has already are left out, and those that could not be read before.",
     )
     extract.add_argument(
         "bags", nargs="+", metavar="BAG", help="bag file, rosbag2 folder or folder of bags; path or URI"
@@ -152,27 +156,32 @@ def command_extract(arguments: argparse.Namespace) -> int:
             event("recorded_still" if name.endswith(ACTIVE) else "not_a_bag", file=name)
     for name in made.covered:
         event("already_in_the_lake", bag=name)
+    for bag in made.unreadable:
+        event("not_tried_again", bag=bag.name, reason=bag.reason)
     if not made.shards:
-        say(
-            f"Nothing to do: {made.output} has all {len(made.covered)} bags of drive {made.drive_id} already."
-        )
-        if wanted != contract.FinishOptions():
+        print_nothing_to_do(made)
+        if made.covered and wanted != contract.FinishOptions():
             try:
-                record = finish.finish_committed(storage, made.output, made.drive_id, wanted, budget=budget)
+                finished = finish.finish_committed(storage, made.output, made.drive_id, wanted, budget=budget)
             except finish.StepError as error:  # a run that was taken over has them
                 say(f"! {error}")
             else:
-                print_finished(record, made.output)
-        return int(ExitCode.OK)
+                print_finished(finished.steps, made.output)
+        return int(ExitCode.OK if made.covered else ExitCode.BAG_UNREADABLE)
     try:
+        replaced = count_replaced(storage, made)
         with Progress(sum(bag.size_bytes for bag in made.bags)) as progress:
             job = run.JobIdentity("", 1, "")
             manifest = run.run_shard(made, 0, job, budget=budget, progress=progress.show)
     finally:  # nobody else will come back for it
         lake.release_lease(storage, made)
     print_extracted(made, manifest)
-    print_quality(lake.read_commit(storage, made))
-    print_finished(finish.read_record(storage, made.output, made.drive_id, made.plan_id), made.output)
+    commit = lake.read_commit(storage, made)
+    if commit is not None and commit.replaces and replaced.bags:
+        say(f"Replaced: {replaced} that {made.output} had of drive {made.drive_id}")
+    print_quality(commit)
+    if record := finish.read_record(storage, made.output, made.drive_id, made.plan_id):
+        print_finished(record.steps, made.output)
     return int(run.exit_code(manifest))
 
 
@@ -236,11 +245,25 @@ def read_quality(given: str | None) -> tuple[contract.QualityRule, ...]:
             raise UsageError(f"--quality: {given} is no JSON, and no file of it: {error}") from error
     try:
         rules, problems = contract.parse_quality(json.loads(text))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"--quality: not JSON: {error}") from error
     if problems:
         raise UsageError(f"--quality: {'; '.join(problems)}")
     return rules
+
+
+def print_nothing_to_do(plan: Plan) -> None:
+    """Prints why a plan has no shards."""
+    has, left = len(plan.covered), len(plan.unreadable)
+    for bag in plan.unreadable:
+        say(f"! {bag}")
+    if left:
+        say(
+            f"Nothing to do: {plan.output} has {has} of {has + left} bags of drive {plan.drive_id} already, "
+            "and the others cannot be read (--overwrite tries all again)."
+        )
+    else:
+        say(f"Nothing to do: {plan.output} has all {has} bags of drive {plan.drive_id} already.")
 
 
 def print_extracted(plan: Plan, manifest: Manifest) -> None:
@@ -256,13 +279,49 @@ def print_extracted(plan: Plan, manifest: Manifest) -> None:
             say(f"  {topic.topic}: {topic.transform}")
     for problem in contract.fold(plan, [manifest]).problems:
         say(f"! {problem}")
-    count = sum(topic.transform.rows_out if topic.transform else topic.rows for topic in manifest.topics)
+    count = _rows(manifest)
     size = manifest.bytes_read / 1e6
     speed = f", {size / manifest.seconds:.0f} MB/s" if manifest.seconds > 0.01 else ""
-    bags = "1 bag" if len(manifest.bags) == 1 else f"{len(manifest.bags)} bags"
-    print(f"{count:,} rows from {bags}, {size:,.1f} MB in {manifest.seconds:.1f} s{speed}")
+    print(
+        f"{count:,} rows from {_bags(len(manifest.bags))}, {size:,.1f} MB in {manifest.seconds:.1f} s{speed}"
+    )
     if count:
         say(f"{plan.output}/*/*/drive_id={plan.drive_id}/*.parquet")
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a lake has of a drive. Of bags, those that could be read."""
+
+    rows: int = 0
+    bags: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.rows:,} rows from {_bags(self.bags)}"
+
+
+def count_replaced(storage: Storage, plan: Plan) -> Held:
+    """What the lake has of the drive's plans that this one replaces."""
+    from ros_to_parquet import lake
+
+    if not plan.replaces:
+        return Held()
+    rows = 0
+    bags: set[str] = set()
+    for manifest in lake.scan_drive(storage, plan.output, plan.drive_id).standing:
+        if manifest.plan_id in plan.replaces:
+            rows += _rows(manifest)
+            bags.update(bag.name for bag in manifest.bags if bag.status is not BagStatus.UNREADABLE)
+    return Held(rows, len(bags))
+
+
+def _rows(manifest: Manifest) -> int:
+    """Rows that are in tables."""
+    return sum(topic.transform.rows_out if topic.transform else topic.rows for topic in manifest.topics)
+
+
+def _bags(count: int) -> str:
+    return "1 bag" if count == 1 else f"{count:,} bags"
 
 
 def print_quality(commit: contract.DriveManifest | None) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from typing import Any
 
 from ros_to_parquet import contract
 from ros_to_parquet.commands.arguments import add_finish, add_lake, add_memory_limit, read_budget, read_finish
 from ros_to_parquet.commands.outcome import fail
-from ros_to_parquet.contract import ExitCode
 from ros_to_parquet.text import say
 
 
@@ -32,7 +32,7 @@ def command_finish(arguments: argparse.Namespace) -> int:
 
     output, asked = normalize(arguments.lake), read_finish(arguments)
     try:
-        record = finish.finish_committed(
+        finished = finish.finish_committed(
             open_storage(output),
             output,
             arguments.drive_id,
@@ -41,19 +41,18 @@ def command_finish(arguments: argparse.Namespace) -> int:
             again=True,
         )
     except finish.StepError as error:
-        return fail(ExitCode.INPUT_MISSING, str(error))
-    print_finished(record, output)
-    if record is None:
+        return fail(error.exit_code, str(error))
+    print_finished(finished.steps, output)
+    if not finished.steps:
         say(
             f"Nothing to do: no finishing step is asked for, here or by the last run of {arguments.drive_id}."
         )
-    undone = [] if record is None else [step for step in record.steps if step.state != "done"]
-    return int(ExitCode.ENGINE_ERROR if undone else ExitCode.OK)
+    return int(finished.code)
 
 
-def print_finished(record: contract.FinishRecord | None, output: str) -> None:
+def print_finished(steps: Iterable[contract.StepResult], output: str) -> None:
     """Prints what became of each finishing step."""
     from ros_to_parquet import finish
 
-    for line in finish.lines(record, output) if record else ():
+    for line in finish.lines(steps, output):
         say(line)

@@ -60,10 +60,12 @@ def command_fleet(arguments: argparse.Namespace) -> int:
 
     query = fleet.Query(
         topics=tuple(arguments.topic),
-        near=parse_place(arguments.near) if arguments.near else None,
+        near=None if arguments.near is None else parse_place(arguments.near),
         since_ns=_time(arguments.since),
         until_ns=_time(arguments.until),
     )
+    if query.since_ns is not None and query.until_ns is not None and query.since_ns >= query.until_ns:
+        raise UsageError(f"--since {arguments.since} is not before --until {arguments.until}")
     output = normalize(arguments.lake)
     storage = open_storage(output)
     updated = None

@@ -76,7 +76,7 @@ def command_frames(arguments: argparse.Namespace) -> int:
         raise UsageError(
             "either --sync, or flags that say the table: --reference or --rate-hz, --topic, --pose"
         )
-    tables = read_sync(arguments.sync) if arguments.sync else checked_sync(flags, "frames")
+    tables = checked_sync(flags, "frames") if arguments.sync is None else read_sync(arguments.sync)
     budget = read_budget(arguments)
     for table in tables:
         begin = time.monotonic()

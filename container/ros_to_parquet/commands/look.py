@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from typing import Any
 
 from ros_to_parquet import contract, memory
@@ -72,17 +73,20 @@ def command_info(arguments: argparse.Namespace) -> int:
 
 def command_sample(arguments: argparse.Namespace) -> int:
     """Each bag's errors are its own: the others are looked into all the same."""
-    from ros_to_parquet.msg_path import load_types
+    from ros_to_parquet.run import read_types
     from ros_to_parquet.sample import read_sample
+    from ros_to_parquet.storage import normalize
 
     try:
         max_bytes = memory.parse_size(arguments.max_bytes)
     except memory.MemoryLimitError as error:
         raise UsageError(f"--max-bytes: {error}") from error
-    if not arguments.seconds > 0:
-        raise UsageError(f"--seconds {arguments.seconds:g}: expected a number above 0")
-    options = contract.ExtractOptions(msg_paths=tuple(arguments.msg_path), ros_distro=arguments.ros_distro)
-    types = load_types(options)
+    if not 0 < arguments.seconds < math.inf:
+        raise UsageError(f"--seconds {arguments.seconds:g}: expected a finite number above 0")
+    options = contract.ExtractOptions(
+        msg_paths=tuple(normalize(folder) for folder in arguments.msg_path), ros_distro=arguments.ros_distro
+    )
+    types = read_types(options)
     code = ExitCode.OK
     for bag in arguments.bags:
         try:

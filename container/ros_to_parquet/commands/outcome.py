@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import traceback
 
-from ros_to_parquet.contract import ContractError, ExitCode
-from ros_to_parquet.errors import unexpected
+from ros_to_parquet.contract import ExitCode
+from ros_to_parquet.errors import DISK_FULL, ShardError, exit_code, unexpected
 from ros_to_parquet.log import event
 from ros_to_parquet.termination import TerminatedError
 
@@ -22,33 +22,22 @@ def fail(code: ExitCode, reason: str) -> int:
 
 def explain(error: Exception | TerminatedError) -> tuple[ExitCode, str]:
     """Exit code and reason of whatever a command raised. An unexpected error's traceback is printed."""
-    from ros_to_parquet import storage
-    from ros_to_parquet.bag.model import BagError
-    from ros_to_parquet.errors import ShardError
-
+    code = exit_code(error)
     match error:
         case ShardError():
-            if error.exit_code is ExitCode.TRANSFORM_FAILED and error.__cause__ and error.__cause__.__cause__:
+            if code is ExitCode.TRANSFORM_FAILED and error.__cause__ and error.__cause__.__cause__:
                 traceback.print_exception(error.__cause__.__cause__)  # who wrote it wants to see where
-            return error.exit_code, str(error)
-        case BagError():
-            return ExitCode.BAG_UNREADABLE, str(error)
-        case UsageError() | storage.LocationError():
-            return ExitCode.USAGE, str(error)
-        case ContractError():
-            return ExitCode.PLAN_REFUSED, str(error)
-        case TerminatedError() | storage.TransientError():
-            return ExitCode.RETRY, str(error)
-        case storage.AccessDeniedError():
-            return ExitCode.ACCESS_DENIED, str(error)
-        case storage.NotFoundError():
-            return ExitCode.INPUT_MISSING, str(error)
-        case storage.StorageError():
-            return ExitCode.OUTPUT_FAILED, str(error)
+        case UsageError():
+            code = ExitCode.USAGE
         case MemoryError():
-            return ExitCode.OUT_OF_MEMORY, "out of memory; give the job more"
-        case OSError():  # such as a full disk
+            return code, "out of memory; give the job more"
+        case OSError() if error.errno in DISK_FULL:  # an output's is a StorageError
+            import tempfile
+
+            return code, f"{error}; scratch is {tempfile.gettempdir()}: make room there, or set TMPDIR"
+        case OSError() if code is ExitCode.ENGINE_ERROR:
             traceback.print_exception(error)
-            return ExitCode.ENGINE_ERROR, f"{type(error).__name__}: {error}"
-        case _:
-            return ExitCode.ENGINE_ERROR, unexpected(error)
+            return code, f"{type(error).__name__}: {error}"
+        case _ if code is ExitCode.ENGINE_ERROR:
+            return code, unexpected(error)
+    return code, str(error)

@@ -46,7 +46,8 @@ def command_rebuild(arguments: argparse.Namespace) -> int:
     if contract.bag_format(arguments.output) not in (None, "mcap"):
         raise UsageError(f"--output {arguments.output}: what is written is an MCAP file; name it .mcap")
     if window.start_ns >= window.stop_ns:
-        raise UsageError(f"--from {arguments.start} is not before --to {arguments.stop}")
+        stop = "the last time that there is" if arguments.stop is None else f"--to {arguments.stop}"
+        raise UsageError(f"--from {arguments.start} is not before {stop}")
     begin = time.monotonic()
     try:
         rebuilt = rebuild(

@@ -36,7 +36,8 @@ def command_report(arguments: argparse.Namespace) -> int:
     from ros_to_parquet.storage import NotAFileError, NotFoundError, join, normalize, open_storage
 
     lake = Lake(arguments.lake)
-    uri = normalize(arguments.output or join(lake.uri, contract.report_key(arguments.drive_id)))
+    inside = join(lake.uri, contract.report_key(arguments.drive_id))
+    uri = normalize(inside if arguments.output is None else arguments.output)
     try:
         open_storage(uri).head(uri)
     except NotAFileError as error:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 
 from ros_to_parquet.contract.images import is_image_type
 from ros_to_parquet.contract.keys import schema_of
 from ros_to_parquet.contract.manifest import (
+    BagResult,
     DriveManifest,
     Manifest,
     SchemaTotal,
@@ -17,10 +19,16 @@ from ros_to_parquet.contract.manifest import (
     bytes_written_of,
 )
 from ros_to_parquet.contract.names import topic_matches
-from ros_to_parquet.contract.options import ExtractOptions, make_same_rows
+from ros_to_parquet.contract.options import ExtractOptions, make_same_rows, what_makes_rows
 from ros_to_parquet.contract.outcomes import MAX_REASONS, BagStatus, DriveState
 from ros_to_parquet.contract.plan import BagSlice, Plan, Run, run_in_words
 from ros_to_parquet.contract.wire import CONTRACT_VERSION
+
+_MORE_MEMORY = "--memory-limit"
+"""What reasons name that more memory helps against."""
+
+_OF_A_BAG = re.compile(r"bag (?P<bag>.+?)(?: at offset \d+: |: not tried again, )")
+"""Begins the problem of a bag that is damaged or cannot be read; see `fold` and `KnownUnreadable`."""
 
 
 def _idle_rules(plan: Plan, topics: Mapping[str, bool]) -> list[str]:
@@ -119,6 +127,7 @@ def fold(plan: Plan, manifests: Iterable[Manifest]) -> DriveManifest:
             if topic.remark:
                 problems.append(f"topic {topic.topic}: {topic.remark}")
         del problems[MAX_REASONS:]
+    problems = [*problems, *map(str, plan.unreadable)][:MAX_REASONS]
     rejected = sum(table.rejected for table in tables.values())
     unreadable = sum(status is BagStatus.UNREADABLE for status in statuses.values())
     if shards == len(plan.shards) and unreadable < len(statuses):
@@ -160,6 +169,12 @@ def fold(plan: Plan, manifests: Iterable[Manifest]) -> DriveManifest:
         replaces=replaces,
         covered=plan.covered,
     )
+
+
+def blamed_bag(problem: str) -> str:
+    """The bag that one of a drive manifest's problems says is damaged or cannot be read; empty for no bag."""
+    found = _OF_A_BAG.match(problem)
+    return found["bag"] if found else ""
 
 
 def take_over(plan: Plan, manifests: Iterable[Manifest], by: Run) -> DriveManifest:
@@ -250,7 +265,7 @@ def is_void(shard: int, last_word: DriveManifest | None) -> bool:
 def covered_bags(standing: Iterable[Manifest], options: ExtractOptions) -> set[tuple[str, int, str]]:
     """(name, size, ETag) of the bags that standing manifests cover whole, with options of the same rows.
 
-    A bag that could not be read is not covered: another version of the engine may read it.
+    A bag that could not be read is not covered; see `unreadable_bags`.
     """
     slices: dict[tuple[str, int, str], set[BagSlice]] = {}
     for manifest in standing:
@@ -258,12 +273,61 @@ def covered_bags(standing: Iterable[Manifest], options: ExtractOptions) -> set[t
             for bag in manifest.bags:
                 if bag.status is not BagStatus.UNREADABLE:
                     place = dataclasses.replace(bag.slice, bag=0)
-                    slices.setdefault((bag.name, bag.size_bytes, bag.etag), set()).add(place)
+                    slices.setdefault(bag.content, set()).add(place)
     return {
         bag
         for bag, done in slices.items()
         if any(sum(each.count == of.count for each in done) == of.count for of in done)
     }
+
+
+def unreadable_bags(
+    standing: Iterable[Manifest], options: ExtractOptions, *, engine_version: str
+) -> dict[tuple[str, int, str], str]:
+    """Why bags, by (name, size, ETag), cannot be read, as standing manifests say: it would be the same again.
+
+    Not those that another try may read: by another version of the engine than ``engine_version``, with other
+    options, with more memory.
+    """
+    return {
+        bag.content: bag.damage[0].reason
+        for manifest in standing
+        if manifest.engine_version == engine_version and make_same_rows(manifest.options, options)
+        for bag in manifest.bags
+        if bag.status is BagStatus.UNREADABLE
+        and bag.damage
+        and not any(_MORE_MEMORY in damage.reason for damage in bag.damage)
+    }
+
+
+def bag_version(manifest: Manifest, bag: BagResult) -> Hashable:
+    """Equal where slices are of one whole: of the same content, cut alike, with the same choice of rows."""
+    return bag.content, bag.slice.count, what_makes_rows(manifest.options)
+
+
+def counting_bags(standing: Iterable[Manifest]) -> list[BagResult]:
+    """What counts of each bag where several runs have had it, by name.
+
+    Of the versions of a bag (`bag_version`) those that gave rows, or the last; of a slice that could not be
+    read, and then could, what was read.
+    """
+    tried: dict[str, dict[Hashable, list[tuple[str, BagResult]]]] = {}
+    for manifest in standing:
+        for bag in manifest.bags:
+            versions = tried.setdefault(bag.name, {})
+            versions.setdefault(bag_version(manifest, bag), []).append((manifest.finished_at, bag))
+    counting: list[BagResult] = []
+    for name in sorted(tried):
+        versions_of = list(tried[name].values())
+        with_rows = [results for results in versions_of if any(bag.extracted for _, bag in results)]
+        for results in with_rows or [max(versions_of, key=lambda results: max(when for when, _ in results))]:
+            read = {bag.slice.index for _, bag in results if bag.status is not BagStatus.UNREADABLE}
+            counting += [
+                bag
+                for _, bag in results
+                if bag.status is not BagStatus.UNREADABLE or bag.slice.index not in read
+            ]
+    return counting
 
 
 def add_transforms(first: Iterable[Transformed], second: Iterable[Transformed]) -> tuple[Transformed, ...]:

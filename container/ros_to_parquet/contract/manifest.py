@@ -226,6 +226,11 @@ class BagResult:
     first_log_time_ns: int | None = None
     last_log_time_ns: int | None = None
 
+    @property
+    def content(self) -> tuple[str, int, str]:
+        """See `PlannedBag.content`."""
+        return self.name, self.size_bytes, self.etag
+
 
 @dataclass(frozen=True, slots=True)
 class Manifest:

@@ -99,4 +99,9 @@ class ExtractOptions:
 
 def make_same_rows(one: ExtractOptions, other: ExtractOptions) -> bool:
     """Whether both make the same rows of a bag: they may differ in how a shard ends and files are encoded."""
-    return dataclasses.replace(one, strict=other.strict, parquet=other.parquet) == other
+    return what_makes_rows(one) == what_makes_rows(other)
+
+
+def what_makes_rows(options: ExtractOptions) -> ExtractOptions:
+    """The options, alike in all that makes no other rows."""
+    return dataclasses.replace(options, strict=False, parquet=ParquetStyle.COMPATIBLE)

@@ -35,7 +35,7 @@ EXIT_CODE_HELP: Mapping[ExitCode, str] = {
     ExitCode.TRANSFORM_FAILED: "a transform failed, or gave what no table can be: the log has its traceback",
     ExitCode.BAG_UNREADABLE: "nothing could be read from any of the bags",
     ExitCode.INPUT_MISSING: "a bag is not there, or is not the one that was planned (size or ETag changed)",
-    ExitCode.OUTPUT_FAILED: "the output could not be written",
+    ExitCode.OUTPUT_FAILED: "the output, or scratch (TMPDIR), could not be written",
     ExitCode.RETRY: "interrupted by something that passes: throttling, network, reclaim; retry helps",
     ExitCode.ACCESS_DENIED: "the store refused access",
     ExitCode.PLAN_REFUSED: "plan with a wrong hash, version, bucket or prefix, or another run has the drive",

@@ -63,6 +63,17 @@ class BagSlice:
 
 
 @dataclass(frozen=True, slots=True)
+class KnownUnreadable:
+    """A bag of which an earlier run could read nothing; it is not tried again, for it would be the same."""
+
+    name: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"bag {self.name}: not tried again, for an earlier run could read nothing of it: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """Who asked: an Airflow run, or a run of the command line (``dag_id`` is empty then)."""
 
@@ -123,6 +134,7 @@ class Plan:
         replaces: plan ids whose output this plan's drive commit supersedes (``overwrite``).
         ignored: objects below the prefix that are not bags (their names; bounded, see `MAX_REASONS`).
         covered: names of bags left out because an earlier manifest covers them.
+        unreadable: bags left out because an earlier run could not read them (`unreadable_bags`).
         quality: limits of the quality checks that are not the defaults.
         finish: what is done once the drive is committed.
         pricing: what its containers cost; None where nobody knew, or none is used.
@@ -141,6 +153,7 @@ class Plan:
     ignored: tuple[str, ...] = ()
     ignored_count: int = 0
     covered: tuple[str, ...] = ()
+    unreadable: tuple[KnownUnreadable, ...] = ()
     quality: tuple[QualityRule, ...] = ()
     finish: FinishOptions = field(default_factory=FinishOptions)
     pricing: Pricing | None = None

@@ -16,6 +16,8 @@ T = TypeVar("T")
 
 CONTRACT_VERSION = 1
 
+_ONE_VERSION = "use one version of airflow-batch-ros and of the image"
+
 
 class ContractError(ValueError):
     """A plan, manifest or other object that does not say what this version expects, or a wrong hash."""
@@ -23,7 +25,12 @@ class ContractError(ValueError):
 
 def to_json(value: Any) -> bytes:
     """Canonical JSON of one of the contract's dataclasses."""
-    return json.dumps(dataclasses.asdict(value), sort_keys=True, separators=(",", ":")).encode()
+    # Field by field: as nested dictionaries, a manifest of thousands of topics would be in memory twice.
+    return json.dumps(value, default=_as_object, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _as_object(value: Any) -> dict[str, Any]:
+    return {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
 
 
 def sha256(data: bytes) -> str:
@@ -39,13 +46,12 @@ def from_json(kind: type[T], data: bytes, *, where: str) -> T:
     """
     try:
         raw = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ContractError(f"{where}: not JSON: {error}") from error
     version = raw.get("contract_version", CONTRACT_VERSION) if isinstance(raw, dict) else None
     if version != CONTRACT_VERSION:
         raise ContractError(
-            f"{where}: contract version {version}, this engine speaks {CONTRACT_VERSION}; "
-            "use one version of airflow-batch-ros and of the image"
+            f"{where}: contract version {version}, this engine speaks {CONTRACT_VERSION}; {_ONE_VERSION}"
         )
     return typing.cast(T, _parse(kind, raw, where))
 
@@ -90,7 +96,7 @@ def _parse_dataclass(kind: type, raw: Any, where: str) -> Any:
         raise ContractError(f"{where}: expected an object, not {raw!r:.80}")
     fields = _fields(kind)
     if unknown := sorted(raw.keys() - fields.keys()):
-        raise ContractError(f"{where}: unknown keys {', '.join(unknown)}")
+        raise ContractError(f"{where}: unknown keys {', '.join(unknown)}: of a later version? {_ONE_VERSION}")
     values = {}
     for name, (hint, required) in fields.items():
         if name in raw:

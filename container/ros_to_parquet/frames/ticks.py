@@ -34,8 +34,10 @@ class Rate:
         count = (last_ns * self.period_ns.denominator + self.period_ns.denominator - 1) // (
             self.period_ns.numerator
         ) - begin + 1  # fmt: skip
+        if count <= 0:  # then the first may be past what an integer holds
+            return np.zeros(0, dtype=np.int64)
         base, rest = divmod(begin * self.period_ns.numerator, self.period_ns.denominator)
-        steps = np.arange(max(count, 0), dtype=np.int64)
+        steps = np.arange(count, dtype=np.int64)
         whole, part = divmod(self.period_ns.numerator, self.period_ns.denominator)
         return base + steps * whole + (rest + steps * part) // self.period_ns.denominator
 

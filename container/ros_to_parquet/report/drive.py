@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -116,6 +116,9 @@ def share_of(read: int, topic: Topic) -> float:
 class Bag:
     """A bag over all shards that had a slice of it.
 
+    Of one that runs have tried before in vain (it could not be read, no topic of it was wanted), the run that
+    made rows of it counts, or the last.
+
     Attributes:
         shards: how many those are.
         seconds: of those shards, by the bag's share of the bytes that they read.
@@ -169,9 +172,10 @@ class Drive:
     """A drive as its standing manifests say; see `contract.standing_manifests`.
 
     Attributes:
-        state: the worst of its commits; None where no run has committed it.
+        state: of all its bags and topics together, whichever run did them; None where a run has not ended.
         plans: ids of the plans whose rows it has.
         shards: in the order of plans and numbers.
+        problems: of the runs, each once: every run says again which bags it has not tried.
         quality: results of quality checks, one for each plan that has some.
         cost: what they have cost; None where no manifest says a price.
     """
@@ -243,7 +247,7 @@ def _describe(
     standing: Iterable[Manifest],
 ) -> Drive:
     topics: dict[tuple[str, str], _Topic] = {}
-    bags: dict[tuple[str, str], _Bag] = {}
+    bags: dict[str, dict[Hashable, _Bag]] = {}
     shards: list[Shard] = []
     costs = CostSum()
     for manifest in standing:
@@ -255,23 +259,65 @@ def _describe(
             share = result.bytes_in / bytes_in if bytes_in else 1 / len(manifest.topics)
             topics.setdefault(key, _Topic(result.table)).add(result, (shard.cost or 0.0) * share)
         for bag in manifest.bags:
-            bags.setdefault((bag.name, bag.etag), _Bag()).add(bag, shard)
+            tried = bags.setdefault(bag.name, {})
+            tried.setdefault(contract.bag_version(manifest, bag), _Bag(bag.slice.count)).add(bag, shard)
     plans = tuple(dict.fromkeys(shard.plan_id for shard in shards))
     counted = [commit for commit in commits if commit.plan_id in plans]
-    states = [commit.state for commit in counted]
-    complete = {commit.plan_id for commit in counted} >= set(plans)
+    kept = [(name, bag) for name, each in sorted(bags.items()) for bag in _kept(list(each.values()))]
+    described = tuple(bag.bag(name) for name, bag in kept)
+    in_use = {plan_id for _, bag in kept for plan_id in bag.plans}
+    rejected = any(topic.rejected for topic in topics.values())
     return Drive(
         drive_id=drive_id,
-        state=max(states, key=list(DriveState).index) if states and complete else None,
+        state=_state(shards, commits, described, rejected=rejected),
         plans=plans,
         run_ids=tuple(dict.fromkeys(commit.run.run_id for commit in counted)),
         topics=tuple(each.topic(*key) for key, each in sorted(topics.items())),
-        bags=tuple(each.bag(name) for (name, _), each in sorted(bags.items())),
+        bags=described,
         shards=tuple(shards),
-        problems=tuple(problem for commit in counted for problem in commit.problems),
+        problems=tuple(
+            dict.fromkeys(_problems((each for each in counted if each.plan_id in in_use), described))
+        ),
         quality=tuple(commit.quality for commit in counted if commit.quality),
         cost=costs.cost(),
     )
+
+
+def _state(
+    shards: Iterable[Shard], commits: Iterable[DriveManifest], bags: Sequence[Bag], *, rejected: bool
+) -> DriveState | None:
+    """As `contract.fold` has it, of all runs together."""
+    ended: dict[str, str] = {}
+    for shard in shards:
+        ended[shard.plan_id] = max(ended.get(shard.plan_id, ""), shard.finished_at)
+    last_words = {commit.plan_id: commit for commit in commits}
+    if not ended or not last_words.keys() >= ended.keys():
+        return None
+    unreadable = sum(bag.status is BagStatus.UNREADABLE for bag in bags)
+    if bags and unreadable == len(bags):
+        return DriveState.FAILED
+    # What was left of a run that was taken over, the next one that is committed has done: not always the one
+    # that took it over, which may have died too, or have planned anew since.
+    committed = (when for plan_id, when in ended.items() if last_words[plan_id].taken_over_by is None)
+    if max(committed, default="") < max(ended.values()):
+        return DriveState.PARTIAL
+    if unreadable or any(bag.status is BagStatus.DAMAGED for bag in bags):
+        return DriveState.DAMAGED
+    return DriveState.SUCCEEDED_WITH_REJECTS if rejected else DriveState.SUCCEEDED
+
+
+def _kept(tried: Sequence[_Bag]) -> list[_Bag]:
+    """As `contract.counting_bags` has it, of results that are summed up."""
+    return [bag for bag in tried if bag.extracted] or [max(tried, key=lambda bag: bag.finished_at)]
+
+
+def _problems(commits: Iterable[DriveManifest], bags: Iterable[Bag]) -> Iterator[str]:
+    """What commits say, but of bags that another run has read whole."""
+    whole = {bag.name for bag in bags if bag.status is BagStatus.OK}
+    for commit in commits:
+        for problem in commit.problems:
+            if contract.blamed_bag(problem) not in whole:
+                yield problem
 
 
 def _plain(type_name: str) -> str:
@@ -363,8 +409,17 @@ class _Topic:
 
 @dataclass(slots=True)
 class _Bag:
-    """A bag in the making."""
+    """A bag, of one content and one choice of rows, in the making.
 
+    ``status``, ``checks`` and ``damage`` are of the slices that could be read, unless ``unreadable`` ones are
+    still missing.
+    """
+
+    slices: int
+    plans: dict[str, None] = field(default_factory=dict)
+    finished_at: str = ""
+    readable: int = 0
+    unreadable: list[str] = field(default_factory=list)
     status: BagStatus = BagStatus.OK
     size_bytes: int = 0
     messages: int = 0
@@ -381,12 +436,19 @@ class _Bag:
     cost: float = 0.0
 
     def add(self, result: BagResult, shard: Shard) -> None:
-        self.status = max(self.status, result.status, key=list(BagStatus).index)
+        self.plans[shard.plan_id] = None
+        self.finished_at = max(self.finished_at, shard.finished_at)
+        reasons = [damage.reason for damage in result.damage[:MOST_DAMAGE]]
+        if result.status is BagStatus.UNREADABLE:
+            self.unreadable = reasons
+        else:
+            self.readable += 1
+            self.status = max(self.status, result.status, key=list(BagStatus).index)
+            self.checks.add(result.verified)
+            self.damage += reasons[: MOST_DAMAGE - len(self.damage)]
         self.size_bytes = result.size_bytes
         self.messages += result.messages
         self.extracted += result.extracted
-        self.checks.add(result.verified)
-        self.damage += [damage.reason for damage in result.damage[: MOST_DAMAGE - len(self.damage)]]
         self.shards += 1
         share = result.bytes_read / shard.bytes_read if shard.bytes_read else 1 / shard.bags
         self.seconds += shard.seconds * share
@@ -400,14 +462,16 @@ class _Bag:
             self.last_ns = last if self.last_ns is None else max(self.last_ns, last)
 
     def bag(self, name: str) -> Bag:
+        unread = bool(self.unreadable) and self.readable < self.slices  # by no run
+        checks = self.checks | {None} if unread else self.checks
         return Bag(
             name=name,
-            status=self.status,
+            status=BagStatus.UNREADABLE if unread else self.status,
             size_bytes=self.size_bytes,
             messages=self.messages,
             extracted=self.extracted,
-            verified=False if False in self.checks else None if None in self.checks else True,
-            damage=tuple(self.damage),
+            verified=False if False in checks else None if None in checks else True,
+            damage=tuple([*self.damage, *self.unreadable][:MOST_DAMAGE] if unread else self.damage),
             shards=self.shards,
             seconds=self.seconds,
             bytes_read=self.bytes_read,

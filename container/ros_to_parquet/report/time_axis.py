@@ -18,6 +18,7 @@ PAUSE_SHARE = 0.2
 """Of all the time that something was recorded."""
 
 Int64Array = npt.NDArray[np.int64]
+UInt64Array = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +32,12 @@ class TimeAxis:
 
     starts_ns: Int64Array
     stops_ns: Int64Array
-    begins_ns: Int64Array
+    begins_ns: UInt64Array
 
     @property
     def length_ns(self) -> int:
         """At least one nanosecond."""
-        return max(int((self.stops_ns - self.starts_ns).sum()), 1) if len(self.starts_ns) else 1
+        return max(int(_apart(self.starts_ns, self.stops_ns).sum()), 1)
 
     @property
     def is_long(self) -> bool:
@@ -47,11 +48,11 @@ class TimeAxis:
     def pauses(self) -> int:
         return max(len(self.starts_ns) - 1, 0)
 
-    def on_axis_ns(self, times_ns: Int64Array) -> Int64Array:
+    def on_axis_ns(self, times_ns: Int64Array) -> UInt64Array:
         """Where log times are on the axis; one in a pause is where the pause is."""
         number = np.clip(np.searchsorted(self.starts_ns, times_ns, side="right") - 1, 0, None)
-        inside = np.clip(times_ns, self.starts_ns[number], self.stops_ns[number]) - self.starts_ns[number]
-        placed: Int64Array = self.begins_ns[number] + inside
+        starts, stops = self.starts_ns[number], self.stops_ns[number]
+        placed: UInt64Array = self.begins_ns[number] + _apart(starts, np.clip(times_ns, starts, stops))
         return placed
 
     def bins(self, times_ns: Int64Array, count: int) -> Int64Array:
@@ -102,5 +103,11 @@ def _merged(spans_ns: Iterable[tuple[int, int]], *, pause_ns: float = 0.0) -> li
 def _axis(spans_ns: Sequence[tuple[int, int]]) -> TimeAxis:
     starts = np.array([start for start, _ in spans_ns], dtype=np.int64)
     stops = np.array([stop for _, stop in spans_ns], dtype=np.int64)
-    lengths = stops - starts
+    lengths = _apart(starts, stops)
     return TimeAxis(starts, stops, np.cumsum(lengths) - lengths)
+
+
+def _apart(starts_ns: Int64Array, stops_ns: Int64Array) -> UInt64Array:
+    """How far stops are behind starts: up to 2^64 ns, where a bag's times are any 64 bits."""
+    apart: UInt64Array = stops_ns.view(np.uint64) - starts_ns.view(np.uint64)
+    return apart

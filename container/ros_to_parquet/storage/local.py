@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ros_to_parquet import termination
+from ros_to_parquet.log import event
 from ros_to_parquet.storage.model import (
     AccessDeniedError,
     ChangedError,
@@ -85,7 +86,9 @@ class LocalStorage:
 
     def objects(self, folder: str) -> Iterator[ObjectInfo]:
         with local_errors(folder):
-            for parent, _, names in os.walk(folder):
+            if Path(folder).is_dir():
+                os.scandir(folder).close()  # os.walk takes one that may not be read for an empty one
+            for parent, _, names in os.walk(folder, onerror=_left_out):
                 for name in names:
                     path = Path(parent, name)
                     if path.is_file() and not name.startswith(LocalUpload.PARTIAL):
@@ -112,6 +115,12 @@ class LocalStorage:
 
     def end(self, unfinished: Unfinished) -> None:
         self.delete(unfinished.uri)
+
+
+def _left_out(error: OSError) -> None:
+    """Says that a folder below what is looked through may not be read, as a disk's ``lost+found``."""
+    if not isinstance(error, FileNotFoundError):  # deleted since it was listed
+        event("folder_left_out", folder=error.filename, reason=error.strerror)
 
 
 class LocalSource:

@@ -549,10 +549,9 @@ def test_a_runs_finishing_step(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_tables_that_cannot_be_made_do_not_keep_others_from_being(tmp_path: Path) -> None:
     lake = extracted(tmp_path / "lake", write(tmp_path / "a.bag", [image(0, 0)]))
     tables = (table_of(name="no", reference="/nix"), table_of(name="yes", reference="/camera"))
-    record = finish.finish_committed(lake._storage, lake.uri, "d", FinishOptions(sync=tables))
-    assert record is not None
-    (step,) = record.steps
-    assert step.state == "failed"
+    finished = finish.finish_committed(lake._storage, lake.uri, "d", FinishOptions(sync=tables))
+    (step,) = finished.steps
+    assert (step.state, finished.code) == ("failed", ExitCode.INPUT_MISSING)
     assert step.problem.startswith("no: topic /nix, the reference: the drive has no rows of it")
     assert step.problem.endswith(f"(written: {contract.frames_key('yes', 'd')})")
     assert lake.frames_tables() == ["yes"]
