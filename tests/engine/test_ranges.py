@@ -67,7 +67,7 @@ def test_small_reads_forward_become_large_requests(store: Store, source: RangeSo
 
 
 def test_several_requests_are_in_flight_ahead_of_a_forward_reader() -> None:
-    """Each ends when the one so many after it has begun: with fewer in flight the reader would stand still."""
+    """Each ends when the one so many after it has begun: with fewer the reader would stand still."""
     begun = {start: threading.Event() for start in range(0, len(DATA), 8 * KB)}
     reading = range(48 * KB, 200 * KB, 8 * KB)  # before them it is not yet known that it goes forward
     stood_still = []

@@ -1016,7 +1016,7 @@ def test_the_next_bag_is_opened_ahead_behind_a_small_one(
         for item in items:
             kinds.append(type(item).__name__)
             if isinstance(item, reading.ReadBag) and item.opened.place == 0:
-                patience = time.monotonic() + (20 if small_bytes else 0.2)
+                patience = time.monotonic() + (60 if small_bytes else 0.2)
                 while len(opened) == 1 and time.monotonic() < patience:
                     time.sleep(0.01)
                 assert opened == (["a", "b"] if small_bytes else ["a"])

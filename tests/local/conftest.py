@@ -15,6 +15,11 @@ from airflow_batch_ros.local import JOB_DEFINITION, JOB_QUEUE, EmbeddedAws, Serv
 SLOTS = 2
 KILL_GRACE_S = 1.0
 FINAL = ("SUCCEEDED", "FAILED")
+PATIENCE_S = 60.0
+"""For what takes a moment, on a machine that may be busy."""
+
+SLEEP = "import time; time.sleep(600)"
+"""A job that runs until it is ended."""
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +49,7 @@ class Jobs:
         return dict(job)
 
     def until(
-        self, job_id: str, condition: Callable[[dict[str, Any]], bool], patience_s: float = 20.0
+        self, job_id: str, condition: Callable[[dict[str, Any]], bool], patience_s: float = PATIENCE_S
     ) -> dict[str, Any]:
         deadline = time.monotonic() + patience_s
         while not condition(job := self.describe(job_id)):

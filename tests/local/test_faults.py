@@ -365,7 +365,7 @@ def test_a_stuck_job_is_cancelled_by_its_queue_or_by_somebody(aws: EmbeddedAws, 
 
 
 def test_a_reclaimed_host_takes_the_attempt_with_it(aws: EmbeddedAws, jobs: Jobs) -> None:
-    code = "import time; print('begun 1', flush=True); time.sleep(60)"
+    code = "import time; print('begun 1', flush=True); time.sleep(600)"
     with aws.faults(HostReclaimed(job="spot-*", times=1, at_line="begun*")):
         job = jobs.run(code, name="spot-1", retryStrategy={"attempts": 1})
         assert jobs.lines(job) == ["begun 1"]

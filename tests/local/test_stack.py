@@ -20,10 +20,10 @@ from airflow_batch_ros.local import EmbeddedAws, LocalAwsError, ServerOptions
 from airflow_batch_ros.local.processes import start_time
 from airflow_batch_ros.local.state import StateFolder, find_running, read_kept
 
-from .conftest import Jobs
+from .conftest import PATIENCE_S, Jobs
 
 OPTIONS = ServerOptions(entrypoint=(sys.executable, "-I", "-S"), slots=2)
-PRINT_PID = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+PRINT_PID = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
 
 
 def make(folder: Path, *buckets: str) -> EmbeddedAws:
@@ -47,7 +47,7 @@ def start_job(aws: EmbeddedAws) -> int:
     """A job that runs for a minute; its process id."""
     jobs = Jobs(aws.client("batch"), aws.client("logs"))
     job_id = jobs.submit(PRINT_PID)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE_S
     while True:
         job = jobs.until(job_id, lambda job: job["status"] == "RUNNING")
         try:
@@ -59,7 +59,7 @@ def start_job(aws: EmbeddedAws) -> int:
 
 def assert_all_gone(pids: list[int]) -> None:
     assert len(pids) >= 3, "server, SeaweedFS and a job"
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE_S
     while left := [pid for pid in pids if start_time(pid) is not None]:
         assert time.monotonic() < deadline, f"processes {left} still run"
         time.sleep(0.01)
