@@ -334,7 +334,7 @@ def test_of_two_runs_that_end_at_once_the_list_has_both(
             if isinstance(page, RunsPage) and threading.current_thread().name == "slow":
                 held.append(len([row for row in page.rows if row.states]))
                 reached.set()
-                assert go_on.wait(30)
+                assert go_on.wait(120)
             return text
 
         monkeypatch.setattr(static, "render", slow)
@@ -345,7 +345,7 @@ def test_of_two_runs_that_end_at_once_the_list_has_both(
 
         thread = threading.Thread(target=write, args=("run_1",), name="slow")
         thread.start()
-        assert reached.wait(30)
+        assert reached.wait(120)
         write("run_2")
         go_on.set()
         thread.join()
@@ -734,14 +734,14 @@ def test_an_answer_is_kept_for_its_time_and_asked_for_once() -> None:
 
     def slow() -> str:
         reached.set()
-        assert go_on.wait(30)
+        assert go_on.wait(120)
         asked.append("e")
         return "E"
 
     threads = [threading.Thread(target=kept.get, args=("e", slow), kwargs={"seconds": 10}) for _ in range(4)]
     for thread in threads:
         thread.start()
-    assert reached.wait(30)
+    assert reached.wait(120)
     go_on.set()
     for thread in threads:
         thread.join()

@@ -144,7 +144,7 @@ def test_drives_are_handled_at_once_and_come_in_order(
 
     class Waiting:
         def submit_job(self, **request: Any) -> Any:
-            at_once.wait(30.0)
+            at_once.wait(120.0)
             return batch.submit_job(**request)
 
     many.submitter = Waiting()  # type: ignore[assignment]
@@ -163,9 +163,9 @@ def test_killed_while_several_are_on_their_way_it_ends_them_all(
 
     class Killing:
         def submit_job(self, **request: Any) -> Any:
-            if at_once.wait(30.0) == 0:
+            if at_once.wait(120.0) == 0:
                 many.kill()  # Batch has none of them yet
-            at_once.wait(30.0)
+            at_once.wait(120.0)
             answer = batch.submit_job(**request)
             submitted.append(answer["jobId"])
             return answer
