@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -268,23 +267,27 @@ def lines(
             )
         )
     told = table_lines(head, rows) if rows else []
-    partial = [drive.plan for drive in drives if drive.plan.ignored_count]
-    told += [not_taken(plan) for plan in partial[:PROBLEMS_SHOWN]]
-    if (more := len(partial) - PROBLEMS_SHOWN) > 0:
-        told.append(f"and {more:,} more drives have what is not taken; --json has all")
-    told += [line for drive in drives for line in not_tried_again(drive.plan)]
+    plans = [drive.plan for drive in drives]
+    ignoring = [[not_taken(plan)] for plan in plans if plan.ignored_count]
+    told += _first(ignoring, PROBLEMS_SHOWN, "drives have what is not taken")
+    vain = [not_tried_again(plan) for plan in plans if plan.unreadable]
+    told += _first(vain, PROBLEMS_SHOWN, "drives have bags that are not tried again")
     if bags:
-        listed = (line for drive in drives for line in _bag_lines(drive.plan))
-        told += itertools.islice(listed, BAGS_SHOWN)
-        if (more := sum(len(drive.plan.bags) for drive in drives) - BAGS_SHOWN) > 0:
-            told.append(f"and {more:,} more bags; --json has all")
+        told += _first([[line] for plan in plans for line in _bag_lines(plan)], BAGS_SHOWN, "bags")
     rare = [look for look in left_out if look.left_out != NOTHING_NEW]
-    told += [f"{look.source.drive_id}: left out: {look.left_out}" for look in rare[:PROBLEMS_SHOWN]]
-    if (more := len(rare) - PROBLEMS_SHOWN) > 0:
-        told.append(f"and {more:,} more drives are left out; --json has all")
+    reasons = [[f"{look.source.drive_id}: left out: {look.left_out}"] for look in rare]
+    told += _first(reasons, PROBLEMS_SHOWN, "drives are left out")
     if len(rare) < len(left_out):
         told.append(f"drives with {nothing_new(left_out)}")
     return [*told, *_sum_lines(drives, estimator), "nothing was submitted"]
+
+
+def _first(entries: Sequence[Sequence[str]], most: int, what: str) -> list[str]:
+    """The lines of the first entries, and how many more there are."""
+    told = [line for entry in entries[:most] for line in entry]
+    if (more := len(entries) - most) > 0:
+        told.append(f"and {more:,} more {what}; --json has all")
+    return told
 
 
 def _sum_lines(drives: Sequence[Foreseen], estimator: Estimator | None) -> list[str]:

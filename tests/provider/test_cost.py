@@ -539,13 +539,16 @@ def test_plan_says_what_is_not_taken_as_submit_does(shell: Shell) -> None:
     assert (one["ignored"], one["not_taken"]) == (0, [])
 
 
-def test_plan_bounds_the_drives_of_which_something_is_not_taken() -> None:
-    made = replace(plan([bag("a.bag")]), ignored=("x.txt",), ignored_count=1)
+def test_plan_bounds_the_drives_that_it_says_something_of() -> None:
+    known = (contract.KnownUnreadable("b.bag", "cut off"),)
+    made = replace(plan([bag("a.bag")]), ignored=("x.txt",), ignored_count=1, unreadable=known)
     source = DriveSource(made.drive_id, "raw", "drive_1/")
     drives = [plan_command.Foreseen(Look(source, made), made, None)] * (PROBLEMS_SHOWN + 2)
     lines = plan_command.lines(drives, [], None, bags=False)
     assert lines.count("drive drive_1: not taken, 1: x.txt") == PROBLEMS_SHOWN
     assert "and 2 more drives have what is not taken; --json has all" in lines
+    assert sum("bag b.bag: not tried again" in line for line in lines) == PROBLEMS_SHOWN
+    assert "and 2 more drives have bags that are not tried again; --json has all" in lines
 
 
 def test_plan_names_a_queue_or_a_definition_that_does_not_exist(shell: Shell) -> None:
