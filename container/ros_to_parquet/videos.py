@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
-from collections.abc import Hashable
-from contextlib import suppress
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import numpy as np
@@ -122,7 +124,8 @@ class _Video:
         tick = max((log_time_ns - self.first_ns) // _TICK_NS, self.last_tick + 1)
         frame = av.VideoFrame.from_ndarray(_continued(pixels, self.width, self.height), format="rgb24")
         frame.pts, frame.time_base = tick, _TICK
-        self.container.mux(self.stream.encode(frame))
+        with nullcontext() if self.frames else _scheduled_as_before():  # the first one opens the encoder
+            self.container.mux(self.stream.encode(frame))
         self.last_tick = tick
         self.frames += 1
         return VideoFrame(self.path, self.frames - 1, tick * _TICK_NS)
@@ -130,6 +133,26 @@ class _Video:
     def finish(self) -> None:
         self.container.mux(self.stream.encode(None))
         self.container.close()
+
+
+@contextmanager
+def _scheduled_as_before() -> Iterator[None]:
+    """Threads that were made real-time within are scheduled as the caller was.
+
+    SVT-AV1 does that, where it may (as root), to its threads and to whoever calls it: from then on they,
+    and all that the process starts, would run before everything else on the machine.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        for thread in (int(entry.name) for entry in Path("/proc/self/task").iterdir()):
+            with suppress(ProcessLookupError):  # it has ended meanwhile
+                if os.sched_getscheduler(thread) in (os.SCHED_FIFO, os.SCHED_RR):
+                    os.sched_setscheduler(thread, policy, parameters)
 
 
 def _continued(pixels: Pixels, width: int, height: int) -> Pixels:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import os
 import shutil
 import struct
+import sys
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,7 +23,7 @@ from PIL import Image
 from rosbags.rosbag1 import Writer
 from rosbags.typesys import Stores, get_typestore
 
-from ros_to_parquet import contract, images, lake, run
+from ros_to_parquet import contract, images, lake, run, videos
 from ros_to_parquet.cli import main
 from ros_to_parquet.contract import (
     ExitCode,
@@ -436,6 +438,27 @@ def test_a_video_shows_frames_when_they_were_logged(tmp_path: Path, codec: str) 
     assert [time_ns for time_ns, _ in shown] == wanted
     for (_, pixels), row in zip(shown, wide, strict=True):
         assert np.abs(pixels[10:50, 10:80].astype(int) - row[0, 0]).mean() < 8
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="where threads are scheduled so")
+@pytest.mark.parametrize("codec", ["h264", "av1"])
+def test_a_video_makes_no_thread_real_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codec: str
+) -> None:
+    """SVT-AV1 would, as root: the engine, and jobs started by who calls it, starved the machine."""
+    before, add = os.sched_getscheduler(0), videos.Videos.add
+    seen: list[int] = []
+
+    def noted(*arguments: Any, **more: Any) -> videos.VideoFrame:
+        made = add(*arguments, **more)
+        seen.extend(os.sched_getscheduler(int(each.name)) for each in Path("/proc/self/task").iterdir())
+        return made
+
+    monkeypatch.setattr(videos.Videos, "add", noted)
+    bag = write(tmp_path / "a.bag", {"/cam": frames(raw(picture(number)) for number in range(3))})
+    extract(bag, output=tmp_path / "lake", options=options(cam=f"left_out,video={codec}"))
+    assert len(seen) > 3
+    assert set(seen) == {before} == {os.sched_getscheduler(0)}
 
 
 def test_one_video_a_camera_and_size_over_all_bags_of_a_shard(tmp_path: Path) -> None:
