@@ -204,6 +204,17 @@ def test_a_misspelt_key_of_the_run_is_refused(pipeline: Pipeline) -> None:
         pipeline.submit(conf=None)
 
 
+def test_two_tasks_of_one_run_take_a_drive_to_a_lake_each(pipeline: Pipeline) -> None:
+    (one,) = pipeline.submit("good")
+    other = f"s3://{pipeline.bucket}/other"
+    for work in ("submitted", "adopted"):
+        (two,) = pipeline.submit("good", output_uri=other, definition="hang")
+        assert (two["work"], two["output"]) == (work, other)
+    assert one["job_id"] != two["job_id"]
+    with pytest.raises(AirflowFailException, match="that take the drive need lakes of their own"):
+        pipeline.submit(conf=pipeline.conf("good", topics={"include": ["/imu"]}))
+
+
 def test_a_queue_that_is_not_there_fails_without_a_retry(pipeline: Pipeline) -> None:
     with pytest.raises(AirflowFailException, match="Job queue nope does not exist"):
         pipeline.submit("good", job_queue="nope")
