@@ -23,6 +23,7 @@ from airflow.providers.common.compat.sdk import (
     AirflowSkipException,
     TaskDeferred,
 )
+from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS
 from botocore.exceptions import ClientError
 
 from airflow_batch_ros.assets import lake_drives
@@ -613,6 +614,19 @@ def test_topics_that_take_no_message_are_said(pipeline: Pipeline) -> None:
         pipeline.context = make_context(f"another-{pipeline.bucket}")
     pipeline.put("none/x.bag", ros1_bag(messages=0))
     assert pipeline.wait(pipeline.submit("none"))["drives"][0]["problems"] == []
+
+
+def test_a_timeout_says_that_the_jobs_go_on(pipeline: Pipeline) -> None:
+    jobs = pipeline.submit("good", definition="hang")
+    said = r"not all of 1 Batch jobs have ended after 0\.2 s, the timeout; they go on: clear this task"
+    with pytest.raises(AirflowSensorTimeout, match=said):
+        pipeline.wait(jobs, timeout=0.2)
+    if AIRFLOW_V_3_0_PLUS:
+        context: Any = pipeline.context
+        deferred = pipeline.sensor(jobs, deferrable=True, timeout=0.2)
+        with pytest.raises(AirflowSensorTimeout, match=said):
+            deferred.resume_execution("__fail__", {"error": "Trigger timeout"}, context)
+    assert pipeline.state(jobs[0]["job_id"]) in ("RUNNABLE", "STARTING", "RUNNING")
 
 
 def test_soft_fail_skips(pipeline: Pipeline) -> None:
