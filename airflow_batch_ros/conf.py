@@ -80,6 +80,10 @@ _DRIVE_ID = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
 _FOUND_ID = r"(?=.{1,100}$)(\*|[A-Za-z0-9][A-Za-z0-9_.-]*\*)[A-Za-z0-9_.-]*"
 """Of a pattern: an id with one star, for what the pattern finds."""
 _BUCKET = r"(?!.*\.\.)(?!\d+\.\d+\.\d+\.\d+$)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
+_NO_TEMPLATE = (
+    "; Airflow renders values of a mapping and not its keys: let a task return the drives, or write the conf "
+    "as JSON text"
+)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 _GLOBS_SCHEMA: Mapping[str, Any] = {
@@ -106,7 +110,7 @@ def _place_schema(prefix: str) -> dict[str, Any]:
     }
 
 
-_PATTERN_SCHEMA = _place_schema(r"^(?!/)(?!.*\*\*)[^\x00-\x1f\x7f]*\*[^\x00-\x1f\x7f]*$")
+_PATTERN_SCHEMA = _place_schema(r"^(?!/|s3://)(?!.*\*\*)[^\x00-\x1f\x7f]*\*[^\x00-\x1f\x7f]*$")
 
 DRIVES_TO_PROCESS_SCHEMA: Mapping[str, Any] = {
     "type": "object",
@@ -117,7 +121,7 @@ DRIVES_TO_PROCESS_SCHEMA: Mapping[str, Any] = {
     "then": _PATTERN_SCHEMA,
     "else": {
         "patternProperties": {
-            r"^[^*]*$": _place_schema(r"^(?!/)[^*\x00-\x1f\x7f]*$"),
+            r"^[^*]*$": _place_schema(r"^(?!/|s3://)[^*\x00-\x1f\x7f]*$"),
             r"\*": _PATTERN_SCHEMA,
         }
     },
@@ -411,7 +415,10 @@ def _drives(
         problems.append(f"key 'drives_to_process' is missing; for example {example}")
         return (), ()
     if not isinstance(raw, Mapping):
-        problems.append(f"key 'drives_to_process': expected an object like {example}, not {_shown(raw)}")
+        said = f"key 'drives_to_process': expected an object like {example}, not {_shown(raw)}"
+        if isinstance(raw, str):
+            said += "; text is taken as a whole conf: '{\"drives_to_process\": {{ params.drives | tojson }}}'"
+        problems.append(said)
         return (), ()
     if not raw:
         problems.append(f"key 'drives_to_process' names no drive; for example {example}")
@@ -436,6 +443,7 @@ def _drive(drive_id: object, raw: object, problems: list[str]) -> DriveSource | 
         problems.append(
             f"drive {drive_id!r}: a drive id begins with a letter or digit, goes on with letters, digits, "
             f"'_', '-' and '.', and has at most {MAX_DRIVE_ID_LENGTH} characters: it names folders and jobs"
+            + (_NO_TEMPLATE if "{{" in str(drive_id) else "")
         )
     if not isinstance(raw, Mapping):
         problems.append(
@@ -492,6 +500,11 @@ def _prefix(drive_id: object, raw: Mapping[Any, Any], problems: list[str], *, is
     elif prefix.startswith("/"):
         problems.append(
             f"{where}: {prefix!r} begins with '/', which S3 keys do not; write {prefix.lstrip('/')!r}"
+        )
+    elif prefix.startswith("s3://"):
+        problems.append(
+            f"{where}: {prefix!r} is a URI; write what follows the bucket in it: "
+            f"{prefix.removeprefix('s3://').partition('/')[2]!r}"
         )
     elif "*" in prefix and bag_format(prefix):
         problems.append(

@@ -497,7 +497,7 @@ def submit_once(
         RefusedError: Batch refused it for good, and no try before has an answer that is lost.
         SubmitError: it did not take it else, or nobody knows; the messages begin with ``what``.
     """
-    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
     problem: Exception | None = None
     open_end = False  # whether Batch may have done what it was asked
@@ -513,6 +513,9 @@ def submit_once(
                 refused = not open_end and _is_refusal(error)
                 break
             open_end = open_end or not throttled
+        except ParamValidationError as error:  # it was not sent
+            problem, refused = error, not open_end
+            break
         except BotoCoreError as error:
             problem = error
             open_end = True

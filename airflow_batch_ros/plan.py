@@ -592,7 +592,8 @@ def check_saved(plan: Plan, source: DriveSource, conf: PipelineConf) -> None:
             f"pointcloud {plan.options.pointcloud}, parquet {plan.options.parquet}, "
             f"transforms { {rule.topics: rule.name for rule in plan.options.transforms} }, "
             f"images { {rule.topics: str(rule) for rule in plan.options.images} }; the "
-            "conf says otherwise now, so start a new run"
+            "conf says otherwise now, so start a new run; two tasks of one run that take the drive need "
+            "lakes of their own"
         )
 
 

@@ -13,6 +13,9 @@ from airflow_batch_ros.operators.announce import RosToParquetAnnounceOperator
 from airflow_batch_ros.operators.batch import RosToParquetBatchOperator
 from airflow_batch_ros.sensors.batch import RosToParquetBatchSensor
 
+_NOT_GIVEN: Any = object()
+"""Where None says something."""
+
 
 class RosToParquetTaskGroup(TaskGroup):
     """What `ros_to_parquet` returns: the group, its tasks, and what the sensor returns as ``output``."""
@@ -37,16 +40,16 @@ def ros_to_parquet(
     job_queue: str | None = None,
     job_definition: str | None = None,
     fail_on: Sequence[str] | None = None,
-    min_success_ratio: float | None = None,
+    min_success_ratio: float | str | None = None,
     asset_alias: str | None = DRIVES_ALIAS,
-    deferrable: bool = True,
-    terminate_on_kill: bool = True,
+    deferrable: bool | None = None,
+    terminate_on_kill: bool | None = None,
     runnable_timeout: timedelta | float | None = None,
-    end_stuck: bool = False,
-    drives_page: bool = True,
-    poke_interval: timedelta | float = 30,
+    end_stuck: bool | None = None,
+    drives_page: bool | None = None,
+    poke_interval: timedelta | float | None = None,
     timeout: timedelta | float | None = None,
-    aws_conn_id: str | None = "aws_default",
+    aws_conn_id: str | None = _NOT_GIVEN,
     region_name: str | None = None,
     default_args: Mapping[str, Any] | None = None,
     prefix_group_id: bool = True,
@@ -66,16 +69,18 @@ def ros_to_parquet(
         checks of that level or a worse one), where the conf has no ``fail_on``.
     :param min_success_ratio: share of the drives that must not fail, where the conf has none: 0 to 1.
     :param asset_alias: the alias of the events; None for no events, and no task ``announce``.
-    :param terminate_on_kill: end the jobs when ``wait`` is killed, marked or cleared.
+    :param terminate_on_kill: end the jobs when ``wait`` is killed, marked or cleared; True by default.
     :param runnable_timeout: seconds after which ``wait`` calls a job that stays RUNNABLE stuck, and says why;
         with ``end_stuck`` it ends the job.
     :param drives_page: write the page of the run's drives into the lake when they have ended.
     :param timeout: seconds that ``wait`` waits at most.
-    :param default_args: arguments of all tasks (``{"retries": 2}``).
+    :param default_args: arguments of those of the tasks that have them, where they are not given here
+        (``{"retries": 2, "mode": "reschedule"}``); they win over the DAG's.
     :param prefix_group_id: whether task ids begin with the group's.
     :param submit_arguments: further arguments of the operator, as ``vcpus``, ``memory_mib``, ``tags``.
 
-    All others are the operator's and the sensor's of those names.
+    All others are the operator's and the sensor's of those names; what is not given is for the default
+    arguments of group and DAG, then for operator and sensor, to say.
 
     >>> with DAG("nightly"):  # doctest: +SKIP
     ...     drives = ros_to_parquet(drives=find_drives(), output_uri="s3://lake/drives")
@@ -83,39 +88,46 @@ def ros_to_parquet(
     """
     if drives is not None and conf is not None:
         raise ValueError(f"task group {group_id!r} takes 'drives' or 'conf', not both")
-    sensor_arguments: dict[str, Any] = {} if timeout is None else {"timeout": timeout}
     defaults: dict[str, Any] = dict(default_args or {})
     group = RosToParquetTaskGroup(
         group_id=group_id,
         prefix_group_id=prefix_group_id,
         default_args=defaults,  # type: ignore[arg-type]
     )
+    if terminate_on_kill is None:  # by itself the sensor ends no jobs
+        inherited = {**group.dag.default_args, **group.default_args}
+        terminate_on_kill = inherited.get("terminate_on_kill", True)
+    connection = _given(region_name=region_name)
+    if aws_conn_id is not _NOT_GIVEN:
+        connection["aws_conn_id"] = aws_conn_id
     with group:
         group.submit = RosToParquetBatchOperator(
             task_id="submit",
-            conf=conf if drives is None else {"drives_to_process": drives},
-            output_uri=output_uri,
-            stack_name=stack_name,
-            job_queue=job_queue,
-            job_definition=job_definition,
-            fail_on=fail_on,
-            min_success_ratio=min_success_ratio,
-            aws_conn_id=aws_conn_id,
-            region_name=region_name,
+            **_given(
+                conf=conf if drives is None else {"drives_to_process": drives},
+                output_uri=output_uri,
+                stack_name=stack_name,
+                job_queue=job_queue,
+                job_definition=job_definition,
+                fail_on=fail_on,
+                min_success_ratio=min_success_ratio,
+            ),
+            **connection,
             **submit_arguments,
         )
         group.wait = RosToParquetBatchSensor(
             task_id="wait",
             jobs=group.submit.output,
-            deferrable=deferrable,
-            terminate_on_kill=terminate_on_kill,
-            runnable_timeout=runnable_timeout,
-            end_stuck=end_stuck,
-            drives_page=drives_page,
-            poke_interval=poke_interval,
-            aws_conn_id=aws_conn_id,
-            region_name=region_name,
-            **sensor_arguments,
+            **_given(
+                deferrable=deferrable,
+                terminate_on_kill=terminate_on_kill,
+                runnable_timeout=runnable_timeout,
+                end_stuck=end_stuck,
+                drives_page=drives_page,
+                poke_interval=poke_interval,
+                timeout=timeout,
+            ),
+            **connection,
         )
         group.announce = None
         if asset_alias is not None:
@@ -125,3 +137,8 @@ def ros_to_parquet(
             # Not "on_failure_fail_dagrun": the run's state would then be this task's, not that of "wait".
             group.announce.as_teardown()
     return group
+
+
+def _given(**arguments: Any) -> dict[str, Any]:
+    """Those that are: Airflow fills in its default arguments only for what an operator is not passed."""
+    return {name: value for name, value in arguments.items() if value is not None}

@@ -88,6 +88,7 @@ class RosToParquetBatchOperator(BaseOperator):
         "job_definition",
         "fail_on",
         "min_success_ratio",
+        "shard_bytes",
         "vcpus",
         "memory_mib",
         "max_memory_mib",
@@ -112,7 +113,7 @@ class RosToParquetBatchOperator(BaseOperator):
         job_definition: str | None = None,
         fail_on: Sequence[str] | None = None,
         min_success_ratio: float | str | None = None,
-        shard_bytes: int = DEFAULT_SHARD_BYTES,
+        shard_bytes: int | str | None = DEFAULT_SHARD_BYTES,
         vcpus: float | str | None = None,
         memory_mib: int | str | None = None,
         max_memory_mib: int | str | None = None,
@@ -195,7 +196,7 @@ class RosToParquetBatchOperator(BaseOperator):
             conf=conf,
             run=Run(dag_id=context["ti"].dag_id, run_id=context["run_id"]),
             options=options,
-            shard_bytes=self.shard_bytes,
+            shard_bytes=_size("shard_bytes", int, self.shard_bytes) or DEFAULT_SHARD_BYTES,
             containers=find_containers(hook.batch, options, own=conf.prices, say=self.log.warning),
             say=lambda line: self.log.info(one_line(line)),
             killed=self._killed,
@@ -254,6 +255,10 @@ class RosToParquetBatchOperator(BaseOperator):
         return lists
 
     def _submit_options(self, stack: StackOutputs | None) -> SubmitOptions:
+        if not isinstance(self.requester_pays, bool | None):  # a text is true, whatever it says
+            raise ConfError(
+                [f"argument requester_pays: True, False or None is expected, not {self.requester_pays!r}"]
+            )
         return SubmitOptions(
             job_queue=self.job_queue or (stack.job_queue if stack else DEFAULT_NAME),
             job_definition=self.job_definition or (stack.job_definition if stack else DEFAULT_NAME),
@@ -262,8 +267,8 @@ class RosToParquetBatchOperator(BaseOperator):
             max_memory_mib=_size("max_memory_mib", int, self.max_memory_mib) or DEFAULT_MAX_MEMORY_MIB,
             on_demand_queue=self.on_demand_queue
             or ("" if stack is None or self.job_queue else stack.on_demand_queue),
-            tags=dict(self.tags or {}),
-            extra=dict(self.submit_options or {}),
+            tags=_tags(self.tags),
+            extra=_mapping("submit_options", self.submit_options),
             requester_pays=bool(stack and stack.requester_pays)
             if self.requester_pays is None
             else self.requester_pays,
@@ -312,6 +317,28 @@ def _size(name: str, kind: Callable[[Any], N], value: object) -> N | None:
     if size is not None and not 0 < size < math.inf:
         raise ConfError([f"argument {name}: a number above 0 is expected, not {value!r}"])
     return size
+
+
+def _mapping(name: str, value: object) -> dict[str, Any]:
+    """Raises `ConfError` for what is none; None, or an empty text, is an empty one."""
+    if value in (None, "", "None"):
+        return {}
+    if not isinstance(value, Mapping):
+        raise ConfError([f"argument {name}: a mapping is expected, not {value!r}"])
+    return dict(value)
+
+
+def _tags(value: object) -> dict[str, str]:
+    """With numbers as text, which native templates make of ``{{ ds_nodash }}``."""
+    given = _mapping("tags", value)
+    problems = [
+        f"argument tags: {key!r}: text is expected, not {each!r}"
+        for key, each in given.items()
+        if not isinstance(each, str | int | float)
+    ]
+    if problems:
+        raise ConfError(problems)
+    return {str(key): str(each) for key, each in given.items()}
 
 
 def raw_conf(context: Context) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import astuple
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import (
     AirflowException,
     AirflowFailException,
+    AirflowSensorTimeout,
     BaseSensorOperator,
     PokeReturnValue,
 )
@@ -111,7 +113,12 @@ class RosToParquetBatchSensor(BaseSensorOperator):
                 method_name="execute_complete",
                 timeout=timedelta(seconds=self.timeout),
             )
-        return super().execute(context)
+        with self._timeout_in_words():
+            return super().execute(context)
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        with self._timeout_in_words():
+            return super().resume_execution(next_method, next_kwargs, context)
 
     def poke(self, context: Context) -> PokeReturnValue:
         if self._poll(context):
@@ -144,6 +151,18 @@ class RosToParquetBatchSensor(BaseSensorOperator):
     def get_openlineage_facets_on_failure(self, task_instance: Any) -> OperatorLineage:
         """The same: of a run that fails, most drives may be well."""
         return self.get_openlineage_facets_on_complete(task_instance)
+
+    @contextmanager
+    def _timeout_in_words(self) -> Iterator[None]:
+        """Airflow's own are "Trigger timeout". (Airflow 2 raises another error if it was deferred.)"""
+        try:
+            yield
+        except AirflowSensorTimeout:
+            raise AirflowSensorTimeout(
+                f"not all of {len(self._job_ids())} Batch jobs have ended after {self.timeout:g} s, the "
+                "timeout; they go on: clear this task to wait for them, or end them with "
+                "airflow-batch-ros cancel"
+            ) from None
 
     def _poll(self, context: Context) -> bool:
         """Whether a job is still to end."""

@@ -21,9 +21,11 @@ import yaml
 from airflow_batch_ros import cli as provider_cli
 from airflow_batch_ros.commands import settings
 from airflow_batch_ros.conf import CONF_KEYS, conf_schema, parse_conf
+from airflow_batch_ros.summary import as_dict
 from ros_to_parquet import cli as engine_cli
 from tests.docs.blocks import PAGES, ROOT, Block, blocks_of
 from tests.docs.workspace import RUN, Workspace, make_workspace
+from tests.provider.test_drift import summary
 
 if TYPE_CHECKING:
     from airflow_batch_ros.local import EmbeddedAws
@@ -218,6 +220,18 @@ def test_every_key_has_an_example_that_is_taken(reference: ModuleType) -> None:
     drives = {"drives_to_process": reference.EXAMPLES["drives_to_process"]}
     for key, value in reference.EXAMPLES.items():
         parse_conf({**drives, key: value})
+
+
+# --- what tasks return ------------------------------------------------------------------------------
+
+
+def test_the_table_of_the_summary_has_each_key_of_it() -> None:
+    section = (ROOT / "docs" / "dags.md").read_text().partition("## The summary\n")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    told = as_dict([summary(1)])
+    assert sorted(re.findall(r"`(\w+)`", "".join(rows))) == sorted(told["drives"][0])
+    totals = section.partition("`totals` has")[2]
+    assert set(told["totals"]) == set(re.findall(r"`(\w+)`", totals))
 
 
 # --- the site ---------------------------------------------------------------------------------------

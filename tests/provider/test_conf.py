@@ -203,6 +203,22 @@ BAD: list[tuple[object, str]] = [
         "'/drive_1/' begins with '/', which S3 keys do not; write 'drive_1/'",
     ),
     (
+        with_drive("prefix", "s3://raw-data/2026/drive_1/"),
+        "key 'prefix': 's3://raw-data/2026/drive_1/' is a URI; write what follows the bucket in it: '2026/dr",
+    ),
+    (
+        {"drives_to_process": {"*": pattern("s3://raw-data/*/")}},
+        "'s3://raw-data/*/' is a URI; write what follows the bucket in it: '*/'",
+    ),
+    (
+        {"drives_to_process": {"drive_{{ ds }}": DRIVE}},
+        "names folders and jobs; Airflow renders values of a mapping and not its keys: let a task return the",
+    ),
+    (
+        {"drives_to_process": json.dumps({"drive_1": DRIVE})},
+        "; text is taken as a whole conf: '{\"drives_to_process\": {{ params.drives | tojson }}}'",
+    ),
+    (
         with_drive("prefix", "drive_1/*.bag"),
         "'drive_1/*.bag' is a glob of files; write the folder, and choose bags with",
     ),

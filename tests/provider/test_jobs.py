@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 import pytest
-from botocore.exceptions import ClientError, ReadTimeoutError
+from botocore.exceptions import ClientError, ParamValidationError, ReadTimeoutError
 
 from airflow_batch_ros import jobs
 from airflow_batch_ros.jobs import (
@@ -253,6 +253,9 @@ def test_a_refusal_is_said(script: tuple[Exception, ...]) -> None:
     assert str(caught.value).endswith("said so")
 
 
+NOT_SENT = ParamValidationError(report="Invalid type for parameter timeout, value: 60")
+
+
 @pytest.mark.parametrize(
     ("script", "for_good"),
     [
@@ -264,6 +267,8 @@ def test_a_refusal_is_said(script: tuple[Exception, ...]) -> None:
         ((client_error("ClientException", 0),), False),
         ((client_error("ServerException", 500),) * jobs.SUBMIT_TRIES, False),
         ((client_error("ServerException", 500), client_error("ClientException")), False),
+        ((NOT_SENT,), True),
+        ((client_error("ServerException", 500), NOT_SENT), False),
     ],
 )
 def test_what_is_refused_for_good_is_told_from_what_is_not_known(

@@ -23,6 +23,7 @@ from airflow.providers.common.compat.sdk import (
     AirflowSkipException,
     TaskDeferred,
 )
+from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS
 from botocore.exceptions import ClientError
 
 from airflow_batch_ros.assets import lake_drives
@@ -164,6 +165,13 @@ def test_the_conf_comes_from_the_run_and_the_params(pipeline: Pipeline) -> None:
         ({"memory_mib": "much"}, "argument memory_mib: a number is expected, not 'much'"),
         ({"memory_mib": -5}, "argument memory_mib: a number above 0 is expected, not -5"),
         ({"vcpus": "nan"}, "argument vcpus: a number above 0 is expected, not 'nan'"),
+        ({"shard_bytes": "many"}, "argument shard_bytes: a number is expected, not 'many'"),
+        ({"shard_bytes": 0}, "argument shard_bytes: a number above 0 is expected, not 0"),
+        ({"shard_bytes": -1}, "argument shard_bytes: a number above 0 is expected, not -1"),
+        ({"tags": "team=a"}, "argument tags: a mapping is expected, not 'team=a'"),
+        ({"tags": {"team": None}}, "argument tags: 'team': text is expected, not None"),
+        ({"submit_options": ["timeout"]}, "argument submit_options: a mapping is expected, not ['timeout']"),
+        ({"requester_pays": "False"}, "argument requester_pays: True, False or None is expected, not 'Fal"),
     ],
 )
 def test_a_bad_conf_fails_without_a_retry(pipeline: Pipeline, changes: dict[str, Any], text: str) -> None:
@@ -197,9 +205,31 @@ def test_a_misspelt_key_of_the_run_is_refused(pipeline: Pipeline) -> None:
         pipeline.submit(conf=None)
 
 
+def test_two_tasks_of_one_run_take_a_drive_to_a_lake_each(pipeline: Pipeline) -> None:
+    (one,) = pipeline.submit("good")
+    other = f"s3://{pipeline.bucket}/other"
+    for work in ("submitted", "adopted"):
+        (two,) = pipeline.submit("good", output_uri=other, definition="hang")
+        assert (two["work"], two["output"]) == (work, other)
+    assert one["job_id"] != two["job_id"]
+    with pytest.raises(AirflowFailException, match="that take the drive need lakes of their own"):
+        pipeline.submit(conf=pipeline.conf("good", topics={"include": ["/imu"]}))
+
+
 def test_a_queue_that_is_not_there_fails_without_a_retry(pipeline: Pipeline) -> None:
     with pytest.raises(AirflowFailException, match="Job queue nope does not exist"):
         pipeline.submit("good", job_queue="nope")
+
+
+@pytest.mark.parametrize("wrong", [{"timeOut": {}}, {"timeout": 60}])
+def test_a_request_that_cannot_be_sent_leaves_the_drive_to_the_next_run(
+    pipeline: Pipeline, wrong: dict[str, Any]
+) -> None:
+    with pytest.raises(AirflowFailException, match=r"(?s)Parameter validation failed.*tim.*\[refused\]"):
+        pipeline.submit("good", submit_options=wrong)
+    pipeline.context = make_context(f"corrected-{pipeline.bucket}")
+    (entry,) = pipeline.submit("good", definition="hang")
+    assert entry["work"] == "submitted"
 
 
 def test_a_drive_without_bags_fails_without_a_retry(pipeline: Pipeline) -> None:
@@ -221,14 +251,14 @@ def test_what_a_job_is_given(pipeline: Pipeline) -> None:
         definition="hang",
         vcpus="0.5",
         memory_mib=1024,
-        tags={"team": "perception"},
+        tags={"team": "perception", "day": 20261120},
         submit_options={"timeout": {"attemptDurationSeconds": 90}},
     )
     detail = describe(pipeline.batch, [entry["job_id"]])[entry["job_id"]]
     given = {each["type"]: each["value"] for each in detail["container"]["resourceRequirements"]}
     assert given == {"VCPU": "0.5", "MEMORY": "1024"}
     assert detail["timeout"] == {"attemptDurationSeconds": 90}
-    assert detail["tags"]["team"] == "perception"
+    assert (detail["tags"]["team"], detail["tags"]["day"]) == ("perception", "20261120")
 
 
 def test_a_killed_operator_ends_what_it_submitted(pipeline: Pipeline) -> None:
@@ -268,7 +298,7 @@ def test_the_summary_of_a_good_run(pipeline: Pipeline) -> None:
     pipeline.put("more/x.bag", ros1_bag(first=50))
     pipeline.put("more/y.bag", ros1_bag(first=90, topic="/outside"))
     pipeline.put("more/notes.txt", b"")
-    jobs = pipeline.submit("good", "more", shard_bytes=SMALL)
+    jobs = pipeline.submit("good", "more", shard_bytes=str(SMALL))
     summary = pipeline.wait(jobs)
     assert json.loads(json.dumps(summary)) == summary
     good, more = summary["drives"]
@@ -584,6 +614,19 @@ def test_topics_that_take_no_message_are_said(pipeline: Pipeline) -> None:
         pipeline.context = make_context(f"another-{pipeline.bucket}")
     pipeline.put("none/x.bag", ros1_bag(messages=0))
     assert pipeline.wait(pipeline.submit("none"))["drives"][0]["problems"] == []
+
+
+def test_a_timeout_says_that_the_jobs_go_on(pipeline: Pipeline) -> None:
+    jobs = pipeline.submit("good", definition="hang")
+    said = r"not all of 1 Batch jobs have ended after 0\.2 s, the timeout; they go on: clear this task"
+    with pytest.raises(AirflowSensorTimeout, match=said):
+        pipeline.wait(jobs, timeout=0.2)
+    if AIRFLOW_V_3_0_PLUS:
+        context: Any = pipeline.context
+        deferred = pipeline.sensor(jobs, deferrable=True, timeout=0.2)
+        with pytest.raises(AirflowSensorTimeout, match=said):
+            deferred.resume_execution("__fail__", {"error": "Trigger timeout"}, context)
+    assert pipeline.state(jobs[0]["job_id"]) in ("RUNNABLE", "STARTING", "RUNNING")
 
 
 def test_soft_fail_skips(pipeline: Pipeline) -> None:

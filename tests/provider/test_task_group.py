@@ -64,6 +64,40 @@ def test_arguments_are_given_once_and_reach_the_tasks() -> None:
     assert group.wait.downstream_task_ids == {"after", "ros_to_parquet.announce"}
 
 
+def test_default_arguments_of_group_and_dag_hold_where_nothing_else_is_given() -> None:
+    of_dag = {
+        "aws_conn_id": "aws",
+        "region_name": "eu-west-1",
+        "output_uri": "s3://lake/x",
+        "job_queue": "night",
+        "deferrable": False,
+        "terminate_on_kill": False,
+        "poke_interval": 77,
+        "pool": "drives",
+    }
+    of_group = {"poke_interval": 88, "mode": "reschedule", "drives_page": False, "memory_mib": 4096}
+    with DAG(dag_id="d", start_date=datetime(2026, 1, 1, tzinfo=UTC), schedule=None, default_args=of_dag):
+        group = ros_to_parquet(job_queue="day", default_args=of_group)
+        plain = ros_to_parquet("plain", aws_conn_id=None, deferrable=True, terminate_on_kill=True)
+    submit, wait = group.submit, group.wait
+    assert (submit.output_uri, submit.job_queue, submit.memory_mib) == ("s3://lake/x", "day", 4096)
+    assert (wait.deferrable, wait.terminate_on_kill, wait.drives_page) == (False, False, False)
+    assert (wait.poke_interval, wait.mode) == (88, "reschedule")
+    for each in (submit, wait):
+        assert (each.aws_conn_id, each.region_name, each.pool) == ("aws", "eu-west-1", "drives")
+    assert (plain.submit.aws_conn_id, plain.wait.aws_conn_id) == (None, None)
+    assert (plain.wait.deferrable, plain.wait.terminate_on_kill, plain.wait.poke_interval) == (True, True, 77)
+
+
+def test_what_nobody_gives_is_as_the_documentation_says() -> None:
+    with a_dag():
+        group = ros_to_parquet()
+    assert (group.submit.aws_conn_id, group.submit.region_name) == ("aws_default", None)
+    wait = group.wait
+    assert (wait.deferrable, wait.poke_interval, wait.terminate_on_kill) == (True, 30, True)
+    assert (wait.drives_page, wait.end_stuck, wait.runnable_timeout) == (True, False, None)
+
+
 def test_names_and_events_can_be_left_out() -> None:
     with a_dag() as dag:
         group = ros_to_parquet(prefix_group_id=False, asset_alias=None)
