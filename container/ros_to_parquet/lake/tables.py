@@ -323,12 +323,16 @@ class Lake:
         """The rows that a topic's column of a frames table stands for: its images, its clouds.
 
         They are in the order of ``keys``; where those are null, so is the row. Each row group is read once:
-        ask for many together, in the order of time.
+        ask for many together, in the order of time. Definitions that differ are read together as `dataset`
+        reads them. Where all keys are null, ``columns`` have no type.
 
         Args:
-            columns: of the topic's table; all by default.
+            columns: of the topic's table, also fields of messages (``header.frame_id``); all by default.
 
         Raises:
+            TypeError: ``keys`` is something else.
+            KeyError: the topic has no such column.
+            drift.DriftError: definitions differ so that no table holds both.
             FileNotFoundError: the drive was replaced since ``keys`` were read; read the frames again.
 
         Example:
