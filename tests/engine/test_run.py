@@ -237,6 +237,35 @@ def test_a_definition_that_changed_is_read_as_one_table_or_refused_by_name(tmp_p
         rows(tmp_path / "lake", "speed")
 
 
+def test_a_lake_says_which_drive_it_has_not(tmp_path: Path) -> None:
+    write_bag(tmp_path / "a.bag", messages=2)
+    extract(tmp_path / "a.bag", output=tmp_path / "lake")
+    lake = ros_to_parquet.open(str(tmp_path / "lake"))
+    asked: list[Callable[[Any], object]] = [
+        lambda drives: lake.topic("/imu/data", drives=drives).count_rows(),
+        lambda drives: lake.dataset("imu.data", drives=drives).count_rows(),
+        lambda drives: lake.tables(drives),
+        lambda drives: [topic.name for topic in lake.topics(drives)],
+        lambda drives: lake.quality(drives).count_rows(),
+    ]
+    for ask in asked:
+        assert ask("drive_1") == ask(["drive_1"]) == ask(("drive_1",)) != 0
+        with pytest.raises(KeyError, match=f"{tmp_path}/lake: no drive drive_2; there are drive_1"):
+            ask(["drive_1", "drive_2"])
+        with pytest.raises(KeyError, match="no drive car_7; there are drive_1"):
+            ask("car_7")
+    assert lake.drift("/imu/*", single=True) == lake.drift(["/imu/*"], single=True) != []
+
+
+def test_a_place_without_a_lake(tmp_path: Path) -> None:
+    lake = ros_to_parquet.open(str(tmp_path / "lake"))
+    assert repr(lake) == f"Lake({str(tmp_path / 'lake')!r})"
+    assert lake.drives() == lake.tables() == lake.topics() == []
+    for drives in (None, ["drive_1"]):
+        with pytest.raises(FileNotFoundError, match="no lake is there"):
+            lake.topic("/imu/data", drives=drives)
+
+
 def write_many_topics(bag: Path, topics: int, *, type_name: str, payload: bytes, rounds: int) -> None:
     store = get_typestore(Stores.ROS1_NOETIC)
     with Rosbag1Writer(bag) as writer:
