@@ -638,7 +638,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     said = capsys.readouterr().out
     assert re.search(r"gps\.fix +/gps/fix +6$", said, re.M)
     assert re.search(r"pose +base in map +0 +no transforms connect the two: 6$", said, re.M)
-    assert "! pose of 'base' in 'map': no transforms connect them" in said
+    assert "! pose of 'base' in 'map': no transforms connect them: the drive has none\n" in said
     assert "6 frames, 0.0 MB in " in said
     assert main([*words, "--sync", '[{"rate_hz": 100, "name": "fast", "topics": {"/imu/data": {}}}]']) == 0
     assert lake.frames_tables() == ["fast", "frames"]
