@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import itertools
 import json
 import os
@@ -179,6 +180,22 @@ def test_duckdb_reads_it_with_hive_partitions(tmp_path: Path) -> None:
         FROM read_parquet('{tmp_path}/lake/imu.data/**/*.parquet', hive_partitioning = true)
     """
     assert duckdb.sql(query).fetchall() == [(40, START_NS, 39.0, "drive_1")]
+
+
+@pytest.mark.parametrize(
+    ("drive_id", "guessed"), [("2026-11-20", datetime.date(2026, 11, 20)), ("20261120", 20261120)]
+)
+def test_duckdb_guesses_types_of_partitions_unless_told(
+    tmp_path: Path, drive_id: str, guessed: object
+) -> None:
+    write_bag(tmp_path / "a.bag", messages=1)
+    extract(tmp_path / "a.bag", output=tmp_path / "lake", drive_id=drive_id)
+    read = (
+        f"SELECT drive_id FROM read_parquet('{tmp_path}/lake/imu.data/**/*.parquet', hive_partitioning = true"
+    )
+    told = "hive_types = {'schema': VARCHAR, 'drive_id': VARCHAR}"
+    assert duckdb.sql(f"{read})").fetchall() == [(guessed,)]
+    assert duckdb.sql(f"{read}, {told})").fetchall() == [(drive_id,)]
 
 
 @pytest.mark.parametrize(
