@@ -283,6 +283,16 @@ def test_a_place_without_a_lake(tmp_path: Path) -> None:
             lake.topic("/imu/data", drives=drives)
 
 
+def test_a_topic_without_rows_is_said_to_have_none(tmp_path: Path) -> None:
+    write_bag(tmp_path / "a.bag", messages=1)
+    write_many_topics(tmp_path / "b.bag", 1, type_name="std_msgs/msg/Bool", payload=b"", rounds=3)
+    extract(tmp_path / "a.bag", tmp_path / "b.bag", output=tmp_path / "lake")
+    lake = ros_to_parquet.open(str(tmp_path / "lake"))
+    assert {topic.name: topic.rows for topic in lake.topics()}["/topic_0"] == 0
+    with pytest.raises(KeyError, match="table topic_0 has no rows: 3 of 3 messages were rejected"):
+        lake.topic("/topic_0")
+
+
 def write_many_topics(bag: Path, topics: int, *, type_name: str, payload: bytes, rounds: int) -> None:
     store = get_typestore(Stores.ROS1_NOETIC)
     with Rosbag1Writer(bag) as writer:
