@@ -269,9 +269,8 @@ class Lake:
                 raise no_lake(self.uri)
             if said := [topic for topic in self.topics(drives) if topic.table == table]:
                 rejected, messages = sum(each.rejected for each in said), sum(each.messages for each in said)
-                raise KeyError(
-                    f"{self.uri}: table {table} has no rows: {rejected:,} of {messages:,} messages were rejected"
-                )
+                why = f"{rejected:,} of {messages:,} messages were rejected"
+                raise KeyError(f"{self.uri}: table {table} has no rows: {why}")
             raise KeyError(
                 f"{self.uri}: no table {table}; there are {', '.join(self.tables(drives)) or 'none'}"
             )
