@@ -203,10 +203,12 @@ def groups(definitions: Iterable[tuple[str, TopicDefinition]]) -> list[list[tupl
     return made
 
 
-def common_columns(definitions: Sequence[tuple[str, TopicDefinition]]) -> pa.Schema:
+def common_columns(
+    definitions: Sequence[tuple[str, TopicDefinition]], *, partition: str = "schema"
+) -> pa.Schema:
     """The columns that hold the rows of all definitions, given by their digits, in the order they are met.
 
-    What not all have is nullable.
+    What not all have is nullable. ``partition`` says what they are given by, where it is not digits.
 
     Raises:
         DriftError: no table holds them all.
@@ -215,7 +217,7 @@ def common_columns(definitions: Sequence[tuple[str, TopicDefinition]]) -> pa.Sch
         one, other, fields = broken
         more = f", and {len(fields) - 1} more" if len(fields) > 1 else ""
         raise DriftError(
-            f"its definition changed so that no table holds both schema={one} and schema={other}: "
+            f"its definition changed so that no table holds both {partition}={one} and {partition}={other}: "
             f"{fields[0]}{more}"
         )
     columns = definitions[0][1].columns

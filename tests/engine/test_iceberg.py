@@ -19,6 +19,7 @@ from ros_to_parquet.contract import CatalogKind, CatalogOptions, ExitCode, Extra
 from ros_to_parquet.lake import Lake
 from ros_to_parquet.local_plan import make_plan
 from ros_to_parquet.storage import open_storage
+from tests.docs.blocks import blocks_of
 from tests.engine.sample_bags import START_NS, write_bag, write_defined
 from tests.engine.test_glue import BROKEN, FIRST, KIND, WIDER, Place
 
@@ -132,6 +133,20 @@ def test_what_a_query_leaves_out_is_not_opened(fleet: Fleet) -> None:
     assert len(list(table.scan(row_filter="log_time < '2023-11-15T00:00:00+00:00'").plan_files())) == 2
     (row,) = table.scan(row_filter="drive_id = 'd1'").to_arrow().to_pylist()
     assert (row["value"], row["drive_id"]) == (1.0, "d1")
+
+
+def test_the_documentation_finds_the_rows_of_a_drive(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pyiceberg finds none where the filter names a partition that is not selected."""
+    for drive_id in ("drive_1", "drive_2"):
+        write_bag(fleet.folder / f"{drive_id}.bag", messages=3)
+        fleet.extract(fleet.folder / f"{drive_id}.bag", drive_id)
+    assert cli.main(fleet.words()) == ExitCode.OK
+    monkeypatch.chdir(fleet.folder)
+    (block,) = (each for each in blocks_of("docs/catalog.md") if "load_catalog" in each.body)
+    said: dict[str, Any] = {}
+    exec(compile(block.body, "docs/catalog.md", "exec"), said)
+    assert said["rows"].num_rows == 3
+    assert set(said["rows"].column("drive_id").to_pylist()) == {"drive_1"}
 
 
 def test_a_drive_that_is_replaced_changes_in_one_snapshot(fleet: Fleet) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import itertools
 import json
 import os
@@ -182,6 +183,22 @@ def test_duckdb_reads_it_with_hive_partitions(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("drive_id", "guessed"), [("2026-11-20", datetime.date(2026, 11, 20)), ("20261120", 20261120)]
+)
+def test_duckdb_guesses_types_of_partitions_unless_told(
+    tmp_path: Path, drive_id: str, guessed: object
+) -> None:
+    write_bag(tmp_path / "a.bag", messages=1)
+    extract(tmp_path / "a.bag", output=tmp_path / "lake", drive_id=drive_id)
+    read = (
+        f"SELECT drive_id FROM read_parquet('{tmp_path}/lake/imu.data/**/*.parquet', hive_partitioning = true"
+    )
+    told = "hive_types = {'schema': VARCHAR, 'drive_id': VARCHAR}"
+    assert duckdb.sql(f"{read})").fetchall() == [(guessed,)]
+    assert duckdb.sql(f"{read}, {told})").fetchall() == [(drive_id,)]
+
+
+@pytest.mark.parametrize(
     ("options", "taken"),
     [
         (ExtractOptions(("/imu/*",)), {"/imu/data"}),
@@ -235,6 +252,45 @@ def test_a_definition_that_changed_is_read_as_one_table_or_refused_by_name(tmp_p
         DriftError, match=r"table speed: .* no table holds both .*: `value` float64 -> int32: a float became"
     ):
         rows(tmp_path / "lake", "speed")
+
+
+def test_a_lake_says_which_drive_it_has_not(tmp_path: Path) -> None:
+    write_bag(tmp_path / "a.bag", messages=2)
+    extract(tmp_path / "a.bag", output=tmp_path / "lake")
+    lake = ros_to_parquet.open(str(tmp_path / "lake"))
+    asked: list[Callable[[Any], object]] = [
+        lambda drives: lake.topic("/imu/data", drives=drives).count_rows(),
+        lambda drives: lake.dataset("imu.data", drives=drives).count_rows(),
+        lambda drives: lake.tables(drives),
+        lambda drives: [topic.name for topic in lake.topics(drives)],
+        lambda drives: lake.quality(drives).count_rows(),
+    ]
+    for ask in asked:
+        assert ask("drive_1") == ask(["drive_1"]) == ask(("drive_1",)) != 0
+        with pytest.raises(KeyError, match=f"{tmp_path}/lake: no drive drive_2; there are drive_1"):
+            ask(["drive_1", "drive_2"])
+        with pytest.raises(KeyError, match="no drive car_7; there are drive_1"):
+            ask("car_7")
+    assert lake.drift("/imu/*", single=True) == lake.drift(["/imu/*"], single=True) != []
+
+
+def test_a_place_without_a_lake(tmp_path: Path) -> None:
+    lake = ros_to_parquet.open(str(tmp_path / "lake"))
+    assert repr(lake) == f"Lake({str(tmp_path / 'lake')!r})"
+    assert lake.drives() == lake.tables() == lake.topics() == []
+    for drives in (None, ["drive_1"]):
+        with pytest.raises(FileNotFoundError, match="no lake is there"):
+            lake.topic("/imu/data", drives=drives)
+
+
+def test_a_topic_without_rows_is_said_to_have_none(tmp_path: Path) -> None:
+    write_bag(tmp_path / "a.bag", messages=1)
+    write_many_topics(tmp_path / "b.bag", 1, type_name="std_msgs/msg/Bool", payload=b"", rounds=3)
+    extract(tmp_path / "a.bag", tmp_path / "b.bag", output=tmp_path / "lake")
+    lake = ros_to_parquet.open(str(tmp_path / "lake"))
+    assert {topic.name: topic.rows for topic in lake.topics()}["/topic_0"] == 0
+    with pytest.raises(KeyError, match="table topic_0 has no rows: 3 of 3 messages were rejected"):
+        lake.topic("/topic_0")
 
 
 def write_many_topics(bag: Path, topics: int, *, type_name: str, payload: bytes, rounds: int) -> None:

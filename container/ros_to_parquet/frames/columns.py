@@ -76,10 +76,10 @@ def choose(topic: str, versions: Sequence[Version], wanted: Sequence[str]) -> Ch
                     if each.name not in RESERVED_COLUMNS and (kept := keep(each))
                 ]
             )
-            extra = _selected(definition.columns, [path for path in wanted if path in RESERVED_COLUMNS], met)
+            extra = selected(definition.columns, [path for path in wanted if path in RESERVED_COLUMNS], met)
             columns = pa.schema([*extra, *columns])
         else:
-            columns = _selected(definition.columns, wanted, met)
+            columns = selected(definition.columns, wanted, met)
         pruned.append((digits, drift.TopicDefinition(columns, definition.type_name)))
     if missing := [path for path in wanted if path != ALL and path not in met]:
         names = dict.fromkeys(each.name for _, definition in definitions for each in definition.columns)
@@ -125,7 +125,7 @@ def _not_large(cloud: bool) -> Callable[[pa.Field], pa.Field | None]:
     return keep
 
 
-def _selected(columns: pa.Schema, paths: Iterable[str], met: set[str]) -> pa.Schema:
+def selected(columns: pa.Schema, paths: Iterable[str], met: set[str]) -> pa.Schema:
     """The fields at ``paths``, within the messages that they are in; those that are there are ``met``."""
     chosen: dict[str, list[list[str]]] = {}
     for path in paths:

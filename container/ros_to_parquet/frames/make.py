@@ -32,7 +32,7 @@ from ros_to_parquet.frames.sources import (
     read_stretch,
 )
 from ros_to_parquet.frames.ticks import Rate, Recorded
-from ros_to_parquet.frames.tree import Way, find_way
+from ros_to_parquet.frames.tree import Way, find_way, why_apart
 from ros_to_parquet.lake import Lake, read_drive
 from ros_to_parquet.memory import DEFAULT_BUDGET, MemoryBudget
 from ros_to_parquet.parquet import LOG_TIME, TableWriters, int64_column, time_column
@@ -257,11 +257,12 @@ class _TopicColumn:
 
 @dataclass(slots=True, eq=False)
 class _PoseColumn:
-    """A pose's column; ``way`` is None where the drive's transforms do not connect the frames."""
+    """A pose's column; ``way`` is None where the drive's transforms do not connect the frames: ``apart``."""
 
     pose: FramePose
     poses: Poses
     way: Way | None
+    apart: str
     matched: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
 
@@ -314,7 +315,7 @@ class _Making:
         for each in poses:
             what = f"pose of {each.pose.child!r} in {each.pose.parent!r}"
             if each.way is None:
-                self.problems.append(f"{what}: no transforms connect them")
+                self.problems.append(f"{what}: no transforms connect them: {each.apart}")
             elif bad := sum(each.poses.bad[edge] for edge in each.way.edges):
                 self.problems.append(
                     f"{what}: {bad:,} transforms were left out: their numbers are not finite, or their "
@@ -434,7 +435,9 @@ def _open_poses(
         poses = stack.enter_context(Poses(table.clock))
         for pose in table.poses:
             if pose.topics == wanted:
-                columns[pose] = _PoseColumn(pose, poses, find_way(edges, pose.parent, pose.child))
+                way = find_way(edges, pose.parent, pose.child)
+                apart = "" if way else why_apart(edges, pose.parent, pose.child)
+                columns[pose] = _PoseColumn(pose, poses, way, apart)
         ways = [column.way for column in columns.values() if column.poses is poses and column.way]
         poses.read(filesystem, root, topics, sorted({edge for way in ways for edge in way.edges}))
     return [columns[pose] for pose in table.poses]

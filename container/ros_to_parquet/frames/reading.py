@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 
@@ -13,8 +14,11 @@ import pyarrow.parquet as pq
 
 from ros_to_parquet import contract, drift
 from ros_to_parquet.frames.arrays import column, integers, one_array
+from ros_to_parquet.frames.columns import KEY_FIELDS, selected
 from ros_to_parquet.parquet_options import recorded_schema
+from ros_to_parquet.schema_records import definition_of_file
 from ros_to_parquet.storage import Storage, arrow_filesystem, join
+from ros_to_parquet.text import and_more
 
 METADATA_KEY = "ros_to_parquet.frames"
 """In a file's metadata: JSON of the plans whose rows it was made of, and of the table's description."""
@@ -63,9 +67,12 @@ def dataset(storage: Storage, lake_uri: str, name: str, wanted: Sequence[str] | 
         (drive_id, drift.TopicDefinition(schema)) for drive_id, schema in zip(chosen, schemas, strict=True)
     ]
     try:
-        common = drift.common_columns(definitions)
+        common = drift.common_columns(definitions, partition="drive_id")
     except drift.DriftError as error:
-        raise drift.DriftError(f"{lake_uri}: frames table {name}: {error}") from error
+        apart = and_more([f"drives={[each for each, _ in group]}" for group in drift.groups(definitions)])
+        raise drift.DriftError(
+            f"{lake_uri}: frames table {name}: {error}. Read them apart: {apart}"
+        ) from error
     partition = pa.schema([("drive_id", pa.string())])
     return ds.dataset(
         files,
@@ -91,34 +98,85 @@ def fetch(lake_uri: str, keys: pa.Array | pa.ChunkedArray, columns: Sequence[str
     """The rows of the lake that ``keys`` (a topic's column of a frames table) lead to, in their order.
 
     A null key is a row of nulls. A row group is read once, whatever the order; all rows that are asked for
-    are in memory.
+    are in memory. Where no key leads anywhere, nobody knows the types: ``columns`` are of type null.
 
     Raises:
+        TypeError: ``keys`` is something else.
+        KeyError: the rows have not one of the columns.
+        drift.DriftError: definitions differ so that no table holds both.
         FileNotFoundError: the drive has been replaced since the frames table was read.
     """
-    struct = one_array(keys)
+    struct = _keys(keys)
     filesystem, root = arrow_filesystem(lake_uri)
     there = np.flatnonzero(struct.is_valid().to_numpy(zero_copy_only=False))
     some = struct.take(column(there))
     files = some.field("file").dictionary_encode()
     paths, of_file = files.dictionary.to_pylist(), integers(files.indices)
     groups, rows = integers(some.field("row_group")), integers(some.field("row"))
-    pieces, places = [], []
+    pieces, places, schemas = [], [], []
     for place, path in enumerate(paths):
         here = np.flatnonzero(of_file == place)
         with pq.ParquetFile(filesystem.open_input_file(f"{root}/{path}")) as file:
+            schemas.append((path, recorded_schema(file.metadata)))
             for number, start in _starts(file, set(groups[here].tolist())):
                 found = here[groups[here] == number]
                 read = file.read_row_group(number, columns=None if columns is None else list(columns))
                 pieces.append(read.take(column(rows[found] - start)))
                 places.append(there[found])
     if not pieces:
-        return pa.table({})
-    table = pa.concat_tables(pieces, promote_options="permissive")
+        names = dict.fromkeys(each.partition(".")[0] for each in columns or ())
+        empty = pa.struct([pa.field(name, pa.null()) for name in names])
+        return pa.Table.from_struct_array(pa.array([{}] * len(struct), empty))
+    common = _columns(lake_uri, schemas, columns)
+    table = pa.concat_tables([_conform(each, common) for each in pieces])
     order = np.full(len(struct), -1, dtype=np.int64)
     order[np.concatenate(places)] = np.arange(table.num_rows)
-    nullable = pa.schema([each.with_nullable(True) for each in table.schema], table.schema.metadata)
-    return table.cast(nullable).take(column(order, order >= 0))
+    return table.take(column(order, order >= 0))
+
+
+def _keys(keys: pa.Array | pa.ChunkedArray) -> pa.StructArray:
+    kind, names = getattr(keys, "type", None), [each.name for each in KEY_FIELDS]
+    if isinstance(kind, pa.StructType) and all(kind.get_field_index(name) >= 0 for name in names):
+        return one_array(keys)
+    raise TypeError(
+        f"keys are a topic's column of a frames table, a struct with {', '.join(names)}; "
+        f"not {type(keys).__name__ if kind is None else kind}"
+    )
+
+
+def _columns(
+    lake_uri: str, files: Sequence[tuple[str, pa.Schema]], columns: Sequence[str] | None
+) -> pa.Schema:
+    """What holds the columns of all files, each of which may be null."""
+    table = files[0][0].partition("/")[0]
+    definitions: list[tuple[str, drift.TopicDefinition]] = []
+    met: set[str] = set()
+    for path, schema in files:
+        definition = definition_of_file(schema)
+        wanted = schema if columns is None else selected(schema, columns, met)
+        definitions.append((contract.schema_of(path), dataclasses.replace(definition, columns=wanted)))
+    if missing := [each for each in columns or () if each not in met]:
+        known = dict.fromkeys(name for _, schema in files for name in schema.names)
+        raise KeyError(f"{lake_uri}: table {table}: no column {missing[0]}; there are {', '.join(known)}")
+    try:
+        common = drift.common_columns(definitions)
+    except drift.DriftError as error:
+        raise drift.DriftError(
+            f"{lake_uri}: table {table}: {error}; name other columns, or fetch keys of each apart"
+        ) from error
+    said = set.intersection(*(set((schema.metadata or {}).items()) for _, schema in files))
+    return pa.schema([each.with_nullable(True) for each in common], dict(said))
+
+
+def _conform(rows: pa.Table, columns: pa.Schema) -> pa.Table:
+    """``rows`` as wider types; columns that they lack are null."""
+    arrays = [
+        rows.column(each.name).cast(each.type)
+        if each.name in rows.column_names
+        else pa.chunked_array([pa.nulls(rows.num_rows, each.type)])
+        for each in columns
+    ]
+    return pa.table(arrays, schema=columns)
 
 
 def _starts(file: pq.ParquetFile, wanted: set[int]) -> Iterator[tuple[int, int]]:

@@ -44,9 +44,7 @@ def find_way(edges: Collection[Edge], parent: str, child: str) -> Way | None:
     Raises:
         FramesError: a frame on the way has several parents, or is its own ancestor.
     """
-    above: dict[str, list[Edge]] = {}
-    for edge in edges:
-        above.setdefault(edge.child, []).append(edge)
+    above = _above(edges)
     one, stopped_one = _climb(above, child)
     other, stopped_other = _climb(above, parent)
     heights = {edge.parent: place + 1 for place, edge in enumerate(other)} | {parent: 0}
@@ -57,6 +55,32 @@ def find_way(edges: Collection[Edge], parent: str, child: str) -> Way | None:
     if stopped := stopped_one or stopped_other:
         raise FramesError(f"pose of {child!r} in {parent!r}: {stopped}")
     return None
+
+
+def why_apart(edges: Collection[Edge], parent: str, child: str) -> str:
+    """What a person has to know where `find_way` finds none."""
+    above = _above(edges)
+    known = sorted({frame for edge in edges for frame in (edge.parent, edge.child)})
+    if not known:
+        return "the drive has none"
+    if unknown := [repr(frame) for frame in (child, parent) if frame not in known]:
+        highest_first = sorted(known, key=lambda frame: frame in above)
+        return (
+            f"none has {' or '.join(unknown)}; there are {and_more([repr(each) for each in highest_first])}"
+        )
+    ways = {frame: _climb(above, frame)[0] for frame in (child, parent)}
+    return ", ".join(
+        f"{frame!r} is below {way[-1].parent!r}" if way else f"{frame!r} has no parent"
+        for frame, way in ways.items()
+    )
+
+
+def _above(edges: Collection[Edge]) -> dict[str, list[Edge]]:
+    """By frame, the edges to its parents."""
+    above: dict[str, list[Edge]] = {}
+    for edge in edges:
+        above.setdefault(edge.child, []).append(edge)
+    return above
 
 
 def _climb(above: Mapping[str, Sequence[Edge]], frame: str) -> tuple[list[Edge], str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from ros_to_parquet.lake.records import (
     DriveRecord,
     list_commits,
     load_all,
+    no_lake,
     read_drive,
     standing_commits,
 )
@@ -159,6 +160,9 @@ class Lake:
         self.uri = normalize(uri)
         self._storage = open_storage(self.uri)
 
+    def __repr__(self) -> str:
+        return f"Lake({self.uri!r})"
+
     def drives(self) -> list[str]:
         """Ids of all drives that have manifests, sorted."""
         names = self._storage.folders(join(self.uri, "_manifests"))
@@ -168,23 +172,29 @@ class Lake:
         """What the manifests say of one drive."""
         return read_drive(self._storage, self.uri, drive_id)
 
-    def tables(self, drives: Sequence[str] | None = None) -> list[str]:
-        """Names of the tables that the drives (all by default) have rows in, sorted."""
+    def tables(self, drives: str | Sequence[str] | None = None) -> list[str]:
+        """Names of the tables that the drives (all by default) have rows in, sorted.
+
+        Raises:
+            KeyError: no such drive.
+        """
         return sorted({file.path.partition("/")[0] for file in self._files(drives)})
 
-    def topics(self, drives: Sequence[str] | None = None) -> list[LakeTopic]:
+    def topics(self, drives: str | Sequence[str] | None = None) -> list[LakeTopic]:
         """The topics of the drives (all by default): types, counts, times and rates, by name.
+
+        Raises:
+            KeyError: no such drive.
 
         Example:
             >>> [(each.name, each.rate_hz) for each in lake.topics(["drive_1"])]     # doctest: +SKIP
         """
         from ros_to_parquet.report.drive import describe_drive
 
-        wanted = self.drives() if drives is None else drives
         found: dict[tuple[str, str], LakeTopic] = {}
-        for drive_id in wanted:
-            for topic in describe_drive(self.drive(drive_id)).topics:
-                new = LakeTopic.of_drive(drive_id, topic)
+        for record in self._records(drives):
+            for topic in describe_drive(record).topics:
+                new = LakeTopic.of_drive(record.drive_id, topic)
                 key = new.name, new.type_name
                 found[key] = found[key].add(new) if key in found else new
         return [found[key] for key in sorted(found)]
@@ -205,7 +215,7 @@ class Lake:
         self,
         topic: str,
         *,
-        drives: Sequence[str] | None = None,
+        drives: str | Sequence[str] | None = None,
         schema: str | Sequence[str] | None = None,
     ) -> ds.Dataset:
         """`dataset` of the topic's table.
@@ -219,7 +229,7 @@ class Lake:
         self,
         table: str,
         *,
-        drives: Sequence[str] | None = None,
+        drives: str | Sequence[str] | None = None,
         schema: str | Sequence[str] | None = None,
     ) -> ds.Dataset:
         """One table as a ``pyarrow.dataset``, partition columns ``schema`` and ``drive_id`` as strings.
@@ -237,7 +247,8 @@ class Lake:
                 ``schema``).
 
         Raises:
-            KeyError: no such table, or version, in these drives.
+            KeyError: no such drive; no such table, or version, in these drives.
+            FileNotFoundError: no lake is there.
             drift.DriftError: versions of the definition differ so that no table holds both.
         """
         chosen = self._choose(table, drives, schema)
@@ -250,10 +261,16 @@ class Lake:
                     raise
 
     def _choose(
-        self, table: str, drives: Sequence[str] | None, schema: str | Sequence[str] | None
+        self, table: str, drives: str | Sequence[str] | None, schema: str | Sequence[str] | None
     ) -> list[contract.OutputFile]:
         found = [file for file in self._files(drives) if file.path.startswith(f"{table}/")]
         if not found:
+            if not self.drives():
+                raise no_lake(self.uri)
+            if said := [topic for topic in self.topics(drives) if topic.table == table]:
+                rejected, messages = sum(each.rejected for each in said), sum(each.messages for each in said)
+                why = f"{rejected:,} of {messages:,} messages were rejected"
+                raise KeyError(f"{self.uri}: table {table} has no rows: {why}")
             raise KeyError(
                 f"{self.uri}: no table {table}; there are {', '.join(self.tables(drives)) or 'none'}"
             )
@@ -295,7 +312,7 @@ class Lake:
             partition_base_dir=root,
         )
 
-    def frames(self, name: str = "frames", drives: Sequence[str] | None = None) -> ds.Dataset:
+    def frames(self, name: str = "frames", drives: str | Sequence[str] | None = None) -> ds.Dataset:
         """A frames table as a ``pyarrow.dataset``, with the partition ``drive_id``.
 
         Args:
@@ -311,7 +328,8 @@ class Lake:
         """
         from ros_to_parquet.frames import reading
 
-        return reading.dataset(self._storage, self.uri, name, drives)
+        wanted = None if drives is None else _names(drives)
+        return reading.dataset(self._storage, self.uri, name, wanted)
 
     def frames_tables(self) -> list[str]:
         """Names of the lake's frames tables, sorted."""
@@ -323,12 +341,16 @@ class Lake:
         """The rows that a topic's column of a frames table stands for: its images, its clouds.
 
         They are in the order of ``keys``; where those are null, so is the row. Each row group is read once:
-        ask for many together, in the order of time.
+        ask for many together, in the order of time. Definitions that differ are read together as `dataset`
+        reads them. Where all keys are null, ``columns`` have no type.
 
         Args:
-            columns: of the topic's table; all by default.
+            columns: of the topic's table, also fields of messages (``header.frame_id``); all by default.
 
         Raises:
+            TypeError: ``keys`` is something else.
+            KeyError: the topic has no such column.
+            drift.DriftError: definitions differ so that no table holds both.
             FileNotFoundError: the drive was replaced since ``keys`` were read; read the frames again.
 
         Example:
@@ -339,11 +361,14 @@ class Lake:
 
         return reading.fetch(self.uri, keys, columns)
 
-    def quality(self, drives: Sequence[str] | None = None) -> ds.Dataset:
+    def quality(self, drives: str | Sequence[str] | None = None) -> ds.Dataset:
         """Results of the quality checks of drives (all by default): a row a topic and check.
 
         Of a drive whose bags several runs have extracted, each run's bags have rows of their own, by
         ``plan_id``. As `dataset`, it is of the files that there are now.
+
+        Raises:
+            KeyError: no such drive.
 
         Example:
             >>> lake.quality().to_table(filter=ds.field("level") == "error")     # doctest: +SKIP
@@ -353,7 +378,7 @@ class Lake:
 
         from ros_to_parquet.quality.table import SCHEMA
 
-        wanted = self.drives() if drives is None else drives
+        wanted = self.drives() if drives is None else _names(drives)
         schema = SCHEMA.append(pa.field("drive_id", pa.string()))
         paths = [path for drive_id in wanted for path in self._quality_paths(drive_id)]
         if not paths:
@@ -375,11 +400,12 @@ class Lake:
             commits = standing_commits(load_all(self._storage, DriveManifest, uris))
             read, uris = uris, list_commits(self._storage, self.uri, drive_id)
             if uris == read:
+                self._check(drive_id, is_there=bool(uris))
                 return [commit.quality.path for commit in commits if commit.quality]
         raise StorageError(f"{self.uri}: drive {drive_id} is being replaced again and again; try again later")
 
     def drift(
-        self, topics: Sequence[str] = ("*",), *, exclude: Sequence[str] = (), single: bool = False
+        self, topics: str | Sequence[str] = ("*",), *, exclude: str | Sequence[str] = (), single: bool = False
     ) -> list[TopicDrift]:
         """The topics (by shell globs) that have several definitions, and how these differ.
 
@@ -388,9 +414,26 @@ class Lake:
         """
         from ros_to_parquet.history import read_drift
 
-        options = contract.ExtractOptions(tuple(topics), tuple(exclude))
+        options = contract.ExtractOptions(tuple(_names(topics)), tuple(_names(exclude)))
         return read_drift(self._storage, self.uri, options, single=single)
 
-    def _files(self, drives: Sequence[str] | None) -> list[contract.OutputFile]:
-        wanted = self.drives() if drives is None else drives
-        return [file for drive_id in wanted for file in self.drive(drive_id).files() if file.rows]
+    def _records(self, drives: str | Sequence[str] | None) -> Iterator[DriveRecord]:
+        for drive_id in self.drives() if drives is None else _names(drives):
+            record = self.drive(drive_id)
+            self._check(drive_id, is_there=bool(record.commits or record.manifests))
+            yield record
+
+    def _check(self, drive_id: str, *, is_there: bool) -> None:
+        """A drive of which nothing ``is_there`` may have been begun; else it was misspelt."""
+        if not is_there and drive_id not in (known := self.drives()):
+            if not known:
+                raise no_lake(self.uri)
+            raise KeyError(f"{self.uri}: no drive {drive_id}; there are {and_more(known)}")
+
+    def _files(self, drives: str | Sequence[str] | None) -> list[contract.OutputFile]:
+        return [file for record in self._records(drives) for file in record.files() if file.rows]
+
+
+def _names(names: str | Sequence[str]) -> Sequence[str]:
+    """A single one is as good as a list of it."""
+    return [names] if isinstance(names, str) else names

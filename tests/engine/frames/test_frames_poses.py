@@ -188,11 +188,24 @@ def test_an_edge_that_is_also_sent_as_moving_is_moving(tmp_path: Path) -> None:
     assert xs(rows) == [0.0, 100.0, None]
 
 
-def test_frames_that_nothing_connects(tmp_path: Path) -> None:
-    lake = frames_and(tmp_path, odom(0, 1.0))
-    result, rows = made(lake, reference="/camera", pose={"parent": "map", "child": "base"})
+@pytest.mark.parametrize(
+    ("parent", "child", "why"),
+    [
+        ("map", "base", "none has 'map'; there are 'odom', 'site', 'base', 'lidar', 'mast'"),
+        ("map", "nose", "none has 'nose' or 'map'; there are 'odom', 'site', 'base', 'lidar', 'mast'"),
+        ("mast", "lidar", "'lidar' is below 'odom', 'mast' is below 'site'"),
+        ("site", "base", "'base' is below 'odom', 'site' has no parent"),
+    ],
+)
+def test_frames_that_nothing_connects(tmp_path: Path, parent: str, child: str, why: str) -> None:
+    still = [
+        transform(0, (*edge, ORIGIN, STILL), topic="/tf_static")
+        for edge in (("base", "lidar"), ("site", "mast"))
+    ]
+    lake = frames_and(tmp_path, odom(0, 1.0), *still)
+    result, rows = made(lake, reference="/camera", pose={"parent": parent, "child": child})
     assert xs(rows) == [None] * 3
-    assert result.problems == ("pose of 'base' in 'map': no transforms connect them",)
+    assert result.problems == (f"pose of {child!r} in {parent!r}: no transforms connect them: {why}",)
     assert result.columns[1].reasons == ("no transforms connect the two: 3",)
 
 

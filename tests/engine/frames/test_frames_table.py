@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from ros_to_parquet import contract, finish
+from ros_to_parquet import contract, drift, finish
 from ros_to_parquet.cli import main
 from ros_to_parquet.contract import ExitCode, FinishOptions, PointClouds
 from ros_to_parquet.frames import make
@@ -415,6 +415,61 @@ def test_keys_that_are_null_are_rows_of_nulls(tmp_path: Path) -> None:
     assert fetched.column("data").to_pylist() == [bytes([9] * 24), None]
 
 
+def test_keys_that_are_all_null_are_as_many_rows_of_nulls(tmp_path: Path) -> None:
+    lake = extracted(tmp_path / "lake", write(tmp_path / "a.bag", [speed(0, 1.0), image(10**9, 9)]))
+    made(lake, reference="/speed", topics={"/camera": {}})
+    keys = lake.frames().to_table()["camera"]
+    assert lake.fetch(keys, columns=["data", "width"]).to_pylist() == [{"data": None, "width": None}]
+    assert lake.fetch(keys).to_pylist() == [{}]
+    assert lake.fetch(keys.slice(0, 0), columns=["data"]).to_pylist() == []
+
+
+def test_keys_of_drives_whose_definitions_differ(tmp_path: Path) -> None:
+    """ROS 2 has no `header.seq`, and its seconds have a sign."""
+    for drive_id, name in (("d", "a.bag"), ("e", "e.mcap")):
+        write_bag(tmp_path / name, messages=3)
+        lake = extracted(tmp_path / "lake", tmp_path / name, drive_id=drive_id)
+        made(lake, drive_id, reference="/imu/data", topics={"/gps/fix": {}})
+    keys = lake.frames().to_table()["imu.data"]
+    fetched, both = lake.fetch(keys), lake.dataset("imu.data").to_table()
+    assert fetched.to_pylist() == both.select(fetched.column_names).to_pylist()
+    assert fetched.schema.field("header").type == both.schema.field("header").type
+    assert [row["seq"] is None for row in fetched["header"].to_pylist()] == [False] * 3 + [True] * 3
+    sec = lake.fetch(keys, columns=["header.stamp.sec"]).to_pylist()
+    assert sec[0] == sec[3] == {"header": {"stamp": {"sec": START_NS // 10**9}}}
+
+
+def test_keys_of_definitions_that_no_table_holds(tmp_path: Path) -> None:
+    """Columns that are the same in both are fetched, others are named."""
+    for drive_id, text in (("d", "int32 value\nint32 count"), ("e", "float64 value\nint32 count")):
+        bag = write_defined(
+            tmp_path / f"{drive_id}.bag",
+            text,
+            [{"value": 1, "count": 2}],
+            topic="/speed",
+            kind="car/msg/Speed",
+        )
+        lake = extracted(tmp_path / "lake", bag, drive_id=drive_id)
+        made(lake, drive_id, reference="/speed", topics={"/speed": {"fields": ["count"]}})
+    keys = lake.frames().to_table()["speed"]
+    assert lake.fetch(keys, columns=["count"]).to_pylist() == [{"count": 2}] * 2
+    with pytest.raises(
+        drift.DriftError, match=r"no table holds both .*`value` int32 -> float64.*name other columns"
+    ):
+        lake.fetch(keys)
+
+
+def test_what_cannot_be_fetched_is_said(tmp_path: Path) -> None:
+    lake = extracted(tmp_path / "lake", write(tmp_path / "a.bag", [image(0, 1)]))
+    made(lake, reference="/camera")
+    table = lake.frames().to_table()
+    with pytest.raises(KeyError, match=r"table camera: no column dta; there are log_time, .*, data"):
+        lake.fetch(table["camera"], columns=["data", "dta"])
+    for keys in (table["time"], "camera", table["camera"].combine_chunks().field("header")):
+        with pytest.raises(TypeError, match="keys are a topic's column of a frames table"):
+            lake.fetch(keys)  # type: ignore[arg-type]
+
+
 def test_decoded_clouds_are_left_out_and_fetched(tmp_path: Path) -> None:
     points = np.arange(12, dtype="<f4")
     kind = TYPES["sensor_msgs/msg/PointField"]
@@ -466,6 +521,22 @@ def test_drives_with_other_columns_are_one_table(tmp_path: Path) -> None:
         lake.frames("other")
     with pytest.raises(KeyError, match="nothing of drive nix"):
         lake.frames(drives=["nix"])
+
+
+def test_drives_that_no_table_holds_are_named(tmp_path: Path) -> None:
+    for drive_id, text in (("d", "int32 value"), ("e", "float64 value")):
+        bag = write_defined(
+            tmp_path / f"{drive_id}.bag", text, [{"value": 1}], topic="/speed", kind="car/msg/Speed"
+        )
+        lake = extracted(tmp_path / "lake", bag, drive_id=drive_id)
+        made(lake, drive_id, reference="/speed")
+    with pytest.raises(drift.DriftError) as said:
+        lake.frames()
+    assert str(said.value) == (
+        f"{lake.uri}: frames table frames: its definition changed so that no table holds both drive_id=d and "
+        "drive_id=e: `speed.value` int32 -> float64: an integer became a float. "
+        "Read them apart: drives=['d'], drives=['e']"
+    )
 
 
 def test_a_table_is_replaced_at_once(tmp_path: Path) -> None:
@@ -567,7 +638,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     said = capsys.readouterr().out
     assert re.search(r"gps\.fix +/gps/fix +6$", said, re.M)
     assert re.search(r"pose +base in map +0 +no transforms connect the two: 6$", said, re.M)
-    assert "! pose of 'base' in 'map': no transforms connect them" in said
+    assert "! pose of 'base' in 'map': no transforms connect them: the drive has none\n" in said
     assert "6 frames, 0.0 MB in " in said
     assert main([*words, "--sync", '[{"rate_hz": 100, "name": "fast", "topics": {"/imu/data": {}}}]']) == 0
     assert lake.frames_tables() == ["fast", "frames"]
