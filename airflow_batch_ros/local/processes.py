@@ -33,7 +33,8 @@ def die_with_parent() -> Callable[[], None] | None:
     if sys.platform != "linux":
         return None
     parent = os.getpid()
-    prctl = ctypes.CDLL(None).prctl  # looked up here: little may be done between fork and exec
+    # Little may be done between fork and exec: it is looked up here, and PyDLL keeps the interpreter's lock.
+    prctl = ctypes.PyDLL(None).prctl
 
     def request_death() -> None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

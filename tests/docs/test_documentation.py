@@ -59,6 +59,9 @@ EXIT_CODES: Mapping[str, int] = {
 }
 """Of commands whose end is another than 0 here."""
 
+BEFORE: Mapping[str, tuple[str, str]] = {"docs/mwaa.md": ("docs/aws.md", r"airflow-batch-ros stack create")}
+"""Of a page that begins where another one has a command: that page, and how the command begins."""
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, embedded_aws: EmbeddedAws) -> Workspace:
@@ -108,6 +111,10 @@ def check_target(command: str) -> None:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if any(True for _ in commands_of(page))])
 def test_commands(page: str, workspace: Workspace) -> None:
+    if page in BEFORE:
+        other, beginning = BEFORE[page]
+        (command,) = [each for _, each in commands_of(other) if re.match(beginning, each)]
+        assert workspace.bash(command).returncode == 0
     for block, command in commands_of(page):
         where = f"{page}:{block.line}: {command}"
         if first_that_fits(ELSEWHERE, command) is not None:
