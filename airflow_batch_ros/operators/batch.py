@@ -25,6 +25,7 @@ from airflow_batch_ros.plan import DEFAULT_SHARD_BYTES
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
     from airflow.providers.openlineage.extractors import OperatorLineage
+    from mypy_boto3_batch import BatchClient
 
     from airflow_batch_ros.fanout import Fanout
     from airflow_batch_ros.hooks.batch import RosToParquetBatchHook
@@ -187,6 +188,7 @@ class RosToParquetBatchOperator(BaseOperator):
         stack = self._stack(hook, conf)
         output = self._output(conf, stack)
         options = self._submit_options(stack)
+        _check_request(hook.batch, options)
         check_allowed(conf, output, self._allow_lists(hook, options))
         self._fanout = Fanout(
             s3=hook.s3,
@@ -339,6 +341,20 @@ def _tags(value: object) -> dict[str, str]:
     if problems:
         raise ConfError(problems)
     return {str(key): str(each) for key, each in given.items()}
+
+
+def _check_request(batch: BatchClient, options: SubmitOptions) -> None:
+    """Raises `ConfError` for members that no SubmitJob request has, by what boto3 knows of it."""
+    from botocore.validate import ParamValidator
+
+    shape = batch.meta.service_model.operation_model("SubmitJob").input_shape
+    if shape is None:
+        return
+    required = dict.fromkeys(shape.required_members, "added later")
+    report = ParamValidator().validate({**required, **options.extra}, shape)
+    if report.has_errors():
+        problems = report.generate_report().splitlines()
+        raise ConfError([f"argument submit_options: {problem}" for problem in problems])
 
 
 def raw_conf(context: Context) -> dict[str, Any]:

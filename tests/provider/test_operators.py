@@ -171,6 +171,15 @@ def test_the_conf_comes_from_the_run_and_the_params(pipeline: Pipeline) -> None:
         ({"tags": "team=a"}, "argument tags: a mapping is expected, not 'team=a'"),
         ({"tags": {"team": None}}, "argument tags: 'team': text is expected, not None"),
         ({"submit_options": ["timeout"]}, "argument submit_options: a mapping is expected, not ['timeout']"),
+        ({"submit_options": {"timeOut": {}}}, 'submit_options: Unknown parameter in input: "timeOut", must'),
+        (
+            {"submit_options": {"timeout": 60}},
+            "submit_options: Invalid type for parameter timeout, value: 60",
+        ),
+        (
+            {"submit_options": {"containerOverrides": {"environment": ["A=b"]}}},
+            "argument submit_options: Invalid type for parameter containerOverrides.environment[0], value",
+        ),
         ({"requester_pays": "False"}, "argument requester_pays: True, False or None is expected, not 'Fal"),
     ],
 )
@@ -219,17 +228,6 @@ def test_two_tasks_of_one_run_take_a_drive_to_a_lake_each(pipeline: Pipeline) ->
 def test_a_queue_that_is_not_there_fails_without_a_retry(pipeline: Pipeline) -> None:
     with pytest.raises(AirflowFailException, match="Job queue nope does not exist"):
         pipeline.submit("good", job_queue="nope")
-
-
-@pytest.mark.parametrize("wrong", [{"timeOut": {}}, {"timeout": 60}])
-def test_a_request_that_cannot_be_sent_leaves_the_drive_to_the_next_run(
-    pipeline: Pipeline, wrong: dict[str, Any]
-) -> None:
-    with pytest.raises(AirflowFailException, match=r"(?s)Parameter validation failed.*tim.*\[refused\]"):
-        pipeline.submit("good", submit_options=wrong)
-    pipeline.context = make_context(f"corrected-{pipeline.bucket}")
-    (entry,) = pipeline.submit("good", definition="hang")
-    assert entry["work"] == "submitted"
 
 
 def test_a_drive_without_bags_fails_without_a_retry(pipeline: Pipeline) -> None:
