@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -268,26 +269,26 @@ def lines(
         )
     told = table_lines(head, rows) if rows else []
     plans = [drive.plan for drive in drives]
-    ignoring = [[not_taken(plan)] for plan in plans if plan.ignored_count]
-    told += _first(ignoring, PROBLEMS_SHOWN, "drives have what is not taken")
-    vain = [not_tried_again(plan) for plan in plans if plan.unreadable]
-    told += _first(vain, PROBLEMS_SHOWN, "drives have bags that are not tried again")
+    ignoring = [plan for plan in plans if plan.ignored_count]
+    told += [not_taken(plan) for plan in ignoring[:PROBLEMS_SHOWN]]
+    told += _more(len(ignoring) - PROBLEMS_SHOWN, "drives have what is not taken")
+    vain = [plan for plan in plans if plan.unreadable]
+    told += [line for plan in vain[:PROBLEMS_SHOWN] for line in not_tried_again(plan)]
+    told += _more(len(vain) - PROBLEMS_SHOWN, "drives have bags that are not tried again")
     if bags:
-        told += _first([[line] for plan in plans for line in _bag_lines(plan)], BAGS_SHOWN, "bags")
+        told += itertools.islice((line for plan in plans for line in _bag_lines(plan)), BAGS_SHOWN)
+        told += _more(sum(len(plan.bags) for plan in plans) - BAGS_SHOWN, "bags")
     rare = [look for look in left_out if look.left_out != NOTHING_NEW]
-    reasons = [[f"{look.source.drive_id}: left out: {look.left_out}"] for look in rare]
-    told += _first(reasons, PROBLEMS_SHOWN, "drives are left out")
+    told += [f"{look.source.drive_id}: left out: {look.left_out}" for look in rare[:PROBLEMS_SHOWN]]
+    told += _more(len(rare) - PROBLEMS_SHOWN, "drives are left out")
     if len(rare) < len(left_out):
         told.append(f"drives with {nothing_new(left_out)}")
     return [*told, *_sum_lines(drives, estimator), "nothing was submitted"]
 
 
-def _first(entries: Sequence[Sequence[str]], most: int, what: str) -> list[str]:
-    """The lines of the first entries, and how many more there are."""
-    told = [line for entry in entries[:most] for line in entry]
-    if (more := len(entries) - most) > 0:
-        told.append(f"and {more:,} more {what}; --json has all")
-    return told
+def _more(count: int, what: str) -> list[str]:
+    """The line for those of which nothing is said, where there are any."""
+    return [f"and {count:,} more {what}; --json has all"] if count > 0 else []
 
 
 def _sum_lines(drives: Sequence[Foreseen], estimator: Estimator | None) -> list[str]:

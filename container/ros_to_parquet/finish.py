@@ -231,7 +231,7 @@ def finish_committed(
     if plan_id is None:
         there = lake.Lake(output).drives()
         if drive_id not in there:
-            raise StepError(f"{output}: no drive {drive_id!r}; there are {and_more(there) or 'none'}")
+            raise StepError(lake.no_drive(output, drive_id, there))
         raise StepError(f"{output}: drive {drive_id!r} has no run that is committed")
     uri = join(output, contract.plan_key(drive_id, plan_id))
     plan = contract.from_json(Plan, storage.read(uri), where=uri)

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from ros_to_parquet import contract, lake
 from ros_to_parquet.contract import FLEET_TABLES, DriveManifest, DriveState, Plan
 from ros_to_parquet.log import event
+from ros_to_parquet.parquet_options import read_as
 from ros_to_parquet.places import Extent, Fixes, Track, extents_of, find_fixes, make_track, nearest_m
 from ros_to_parquet.report.drive import Drive, Shard, describe_drive
 from ros_to_parquet.storage import AccessDeniedError, NotFoundError, Storage, join
@@ -363,19 +364,8 @@ def read_fleet(storage: Storage, output: str, table: str, columns: Sequence[str]
                 file = pq.ParquetFile(pa.BufferReader(data))
                 there = file.schema_arrow.names
                 found = file.read([name for name in wanted.names if name in there], use_threads=False)
-                tables.append(found if found.schema.equals(wanted) else _of_now(found, wanted))
+                tables.append(found if found.schema.equals(wanted) else read_as(found, wanted))
     return pa.concat_tables(tables)
-
-
-def _of_now(found: pa.Table, wanted: pa.Schema) -> pa.Table:
-    """Rows that another version has written, in the columns of this one."""
-    columns = [
-        found.column(field.name).cast(field.type)
-        if field.name in found.column_names
-        else pa.nulls(found.num_rows, field.type)
-        for field in wanted
-    ]
-    return pa.table(columns, schema=wanted)
 
 
 # --- search ------------------------------------------------------------------------------------------

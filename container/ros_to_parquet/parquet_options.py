@@ -85,6 +85,17 @@ def recorded_schema(metadata: pq.FileMetaData) -> pa.Schema:
     return metadata.schema.to_arrow_schema()
 
 
+def read_as(rows: pa.Table, columns: pa.Schema) -> pa.Table:
+    """Rows of a file in wider columns than it has: those that it lacks are null."""
+    arrays = [
+        rows.column(each.name).cast(each.type)
+        if each.name in rows.column_names
+        else pa.nulls(rows.num_rows, each.type)
+        for each in columns
+    ]
+    return pa.table(arrays, schema=columns)
+
+
 def leaves(schema: pa.Schema) -> Iterator[tuple[str, pa.DataType]]:
     """Parquet path and type of every leaf column, as ``pyarrow.parquet`` names them."""
     for column in schema:

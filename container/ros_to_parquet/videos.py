@@ -137,7 +137,7 @@ class _Video:
 
 @contextmanager
 def _scheduled_as_before() -> Iterator[None]:
-    """Threads that were made real-time within are scheduled as the caller was.
+    """Threads that are real-time at its end are scheduled as the caller was at its beginning.
 
     SVT-AV1 does that, where it may (as root), to its threads and to whoever calls it: from then on they,
     and all that the process starts, would run before everything else on the machine.

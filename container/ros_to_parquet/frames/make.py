@@ -33,7 +33,7 @@ from ros_to_parquet.frames.sources import (
 )
 from ros_to_parquet.frames.ticks import Rate, Recorded
 from ros_to_parquet.frames.tree import Way, find_way, why_apart
-from ros_to_parquet.lake import Lake, read_drive
+from ros_to_parquet.lake import Lake, no_drive, read_drive
 from ros_to_parquet.memory import DEFAULT_BUDGET, MemoryBudget
 from ros_to_parquet.parquet import LOG_TIME, TableWriters, int64_column, time_column
 from ros_to_parquet.storage import arrow_filesystem, join, normalize, open_storage
@@ -93,8 +93,7 @@ def write_frames(
     record = read_drive(storage, lake_uri, drive_id)
     manifests = contract.standing_manifests(record.manifests, record.commits)
     if not manifests:
-        there = Lake(lake_uri).drives()
-        raise FramesError(f"{lake_uri}: no drive {drive_id!r}; there are {and_more(there) or 'none'}")
+        raise FramesError(no_drive(lake_uri, drive_id, Lake(lake_uri).drives()))
     filesystem, root = arrow_filesystem(lake_uri)
     path = contract.frames_key(table.name, drive_id)
     plans = sorted({manifest.plan_id for manifest in manifests})

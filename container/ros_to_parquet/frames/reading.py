@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from ros_to_parquet import contract, drift
 from ros_to_parquet.frames.arrays import column, integers, one_array
 from ros_to_parquet.frames.columns import KEY_FIELDS, selected
-from ros_to_parquet.parquet_options import recorded_schema
+from ros_to_parquet.parquet_options import read_as, recorded_schema
 from ros_to_parquet.schema_records import definition_of_file
 from ros_to_parquet.storage import Storage, arrow_filesystem, join
 from ros_to_parquet.text import and_more
@@ -128,7 +128,7 @@ def fetch(lake_uri: str, keys: pa.Array | pa.ChunkedArray, columns: Sequence[str
         empty = pa.struct([pa.field(name, pa.null()) for name in names])
         return pa.Table.from_struct_array(pa.array([{}] * len(struct), empty))
     common = _columns(lake_uri, schemas, columns)
-    table = pa.concat_tables([_conform(each, common) for each in pieces])
+    table = pa.concat_tables([read_as(each, common) for each in pieces])
     order = np.full(len(struct), -1, dtype=np.int64)
     order[np.concatenate(places)] = np.arange(table.num_rows)
     return table.take(column(order, order >= 0))
@@ -166,17 +166,6 @@ def _columns(
         ) from error
     said = set.intersection(*(set((schema.metadata or {}).items()) for _, schema in files))
     return pa.schema([each.with_nullable(True) for each in common], dict(said))
-
-
-def _conform(rows: pa.Table, columns: pa.Schema) -> pa.Table:
-    """``rows`` as wider types; columns that they lack are null."""
-    arrays = [
-        rows.column(each.name).cast(each.type)
-        if each.name in rows.column_names
-        else pa.chunked_array([pa.nulls(rows.num_rows, each.type)])
-        for each in columns
-    ]
-    return pa.table(arrays, schema=columns)
 
 
 def _starts(file: pq.ParquetFile, wanted: set[int]) -> Iterator[tuple[int, int]]:

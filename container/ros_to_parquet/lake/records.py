@@ -13,6 +13,7 @@ from typing import TypeVar
 from ros_to_parquet import contract
 from ros_to_parquet.contract import DriveManifest, Manifest, SchemaTotal
 from ros_to_parquet.storage import NotFoundError, Storage, StorageError, join
+from ros_to_parquet.text import and_more
 
 T = TypeVar("T")
 
@@ -189,6 +190,11 @@ def standing_commits(commits: Iterable[DriveManifest]) -> list[DriveManifest]:
 def no_lake(uri: str) -> NotFoundError:
     """What a command says of a place where nothing of a lake is."""
     return NotFoundError(f"{uri}: no lake is there (no drive has a manifest)")
+
+
+def no_drive(uri: str, drive_id: str, known: Sequence[str]) -> str:
+    """What a command says of a drive that the lake has nothing of; it has the ``known`` ones."""
+    return f"{uri}: no drive {drive_id!r}; there are {and_more(known) or 'none'}"
 
 
 @dataclass(frozen=True, slots=True)

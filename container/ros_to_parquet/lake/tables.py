@@ -275,7 +275,7 @@ class Lake:
                 f"{self.uri}: no table {table}; there are {', '.join(self.tables(drives)) or 'none'}"
             )
         versions = sorted({contract.schema_of(file.path) for file in found})
-        wanted = versions if schema is None else [schema] if isinstance(schema, str) else schema
+        wanted = versions if schema is None else _names(schema)
         if missing := [each for each in wanted if each not in versions]:
             raise KeyError(
                 f"{self.uri}: table {table}: no schema {', '.join(missing)}; there are {', '.join(versions)}"
