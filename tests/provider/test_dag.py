@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from importlib.metadata import version
+from threading import Event
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +18,11 @@ from ros_to_parquet.contract import fleet_key, frames_key
 from tests.provider.bags import MESSAGES, UNREADABLE, cut_off, ros1_bag
 from tests.provider.builders import put
 from tests.provider.conftest import DAGS
-from tests.provider.runs import asset_events, run
+from tests.provider.runs import asset_events, query, run
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from mypy_boto3_s3 import S3Client
 
     from airflow_batch_ros.local import EmbeddedAws
@@ -207,16 +211,36 @@ def test_what_the_schema_cannot_say_fails_the_first_task(dag: Any, bucket: str, 
 
 
 def test_a_dag_of_ones_own(
-    airflow_database: None, s3: S3Client, bucket: str, definitions: dict[str, str]
+    airflow_database: None, s3: S3Client, bucket: str, definitions: dict[str, str], gate: Path
 ) -> None:
+    """Its jobs begin when the sensor was rescheduled twice: each poke is a task of its own."""
     from runpy import run_path
 
     put(s3, bucket, "raw/one/a.bag", body=ros1_bag())
     put(s3, bucket, "raw/two/a.bag", body=UNREADABLE)
     own = run_path(str(DAGS / "own_dag.py"))["dag"]
-    state, tasks, returned = run(own, {"bucket": bucket, "job_definition": definitions["good"]})
+    earlier, given_up = pokes(), Event()
+
+    def open_the_gate() -> None:
+        while pokes() < earlier + 2 and not given_up.wait(0.2):
+            pass
+        gate.touch()
+
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(open_the_gate)
+        try:
+            state, tasks, returned = run(own, {"bucket": bucket, "job_definition": definitions["gated"]})
+        finally:
+            given_up.set()
     assert (state, set(tasks.values())) == ("success", {"success"})
     assert returned["wait"]["totals"]["states"] == {"succeeded": 1, "failed": 1}, "it fails on damaged alone"
+    assert pokes() >= earlier + 2
+
+
+def pokes() -> int:
+    """How often a sensor was rescheduled."""
+    ((number,),) = query("select count(*) from task_reschedule")
+    return int(number)
 
 
 @pytest.mark.skipif(not version("apache-airflow").startswith("2."), reason="Airflow 3 asks its API")
