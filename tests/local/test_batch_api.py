@@ -444,13 +444,20 @@ def test_jobs_wait_for_a_slot(jobs: Jobs, full: list[str]) -> None:
     assert jobs.wait(job_id)["status"] == "SUCCEEDED"
 
 
-def test_no_more_than_the_slots_run_at_a_time(jobs: Jobs) -> None:
-    parent_id = jobs.submit("import time; time.sleep(0.15)", arrayProperties={"size": 7})
-    most = 0
-    while (parent := jobs.describe(parent_id))["status"] == "PENDING":
-        summary = parent["arrayProperties"]["statusSummary"]
-        most = max(most, summary["RUNNING"] + summary["STARTING"])
-    assert parent["status"] == "SUCCEEDED"
+def test_no_more_than_the_slots_run_at_a_time(jobs: Jobs, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    parent_id = jobs.submit(waits_for(gate), arrayProperties={"size": 7})
+
+    def running() -> int:
+        summary = jobs.describe(parent_id)["arrayProperties"]["statusSummary"]
+        return int(summary["RUNNING"] + summary["STARTING"])
+
+    jobs.until(parent_id, lambda _: running() >= SLOTS)
+    gate.touch()
+    most = SLOTS
+    while jobs.describe(parent_id)["status"] == "PENDING":
+        most = max(most, running())
+    assert jobs.describe(parent_id)["status"] == "SUCCEEDED"
     assert most == SLOTS
 
 

@@ -293,7 +293,7 @@ def test_requests_beyond_the_rate_are_throttled(aws: EmbeddedAws) -> None:
             assert code(caught) == ("TooManyRequestsException", 429)
         batch.list_jobs(jobQueue=JOB_QUEUE)
         assert faults.hits() == 2
-    with aws.faults(BatchThrottling(requests_per_second=2, burst=1)) as faults:
+    with aws.faults(BatchThrottling(requests_per_second=1, burst=1)) as faults:
         answered = 0
         while answered < 3:
             try:

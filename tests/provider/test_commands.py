@@ -7,8 +7,7 @@ import json
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +30,8 @@ from ros_to_parquet.contract import JobRecord, Lease, Run
 from tests.provider.bags import MESSAGES, UNREADABLE, cut_off, ros1_bag
 from tests.provider.builders import put
 from tests.provider.conftest import ROOT
-from tests.provider.test_fanout import QUEUE, SMALL, wait_for_end
+from tests.provider.test_fanout import SMALL
+from tests.provider.waiting import QUEUE, end_all, until, wait_for_end
 
 if TYPE_CHECKING:
     from mypy_boto3_batch import BatchClient
@@ -123,16 +123,7 @@ def shell(
     put(s3, bucket, "two/b.bag", body=ros1_bag(first=100))
     put(s3, bucket, "two/c.bag", body=ros1_bag(first=200))
     yield Shell(s3, batch, bucket, capsys)
-    for page in batch.get_paginator("list_jobs").paginate(jobQueue=QUEUE, jobStatus="RUNNING"):
-        for job in page["jobSummaryList"]:
-            batch.terminate_job(jobId=job["jobId"], reason="the test is over")
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
+    end_all(batch)
 
 
 # --- submit -----------------------------------------------------------------------------------------

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -26,6 +25,7 @@ from ros_to_parquet import contract
 from ros_to_parquet.contract import DriveState, JobRecord, Lease, Plan, Run
 from tests.provider.bags import MESSAGES, ros1_bag
 from tests.provider.builders import conf, put
+from tests.provider.waiting import QUEUE, wait_for_end
 
 if TYPE_CHECKING:
     from mypy_boto3_batch import BatchClient
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
     from airflow_batch_ros.local import EmbeddedAws
 
-QUEUE = "ros-to-parquet"
-PATIENCE_S = 60.0
 SMALL = 8000
 """Shard size by which each of the bags here gets a shard of its own."""
 
@@ -62,13 +60,6 @@ def killed_after(calls: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with monkeypatch.context() as patch:
         patch.setattr(botocore.client.BaseClient, "_make_api_call", call)
         yield
-
-
-def wait_for_end(batch: BatchClient, job_ids: Sequence[str]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while any(job_state(detail) in LIVE for detail in describe(batch, job_ids).values()):
-        assert time.monotonic() < deadline, "jobs did not end"
-        time.sleep(0.05)
 
 
 @dataclass

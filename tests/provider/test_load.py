@@ -51,7 +51,7 @@ from ros_to_parquet import contract
 from ros_to_parquet.contract import BagSlice, Generation, JobRecord, Plan, Run
 from tests.provider import builders
 from tests.provider.builders import conf, put
-from tests.provider.test_fanout import QUEUE, wait_for_end
+from tests.provider.waiting import QUEUE, wait_for_end
 
 if TYPE_CHECKING:
     from mypy_boto3_batch import BatchClient

@@ -42,7 +42,7 @@ from tests.engine.sample_bags import write_defined
 from tests.provider.bags import MESSAGES, UNREADABLE, cut_off, ros1_bag
 from tests.provider.builders import put
 from tests.provider.conftest import make_context
-from tests.provider.test_fanout import wait_for_end
+from tests.provider.waiting import end_all, wait_for_end, wait_until_running
 
 if TYPE_CHECKING:
     from mypy_boto3_batch import BatchClient
@@ -101,9 +101,7 @@ def pipeline(
     made = Pipeline(s3, batch, bucket, definitions)
     made.put("good/a.bag", ros1_bag())
     yield made
-    for page in batch.get_paginator("list_jobs").paginate(jobQueue="ros-to-parquet", jobStatus="RUNNING"):
-        for job in page["jobSummaryList"]:
-            batch.terminate_job(jobId=job["jobId"], reason="the test is over")
+    end_all(batch)
 
 
 # --- operator ---------------------------------------------------------------------------------------
@@ -905,6 +903,7 @@ def test_a_batch_that_cannot_be_asked_ends_the_wait_after_a_while(monkeypatch: p
 @pytest.mark.parametrize("terminate_on_kill", [True, False])
 def test_killed_while_deferred(pipeline: Pipeline, terminate_on_kill: bool) -> None:
     (job,) = pipeline.submit("good", definition="hang")
+    wait_until_running(pipeline.batch, job["job_id"])
     trigger = defer(pipeline, [job], terminate_on_kill=terminate_on_kill)
 
     async def kill() -> None:
@@ -913,7 +912,7 @@ def test_killed_while_deferred(pipeline: Pipeline, terminate_on_kill: bool) -> N
         waiting.cancel("__airflow_user_action__")  # as Airflow 3.3 does, which then calls on_kill
         with pytest.raises(asyncio.CancelledError):
             await waiting
-        assert pipeline.state(job["job_id"]) in ("STARTING", "RUNNING")
+        assert pipeline.state(job["job_id"]) == "RUNNING"
         await trigger.on_kill()
 
     asyncio.run(kill())
@@ -949,6 +948,7 @@ def test_before_airflow_3_3_the_tasks_state_tells_a_kill_from_a_restart(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, deferred: bool, state: str
 ) -> None:
     (job,) = pipeline.submit("good", definition="hang")
+    wait_until_running(pipeline.batch, job["job_id"])
     trigger = defer(pipeline, [job], terminate_on_kill=True)
     trigger.task_instance = SimpleNamespace(dag_id="d", task_id="wait", run_id="r", map_index=-1)  # type: ignore[assignment]
     monkeypatch.setattr(triggers, "_HAS_ON_KILL", False)
@@ -970,6 +970,7 @@ def test_before_airflow_3_3_the_tasks_state_tells_a_kill_from_a_restart(
 @pytest.mark.parametrize("terminate_on_kill", [True, False])
 def test_killed_while_poking(pipeline: Pipeline, terminate_on_kill: bool) -> None:
     (job,) = pipeline.submit("good", definition="hang")
+    wait_until_running(pipeline.batch, job["job_id"])
     sensor = pipeline.sensor([job], terminate_on_kill=terminate_on_kill, timeout=1.0)
     killer = threading.Timer(0.3, sensor.on_kill)
     killer.start()

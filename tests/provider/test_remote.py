@@ -17,7 +17,8 @@ from tests.provider.bags import MESSAGES, ros1_bag
 from tests.provider.builders import put
 from tests.provider.test_commands import Shell, until
 from tests.provider.test_commands import shell as shell
-from tests.provider.test_fanout import QUEUE, SMALL, wait_for_end
+from tests.provider.test_fanout import SMALL
+from tests.provider.waiting import QUEUE, wait_for_end
 
 if TYPE_CHECKING:
     from mypy_boto3_batch import BatchClient

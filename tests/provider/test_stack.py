@@ -32,7 +32,7 @@ from airflow_batch_ros.stack.parameters import (
 from tests.provider.bags import MESSAGES, ros1_bag
 from tests.provider.builders import put
 from tests.provider.conftest import make_context
-from tests.provider.test_fanout import wait_for_end
+from tests.provider.waiting import wait_for_end
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -31,7 +31,7 @@ from tests.local.sockets import listening
 from tests.provider.bags import MESSAGES, ros1_bag
 from tests.provider.builders import conf, put
 from tests.provider.conftest import EXAMPLES, ROOT
-from tests.provider.test_fanout import wait_for_end
+from tests.provider.waiting import wait_for_end
 
 if TYPE_CHECKING:
     from mypy_boto3_batch import BatchClient
