@@ -159,11 +159,13 @@ def rebuild(
     output = normalize(output)
     storage = open_storage(output)
     _refuse_existing(storage, output)
-    record = lake.drive(drive_id)
+    try:
+        record = lake.drive(drive_id)
+    except KeyError as error:
+        raise RebuildError(str(error.args[0])) from None
     standing = contract.standing_manifests(record.manifests, record.commits)
     if not standing:
-        known = ", ".join(lake.drives()[:10])
-        raise RebuildError(f"{lake.uri}: no drive {drive_id}; there are {known or 'none'}")
+        raise RebuildError(f"{lake.uri}: of drive {drive_id} no bag has been read")
     results = _wanted_results(drive_id, standing, topics)
     tallies = _tallies(results)
     source = _open_tables(lake, results, tallies)

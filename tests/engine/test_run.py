@@ -271,6 +271,8 @@ def test_a_lake_says_which_drive_it_has_not(tmp_path: Path) -> None:
             ask(["drive_1", "drive_2"])
         with pytest.raises(KeyError, match="no drive car_7; there are drive_1"):
             ask("car_7")
+    with pytest.raises(KeyError, match="no drive drive_2; there are drive_1"):
+        lake.drive("drive_2")
     assert lake.drift("/imu/*", single=True) == lake.drift(["/imu/*"], single=True) != []
 
 
@@ -281,6 +283,8 @@ def test_a_place_without_a_lake(tmp_path: Path) -> None:
     for drives in (None, ["drive_1"]):
         with pytest.raises(FileNotFoundError, match="no lake is there"):
             lake.topic("/imu/data", drives=drives)
+    with pytest.raises(FileNotFoundError, match="no lake is there"):
+        lake.drive("drive_1")
 
 
 def test_a_topic_without_rows_is_said_to_have_none(tmp_path: Path) -> None:

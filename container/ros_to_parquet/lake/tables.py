@@ -169,8 +169,15 @@ class Lake:
         return [name.removeprefix("drive_id=") for name in names]
 
     def drive(self, drive_id: str) -> DriveRecord:
-        """What the manifests say of one drive."""
-        return read_drive(self._storage, self.uri, drive_id)
+        """What the manifests say of one drive.
+
+        Raises:
+            KeyError: no such drive.
+            NotFoundError: no lake is there.
+        """
+        record = read_drive(self._storage, self.uri, drive_id)
+        self._check(drive_id, is_there=bool(record.commits or record.manifests))
+        return record
 
     def tables(self, drives: str | Sequence[str] | None = None) -> list[str]:
         """Names of the tables that the drives (all by default) have rows in, sorted.
@@ -419,9 +426,7 @@ class Lake:
 
     def _records(self, drives: str | Sequence[str] | None) -> Iterator[DriveRecord]:
         for drive_id in self.drives() if drives is None else _names(drives):
-            record = self.drive(drive_id)
-            self._check(drive_id, is_there=bool(record.commits or record.manifests))
-            yield record
+            yield self.drive(drive_id)
 
     def _check(self, drive_id: str, *, is_there: bool) -> None:
         """A drive of which nothing ``is_there`` may have been begun; else it was misspelt."""
