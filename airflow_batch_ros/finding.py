@@ -118,11 +118,10 @@ def _folders(s3: S3Client, pattern: DrivePattern, *, requester_pays: bool) -> li
             if "*" not in level:
                 here = [f"{prefix}{level}/" for prefix in here]
                 continue
-            names = _names(level)
             below: list[str] = []
-            for folders in pool.map(partial(_below, s3, asked, pace, level), here):
-                seen += folders[: max(0, _SHOWN - len(seen))]
-                below += [each for each in folders if names.fullmatch(_levels(each)[-1])]
+            for folders, first_ones in pool.map(partial(_below, s3, asked, pace, level), here):
+                seen += first_ones[: _SHOWN - len(seen)]
+                below += folders
                 if len(below) > MAX_FOLDERS:
                     pool.shutdown(cancel_futures=True)
                     raise PlanError(
@@ -139,23 +138,30 @@ def _folders(s3: S3Client, pattern: DrivePattern, *, requester_pays: bool) -> li
     return sorted(here)
 
 
-def _below(s3: S3Client, asked: dict[str, Any], pace: Pace, level: str, prefix: str) -> list[str]:
-    """The folders in ``prefix`` whose names begin as ``level`` does.
+def _below(
+    s3: S3Client, asked: dict[str, Any], pace: Pace, level: str, prefix: str
+) -> tuple[list[str], list[str]]:
+    """The folders in ``prefix`` that ``level`` matches, and the first ones whose names begin as it does.
 
     As shells and engines do, a star does not find names that begin with ``.`` or ``_``.
     """
+    names = _names(level)
+    hidden = (f"{prefix}.", f"{prefix}_") if level.startswith("*") else ()
     found: list[str] = []
+    seen: list[str] = []
     pages = s3.get_paginator("list_objects_v2").paginate(
         **asked, Prefix=f"{prefix}{level.partition('*')[0]}", Delimiter="/"
     )
     pace.wait()
     for page in pages:
-        found += [each["Prefix"] for each in page.get("CommonPrefixes", [])]
+        folders = [each["Prefix"] for each in page.get("CommonPrefixes", [])]
+        folders = [each for each in folders if not each.startswith(hidden)]
+        seen += folders[: _SHOWN - len(seen)]
+        found += [each for each in folders if names.fullmatch(_levels(each)[-1])]
         if len(found) > MAX_FOLDERS:
             break
         pace.wait()
-    hidden = (f"{prefix}.", f"{prefix}_") if level.startswith("*") else ()
-    return [each for each in found if not each.startswith(hidden)]
+    return found, seen
 
 
 def _is_there(s3: S3Client, asked: dict[str, Any], pace: Pace, prefix: str) -> bool:

@@ -45,6 +45,15 @@ def found(s3: S3Client, bucket: str, prefix: str, *, output: str = "s3://lake/ou
     return {drive.drive_id: drive.prefix for drive in drives}
 
 
+def small_pages(aws: EmbeddedAws) -> S3Client:
+    """A client whose listings have two folders a page."""
+    client: S3Client = aws.client("s3")
+    client.meta.events.register(
+        "before-parameter-build.s3.ListObjectsV2", lambda params, **_: params.setdefault("MaxKeys", 2)
+    )
+    return client
+
+
 def test_many_stars_cost_no_more_than_few() -> None:
     assert finding._names("*a" * 20 + "*b").fullmatch("a" * 200) is None
     matches = finding._names("car_*[1]*.d*")
@@ -131,13 +140,17 @@ def test_a_pattern_that_finds_too_much_is_refused(
             found(s3, bucket, prefix)
 
 
+def test_only_folders_that_match_are_too_many(
+    aws: EmbeddedAws, s3: S3Client, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finding, "MAX_FOLDERS", 3)
+    put(s3, bucket, *(f"fleet/{number}{end}/x.bag" for number in range(3) for end in ("_a", "_b", "_c")))
+    assert set(found(small_pages(aws), bucket, "fleet/*_c/")) == {"0_c", "1_c", "2_c"}
+
+
 def test_more_folders_than_a_page(aws: EmbeddedAws, s3: S3Client, bucket: str) -> None:
     put(s3, bucket, *(f"fleet/{number}/x.bag" for number in range(5)))
-    small: S3Client = aws.client("s3")
-    small.meta.events.register(
-        "before-parameter-build.s3.ListObjectsV2", lambda params, **_: params.setdefault("MaxKeys", 2)
-    )
-    assert len(found(small, bucket, "fleet/*/")) == 5
+    assert len(found(small_pages(aws), bucket, "fleet/*/")) == 5
 
 
 def test_what_two_patterns_find_is_told_apart(s3: S3Client, bucket: str) -> None:
