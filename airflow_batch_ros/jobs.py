@@ -54,7 +54,7 @@ TERMINATE_THREADS = 8
 
 _IDS_SHOWN = 10
 
-_LOOKED_AT = ("status", "arrayProperties", "createdAt", "attempts")
+_LOOKED_AT = ("status", "arrayProperties", "createdAt", "stoppedAt", "attempts")
 
 DEFAULT_MAX_MEMORY_MIB = 122_880
 """The most that Fargate has."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, cast
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from botocore.exceptions import ClientError, ParamValidationError, ReadTimeoutError
@@ -22,6 +23,7 @@ from airflow_batch_ros.jobs import (
     end_reason,
     job_name,
     job_seconds,
+    look_at,
     next_generation,
     submit_next,
     submit_request,
@@ -32,6 +34,9 @@ from airflow_batch_ros.waiting import Amount, Waiting, amount_of
 from ros_to_parquet import contract
 from ros_to_parquet.contract import Generation, JobRecord
 from tests.provider.builders import bag, plan
+
+if TYPE_CHECKING:
+    from mypy_boto3_batch import BatchClient
 
 LAKE = Lake(cast(Any, None), "s3://lake/out")
 PLAN = plan([bag("a.bag"), bag("b.bag"), bag("c.bag")])
@@ -445,6 +450,11 @@ def test_waiting_ends_when_the_last_job_has() -> None:
     assert waiting.states == {"a": "FAILED", "b": "SUCCEEDED"}
 
 
+def described(*jobs: dict[str, Any]) -> BatchClient:
+    """A client by which Batch knows these jobs."""
+    return cast("BatchClient", SimpleNamespace(describe_jobs=lambda **_: {"jobs": list(jobs)}))
+
+
 def array_detail(created_s: float, **children: int) -> dict[str, Any]:
     state = "RUNNING" if children.keys() - {"SUCCEEDED", "FAILED"} else "SUCCEEDED"
     size = sum(children.values())
@@ -474,8 +484,9 @@ def test_the_news_say_how_far_the_shards_are() -> None:
 def test_what_an_earlier_try_has_done_says_nothing_of_the_time_that_is_left() -> None:
     now = [1_000_000.0]
     waiting = Waiting(["old", "new"], amount=Amount(shards=110, bag_bytes=110_000_000), now=lambda: now[0])
-    old = {**array_detail(1000, SUCCEEDED=100), "stoppedAt": 2_000_000}
-    waiting.update({"old": old, "new": array_detail(1_000_000, RUNNING=10)})
+    old = {**array_detail(1000, SUCCEEDED=100), "jobId": "old", "stoppedAt": 2_000_000}
+    new = {**array_detail(1_000_000, RUNNING=10), "jobId": "new"}
+    waiting.update(look_at(described(old, new), waiting.open))
     now[0] += 100
     news = waiting.update({"new": array_detail(1_000_000, RUNNING=5, SUCCEEDED=5)})
     assert news is not None
