@@ -24,11 +24,19 @@ NOTHING_WRONG = (
 def look_after(batch: BatchClient, waiting: Waiting, *, end: bool) -> list[str]:
     """A sentence on each job that has become stuck by the last poll; with ``end`` it is terminated.
 
-    Jobs of one queue and size are stuck for one reason, which is asked for once.
+    Jobs of one queue and size are stuck for one reason, which is asked for once. Where Batch cannot be asked
+    for them, they are those of the next poll too.
     """
+    from botocore.exceptions import BotoCoreError, ClientError
+
     said = []
     stuck = waiting.take_stuck()
-    details = describe(batch, [job_id for job_id, _ in stuck])
+    ids = [job_id for job_id, _ in stuck]
+    try:
+        details = describe(batch, ids)
+    except (BotoCoreError, ClientError):
+        waiting.give_back(ids)
+        raise
     whys: dict[tuple[str, str], str] = {}
     for job_id, seconds in stuck:
         if job_id not in details:

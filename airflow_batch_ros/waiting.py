@@ -154,6 +154,10 @@ class Waiting:
         self._taken.update(job_id for job_id, _ in found)
         return found
 
+    def give_back(self, job_ids: Iterable[str]) -> None:
+        """Jobs of which `take_stuck` is to tell again."""
+        self._taken.difference_update(job_ids)
+
     def _watch_runnable(self, job_id: str, detail: Mapping[str, Any], now: float) -> None:
         if self._runnable_timeout_s is None:
             return

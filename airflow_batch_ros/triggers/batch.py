@@ -164,6 +164,11 @@ class RosToParquetBatchTrigger(BaseTrigger):
         while True:
             try:
                 details = await in_thread(lambda: look_at(batch, waiting.open))
+                if news := waiting.update(details):
+                    self.log.info(news)
+                if self.runnable_timeout_s is not None:
+                    for stuck in await in_thread(lambda: look_after(batch, waiting, end=self.end_stuck)):
+                        self.log.warning(stuck)
             except (ClientError, BotoCoreError) as error:
                 failures += 1
                 self.log.warning("asking Batch failed (%d of %d): %s", failures, MAX_FAILURES, error)
@@ -171,11 +176,6 @@ class RosToParquetBatchTrigger(BaseTrigger):
                     return {"status": "error", "message": f"Batch could not be asked: {error}"}
             else:
                 failures = 0
-                if news := waiting.update(details):
-                    self.log.info(news)
-                if self.runnable_timeout_s is not None:
-                    for stuck in await in_thread(lambda: look_after(batch, waiting, end=self.end_stuck)):
-                        self.log.warning(stuck)
                 if not waiting.open:
                     return {"status": "ended", "states": waiting.counts}
             interval_s = max(MIN_INTERVAL_S, (time.monotonic() - started) / 5)

@@ -897,6 +897,48 @@ def test_a_batch_that_cannot_be_asked_ends_the_wait_after_a_while(monkeypatch: p
         RosToParquetBatchSensor(task_id="wait", jobs=[]).execute_complete({}, event)  # type: ignore[typeddict-item]
 
 
+class StuckBatch:
+    """Knows one job, which is RUNNABLE until it is terminated; refuses to describe jobs at some requests."""
+
+    def __init__(self, *, refuses: int) -> None:
+        self.state = "RUNNABLE"
+        self.asked = 0
+        self.refuses = refuses
+
+    def describe_jobs(self, **_: Any) -> dict[str, Any]:
+        self.asked += 1
+        if self.asked == self.refuses:
+            raise ClientError({"Error": {"Code": "ServerException", "Message": "no"}}, "DescribeJobs")
+        reason = "CAPACITY:INSUFFICIENT_INSTANCE_CAPACITY"
+        return {"jobs": [{"jobId": "x", "status": self.state, "jobQueue": "q", "statusReason": reason}]}
+
+    def describe_job_queues(self, **_: Any) -> dict[str, Any]:
+        return {"jobQueues": []}
+
+    def terminate_job(self, **_: Any) -> None:
+        self.state = "FAILED"
+
+
+@pytest.mark.parametrize("refuses", [0, 1, 2])
+def test_a_stuck_job_is_ended_whatever_poll_batch_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch, refuses: int
+) -> None:
+    batch = StuckBatch(refuses=refuses)
+    trigger = RosToParquetBatchTrigger(
+        job_ids=["x"],
+        poll_interval_s=0.01,
+        unknown_after_s=60,
+        terminate_on_kill=False,
+        aws_conn_id=None,
+        region_name=None,
+        runnable_timeout_s=0.0,
+        end_stuck=True,
+    )
+    monkeypatch.setattr(trigger, "_hook", lambda: SimpleNamespace(batch=batch))
+    (event,) = asyncio.run(collect(trigger))
+    assert event == {"status": "ended", "states": {"FAILED": 1}}
+
+
 # --- killed while waiting ---------------------------------------------------------------------------
 
 
