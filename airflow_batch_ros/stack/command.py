@@ -449,12 +449,11 @@ def _outputs(arguments: argparse.Namespace) -> int:
 
 def _readers(session: boto3.Session, found: dict[str, str]) -> list[str]:
     """The job role, and the roles that the policy for Airflow is attached to."""
-    entities: Any = session.client("iam").list_entities_for_policy(PolicyArn=found["AirflowPolicyArn"])
-    account = found["JobRoleArn"].partition(":role/")[0]
-    return [
-        found["JobRoleArn"],
-        *(f"{account}:role/{role['RoleName']}" for role in entities.get("PolicyRoles", [])),
-    ]
+    iam = session.client("iam")
+    pages = iam.get_paginator("list_entities_for_policy").paginate(PolicyArn=found["AirflowPolicyArn"])
+    names = [role["RoleName"] for page in pages for role in page["PolicyRoles"]]
+    # Only the role itself tells its path, which is a part of its ARN (MWAA's are below service-role/).
+    return [found["JobRoleArn"], *(iam.get_role(RoleName=name)["Role"]["Arn"] for name in names)]
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

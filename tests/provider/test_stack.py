@@ -755,13 +755,13 @@ def test_from_nothing_to_rows_and_back(
 
     role = f"airflow-{bucket}"
     iam = aws.client("iam")
-    iam.create_role(RoleName=role, AssumeRolePolicyDocument="{}")
+    iam.create_role(RoleName=role, Path="/service-role/", AssumeRolePolicyDocument="{}")
     iam.attach_role_policy(RoleName=role, PolicyArn=made["AirflowPolicyArn"])
     capsys.readouterr()
     assert run("outputs", name, "--format", "bucket-policy") == 0
     policies = json.loads(capsys.readouterr().out)
     readers = policies[bucket]["Statement"][0]["Principal"]["AWS"]
-    assert readers == [made["JobRoleArn"], f"arn:aws:iam::123456789012:role/{role}"]
+    assert readers == [made["JobRoleArn"], f"arn:aws:iam::123456789012:role/service-role/{role}"]
     iam.detach_role_policy(RoleName=role, PolicyArn=made["AirflowPolicyArn"])
     iam.delete_role(RoleName=role)
 
