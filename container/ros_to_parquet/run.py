@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -62,11 +63,27 @@ class JobIdentity:
     @classmethod
     def from_environment(cls) -> JobIdentity:
         """As AWS Batch tells it."""
+        attempt = batch_number("AWS_BATCH_JOB_ATTEMPT")
         return cls(
             job_id=os.environ.get("AWS_BATCH_JOB_ID", ""),
-            attempt=int(os.environ.get("AWS_BATCH_JOB_ATTEMPT", "1")),
+            attempt=1 if attempt is None else attempt,
             log_stream=_own_log_stream(),
         )
+
+
+def batch_number(name: str) -> int | None:
+    """A number that AWS Batch tells by an environment variable; None where it is not set, or empty.
+
+    Raises:
+        ShardError: somebody else has set it to something else.
+    """
+    text = os.environ.get(name)
+    if not text:
+        return None
+    if not re.fullmatch("[0-9]{1,9}", text):
+        reason = f"{name} is {text!r}; AWS Batch sets it to a whole number"
+        raise ShardError(reason, ExitCode.USAGE)
+    return int(text)
 
 
 def _own_log_stream() -> str:

@@ -32,6 +32,8 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 import ros_to_parquet
 from ros_to_parquet import __version__, bag, contract, lake, parquet, reading, run
 from ros_to_parquet.bag import chunked, source
+from ros_to_parquet.cli import build_parser
+from ros_to_parquet.commands.run import command_run
 from ros_to_parquet.contract import (
     BagStatus,
     DriveState,
@@ -697,6 +699,18 @@ def test_run_takes_its_shard_from_the_array_index_and_the_index_map(tmp_path: Pa
     done = cli("run", "--plan", path)
     assert done.returncode == ExitCode.USAGE
     assert "--shard says which" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["AWS_BATCH_JOB_ARRAY_INDEX", "AWS_BATCH_JOB_ATTEMPT"])
+@pytest.mark.parametrize("text", ["x", "-1", "1.0"])
+def test_what_batch_would_not_set_is_a_usage_error(tmp_path: Path, name: str, text: str) -> None:
+    write_bag(tmp_path / "a.bag")
+    _, path, _ = saved_plan(tmp_path, tmp_path / "a.bag")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(name, text)
+        with pytest.raises(ShardError, match=f"{name} is {text!r}; AWS Batch sets it") as caught:
+            command_run(build_parser().parse_args(["run", "--plan", str(path)]))
+    assert caught.value.exit_code is ExitCode.USAGE
 
 
 @pytest.mark.parametrize(

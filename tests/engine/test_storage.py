@@ -260,6 +260,13 @@ class TestS3Storage(StorageTests):
         with pytest.raises(TransientError, match="s3://b/x"):
             S3Storage().read("s3://b/x")
 
+    @pytest.mark.parametrize("text", ["x", "0", "-1", "2.5"])
+    def test_tries_that_are_no_number_are_said(self, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", text)
+        monkeypatch.setattr(s3_module, "_client", None)
+        with pytest.raises(StorageError, match=f"AWS_MAX_ATTEMPTS is {text!r}; it can be"):
+            S3Storage().read("s3://b/x")
+
 
 class TestRequesterPays:
     """Buckets that bill who reads them refuse requests that do not say so."""

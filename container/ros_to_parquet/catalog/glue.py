@@ -11,7 +11,6 @@ replaced, too. Or they are folders, for readers that do not know such lists: Spa
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -106,9 +105,10 @@ def _client(output: str) -> Any:
     import boto3
     from botocore.config import Config
 
+    from ros_to_parquet.storage.s3 import client_attempts
+
     session = boto3.Session()
-    attempts = int(os.environ.get("AWS_MAX_ATTEMPTS") or ATTEMPTS)
-    retries: Any = {"mode": "standard", "total_max_attempts": attempts}
+    retries: Any = {"mode": "standard", "total_max_attempts": client_attempts(ATTEMPTS)}
     config = Config(retries=retries, max_pool_connections=2 * _THREADS)
     client = session.client("glue", region_name=session.region_name or _region_of(output), config=config)
     _ = client.exceptions  # threads that were the first to ask for it would have classes of their own each

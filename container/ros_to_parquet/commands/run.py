@@ -88,11 +88,13 @@ def _read_checked(uri: str, digest: str | None) -> bytes:
 
 
 def _shard_number(arguments: argparse.Namespace, plan: Plan) -> int:
-    index = os.environ.get("AWS_BATCH_JOB_ARRAY_INDEX")
+    from ros_to_parquet.run import batch_number
+
+    index = batch_number("AWS_BATCH_JOB_ARRAY_INDEX")
     if arguments.shard is not None:
         shard = int(arguments.shard)
     elif index is not None:
-        shard = int(index)
+        shard = index
     elif len(plan.shards) == 1:
         shard = 0
     else:

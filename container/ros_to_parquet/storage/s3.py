@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -129,7 +130,7 @@ def s3_client() -> S3Client:
             import boto3
             from botocore.config import Config
 
-            attempts = int(os.environ.get("AWS_MAX_ATTEMPTS") or CLIENT_ATTEMPTS)
+            attempts = client_attempts(CLIENT_ATTEMPTS)
             retries: Any = {"mode": "standard", "total_max_attempts": attempts}
             config = Config(
                 retries=retries,
@@ -144,6 +145,20 @@ def s3_client() -> S3Client:
                     client.meta.events.register(f"provide-client-params.s3.{operation}", _say_who_pays)
             _client = client
         return _client
+
+
+def client_attempts(default: int) -> int:
+    """Tries of one request by a client of boto3's: what ``AWS_MAX_ATTEMPTS`` says, or else ``default``.
+
+    Raises:
+        StorageError: it says no number of tries.
+    """
+    text = os.environ.get("AWS_MAX_ATTEMPTS")
+    if not text:
+        return default
+    if not re.fullmatch("[0-9]{1,9}", text) or not int(text):
+        raise StorageError(f"AWS_MAX_ATTEMPTS is {text!r}; it can be a whole number from 1 on, or not set")
+    return int(text)
 
 
 def _pays_as_requester() -> bool:
