@@ -193,6 +193,21 @@ def test_times_may_be_any_64_bits(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().err == ""
 
 
+def test_times_farther_apart_than_an_integer_holds_are_in_order(tmp_path: Path) -> None:
+    times = [-(2**63) + number * SECOND_NS for number in range(20)]
+    times += [(100 + number) * SECOND_NS for number in range(20)]
+    file = McapFile()
+    file.add(file.define(mcap_schema(1, "std_msgs/msg/Empty", "", "")))
+    file.add(file.define(mcap_channel(1, 1, "/x", "cdr")))
+    for number, time_ns in enumerate((*times, 2**63 - 1)):
+        file.add(mcap_message(1, number, time_ns % 2**64, b"\0\1\0\0\0"))
+    (tmp_path / "a.mcap").write_bytes(file.bytes())
+    tables, drive = opened(extracted(tmp_path / "a.mcap", output=tmp_path / "lake"))
+    rate = measure_rate(tables, drive.time_axis(), drive.topics[0])
+    assert (rate.out_of_order, rate.repeated, rate.regular) == (0, 0, True)
+    assert rate.gaps == (Gap(times[19], times[20]), Gap(times[-1], 2**63 - 1))
+
+
 # --- tracks, fields, frames -------------------------------------------------------------------------
 
 

@@ -101,7 +101,7 @@ def measure_rate(tables: Tables, axis: TimeAxis, topic: Topic) -> Rate:
                 continue
             counts += np.bincount(axis.bins(times, BINS), minlength=BINS)
             ordered = times if before is None else np.concatenate(([before], times))
-            steps = np.diff(ordered)
+            steps = _steps(ordered)
             inside = steps if continues or before is None else steps[1:]
             out_of_order += int(np.count_nonzero(inside < 0))
             repeated += int(np.count_nonzero(inside == 0))
@@ -124,6 +124,14 @@ def measure_rate(tables: Tables, axis: TimeAxis, topic: Topic) -> Rate:
     gaps = sorted(set(gaps), key=lambda gap: gap.start_ns)
     usual_s = None if usual_ns is None else usual_ns / 1e9
     return Rate(counts, usual_s, regular, tuple(gaps), out_of_order, repeated, share)
+
+
+def _steps(times: Int64Array) -> Int64Array:
+    """From each time to the next; what is no 64-bit integer is the greatest, or the least, that there is."""
+    steps = np.diff(times)
+    later = times[1:] > times[:-1]
+    bounds = np.iinfo(np.int64)
+    return np.where(later == (steps > 0), steps, np.where(later, bounds.max, bounds.min))
 
 
 def _spread_evenly(
@@ -151,7 +159,8 @@ def _note_intervals(
     intervals.add(steps[steps > 0])
     count = min(MAX_GAPS, len(steps))
     for place in np.argpartition(steps, len(steps) - count)[len(steps) - count :] if count else ():
-        _keep_longest(longest, (int(steps[place]), int(times[place])))
+        start, stop = times[place : place + 2].tolist()
+        _keep_longest(longest, (stop - start, start))
 
 
 def _keep_longest(longest: list[tuple[int, int]], entry: tuple[int, int]) -> None:
