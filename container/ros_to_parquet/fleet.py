@@ -482,10 +482,11 @@ def _tracks(drives: pa.Table) -> list[Track]:
     column = drives.column("track").combine_chunks()
     points = column.flatten()
     times, latitude, longitude = (points.field(name).to_numpy() for name in _POINT.names)
-    ends = np.cumsum(column.value_lengths().fill_null(0).to_numpy())
+    lengths = column.value_lengths().fill_null(0).to_numpy()
+    ends = np.cumsum(lengths)
     return [
         Track(times[begin:end], latitude[begin:end], longitude[begin:end], error)
-        for begin, end, error in zip((0, *ends[:-1]), ends, errors, strict=True)
+        for begin, end, error in zip(ends - lengths, ends, errors, strict=True)
     ]
 
 

@@ -199,6 +199,8 @@ def test_a_lake_from_before_is_brought_up(tmp_path: Path, capsys: pytest.Capture
     assert cli.main(["fleet", str(output)]) == ExitCode.OK
     said = capsys.readouterr().out.splitlines()
     assert said == ["0 of 0 drives", "! not in the fleet tables: a, b; --update writes them"]
+    assert cli.main(["fleet", str(output), "--near", "48,11,5"]) == ExitCode.OK
+    assert capsys.readouterr().out.splitlines() == said
     assert cli.main(["fleet", str(output), "--update"]) == ExitCode.OK
     said = capsys.readouterr().out.splitlines()
     assert (said[0], said[-1]) == ("2 drives written, 0 removed", "2 of 2 drives")
