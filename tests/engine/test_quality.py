@@ -449,6 +449,8 @@ def test_times_of_any_bits_are_measured(tmp_path: Path) -> None:
     (tmp_path / "x.mcap").write_bytes(file.bytes())
     rows = results(extracted(tmp_path / "x.mcap", output=tmp_path / "lake"))
     assert rows["/a", "log_order"]["messages"] == len(times)
+    assert rows["/a", "log_order"]["value"] == 1 / len(times), "2^63 is read as the least of all"
+    assert rows["/a", "log_repeats"]["value"] == 0
     assert all(np.isfinite(row["value"]) for row in rows.values())
 
 

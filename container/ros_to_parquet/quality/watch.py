@@ -53,17 +53,17 @@ class Stream:
         """Takes what waits; log times and offsets of it, in the order in which they were recorded."""
         offsets = np.array(self.offsets, dtype=np.int64)
         times, stamps, row_times = (
-            np.clip(np.array(waiting, dtype=np.int64), -MOST_NS, MOST_NS)
-            for waiting in (self.times, self.stamps, self.row_times)
+            np.array(waiting, dtype=np.int64) for waiting in (self.times, self.stamps, self.row_times)
         )
         values = np.array(self.values, dtype=np.int64)
         for waiting in (self.times, self.offsets, self.stamps, self.row_times, self.values):
             del waiting[:]
         numbers = self.topic.numbers
+        row_times = np.clip(row_times, -MOST_NS, MOST_NS)
         if len(times):
-            steps = np.diff(times, prepend=self.last_log_ns if self.messages else times[0] - 1)
-            numbers.log_backwards += int(np.count_nonzero(steps < 0))
-            numbers.log_repeats += int(np.count_nonzero(steps == 0))
+            backwards, repeats = _disorder(times, self.last_log_ns if self.messages else None)
+            numbers.log_backwards += backwards
+            numbers.log_repeats += repeats
             if not self.messages:
                 self.first_log_ns = int(times[0])
             self.messages += len(times)
@@ -72,23 +72,24 @@ class Stream:
             self._settle_stamps(stamps, row_times)
         if len(values):
             self._settle_values(values, row_times)
-        return times, offsets
+        return np.clip(times, -MOST_NS, MOST_NS), offsets
 
     def _settle_stamps(self, stamps: Int64Array, row_times: Int64Array) -> None:
         numbers = self.topic.numbers
         numbers.stamped += len(stamps)
         there = stamps != 0
+        bounded = np.clip(stamps, -MOST_NS, MOST_NS)
         if self.topic.camera:
-            numbers.note_stamps(np.where(there, stamps, row_times) // TICK_NS)
+            numbers.note_stamps(np.where(there, bounded, row_times) // TICK_NS)
         if not there.all():
             numbers.unset += len(stamps) - int(np.count_nonzero(there))
-            stamps, row_times = stamps[there], row_times[there]
+            stamps, bounded, row_times = stamps[there], bounded[there], row_times[there]
             if not len(stamps):
                 return
-        numbers.delays.add(row_times - stamps)
-        steps = np.diff(stamps, prepend=self.last_stamp_ns or stamps[0] - 1)
-        numbers.stamp_backwards += int(np.count_nonzero(steps < 0))
-        numbers.stamp_repeats += int(np.count_nonzero(steps == 0))
+        numbers.delays.add(row_times - bounded)
+        backwards, repeats = _disorder(stamps, self.last_stamp_ns or None)
+        numbers.stamp_backwards += backwards
+        numbers.stamp_repeats += repeats
         self.first_stamp_ns = self.first_stamp_ns or int(stamps[0])
         self.last_stamp_ns = int(stamps[-1])
 
@@ -133,6 +134,13 @@ class Stream:
             self.run or none,
             self.first_run is None,
         )
+
+
+def _disorder(times: Int64Array, before: int | None) -> tuple[int, int]:
+    """How many times are less than the one in front, and how many the same; ``before`` is in front of all."""
+    if before is not None:
+        times = np.concatenate(([before], times))
+    return int(np.count_nonzero(times[1:] < times[:-1])), int(np.count_nonzero(times[1:] == times[:-1]))
 
 
 @dataclass(frozen=True, slots=True)
