@@ -57,10 +57,9 @@ def of_job_definition(
     """
     from botocore.exceptions import ClientError
 
-    job_definition = str(options.extra.get("jobDefinition", options.job_definition))
-    name = job_definition.rpartition("job-definition/")[2]
+    name = options.job_definition.rpartition("job-definition/")[2]
     try:
-        found = find_definition(batch, job_definition)
+        found = find_definition(batch, options.job_definition)
     except ClientError as error:
         if error_code(error) not in _DENIED:
             raise

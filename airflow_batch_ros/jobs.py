@@ -254,7 +254,8 @@ class SubmitOptions:
         max_memory_mib: what a container is given at most where shards ran out of memory.
         extra: further members of the SubmitJob request, as boto3 names them (``timeout``,
             ``retryStrategy``, ``shareIdentifier``...); what is said here wins, but for the job's name, its
-            array and its command.
+            array and its command. A queue or definition in it becomes the ``job_queue`` and
+            ``job_definition``.
     """
 
     job_queue: str
@@ -266,6 +267,14 @@ class SubmitOptions:
     requester_pays: bool = False
     on_demand_queue: str = ""
     max_memory_mib: int = DEFAULT_MAX_MEMORY_MIB
+
+    def __post_init__(self) -> None:
+        # Jobs are looked for where they were submitted, so that there is one word on where that is.
+        extra = dict(self.extra)
+        for name, member in (("job_queue", "jobQueue"), ("job_definition", "jobDefinition")):
+            if isinstance(extra.get(member), str):
+                object.__setattr__(self, name, extra.pop(member))
+        object.__setattr__(self, "extra", extra)
 
 
 def submit_request(

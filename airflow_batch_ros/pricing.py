@@ -56,8 +56,7 @@ def find_containers(
     """
     from botocore.exceptions import ClientError
 
-    job_queue = str(options.extra.get("jobQueue", options.job_queue))
-    job_definition = str(options.extra.get("jobDefinition", options.job_definition))
+    job_queue, job_definition = options.job_queue, options.job_definition
     try:
         definition = find_definition(batch, job_definition)
     except ClientError as error:
@@ -92,8 +91,7 @@ def find_missing(batch: BatchClient, options: SubmitOptions) -> list[str]:
     """
     from botocore.exceptions import ClientError
 
-    job_queue = str(options.extra.get("jobQueue", options.job_queue))
-    job_definition = str(options.extra.get("jobDefinition", options.job_definition))
+    job_queue, job_definition = options.job_queue, options.job_definition
     missing = []
     try:
         missing += [

@@ -295,6 +295,21 @@ def test_killed_anywhere_in_a_later_generation_it_submits_that_once_and_adopts_i
     assert calls > 12, "the operator makes more calls than that"
 
 
+def test_a_job_is_looked_for_in_the_queue_that_submit_options_name(world: World) -> None:
+    def fanout() -> Fanout:
+        made = world.fanout("drive_1", definition="hang")
+        definition = made.options.job_definition
+        extra = {"jobQueue": QUEUE, "jobDefinition": definition}
+        return replace(made, options=SubmitOptions("others", "others", extra=extra))
+
+    (first,) = fanout().submit_all()
+    world.lake.delete(contract.job_record_key("drive_1", first.plan_id, 0))  # killed before it was saved
+    (second,) = fanout().submit_all()
+    assert (second.work, second.job_id, second.job_queue) == ("adopted", first.job_id, QUEUE)
+    assert len(world.jobs("drive_1")) == 1
+    world.end("drive_1")
+
+
 def test_a_retry_loads_the_saved_plan_and_does_not_list(world: World) -> None:
     (first,) = world.fanout("drive_1", definition="hang").submit_all()
     put(world.s3, world.bucket, "drive_1/late.bag", body=ros1_bag(first=70))
