@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_batch_ros.causes import Cause, reclaims
 from airflow_batch_ros.failures import failed_shards
-from airflow_batch_ros.jobs import Progress, Sizes, SubmitOptions, Work, describe, drive_job, recorded_jobs
+from airflow_batch_ros.jobs import (
+    Progress,
+    Sizes,
+    SubmitOptions,
+    Work,
+    describe,
+    drive_job,
+    look_at,
+    recorded_jobs,
+)
 from airflow_batch_ros.lake import Lake, drive_folder
 from airflow_batch_ros.stack.parameters import FARGATE_MEMORY_MIB
 from ros_to_parquet import contract
@@ -168,8 +177,8 @@ def _reclaimed_often(batch: BatchClient, lake: Lake, plan: Plan, missing: tuple[
             for index, shard in enumerate(generation.shards if generation else ())
             if shard in wanted
         }
-        for job_id, detail in describe(batch, list(ids)).items():
-            counts[ids[job_id]] += reclaims(detail)
+        for job_id, look in look_at(batch, list(ids)).items():
+            counts[ids[job_id]] += reclaims(look)
     return sum(count >= RECLAIMS for count in counts.values())
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from airflow_batch_ros import adapt
 from airflow_batch_ros.adapt import MAX_TIMEOUT_S, Had, grow, more_memory
 from airflow_batch_ros.causes import Cause
 from airflow_batch_ros.jobs import Sizes, SubmitOptions, submit_request
 from airflow_batch_ros.lake import Lake
 from airflow_batch_ros.stack.parameters import FARGATE_MEMORY_MIB
-from ros_to_parquet.contract import Generation
+from ros_to_parquet.contract import Generation, JobRecord
 from tests.provider.builders import bag, plan
 
 OPTIONS = SubmitOptions("queue", "definition")
@@ -92,6 +95,28 @@ def test_what_is_reclaimed_again_and_again_goes_where_it_is_not() -> None:
     )
     assert after(Cause.ENGINE_ERROR, sizes, often=1, on_demand_queue="steady") == (sizes, [])
     assert after(Cause.SPOT_RECLAIM, on_demand_queue="steady") == (Sizes(), [])
+
+
+class Described:
+    """Knows every job by a description that is as large as they are."""
+
+    def describe_jobs(self, jobs: list[str]) -> dict[str, Any]:
+        attempts = [{"statusReason": "Host EC2 (instance i-1) terminated."}] * 2
+        return {"jobs": [{"jobId": each, "attempts": attempts, "container": "x" * 20_000} for each in jobs]}
+
+
+def test_descriptions_of_thousands_of_shards_are_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    shards = tuple(range(3000))
+    made = plan([bag("a.bag")])
+    record = JobRecord(made.plan_id, 0, "job", "name", "queue", len(shards))
+    lake = SimpleNamespace(load=lambda *_: Generation(1, made.plan_id, 0, shards))
+    monkeypatch.setattr(adapt, "recorded_jobs", lambda *_: [record])
+    tracemalloc.start()
+    try:
+        assert adapt._reclaimed_often(cast(Any, Described()), cast(Any, lake), made, shards) == len(shards)
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_request_of_a_generation_with_sizes() -> None:
