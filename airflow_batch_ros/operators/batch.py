@@ -309,7 +309,7 @@ def _number(name: str, kind: Callable[[Any], N], value: object) -> N | None:
         return None
     try:
         return kind(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ConfError([f"argument {name}: a number is expected, not {value!r}"]) from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import re
 import sys
@@ -164,6 +165,7 @@ def test_the_conf_comes_from_the_run_and_the_params(pipeline: Pipeline) -> None:
         ({"memory_mib": -5}, "argument memory_mib: a number above 0 is expected, not -5"),
         ({"vcpus": "nan"}, "argument vcpus: a number above 0 is expected, not 'nan'"),
         ({"shard_bytes": "many"}, "argument shard_bytes: a number is expected, not 'many'"),
+        ({"shard_bytes": math.inf}, "argument shard_bytes: a number is expected, not inf"),
         ({"shard_bytes": 0}, "argument shard_bytes: a number above 0 is expected, not 0"),
         ({"shard_bytes": -1}, "argument shard_bytes: a number above 0 is expected, not -1"),
         ({"tags": "team=a"}, "argument tags: a mapping is expected, not 'team=a'"),
