@@ -31,7 +31,7 @@ class LakeDrive:
         output: S3 URI of the lake.
         plan_id: of the run's plan for the drive; the same if an event comes twice.
         manifest: S3 URI of the drive's manifest.
-        tables: rows by table, of those that have any.
+        tables: rows by table, of those that have any and that the summary lists (`summary.MAX_TABLES`).
         bytes_read, bytes_written: of bags, and of Parquet.
         report: S3 URI of the drive's report; empty where there is none (yet).
         console_url: the page of its Batch job; empty where there was no job or no console is known.

@@ -102,7 +102,6 @@ class Coverage:
         other: bags of which rows are in the lake by other options, by name: who did it.
         present: names of bags of which rows are in the lake.
         unreadable: why bags cannot be read, by what ``done`` has (`contract.unreadable_bags`).
-        plans: ids of all plans that have left manifests of the drive.
         by_plans: whether some plan stood for its manifests, so that bags count as ``present`` (and as
             ``other``) that gave no row.
     """
@@ -111,7 +110,6 @@ class Coverage:
     other: Mapping[str, str] = dataclasses.field(default_factory=dict)
     present: frozenset[str] = frozenset()
     unreadable: Mapping[tuple[str, int, str], str] = dataclasses.field(default_factory=dict)
-    plans: tuple[str, ...] = ()
     by_plans: bool = False
 
 
@@ -337,8 +335,7 @@ def read_coverage(
     found = _Found(options)
     stood = False
     try:
-        holdings = read_holdings(lake, drive_id, but=plan_id)
-        for holding in holdings:
+        for holding in read_holdings(lake, drive_id, but=plan_id):
             whole = _whole_plan(lake, drive_id, holding) if by_plans else None
             if whole is not None:
                 stood = True
@@ -355,7 +352,6 @@ def read_coverage(
         other=found.other,
         present=frozenset(found.present),
         unreadable=found.unreadable,
-        plans=tuple(holding.plan_id for holding in holdings),
         by_plans=stood,
     )
 
