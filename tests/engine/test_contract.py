@@ -243,6 +243,29 @@ def test_a_bag_is_covered_when_all_slices_are_there_with_equal_options() -> None
     assert contract.covered_bags([manifest(0, unreadable)], options) == set()
 
 
+class Counted(int):
+    """A number that knows how often any of its kind was compared."""
+
+    comparisons = 0
+
+    def __eq__(self, other: object) -> bool:
+        Counted.comparisons += 1
+        return int(self) == other
+
+    __hash__ = int.__hash__
+
+
+def test_many_slices_of_a_bag_are_held_against_each_other_once() -> None:
+    whole = bag_result("0.bag")
+    slices = [BagSlice(0, number, Counted(200)) for number in range(199)]
+    manifests = [
+        manifest(number, dataclasses.replace(whole, slice=each)) for number, each in enumerate(slices)
+    ]
+    Counted.comparisons = 0
+    assert contract.covered_bags(manifests, manifests[0].options) == set()
+    assert Counted.comparisons < 10 * len(slices)
+
+
 def test_of_a_bag_that_several_runs_had_those_count_that_gave_rows_or_the_last() -> None:
     nothing = bag_result("0.bag", extracted=0)
     misspelt = manifest(0, nothing, plan_id="a", options=ExtractOptions(("/misspelt",)), finished_at="9")

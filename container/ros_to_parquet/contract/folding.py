@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 
 from ros_to_parquet.contract.images import is_image_type
@@ -277,7 +278,7 @@ def covered_bags(standing: Iterable[Manifest], options: ExtractOptions) -> set[t
     return {
         bag
         for bag, done in slices.items()
-        if any(sum(each.count == of.count for each in done) == of.count for of in done)
+        if any(number == count for count, number in Counter(each.count for each in done).items())
     }
 
 
