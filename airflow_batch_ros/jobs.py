@@ -373,14 +373,15 @@ def read_progress(
         last = max(generations)
         generation = lake.load(Generation, contract.generation_key(plan.drive_id, plan.plan_id, last))
         sizes = lake.load(Sizes, contract.sizes_key(plan.drive_id, plan.plan_id, last)) if last else None
-        queue = (sizes.job_queue if sizes else "") or job_queue
+        name = job_name(plan.drive_id, plan.plan_id, last)
         if last in records:
             record = lake.load(JobRecord, contract.job_record_key(plan.drive_id, plan.plan_id, last))
-        elif found := find_job(batch, queue, job_name(plan.drive_id, plan.plan_id, last)):
+        elif found := _find_unrecorded(batch, sizes, job_queue, name):
+            queue, job_id = found
             record = (
-                _record(batch, lake, plan, generation, found, job_queue=queue)
+                _record(batch, lake, plan, generation, job_id, job_queue=queue)
                 if write
-                else _job_record(plan, generation, found, job_queue=queue)
+                else _job_record(plan, generation, job_id, job_queue=queue)
             )
     detail = describe(batch, [record.job_id]).get(record.job_id) if record is not None else None
     state = job_state(detail)
@@ -560,6 +561,19 @@ def find_job(batch: BatchClient, job_queue: str, name: str) -> str | None:
     return found[-1]["jobId"] if found else None
 
 
+def _find_unrecorded(
+    batch: BatchClient, sizes: Sizes | None, job_queue: str, name: str
+) -> tuple[str, str] | None:
+    """Queue and id of a generation's job that was submitted and not recorded.
+
+    It is in the queue of its sizes, or in the run's where whoever submitted it had chosen that one.
+    """
+    for queue in dict.fromkeys((sizes.job_queue if sizes else "", job_queue)):
+        if queue and (job_id := find_job(batch, queue, name)):
+            return queue, job_id
+    return None
+
+
 def is_missing_queue(error: ClientError) -> bool:
     """Whether Batch says that there is no such job queue."""
     said = str(error.response.get("Error", {}).get("Message", ""))
@@ -591,9 +605,8 @@ def live_jobs(
     ids = [record.job_id for record in records]
     following = records[-1].generation + 1 if records else 0
     sizes = lake.load(Sizes, contract.sizes_key(drive_id, plan_id, following)) if following else None
-    queue = (sizes.job_queue if sizes else "") or job_queue
-    if unrecorded := find_job(batch, queue, job_name(drive_id, plan_id, following)):
-        ids.append(unrecorded)
+    if unrecorded := _find_unrecorded(batch, sizes, job_queue, job_name(drive_id, plan_id, following)):
+        ids.append(unrecorded[1])
     details = describe(batch, ids)
     states = {job_id: job_state(details.get(job_id)) for job_id in ids}
     return {job_id: state for job_id, state in states.items() if state in LIVE}

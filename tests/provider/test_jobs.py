@@ -15,6 +15,7 @@ from airflow_batch_ros import jobs
 from airflow_batch_ros.jobs import (
     DriveJob,
     Progress,
+    Sizes,
     SubmitError,
     SubmitOptions,
     command,
@@ -23,8 +24,10 @@ from airflow_batch_ros.jobs import (
     end_reason,
     job_name,
     job_seconds,
+    live_jobs,
     look_at,
     next_generation,
+    read_progress,
     submit_next,
     submit_request,
 )
@@ -199,6 +202,47 @@ class Store(Lake):
 
     def read(self, key: str) -> bytes | None:
         return self.objects.get(key)
+
+    def keys(self, folder: str) -> list[str]:
+        return sorted(key for key in self.objects if key.startswith(f"{folder}/"))
+
+
+class Queue:
+    """A queue with one live job, which has ``name``; Batch has no other queue."""
+
+    def __init__(self, queue: str, name: str) -> None:
+        self.queue = queue
+        self.job = {"jobId": "lost", "jobName": name, "status": "RUNNING"}
+
+    def get_paginator(self, _: str) -> Any:
+        return self
+
+    def paginate(self, *, jobQueue: str, filters: Any) -> list[dict[str, Any]]:  # noqa: N803
+        return [{"jobSummaryList": [self.job] if jobQueue == self.queue else []}]
+
+    def describe_jobs(self, jobs: list[str]) -> dict[str, Any]:
+        return {"jobs": [self.job] if "lost" in jobs else []}
+
+
+@pytest.mark.parametrize("queue", ["on-demand", "chosen"])
+def test_a_job_that_was_not_recorded_is_found_where_it_may_be(queue: str) -> None:
+    """A retry that chooses a queue takes it instead of the one that its generation was to go to."""
+    lake = Store()
+    for number in (0, 1):
+        generation = Generation(contract.CONTRACT_VERSION, PLAN.plan_id, number, (0, 1, 2))
+        key = contract.generation_key(PLAN.drive_id, PLAN.plan_id, number)
+        lake.create(key, contract.to_json(generation))
+    sizes = contract.to_json(Sizes(job_queue="on-demand"))
+    lake.create(contract.sizes_key(PLAN.drive_id, PLAN.plan_id, 1), sizes)
+    first = JobRecord(PLAN.plan_id, 0, "first", "name", "spot", 3)
+    lake.create(contract.job_record_key(PLAN.drive_id, PLAN.plan_id, 0), contract.to_json(first))
+    batch = cast(Any, Queue(queue, job_name(PLAN.drive_id, PLAN.plan_id, 1)))
+    record = read_progress(batch, lake, PLAN, job_queue="chosen").record
+    assert record is not None
+    assert (record.job_id, record.job_queue, record.generation) == ("lost", queue, 1)
+    lake.objects.pop(contract.job_record_key(PLAN.drive_id, PLAN.plan_id, 1))
+    live = live_jobs(batch, lake, PLAN.drive_id, PLAN.plan_id, job_queue="chosen")
+    assert live == {"lost": "RUNNING"}
 
 
 def client_error(code: str, status: int = 400) -> ClientError:
