@@ -26,6 +26,11 @@ CLOCK_SKEW = timedelta(seconds=5)
 MAX_TEMPLATE_BYTES = 51_200
 """Of a template that is sent with the request."""
 
+IN_REVIEW = "REVIEW_IN_PROGRESS"
+"""State of a stack that a change set is to make: nothing goes on, until somebody executes it."""
+
+NOT_EXECUTED = "a change set has made it, which nobody has executed"
+
 _CAPABILITIES: Any = ["CAPABILITY_IAM"]
 _NO_CHANGE = "No updates are to be performed"
 
@@ -192,11 +197,12 @@ def wait(deployment: Deployment, name: str, *, since: datetime) -> StackTypeDef 
             return None
         _tell_events(deployment, stack["StackId"], since, seen, problems)
         status = str(stack["StackStatus"])
-        if not status.endswith("_IN_PROGRESS"):
+        if not status.endswith("_IN_PROGRESS") or status == IN_REVIEW:
             break
         time.sleep(deployment.poll_s)
     if status not in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
-        reasons = "; ".join(problems) or stack.get("StackStatusReason", "no reason is given")
+        unsaid = NOT_EXECUTED if status == IN_REVIEW else "no reason is given"
+        reasons = "; ".join(problems) or stack.get("StackStatusReason", unsaid)
         raise StackError(f"stack {name} is {status}: {reasons}")
     return stack
 

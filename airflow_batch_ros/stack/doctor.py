@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from airflow_batch_ros.stack.deploy import IN_REVIEW, NOT_EXECUTED
 from airflow_batch_ros.stack.outputs import find_stack, outputs_of
 from airflow_batch_ros.stack.parameters import partition, split_uri
 
@@ -99,6 +100,9 @@ def _stack(name: str, stack: Any) -> Iterator[Finding]:
     status = stack["StackStatus"]
     if status in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
         yield Finding("ok", f"stack {name} is {status}")
+    elif status == IN_REVIEW:
+        advice = f"execute it, or: airflow-batch-ros stack delete {name}"
+        yield Finding("problem", f"stack {name} is {status}: {NOT_EXECUTED}", advice)
     elif status.endswith("_IN_PROGRESS"):
         yield Finding("problem", f"stack {name} is {status}", "wait until it has ended")
     else:

@@ -8,8 +8,10 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import yaml
@@ -931,6 +933,30 @@ def test_doctor_compares_quotas(aws: EmbeddedAws, allowed: float, level: str, sa
     assert finding.level == level
     assert said in finding.what
     assert (level == "problem") == ("stack: --max-vcpus 64" in finding.advice)
+
+
+class InReview:
+    """Knows a stack that only a change set has made, which nobody has executed."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def describe_stacks(self, **_: Any) -> dict[str, Any]:
+        self.asked += 1
+        assert self.asked < 10, "it waits for ever"
+        return {"Stacks": [{"StackName": "ros", "StackId": "arn", "StackStatus": "REVIEW_IN_PROGRESS"}]}
+
+    def get_paginator(self, _: str) -> Any:
+        return SimpleNamespace(paginate=lambda **_: [{"StackEvents": []}])
+
+
+def test_a_stack_in_review_is_not_waited_for() -> None:
+    deployment = deploy.Deployment(cast(Any, InReview()), print, poll_s=0.0)
+    with pytest.raises(StackError, match="stack ros is REVIEW_IN_PROGRESS: a change set has made it, which"):
+        deploy.wait(deployment, "ros", since=datetime.now(UTC))
+    (finding,) = doctor._stack("ros", InReview().describe_stacks()["Stacks"][0])
+    assert finding.level == "problem"
+    assert "execute it" in finding.advice
 
 
 def test_doctor_says_what_jobs_may_not_do(aws: EmbeddedAws) -> None:
