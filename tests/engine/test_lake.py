@@ -23,7 +23,7 @@ from ros_to_parquet.contract import (
     Run,
     TopicResult,
 )
-from ros_to_parquet.storage import LocalStorage, ObjectInfo, join
+from ros_to_parquet.storage import LocalStorage, NotFoundError, ObjectInfo, Storage, StorageError, join
 
 
 def plan_of(output: Path, shards: int, *, plan_id: str = "plan", replaces: tuple[str, ...] = ()) -> Plan:
@@ -165,6 +165,26 @@ def test_manifests_that_are_replaced_while_they_are_read(tmp_path: Path, place: 
         "new-00001.parquet",
     ]
     assert parquet_files(tmp_path) == ["new-00000.parquet", "new-00001.parquet"]
+
+
+class GoingStorage(LocalStorage):
+    """Of each list of a drive, the last shard's manifest is gone before it is read."""
+
+    def read(self, uri: str) -> bytes:
+        if uri.endswith("/00001.json"):
+            raise NotFoundError(uri)
+        return super().read(uri)
+
+
+@pytest.mark.parametrize("read", [lake.read_drive, lake.read_schemas])
+def test_a_drive_that_never_stays_the_same_is_not_read_in_part(
+    tmp_path: Path, read: Callable[[Storage, str, str], object]
+) -> None:
+    plan = plan_of(tmp_path, 2)
+    for shard in range(2):
+        write_shard(plan, shard)
+    with pytest.raises(StorageError, match="drive d is being replaced again and again"):
+        read(GoingStorage(), str(tmp_path), "d")
 
 
 def test_a_replaced_run_does_not_commit_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

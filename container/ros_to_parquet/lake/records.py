@@ -147,6 +147,9 @@ def read_schemas(storage: Storage, output: str, drive_id: str) -> dict[str, Tabl
     """What a drive has rows of, by table; see `contract.standing_manifests`.
 
     Drive manifests say it for all shards at once; only of plans that are not committed are shards' read.
+
+    Raises:
+        StorageError: it is replaced again and again meanwhile.
     """
     for _ in range(READ_TRIES):
         found: dict[str, TableSchemas] = {}
@@ -171,8 +174,8 @@ def read_schemas(storage: Storage, output: str, drive_id: str) -> dict[str, Tabl
                     table = found.get(topic.table, TableSchemas())
                     found[topic.table] = table.add([topic.topic], contract.file_schemas(topic))
         if len(commits) == len(keys.commits) and read == len(uris):
-            break  # else a commit has replaced some of them meanwhile
-    return found
+            return found  # else a commit has replaced some of them meanwhile
+    raise StorageError(f"{output}: drive {drive_id} is being replaced again and again; try again later")
 
 
 def list_commits(storage: Storage, output: str, drive_id: str) -> list[str]:
