@@ -45,7 +45,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from airflow_batch_ros.status import read_standings
+    from airflow_batch_ros.status import Underway, read_standings
 
     if arguments.name is None:
         return _list_runs(arguments)
@@ -56,6 +56,8 @@ def _status(arguments: argparse.Namespace) -> int:
     else:
         for line in _lines(run, drives, bags=arguments.bags):
             print(line)
+    if any(drive.state is Underway.UNKNOWN for drive in drives):
+        return Exit.REFUSED
     return Exit.DRIVES_FAILED if _run_fails(run, drives) else Exit.OK
 
 

@@ -419,6 +419,28 @@ def test_a_damaged_and_an_unreadable_bag_are_named(shell: Shell) -> None:
     assert "bag junk.bag: not tried again, for an earlier run could read nothing of it: " in said.out
 
 
+@pytest.mark.parametrize("kind", ["plan", "job", "commit"])
+def test_a_drive_whose_record_is_cut_off_hides_no_other(shell: Shell, kind: str) -> None:
+    shell.submit("r", "one", "two", more=("--wait", "--poll-seconds", "0.3"))
+    plan_id = contract.make_plan_id(Run("", "r"), "one")
+    key = {
+        "plan": contract.plan_key("one", plan_id),
+        "job": contract.job_record_key("one", plan_id, 0),
+        "commit": contract.drive_manifest_key("one", plan_id),
+    }[kind]
+    shell.lake.write(key, (shell.lake.read(key) or b"")[:50])
+    said = shell.run("status", "r", "--json")
+    one, two = said.json["drives"]
+    assert (said.code, said.err) == (4, "")
+    assert (one["drive_id"], one["state"], one["ended"]) == ("one", "unknown", False)
+    assert one["problems"][0].startswith(f"{shell.output}/{key}: not JSON")
+    assert (two["state"], two["rows"]) == ("succeeded", 2 * MESSAGES)
+    assert f"    {shell.output}/{key}: not JSON" in shell.run("status", "r").out
+    page = shell.run("drives-page")
+    assert page.code == 0
+    assert page.out.splitlines()[0] == ("r: 1 unknown, 1 succeeded" if kind == "commit" else "r: 2 succeeded")
+
+
 def test_a_run_of_airflow_is_found_with_all_drives_of_its_mapped_tasks(shell: Shell) -> None:
     run = Run("some_dag", f"scheduled__2026-11-21T00:00:00+00:00-{shell.bucket}")
     jobs = []
