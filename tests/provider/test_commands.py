@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import signal
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,7 +21,7 @@ from airflow_batch_ros.clients import Clients, open_session
 from airflow_batch_ros.commands import logs
 from airflow_batch_ros.commands.settings import Setting, SettingsError, read_settings, with_defaults
 from airflow_batch_ros.commands.submit import make_run_id
-from airflow_batch_ros.commands.terminal import shards_named
+from airflow_batch_ros.commands.terminal import shards_named, teller
 from airflow_batch_ros.conf import parse_conf
 from airflow_batch_ros.fanout import Fanout, FanoutError
 from airflow_batch_ros.jobs import LIVE, SubmitOptions, describe, job_state, recorded_jobs
@@ -124,6 +126,13 @@ def shell(
     put(s3, bucket, "two/c.bag", body=ros1_bag(first=200))
     yield Shell(s3, batch, bucket, capsys)
     end_all(batch)
+
+
+def test_each_line_is_written_whole_whatever_other_threads_print(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(write=written.append, flush=lambda: None))
+    teller(argparse.Namespace(json=False))("drive one: done\ndrive two: done")
+    assert written == ["drive one: done\ndrive two: done\n"]
 
 
 # --- submit -----------------------------------------------------------------------------------------
