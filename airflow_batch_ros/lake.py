@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ros_to_parquet import contract
-from ros_to_parquet.contract import DriveManifest, Manifest, Plan
+from ros_to_parquet.contract import ContractError, DriveManifest, Manifest, Plan
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -279,12 +279,15 @@ def read_holdings(lake: Lake, drive_id: str, *, but: str) -> list[Holding]:
     """The plans other than ``but`` whose rows are the drive's, with the keys of their shards' manifests.
 
     Raises:
-        ContractError: a manifest is of another contract version.
+        ContractError: a manifest is of another contract version, or not there though a commit counts it.
     """
     folders = {plan_id: folder for plan_id, folder in drive_folders(lake, drive_id).items() if plan_id != but}
     keys = [folder.commit for folder in folders.values() if folder.commit]
     commits = {commit.plan_id: commit for commit in lake.load_all(DriveManifest, keys)}
     superseded = {replaced for commit in commits.values() for replaced in commit.replaces}
+    there = ((plan_id, shard) for plan_id, folder in folders.items() for shard in folder.shards)
+    if lacking := contract.lacking_manifests(commits.values(), there):
+        raise ContractError(f"{lake.output}: {lacking}: put them back")
     holdings = []
     for plan_id, folder in folders.items():
         last_word = commits.get(plan_id)

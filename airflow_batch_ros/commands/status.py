@@ -229,7 +229,9 @@ def _causes(run: FoundRun, drive: DriveStanding) -> list[str]:
         lines.append(f"    and {more} more")
     unsubmitted = drive.state in (Underway.NOT_PLANNED, Underway.NOT_SUBMITTED)
     unplanned = drive.state is DriveState.FAILED and drive.result is None
-    lacking = drive.state is DriveState.PARTIAL or drive.shards.get(ShardState.FAILED) or unplanned
+    # Of one that is committed no retry brings back what somebody has removed.
+    nothing_of_it = drive.state is DriveState.FAILED and drive.shards.get(ShardState.FAILED)
+    lacking = drive.state is DriveState.PARTIAL or nothing_of_it or unplanned
     if unsubmitted or (drive.ended and lacking):
         command = f"airflow-batch-ros retry {run.name} --output {run.lake.output}"
         lines.append(f"    to submit what is missing, if nobody is about to: {command}")

@@ -450,6 +450,18 @@ def test_a_drive_whose_record_is_cut_off_hides_no_other(shell: Shell, kind: str)
     assert page.out.splitlines()[0] == ("r: 1 unknown, 1 succeeded" if kind == "commit" else "r: 2 succeeded")
 
 
+def test_a_manifest_that_somebody_has_removed_is_said_and_no_retry_is_advised(shell: Shell) -> None:
+    shell.submit("r", "one", more=("--wait", "--poll-seconds", "0.3"))
+    plan_id = contract.make_plan_id(Run("", "r"), "one")
+    shell.lake.delete(contract.manifest_key("one", plan_id, 0))
+    said = shell.run("status", "r").out
+    assert (
+        f"    1 of 1 shards' manifests in _manifests/drive_id=one/{plan_id} are gone, with their rows: "
+        in said
+    )
+    assert "retry" not in said
+
+
 def test_a_run_of_airflow_is_found_with_all_drives_of_its_mapped_tasks(shell: Shell) -> None:
     run = Run("some_dag", f"scheduled__2026-11-21T00:00:00+00:00-{shell.bucket}")
     jobs = []
