@@ -712,6 +712,28 @@ def test_cancel_ends_what_is_live_and_gives_the_drives_back(shell: Shell) -> Non
     assert "has extracted b.bag; start a new run" in refused.err
 
 
+def test_cancel_ends_the_other_drives_jobs_where_records_of_one_are_cut_off(shell: Shell) -> None:
+    shell.submit("r", "one", "two", does="hang")
+    jobs = {drive: shell.job_ids("r", drive)[0] for drive in ("one", "two")}
+    key = contract.job_record_key("one", contract.make_plan_id(Run("", "r"), "one"), 0)
+    record = shell.lake.read(key) or b""
+    shell.lake.write(key, record[:50])
+    done = shell.run("cancel", "r")
+    assert done.code == 4
+    assert f"drive one: what it runs is not known: {shell.output}/{key}: not JSON" in done.out
+    assert "drive two: its job has ended, and other runs can have the drive now" in done.out
+    assert (shell.state(jobs["two"]) in LIVE, shell.state(jobs["one"]) in LIVE) == (False, True)
+    shell.lake.write(key, record)
+    shell.lake.write(contract.lease_key("one"), b"{")
+    done = shell.run("cancel", "r", "--json")
+    assert done.code == 4
+    (problem,) = done.json["problems"]
+    assert problem.startswith(
+        f"drive one: it is not given back: {shell.output}/{contract.lease_key('one')}: "
+    )
+    assert shell.state(jobs["one"]) not in LIVE
+
+
 # --- settings ---------------------------------------------------------------------------------------
 
 
