@@ -196,15 +196,27 @@ class Lake:
                 written[name] = max(written.get(name, item["LastModified"]), item["LastModified"])
         return [keys[name] for name in sorted(keys, key=lambda name: (written[name], name), reverse=True)]
 
-    def load_all(self, kind: type[T], keys: Iterable[str]) -> Iterator[T]:
-        """The objects of ``keys`` that are there, several requests at a time, in the keys' order."""
+    def load_all(self, kind: type[T], keys: Iterable[str], *, unread: list[str] | None = None) -> Iterator[T]:
+        """The objects of ``keys`` that are there, several requests at a time, in the keys' order.
+
+        Raises:
+            ContractError: one is none, and there is no ``unread`` for what is wrong with it.
+        """
         wanted = list(keys)
         with ThreadPoolExecutor(READ_THREADS, thread_name_prefix="lake") as pool:
             for start in range(0, len(wanted), READ_THREADS * 4):
                 part = wanted[start : start + READ_THREADS * 4]
                 for key, data in zip(part, pool.map(self.read, part), strict=True):
-                    if data is not None:
-                        yield contract.from_json(kind, data, where=self.uri(key))
+                    if data is None:
+                        continue
+                    try:
+                        found = contract.from_json(kind, data, where=self.uri(key))
+                    except ContractError as error:
+                        if unread is None:
+                            raise
+                        unread.append(str(error))
+                    else:
+                        yield found
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from airflow_batch_ros.commands.looking import FoundRun, add_run, explained, fin
 from airflow_batch_ros.commands.terminal import (
     EXIT_HELP,
     Exit,
+    fail,
     guarded,
     megabytes,
     print_json,
@@ -90,8 +91,12 @@ def _list_runs(arguments: argparse.Namespace) -> int:
     from airflow_batch_ros import runs
 
     _, lake = open_lake(arguments)
+    unread: list[str] = []
     with explained(lake):
-        found, _ = runs.newest_runs(lake, count=RUNS_SHOWN)
+        found, _ = runs.newest_runs(lake, count=RUNS_SHOWN, unread=unread)
+    code = Exit.REFUSED if unread else Exit.OK
+    for problem in unread:
+        fail(problem, code)
     listed = [(records[-1], [drive.drive_id for drive in runs.drives_of(records)]) for records in found]
     if arguments.json:
         entries = [
@@ -104,13 +109,13 @@ def _list_runs(arguments: argparse.Namespace) -> int:
             for last, drives in listed
         ]
         print_json({"output": lake.output, "runs": entries})
-        return Exit.OK
+        return code
     rows = [(last.name, last.submitted_at, f"{len(drives)}") for last, drives in listed]
     for line in (
         table_lines(("run", "last submitted", ">drives"), rows) if rows else [f"no runs in {lake.output}"]
     ):
         print(line)
-    return Exit.OK
+    return code
 
 
 def as_dict(run: FoundRun, drives: Sequence[DriveStanding], *, bags: bool) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from airflow_batch_ros import cli, clients, lease, runs
 from airflow_batch_ros.clients import Clients, open_session
@@ -23,6 +24,7 @@ from airflow_batch_ros.commands.settings import Setting, SettingsError, read_set
 from airflow_batch_ros.commands.submit import make_run_id
 from airflow_batch_ros.commands.terminal import shards_named, teller
 from airflow_batch_ros.conf import parse_conf
+from airflow_batch_ros.drives_page import static
 from airflow_batch_ros.fanout import Fanout, FanoutError
 from airflow_batch_ros.jobs import LIVE, SubmitOptions, describe, job_state, recorded_jobs
 from airflow_batch_ros.lake import Lake, drive_folder
@@ -502,6 +504,39 @@ def test_the_newest_runs_are_listed(shell: Shell) -> None:
     ]
     lines = shell.run("status").out.splitlines()
     assert [line.split()[0] for line in lines] == ["run", "dag/b", "a"]
+
+
+def test_a_run_whose_record_is_cut_off_hides_no_other(shell: Shell) -> None:
+    options = SubmitOptions(QUEUE, "test-good")
+    for run_id in ("a", "b"):
+        runs.save(
+            shell.lake, Run("", run_id), parse_conf(shell.conf("one")), options=options, shard_bytes=SMALL
+        )
+    (key,) = shell.lake.keys(contract.run_folder("b"))
+    shell.lake.write(key, (shell.lake.read(key) or b"")[:50])
+    wrong = f"{shell.output}/{key}: not JSON"
+    said = shell.run("status", "--json")
+    assert (said.code, [each["run_id"] for each in said.json["runs"]]) == (4, ["a"])
+    assert said.err.startswith(wrong)
+    said = shell.run("drives-page")
+    assert (said.code, said.out.splitlines()[0]) == (4, "a: 1 not_planned")
+    assert said.err.startswith(wrong)
+    assert wrong in (shell.lake.read(static.INDEX_KEY) or b"").decode()
+
+
+def test_a_page_that_may_not_be_written_says_which_right_is_missing(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any, **__: Any) -> bool:
+        answer: Any = {"Error": {"Code": "AccessDenied", "Message": "Access Denied"}}
+        raise ClientError(answer, "PutObject")
+
+    monkeypatch.setattr(Lake, "create", refused)
+    said = shell.run("drives-page")
+    expected = (
+        "PutObject is refused: AccessDenied: Access Denied; let the role that asks do s3:PutObject there"
+    )
+    assert (said.code, said.err) == (4, f"lake {shell.output}: {expected}\n")
 
 
 def test_a_run_of_several_submissions_is_listed_once_with_all_its_drives(shell: Shell) -> None:
