@@ -60,7 +60,7 @@ def _write(arguments: argparse.Namespace) -> int:
         for records in found:
             digest = static.write_run(batch, lake, records, console_base=base.rstrip("/"))
             states = ", ".join(f"{count} {state}" for state, count in digest.by_state.items())
-            say(f"{records[-1].name}: {states}")
+            say(f"{records[-1].name}: {states or 'no drive had anything to do'}")
         index = static.write_index(lake)
     if arguments.json:
         print_json({"index": index, "runs": [records[-1].name for records in found]})

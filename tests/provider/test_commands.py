@@ -524,6 +524,12 @@ def test_a_run_whose_record_is_cut_off_hides_no_other(shell: Shell) -> None:
     assert wrong in (shell.lake.read(static.INDEX_KEY) or b"").decode()
 
 
+def test_a_run_that_found_nothing_new_is_said_as_such(shell: Shell) -> None:
+    conf = replace(parse_conf(shell.conf("one")), drives=(), found=True)
+    runs.save(shell.lake, Run("", "r"), conf, options=SubmitOptions(QUEUE, "test-good"), shard_bytes=SMALL)
+    assert shell.run("drives-page").out.splitlines()[0] == "r: no drive had anything to do"
+
+
 def test_a_page_that_may_not_be_written_says_which_right_is_missing(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
