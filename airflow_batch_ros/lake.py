@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ros_to_parquet import contract
-from ros_to_parquet.contract import DriveManifest, Manifest, Plan
+from ros_to_parquet.contract import ContractError, DriveManifest, Manifest, Plan
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -196,15 +196,27 @@ class Lake:
                 written[name] = max(written.get(name, item["LastModified"]), item["LastModified"])
         return [keys[name] for name in sorted(keys, key=lambda name: (written[name], name), reverse=True)]
 
-    def load_all(self, kind: type[T], keys: Iterable[str]) -> Iterator[T]:
-        """The objects of ``keys`` that are there, several requests at a time, in the keys' order."""
+    def load_all(self, kind: type[T], keys: Iterable[str], *, unread: list[str] | None = None) -> Iterator[T]:
+        """The objects of ``keys`` that are there, several requests at a time, in the keys' order.
+
+        Raises:
+            ContractError: one is none, and there is no ``unread`` for what is wrong with it.
+        """
         wanted = list(keys)
         with ThreadPoolExecutor(READ_THREADS, thread_name_prefix="lake") as pool:
             for start in range(0, len(wanted), READ_THREADS * 4):
                 part = wanted[start : start + READ_THREADS * 4]
                 for key, data in zip(part, pool.map(self.read, part), strict=True):
-                    if data is not None:
-                        yield contract.from_json(kind, data, where=self.uri(key))
+                    if data is None:
+                        continue
+                    try:
+                        found = contract.from_json(kind, data, where=self.uri(key))
+                    except ContractError as error:
+                        if unread is None:
+                            raise
+                        unread.append(str(error))
+                    else:
+                        yield found
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,12 +291,15 @@ def read_holdings(lake: Lake, drive_id: str, *, but: str) -> list[Holding]:
     """The plans other than ``but`` whose rows are the drive's, with the keys of their shards' manifests.
 
     Raises:
-        ContractError: a manifest is of another contract version.
+        ContractError: a manifest is of another contract version, or not there though a commit counts it.
     """
     folders = {plan_id: folder for plan_id, folder in drive_folders(lake, drive_id).items() if plan_id != but}
     keys = [folder.commit for folder in folders.values() if folder.commit]
     commits = {commit.plan_id: commit for commit in lake.load_all(DriveManifest, keys)}
     superseded = {replaced for commit in commits.values() for replaced in commit.replaces}
+    there = ((plan_id, shard) for plan_id, folder in folders.items() for shard in folder.shards)
+    if lacking := contract.lacking_manifests(commits.values(), there):
+        raise ContractError(f"{lake.output}: {lacking}: put them back")
     holdings = []
     for plan_id, folder in folders.items():
         last_word = commits.get(plan_id)

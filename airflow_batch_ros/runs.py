@@ -134,15 +134,21 @@ def to_be_found(records: Sequence[RunRecord]) -> list[RunRecord]:
     ]
 
 
-def newest_runs(lake: Lake, *, skip: int = 0, count: int) -> tuple[list[list[RunRecord]], bool]:
+def newest_runs(
+    lake: Lake, *, skip: int = 0, count: int, unread: list[str] | None = None
+) -> tuple[list[list[RunRecord]], bool]:
     """The records of the runs that were submitted or retried last, of each run oldest first.
 
-    Runs of several DAGs that have one id count as one; whether there are older ones is said too.
+    Runs of several DAGs that have one id count as one; whether there are older ones is said too. Why records
+    are left out that are none, or of another version, goes to ``unread``.
+
+    Raises:
+        ContractError: there is such a record, and no ``unread``.
     """
     folders = lake.newest_folders(contract.RUNS_FOLDER)
     keys = [key for folder in folders[skip : skip + count] for key in folder]
     by_run: dict[Run, list[RunRecord]] = {}
-    for record in lake.load_all(RunRecord, keys):
+    for record in lake.load_all(RunRecord, keys, unread=unread):
         by_run.setdefault(record.run, []).append(record)
     found = [sorted(records, key=lambda record: record.submitted_at) for records in by_run.values()]
     found.sort(key=lambda records: records[-1].submitted_at, reverse=True)

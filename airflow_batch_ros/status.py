@@ -21,6 +21,7 @@ from ros_to_parquet.contract import (
     BagResult,
     BagSlice,
     BagStatus,
+    ContractError,
     DriveManifest,
     DriveState,
     Manifest,
@@ -46,6 +47,8 @@ class Underway(StrEnum):
     NOT_SUBMITTED = "not_submitted"
     WAITING = "waiting"
     RUNNING = "running"
+    UNKNOWN = "unknown"
+    """A record of the drive is not what it should be, or of another version."""
 
 
 COVERED = "in_the_lake"
@@ -113,13 +116,16 @@ class DriveStanding:
 def read_standings(
     batch: BatchClient, lake: Lake, drives: Sequence[RunDrive], *, bags: bool = False
 ) -> list[DriveStanding]:
-    """How each drive stands, in their order; with ``bags`` each of its bags too.
+    """How each drive stands, in their order; with ``bags`` each of its bags too."""
 
-    Raises:
-        ContractError: a plan or manifest is of another version.
-    """
+    def one(drive: RunDrive) -> DriveStanding:
+        try:
+            return read_standing(batch, lake, drive, bags=bags)
+        except ContractError as error:
+            return DriveStanding(drive.drive_id, drive.source.uri, Underway.UNKNOWN, notes=(str(error),))
+
     with ThreadPoolExecutor(DRIVE_THREADS, thread_name_prefix="drives") as pool:
-        standings = list(pool.map(lambda drive: read_standing(batch, lake, drive, bags=bags), drives))
+        standings = list(pool.map(one, drives))
     open_states = (Underway.NOT_PLANNED, Underway.NOT_SUBMITTED)
     runs = {
         drive.record.run
@@ -150,6 +156,11 @@ def _with_planning(
 
 
 def read_standing(batch: BatchClient, lake: Lake, drive: RunDrive, *, bags: bool) -> DriveStanding:
+    """How one drive stands.
+
+    Raises:
+        ContractError: a plan or manifest is none, or of another version.
+    """
     plan = lake.load(Plan, contract.plan_key(drive.drive_id, drive.plan_id))
     if plan is None:
         return DriveStanding(drive.drive_id, drive.source.uri, Underway.NOT_PLANNED)

@@ -194,6 +194,8 @@ def summarize_drive(
         flaws = _causes_of(commit)
         finish = lake.load(FinishRecord, folder.finish) if folder.finish else None
         notes = _undone(lake, job, finish, state)
+        if lacking := contract.lacking_manifests([commit], ((job.plan_id, each) for each in folder.shards)):
+            notes = (f"{lacking}, with their rows: put them back, or set 'overwrite' in a new run", *notes)
         report = _report_of(lake, finish)
         return DriveSummary(
             *(job, commit.state, commit, (), 0, state, seconds, uri, notes, flaws), finish, report

@@ -48,13 +48,21 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def _cancel(arguments: argparse.Namespace) -> int:
     from airflow_batch_ros.jobs import terminate
+    from ros_to_parquet.contract import ContractError
 
     say = teller(arguments)
     run = find_run(arguments)
     if planner := _end_planning(arguments, run, say):  # first: it would go on submitting
         say(f"planning job {planner} did not end yet; try again")
         return Exit.RETRY
-    live = {drive.drive_id: _live_jobs(run, drive) for drive in run.drives}
+    live: dict[str, dict[str, str]] = {}
+    unread: dict[str, str] = {}
+    for drive in run.drives:
+        live[drive.drive_id] = {}
+        try:
+            live[drive.drive_id] = _live_jobs(run, drive)
+        except ContractError as error:  # the jobs of the other drives are ended all the same
+            unread[drive.drive_id] = f"drive {drive.drive_id}: what it runs is not known: {error}"
     problems: list[str] = []
     for drive_id, jobs in live.items():
         failed = terminate(run.clients.batch, jobs, arguments.reason or DEFAULT_REASON)
@@ -66,16 +74,26 @@ def _cancel(arguments: argparse.Namespace) -> int:
     for drive in run.drives:
         jobs = live[drive.drive_id]
         left = [job for job in jobs if job in still]
-        released = not left and _give_back(run, drive)
-        say(f"drive {drive.drive_id}: {_said(len(jobs), left, released=released)}")
+        released = False
+        try:
+            released = not left and _give_back(run, drive)
+        except ContractError as error:
+            unread.setdefault(drive.drive_id, f"drive {drive.drive_id}: it is not given back: {error}")
+        if jobs or drive.drive_id not in unread:
+            say(f"drive {drive.drive_id}: {_said(len(jobs), left, released=released)}")
         entries.append(
             {"drive_id": drive.drive_id, "ended": list(jobs), "still_live": left, "given_back": released}
         )
     if arguments.json:
-        print_json({"run": run.name, "output": run.lake.output, "drives": entries, "problems": problems})
+        said = [*problems, *unread.values()]
+        print_json({"run": run.name, "output": run.lake.output, "drives": entries, "problems": said})
     for problem in problems:
         say(f"could not end {problem}")
-    return Exit.RETRY if problems or still else Exit.OK
+    for problem in unread.values():
+        say(problem)
+    if problems or still:
+        return Exit.RETRY
+    return Exit.REFUSED if unread else Exit.OK
 
 
 def _end_planning(arguments: argparse.Namespace, run: FoundRun, say: Callable[[str], None]) -> str | None:

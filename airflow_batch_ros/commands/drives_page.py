@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from airflow_batch_ros.commands import settings as settings_of
 from airflow_batch_ros.commands.looking import explained, open_lake
-from airflow_batch_ros.commands.terminal import EXIT_HELP, Exit, guarded, positive, print_json, teller
+from airflow_batch_ros.commands.terminal import EXIT_HELP, Exit, fail, guarded, positive, print_json, teller
 
 if TYPE_CHECKING:
     from airflow_batch_ros.runs import RunRecord
@@ -51,18 +51,21 @@ def _write(arguments: argparse.Namespace) -> int:
     batch = clients.batch
     base = arguments.console_base_url or console.base_for(batch.meta.endpoint_url, batch.meta.region_name)
     found: list[list[RunRecord]]
+    unread: list[str] = []
     with explained(lake):
         if arguments.name is not None:
             found = [runs.find(lake, arguments.name)]
         else:
-            found, _ = runs.newest_runs(lake, count=arguments.runs)
-    for records in found:
-        digest = static.write_run(batch, lake, records, console_base=base.rstrip("/"))
-        states = ", ".join(f"{count} {state}" for state, count in digest.by_state.items())
-        say(f"{records[-1].name}: {states}")
-    index = static.write_index(lake)
+            found, _ = runs.newest_runs(lake, count=arguments.runs, unread=unread)
+        for records in found:
+            digest = static.write_run(batch, lake, records, console_base=base.rstrip("/"))
+            states = ", ".join(f"{count} {state}" for state, count in digest.by_state.items())
+            say(f"{records[-1].name}: {states or 'no drive had anything to do'}")
+        index = static.write_index(lake)
     if arguments.json:
         print_json({"index": index, "runs": [records[-1].name for records in found]})
     else:
         print(index)
-    return Exit.OK
+    for problem in unread:
+        fail(problem, Exit.REFUSED)
+    return Exit.REFUSED if unread else Exit.OK

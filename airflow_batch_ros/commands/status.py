@@ -12,6 +12,7 @@ from airflow_batch_ros.commands.looking import FoundRun, add_run, explained, fin
 from airflow_batch_ros.commands.terminal import (
     EXIT_HELP,
     Exit,
+    fail,
     guarded,
     megabytes,
     print_json,
@@ -45,7 +46,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from airflow_batch_ros.status import read_standings
+    from airflow_batch_ros.status import Underway, read_standings
 
     if arguments.name is None:
         return _list_runs(arguments)
@@ -56,6 +57,8 @@ def _status(arguments: argparse.Namespace) -> int:
     else:
         for line in _lines(run, drives, bags=arguments.bags):
             print(line)
+    if any(drive.state is Underway.UNKNOWN for drive in drives):
+        return Exit.REFUSED
     return Exit.DRIVES_FAILED if _run_fails(run, drives) else Exit.OK
 
 
@@ -88,8 +91,12 @@ def _list_runs(arguments: argparse.Namespace) -> int:
     from airflow_batch_ros import runs
 
     _, lake = open_lake(arguments)
+    unread: list[str] = []
     with explained(lake):
-        found, _ = runs.newest_runs(lake, count=RUNS_SHOWN)
+        found, _ = runs.newest_runs(lake, count=RUNS_SHOWN, unread=unread)
+    code = Exit.REFUSED if unread else Exit.OK
+    for problem in unread:
+        fail(problem, code)
     listed = [(records[-1], [drive.drive_id for drive in runs.drives_of(records)]) for records in found]
     if arguments.json:
         entries = [
@@ -102,13 +109,13 @@ def _list_runs(arguments: argparse.Namespace) -> int:
             for last, drives in listed
         ]
         print_json({"output": lake.output, "runs": entries})
-        return Exit.OK
+        return code
     rows = [(last.name, last.submitted_at, f"{len(drives)}") for last, drives in listed]
     for line in (
         table_lines(("run", "last submitted", ">drives"), rows) if rows else [f"no runs in {lake.output}"]
     ):
         print(line)
-    return Exit.OK
+    return code
 
 
 def as_dict(run: FoundRun, drives: Sequence[DriveStanding], *, bags: bool) -> dict[str, Any]:
@@ -227,7 +234,9 @@ def _causes(run: FoundRun, drive: DriveStanding) -> list[str]:
         lines.append(f"    and {more} more")
     unsubmitted = drive.state in (Underway.NOT_PLANNED, Underway.NOT_SUBMITTED)
     unplanned = drive.state is DriveState.FAILED and drive.result is None
-    lacking = drive.state is DriveState.PARTIAL or drive.shards.get(ShardState.FAILED) or unplanned
+    # Of one that is committed no retry brings back what somebody has removed.
+    nothing_of_it = drive.state is DriveState.FAILED and drive.shards.get(ShardState.FAILED)
+    lacking = drive.state is DriveState.PARTIAL or nothing_of_it or unplanned
     if unsubmitted or (drive.ended and lacking):
         command = f"airflow-batch-ros retry {run.name} --output {run.lake.output}"
         lines.append(f"    to submit what is missing, if nobody is about to: {command}")

@@ -110,8 +110,11 @@ def teller(arguments: argparse.Namespace) -> Callable[[str], None]:
     from ros_to_parquet.contract import one_line
 
     def tell(text: str) -> None:
-        lines = [one_line(line) for line in text.split("\n")]
-        print("\n".join(lines), file=sys.stderr if arguments.json else sys.stdout, flush=True)
+        lines = "".join(f"{one_line(line)}\n" for line in text.split("\n"))
+        stream = sys.stderr if arguments.json else sys.stdout
+        # One write: before the newline that `print` writes by itself another thread's line may come.
+        stream.write(lines)
+        stream.flush()
 
     return tell
 

@@ -31,6 +31,7 @@ from airflow_batch_ros.status import Underway
 from airflow_batch_ros.summary import DriveSummary
 from ros_to_parquet import contract
 from ros_to_parquet.contract import (
+    ContractError,
     DriveManifest,
     DriveState,
     JobRecord,
@@ -220,17 +221,32 @@ def read_lines(
 ) -> list[DriveLine]:
     """How each drive stands, in their order. Lines of ``known``, by plan id, are taken as they are.
 
-    Raises:
-        ContractError: a manifest or record is of another version.
+    One of which a manifest or record is none, or of another version, is `Underway.UNKNOWN`.
     """
     known = known or {}
     by_plan: dict[str, DriveLine] = {}
+
+    def committed(drive: RunDrive) -> DriveLine | None:
+        try:
+            return _committed(lake, drive)
+        except ContractError as error:
+            return _unknown(drive, error)
+
+    def recorded(drive: RunDrive) -> list[JobRecord] | DriveLine:
+        try:
+            return records_of(lake, drive.drive_id, drive.plan_id)
+        except ContractError as error:
+            return _unknown(drive, error)
+
     with ThreadPoolExecutor(THREADS, thread_name_prefix="drives") as pool:
         unknown = [drive for drive in drives if drive.plan_id not in known]
-        found = list(pool.map(lambda drive: _committed(lake, drive), unknown))
+        found = list(pool.map(committed, unknown))
         by_plan.update((line.plan_id, line) for line in found if line is not None)
         open_drives = [drive for drive, line in zip(unknown, found, strict=True) if line is None]
-        records = list(pool.map(lambda each: records_of(lake, each.drive_id, each.plan_id), open_drives))
+        of_drives = list(pool.map(recorded, open_drives))
+        by_plan.update((each.plan_id, each) for each in of_drives if isinstance(each, DriveLine))
+        open_drives = [drive for drive in open_drives if drive.plan_id not in by_plan]
+        records = [each for each in of_drives if not isinstance(each, DriveLine)]
         details = describe(batch, [each[-1].job_id for each in records if each])
         plannings: dict[Run, planning.Planning | None] = {}
         for drive, each in zip(open_drives, records, strict=True):
@@ -238,13 +254,22 @@ def read_lines(
                 plannings[drive.record.run] = planning.find(batch, lake, drive.record.run)
 
         def stands(drive: RunDrive, of_drive: Sequence[JobRecord]) -> DriveLine:
-            if not of_drive:
-                return _unsubmitted(lake, drive, plannings[drive.record.run])
-            return _submitted(lake, drive, of_drive, details.get(of_drive[-1].job_id))
+            try:
+                if not of_drive:
+                    return _unsubmitted(lake, drive, plannings[drive.record.run])
+                return _submitted(lake, drive, of_drive, details.get(of_drive[-1].job_id))
+            except ContractError as error:
+                return _unknown(drive, error)
 
         for line in pool.map(stands, open_drives, records):
             by_plan[line.plan_id] = line
     return [known.get(drive.plan_id) or by_plan[drive.plan_id] for drive in drives]
+
+
+def _unknown(drive: RunDrive, error: ContractError) -> DriveLine:
+    return DriveLine(
+        drive.drive_id, drive.source.uri, drive.plan_id, Underway.UNKNOWN, note=_note([str(error)])
+    )
 
 
 def _committed(lake: Lake, drive: RunDrive) -> DriveLine | None:
@@ -370,7 +395,10 @@ def with_jobs(lake: Lake, lines: Sequence[DriveLine]) -> list[DriveLine]:
     def one(line: DriveLine) -> DriveLine:
         if line.job_id or not line.committed:
             return line
-        records = records_of(lake, line.drive_id, line.plan_id)
+        try:
+            records = records_of(lake, line.drive_id, line.plan_id)
+        except ContractError:
+            return line
         return replace(line, job_id=records[-1].job_id) if records else line
 
     with ThreadPoolExecutor(THREADS, thread_name_prefix="drives") as pool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from airflow_batch_ros.drives_page.lines import NOTHING_TO_DO, DriveLine, RunDigest, Shards
 from airflow_batch_ros.drives_page.shards import ShardLine
-from airflow_batch_ros.status import ShardState
+from airflow_batch_ros.status import ShardState, Underway
 from ros_to_parquet.contract import DriveManifest, DriveState, FinishRecord, TableTotal, one_line
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ _LEVELS = {
     DriveState.PARTIAL: "bad",
     DriveState.FAILED: "bad",
     NOTHING_TO_DO: "soft",
+    Underway.UNKNOWN: "bad",
     ShardState.DONE: "good",
     ShardState.WAITING: "soft",
     "": "soft",

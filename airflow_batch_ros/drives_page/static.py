@@ -176,7 +176,8 @@ def sum_of(parts: Iterable[Shards]) -> Shards:
 
 
 def _index(lake: Lake) -> RunsPage:
-    found, _ = runs.newest_runs(lake, count=INDEX_RUNS)
+    unread: list[str] = []
+    found, _ = runs.newest_runs(lake, count=INDEX_RUNS, unread=unread)
     with ThreadPoolExecutor(READ_THREADS, thread_name_prefix="runs") as pool:
         digests = list(pool.map(lambda records: read_digest(lake, records[-1].run), found))
     rows = []
@@ -187,6 +188,9 @@ def _index(lake: Lake) -> RunsPage:
         rows.append(
             replace(row, unknown="submitted again since" if digest else "not ended, or without a page")
         )
+    rows += [
+        RunRow(dag_id="", run_id=said, submitted_at="", drives=0, unknown="cannot be read") for said in unread
+    ]
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return RunsPage(lake=lake.output, written_at=now, rows=rows)
 

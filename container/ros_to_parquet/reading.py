@@ -21,6 +21,7 @@ from ros_to_parquet.memory import MemoryBudget
 from ros_to_parquet.recording import Folder, Recording, check_folder
 from ros_to_parquet.storage import (
     AccessDeniedError,
+    ChangedError,
     ObjectInfo,
     StorageError,
     TransientError,
@@ -58,7 +59,9 @@ def input_errors(plan: Plan) -> Iterator[None]:
     except (TransientError, AccessDeniedError):
         raise
     except StorageError as error:
-        raise ShardError(f"drive {plan.drive_id}, bag {error}", ExitCode.INPUT_MISSING) from error
+        changed = isinstance(error, ChangedError)
+        advice = "; a retry would ask for what was planned: start a new run" if changed else ""
+        raise ShardError(f"drive {plan.drive_id}, bag {error}{advice}", ExitCode.INPUT_MISSING) from error
 
 
 # --- a shard's bags ---------------------------------------------------------------------------------

@@ -23,6 +23,8 @@ from ros_to_parquet.contract import (
     Run,
     TopicResult,
 )
+from ros_to_parquet.frames.make import write_frames
+from ros_to_parquet.report.make import make_report
 from ros_to_parquet.storage import LocalStorage, NotFoundError, ObjectInfo, Storage, StorageError, join
 
 
@@ -277,3 +279,36 @@ def test_two_last_shards_at_once_commit_the_drive_once(tmp_path: Path) -> None:
     slow = WatchedStorage("00000.json", lambda: first.append(lake.commit_drive(LocalStorage(), plan)))
     assert [lake.commit_drive(slow, plan)] == first
     assert not (tmp_path / contract.lease_key("d")).exists()
+
+
+def test_a_drive_that_somebody_has_removed_manifests_of_is_not_read_as_less(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, 3)
+    for shard in range(3):
+        write_shard(plan, shard)
+    assert lake.commit_drive(LocalStorage(), plan) is not None
+    assert len(lake.Lake(str(tmp_path)).drive("d").files()) == 3
+    (tmp_path / contract.manifest_key("d", "plan", 1)).unlink()
+    gone = "1 of 3 shards' manifests in _manifests/drive_id=d/plan are gone: put them back, or extract"
+    with pytest.raises(NotFoundError, match=gone):
+        lake.Lake(str(tmp_path)).dataset("imu")
+    with pytest.raises(NotFoundError, match=gone):
+        make_report(lake.Lake(str(tmp_path)), "d")
+    with pytest.raises(NotFoundError, match=gone):
+        write_frames(str(tmp_path), "d", contract.FramesTable(rate_hz=1.0))
+    # What extracts it again begins by reading it.
+    assert lake.read_drive(LocalStorage(), str(tmp_path), "d").lacking
+
+
+def test_a_commit_that_nobody_can_read_does_not_outlive_what_replaces_it(tmp_path: Path) -> None:
+    old, new = plan_of(tmp_path, 1, plan_id="old"), plan_of(tmp_path, 1, plan_id="new", replaces=("old",))
+    write_shard(old, 0)
+    assert lake.commit_drive(LocalStorage(), old) is not None
+    (tmp_path / contract.drive_manifest_key("d", "old")).write_bytes(b'{"contract_ver')
+    take_lease(new)
+    write_shard(new, 0)
+    commit = lake.commit_drive(LocalStorage(), new)
+    assert commit is not None
+    assert commit.replaces == ("old",)
+    assert parquet_files(tmp_path) == ["new-00000.parquet"]
+    assert not (tmp_path / contract.manifest_folder("d", "old")).exists()
+    assert len(lake.Lake(str(tmp_path)).drive("d").files()) == 1

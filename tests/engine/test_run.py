@@ -720,7 +720,11 @@ def test_what_batch_would_not_set_is_a_usage_error(tmp_path: Path, name: str, te
         ("allow", ExitCode.PLAN_REFUSED, "is outside of what this deployment allows"),
         ("allow metadata", ExitCode.PLAN_REFUSED, "elsewhere/metadata.yaml is outside of what"),
         ("bag gone", ExitCode.INPUT_MISSING, "a.bag: no such file"),
-        ("bag changed", ExitCode.INPUT_MISSING, "a.bag: changed since it was planned"),
+        (
+            "bag changed",
+            ExitCode.INPUT_MISSING,
+            "changed since it was planned; a retry would ask for what was planned: start a new run",
+        ),
         ("bag empty", ExitCode.BAG_UNREADABLE, "the file is empty"),
         ("no lease", ExitCode.PLAN_REFUSED, "no lease"),
         ("no plan", ExitCode.INPUT_MISSING, "plan.json: no such file"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import signal
@@ -10,17 +11,20 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from airflow_batch_ros import cli, clients, lease, runs
 from airflow_batch_ros.clients import Clients, open_session
 from airflow_batch_ros.commands import logs
 from airflow_batch_ros.commands.settings import Setting, SettingsError, read_settings, with_defaults
 from airflow_batch_ros.commands.submit import make_run_id
-from airflow_batch_ros.commands.terminal import shards_named
+from airflow_batch_ros.commands.terminal import shards_named, teller
 from airflow_batch_ros.conf import parse_conf
+from airflow_batch_ros.drives_page import static
 from airflow_batch_ros.fanout import Fanout, FanoutError
 from airflow_batch_ros.jobs import LIVE, SubmitOptions, describe, job_state, recorded_jobs
 from airflow_batch_ros.lake import Lake, drive_folder
@@ -124,6 +128,13 @@ def shell(
     put(s3, bucket, "two/c.bag", body=ros1_bag(first=200))
     yield Shell(s3, batch, bucket, capsys)
     end_all(batch)
+
+
+def test_each_line_is_written_whole_whatever_other_threads_print(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(write=written.append, flush=lambda: None))
+    teller(argparse.Namespace(json=False))("drive one: done\ndrive two: done")
+    assert written == ["drive one: done\ndrive two: done\n"]
 
 
 # --- submit -----------------------------------------------------------------------------------------
@@ -419,6 +430,40 @@ def test_a_damaged_and_an_unreadable_bag_are_named(shell: Shell) -> None:
     assert "bag junk.bag: not tried again, for an earlier run could read nothing of it: " in said.out
 
 
+@pytest.mark.parametrize("kind", ["plan", "job", "commit"])
+def test_a_drive_whose_record_is_cut_off_hides_no_other(shell: Shell, kind: str) -> None:
+    shell.submit("r", "one", "two", more=("--wait", "--poll-seconds", "0.3"))
+    plan_id = contract.make_plan_id(Run("", "r"), "one")
+    key = {
+        "plan": contract.plan_key("one", plan_id),
+        "job": contract.job_record_key("one", plan_id, 0),
+        "commit": contract.drive_manifest_key("one", plan_id),
+    }[kind]
+    shell.lake.write(key, (shell.lake.read(key) or b"")[:50])
+    said = shell.run("status", "r", "--json")
+    one, two = said.json["drives"]
+    assert (said.code, said.err) == (4, "")
+    assert (one["drive_id"], one["state"], one["ended"]) == ("one", "unknown", False)
+    assert one["problems"][0].startswith(f"{shell.output}/{key}: not JSON")
+    assert (two["state"], two["rows"]) == ("succeeded", 2 * MESSAGES)
+    assert f"    {shell.output}/{key}: not JSON" in shell.run("status", "r").out
+    page = shell.run("drives-page")
+    assert page.code == 0
+    assert page.out.splitlines()[0] == ("r: 1 unknown, 1 succeeded" if kind == "commit" else "r: 2 succeeded")
+
+
+def test_a_manifest_that_somebody_has_removed_is_said_and_no_retry_is_advised(shell: Shell) -> None:
+    shell.submit("r", "one", more=("--wait", "--poll-seconds", "0.3"))
+    plan_id = contract.make_plan_id(Run("", "r"), "one")
+    shell.lake.delete(contract.manifest_key("one", plan_id, 0))
+    said = shell.run("status", "r").out
+    assert (
+        f"    1 of 1 shards' manifests in _manifests/drive_id=one/{plan_id} are gone, with their rows: "
+        in said
+    )
+    assert "retry" not in said
+
+
 def test_a_run_of_airflow_is_found_with_all_drives_of_its_mapped_tasks(shell: Shell) -> None:
     run = Run("some_dag", f"scheduled__2026-11-21T00:00:00+00:00-{shell.bucket}")
     jobs = []
@@ -459,6 +504,45 @@ def test_the_newest_runs_are_listed(shell: Shell) -> None:
     ]
     lines = shell.run("status").out.splitlines()
     assert [line.split()[0] for line in lines] == ["run", "dag/b", "a"]
+
+
+def test_a_run_whose_record_is_cut_off_hides_no_other(shell: Shell) -> None:
+    options = SubmitOptions(QUEUE, "test-good")
+    for run_id in ("a", "b"):
+        runs.save(
+            shell.lake, Run("", run_id), parse_conf(shell.conf("one")), options=options, shard_bytes=SMALL
+        )
+    (key,) = shell.lake.keys(contract.run_folder("b"))
+    shell.lake.write(key, (shell.lake.read(key) or b"")[:50])
+    wrong = f"{shell.output}/{key}: not JSON"
+    said = shell.run("status", "--json")
+    assert (said.code, [each["run_id"] for each in said.json["runs"]]) == (4, ["a"])
+    assert said.err.startswith(wrong)
+    said = shell.run("drives-page")
+    assert (said.code, said.out.splitlines()[0]) == (4, "a: 1 not_planned")
+    assert said.err.startswith(wrong)
+    assert wrong in (shell.lake.read(static.INDEX_KEY) or b"").decode()
+
+
+def test_a_run_that_found_nothing_new_is_said_as_such(shell: Shell) -> None:
+    conf = replace(parse_conf(shell.conf("one")), drives=(), found=True)
+    runs.save(shell.lake, Run("", "r"), conf, options=SubmitOptions(QUEUE, "test-good"), shard_bytes=SMALL)
+    assert shell.run("drives-page").out.splitlines()[0] == "r: no drive had anything to do"
+
+
+def test_a_page_that_may_not_be_written_says_which_right_is_missing(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any, **__: Any) -> bool:
+        answer: Any = {"Error": {"Code": "AccessDenied", "Message": "Access Denied"}}
+        raise ClientError(answer, "PutObject")
+
+    monkeypatch.setattr(Lake, "create", refused)
+    said = shell.run("drives-page")
+    expected = (
+        "PutObject is refused: AccessDenied: Access Denied; let the role that asks do s3:PutObject there"
+    )
+    assert (said.code, said.err) == (4, f"lake {shell.output}: {expected}\n")
 
 
 def test_a_run_of_several_submissions_is_listed_once_with_all_its_drives(shell: Shell) -> None:
@@ -667,6 +751,28 @@ def test_cancel_ends_what_is_live_and_gives_the_drives_back(shell: Shell) -> Non
     refused = shell.run("retry", "r", "--drive", "two")
     assert refused.code == 4
     assert "has extracted b.bag; start a new run" in refused.err
+
+
+def test_cancel_ends_the_other_drives_jobs_where_records_of_one_are_cut_off(shell: Shell) -> None:
+    shell.submit("r", "one", "two", does="hang")
+    jobs = {drive: shell.job_ids("r", drive)[0] for drive in ("one", "two")}
+    key = contract.job_record_key("one", contract.make_plan_id(Run("", "r"), "one"), 0)
+    record = shell.lake.read(key) or b""
+    shell.lake.write(key, record[:50])
+    done = shell.run("cancel", "r")
+    assert done.code == 4
+    assert f"drive one: what it runs is not known: {shell.output}/{key}: not JSON" in done.out
+    assert "drive two: its job has ended, and other runs can have the drive now" in done.out
+    assert (shell.state(jobs["two"]) in LIVE, shell.state(jobs["one"]) in LIVE) == (False, True)
+    shell.lake.write(key, record)
+    shell.lake.write(contract.lease_key("one"), b"{")
+    done = shell.run("cancel", "r", "--json")
+    assert done.code == 4
+    (problem,) = done.json["problems"]
+    assert problem.startswith(
+        f"drive one: it is not given back: {shell.output}/{contract.lease_key('one')}: "
+    )
+    assert shell.state(jobs["one"]) not in LIVE
 
 
 # --- settings ---------------------------------------------------------------------------------------

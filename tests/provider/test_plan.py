@@ -425,6 +425,18 @@ def test_an_overwriting_run_that_did_not_finish_has_replaced_nothing(lake: Lake)
     assert new([bag("a.bag"), bag("b.bag")], lake) == ([], ["a.bag", "b.bag"])
 
 
+def test_a_drive_that_somebody_has_removed_manifests_of_is_not_taken_for_whole(lake: Lake) -> None:
+    save_plan(lake, EARLIER)
+    save_manifests(lake, [manifest(EARLIER, 0), manifest(EARLIER, 1)], commit_of=EARLIER)
+    assert new([bag("a.bag"), bag("b.bag")], lake) == ([], ["a.bag", "b.bag"])
+    lake.delete(contract.manifest_key("drive_1", EARLIER.plan_id, 1))
+    gone = rf"1 of 2 shards' manifests in _manifests/drive_id=drive_1/{EARLIER.plan_id} are gone"
+    with pytest.raises(
+        PlanError, match=f"{gone}: put them back; or set 'overwrite' to extract the drive again"
+    ):
+        new([bag("a.bag"), bag("b.bag")], lake)
+
+
 def test_another_contract_version_is_said(lake: Lake) -> None:
     lake.create(contract.manifest_key("drive_1", "0123", 0), json.dumps({"contract_version": 99}).encode())
     with pytest.raises(

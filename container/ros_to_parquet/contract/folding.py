@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 
 from ros_to_parquet.contract.images import is_image_type
-from ros_to_parquet.contract.keys import schema_of
+from ros_to_parquet.contract.keys import manifest_folder, schema_of
 from ros_to_parquet.contract.manifest import (
     BagResult,
     DriveManifest,
@@ -256,6 +256,25 @@ def standing_manifests(manifests: Iterable[Manifest], commits: Iterable[DriveMan
         and not is_void(manifest.shard, last_words.get(manifest.plan_id))
         and (manifest.plan_id in last_words or not manifest.replaces)
     ]
+
+
+def lacking_manifests(commits: Iterable[DriveManifest], there: Iterable[tuple[str, int]]) -> str:
+    """What is said of a drive that lacks manifests which its commits count; empty where all are there.
+
+    ``there`` has plan and shard of each manifest. No run removes any of a commit that stands: somebody else
+    did, and rows would be missing without a word.
+    """
+    commits = tuple(commits)
+    superseded = {plan_id for commit in commits for plan_id in commit.replaces}
+    last_words = {commit.plan_id: commit for commit in commits}
+    counts = Counter(plan_id for plan_id, shard in there if not is_void(shard, last_words.get(plan_id)))
+    lacking = [
+        f"{commit.shards - counts[commit.plan_id]} of {commit.shards} shards' manifests in "
+        f"{manifest_folder(commit.drive_id, commit.plan_id)} are gone"
+        for commit in commits
+        if commit.plan_id not in superseded and counts[commit.plan_id] < commit.shards
+    ]
+    return "; ".join(lacking)
 
 
 def is_void(shard: int, last_word: DriveManifest | None) -> bool:

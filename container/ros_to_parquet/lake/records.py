@@ -36,6 +36,13 @@ class DriveRecord:
         """Plan ids whose output a commit has replaced."""
         return frozenset(plan_id for commit in self.commits for plan_id in commit.replaces)
 
+    @property
+    def lacking(self) -> str:
+        """See `contract.lacking_manifests`."""
+        return contract.lacking_manifests(
+            self.commits, ((each.plan_id, each.shard) for each in self.manifests)
+        )
+
     def files(self) -> list[contract.OutputFile]:
         """The drive's Parquet files: each of its rows is in exactly one of them."""
         standing = contract.standing_manifests(self.manifests, self.commits)
@@ -99,11 +106,13 @@ class DriveScan:
     Attributes:
         tries: of each shard, by plan id and number: how many have begun.
         standing: see `contract.standing_manifests`; raises `ReplacedError` where the drive changes meanwhile.
+        lacking: see `contract.lacking_manifests`.
     """
 
     commits: tuple[DriveManifest, ...]
     tries: Mapping[tuple[str, int], int]
     standing: Iterator[Manifest]
+    lacking: str
 
 
 class ReplacedError(StorageError):
@@ -126,7 +135,8 @@ def scan_drive(storage: Storage, output: str, drive_id: str) -> DriveScan:
         ):
             raise ReplacedError(f"{output}: drive {drive_id} was replaced while it was read; try again")
 
-    return DriveScan(commits, keys.tries, standing())
+    there = [(uri.split("/")[-2], int(uri.split("/")[-1].removesuffix(".json"))) for uri in keys.manifests]
+    return DriveScan(commits, keys.tries, standing(), contract.lacking_manifests(commits, there))
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +203,18 @@ def standing_commits(commits: Iterable[DriveManifest]) -> list[DriveManifest]:
 def no_lake(uri: str) -> NotFoundError:
     """What a command says of a place where nothing of a lake is."""
     return NotFoundError(f"{uri}: no lake is there (no drive has a manifest)")
+
+
+def check_whole(uri: str, drive_id: str, lacking: str) -> None:
+    """Checks that a drive which is read lacks no rows.
+
+    Raises:
+        NotFoundError: manifests are ``lacking`` that its commits count.
+    """
+    if lacking:
+        raise NotFoundError(
+            f"{uri}: drive {drive_id!r}: {lacking}: put them back, or extract the drive again (overwrite)"
+        )
 
 
 def no_drive(uri: str, drive_id: str, known: Sequence[str]) -> str:

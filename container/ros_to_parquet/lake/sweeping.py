@@ -34,7 +34,11 @@ def sweep(storage: Storage, plan: Plan) -> list[str]:
         reason = "the listing lacks manifests that are there"
         event("not_swept", drive_id=plan.drive_id, reason=reason)
         return []
-    last_words = {commit.plan_id: commit for commit in load_all(storage, DriveManifest, keys.commits)}
+    own = [uri for uri in keys.commits if uri.split("/")[-2] == plan.plan_id]
+    gone = {replaced for commit in load_all(storage, DriveManifest, own) for replaced in commit.replaces}
+    # Not those of `gone`: that nobody can read one may be why the drive was extracted again.
+    commits = [uri for uri in keys.commits if uri.split("/")[-2] not in gone]
+    last_words = {commit.plan_id: commit for commit in load_all(storage, DriveManifest, commits)}
     superseded = {replaced for commit in last_words.values() for replaced in commit.replaces}
     kept: list[str] = []
     void: list[str] = []

@@ -15,6 +15,7 @@ from ros_to_parquet.lake.records import (
     READ_TRIES,
     THREADS,
     DriveRecord,
+    check_whole,
     list_commits,
     load_all,
     no_lake,
@@ -173,9 +174,10 @@ class Lake:
 
         Raises:
             KeyError: no such drive.
-            NotFoundError: no lake is there.
+            NotFoundError: no lake is there, or the drive lacks manifests of shards.
         """
         record = read_drive(self._storage, self.uri, drive_id)
+        check_whole(self.uri, drive_id, record.lacking)
         self._check(drive_id, is_there=bool(record.commits or record.manifests))
         return record
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from ros_to_parquet import contract, finish
-from ros_to_parquet.lake import Lake, ReplacedError, list_commits, scan_drive
+from ros_to_parquet.lake import Lake, ReplacedError, check_whole, list_commits, scan_drive
 from ros_to_parquet.log import now
 from ros_to_parquet.memory import DEFAULT_BUDGET, MemoryBudget
 from ros_to_parquet.report import page
@@ -75,7 +75,9 @@ def make_report(
 def _read_drive(lake: Lake, drive_id: str) -> Drive:
     for tries_left in reversed(range(_TRIES)):
         try:
-            return describe_scan(drive_id, scan_drive(open_storage(lake.uri), lake.uri, drive_id))
+            scan = scan_drive(open_storage(lake.uri), lake.uri, drive_id)
+            check_whole(lake.uri, drive_id, scan.lacking)
+            return describe_scan(drive_id, scan)
         except ReplacedError:
             if not tries_left:
                 raise
