@@ -582,8 +582,10 @@ class Fanout:
         if plan.replaces and not self.conf.overwrite:
             self.say(f"{name}: bags have changed since they were extracted: all of it is extracted again")
         if plan.covered:
-            names = ", ".join(plan.covered[: contract.MAX_REASONS])
-            self.say(f"{name}: in the lake already, {len(plan.covered)}: {names}")
+            names = ", ".join(plan.covered[:PROBLEMS_SHOWN])
+            more = len(plan.covered) - PROBLEMS_SHOWN
+            others = f" and {more:,} more" if more > 0 else ""
+            self.say(f"{name}: in the lake already, {len(plan.covered):,}: {names}{others}")
         for line in not_tried_again(plan):
             self.say(line)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from airflow_batch_ros.lake import Found, Lake, drive_folders, error_code
 from ros_to_parquet import contract
-from ros_to_parquet.contract import Lease, Manifest, Plan, Run
+from ros_to_parquet.contract import ContractError, Lease, Manifest, Plan, Run
 
 GRACE_S = 600.0
 """How long a run may take between its lease and its first job, before others count it as dead."""
@@ -34,6 +34,7 @@ def acquire(lake: Lake, lease: Lease, *, sign_of_life: Callable[[Lease, float], 
 
     Raises:
         LeaseHeldError: a live run has it.
+        ContractError: the lease is none, or of another version.
     """
     key = contract.lease_key(lease.drive_id)
     for _ in range(_TRIES):
@@ -42,7 +43,10 @@ def acquire(lake: Lake, lease: Lease, *, sign_of_life: Callable[[Lease, float], 
         found = lake.find(key)
         if found is None:
             continue  # given back meanwhile
-        holder = contract.from_json(Lease, found.data, where=lake.uri(key))
+        try:
+            holder = contract.from_json(Lease, found.data, where=lake.uri(key))
+        except ContractError as error:
+            raise ContractError(f"{error}; where no run is writing the drive, delete that object") from None
         if holder.plan_id == lease.plan_id:
             return False
         if alive := sign_of_life(holder, found.age_s):

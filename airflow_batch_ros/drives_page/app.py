@@ -36,6 +36,7 @@ from airflow_batch_ros.drives_page.render import (
     DriveRow,
     MessagePage,
     RunPage,
+    RunRow,
     RunsPage,
     render,
     strip_of,
@@ -218,10 +219,13 @@ class Site:
         places = self._places()
         place = self._place(lake)
 
-        def ask() -> tuple[list[list[RunRecord]], bool]:
-            return runs.newest_runs(place.lake, skip=(number - 1) * RUNS_A_PAGE, count=RUNS_A_PAGE)
+        def ask() -> tuple[list[list[RunRecord]], bool, int]:
+            unread: list[str] = []
+            skip = (number - 1) * RUNS_A_PAGE
+            found, older = runs.newest_runs(place.lake, skip=skip, count=RUNS_A_PAGE, unread=unread)
+            return found, older, len(unread)
 
-        found, older = self._runs.get((place.uri, number), ask, seconds=LIVE_S)
+        found, older, unread = self._runs.get((place.uri, number), ask, seconds=LIVE_S)
         budget, rows = MAX_COUNTED, []
         for records in found:
             run = records[-1].run
@@ -233,6 +237,18 @@ class Site:
                 budget -= digest.drives
             row = row_of(records, digest, url=asked.url("run"))
             rows.append(replace(row, airflow_url=_airflow_url(run), unknown="open to see"))
+        if unread:
+            # Of which DAG it is, and so who may see it, nobody can tell.
+            said = f"{unread} more, whose record cannot be read"
+            rows.append(
+                RunRow(
+                    dag_id="",
+                    run_id=said,
+                    submitted_at="",
+                    drives=0,
+                    unknown="airflow-batch-ros status names it",
+                )
+            )
         here = urlencode({"lake": place.uri})
         return RunsPage(
             **_common(place, [("Airflow", "../")]),

@@ -163,6 +163,7 @@ def test_drive1_and_drive10_do_not_overlap() -> None:
 BAD: list[tuple[object, str]] = [
     ([], "expected an object with the key 'drives_to_process', not []"),
     ({}, "key 'drives_to_process' is missing; for example {\"drive_1\": "),
+    (DRIVE, "keys 'bucket' and 'prefix': write {\"drives_to_process\": {\"bucket\": ...}}"),
     ({"drives_to_process": {}}, "key 'drives_to_process' names no drive; for example"),
     ({"drives_to_process": None}, "key 'drives_to_process': expected an object like"),
     ({"drives_to_process": ["drive_1"]}, "key 'drives_to_process': expected an object like"),

@@ -43,6 +43,7 @@ from tests.provider.builders import bag as planned_bag
 from tests.provider.builders import conf, manifest, put, save_manifests, save_plan
 from tests.provider.builders import plan as make_plan
 from tests.provider.test_fanout import World
+from tests.provider.waiting import QUEUE
 
 if TYPE_CHECKING:
     from mypy_boto3_batch import BatchClient
@@ -582,6 +583,7 @@ def test_from_the_runs_to_a_shard_and_a_report(world: World, monkeypatch: pytest
     browser = Browser(world, monkeypatch)
     index = browser.page("")
     assert "1 succeeded, 1 partial" in index.text
+    assert "cannot be read" not in index.text
     run_url = next(url for url in index.urls if url.startswith("run?"))
     assert f"../dags/dag/runs/{world.bucket}-run_1" in index.urls
 
@@ -680,6 +682,26 @@ def test_a_thousand_drives_are_read_once_and_shown_page_by_page(
     assert dict(counts) == {"HeadObject": 50}
     assert asked == [1_000]
     browser.get(f"{url}&page=0", 422)
+
+
+@needs_page
+def test_a_run_whose_record_cannot_be_read_hides_no_other(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for run_id in ("run_1", "run_2"):
+        runs.save(
+            world.lake,
+            Run("dag", f"{world.bucket}-{run_id}"),
+            conf(world.bucket, "drive_1"),
+            options=SubmitOptions(QUEUE, "test-good"),
+            shard_bytes=SMALL,
+        )
+    (key,) = world.lake.keys(contract.run_folder(f"{world.bucket}-run_2"))
+    world.lake.write(key, b"{")
+    text = Browser(world, monkeypatch).page("").text
+    assert f"{world.bucket}-run_1" in text
+    assert f"{world.bucket}-run_2" not in text
+    assert "1 more, whose record cannot be read" in text
 
 
 @needs_page

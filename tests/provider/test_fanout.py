@@ -547,6 +547,16 @@ def test_a_drive_that_another_live_run_has_is_refused_by_name(world: World) -> N
     assert world.jobs("drive_2") == []
 
 
+def test_a_lease_that_nobody_can_read_is_named_and_said_what_to_do_with(world: World) -> None:
+    key = contract.lease_key("drive_1")
+    world.lake.create(key, b"{")
+    said = f"{world.lake.uri(key)}: not JSON: .*; where no run is writing the drive, delete that object"
+    with pytest.raises(FanoutError, match=said):
+        world.fanout("drive_1").submit_all()
+    world.lake.delete(key)
+    assert world.fanout("drive_1").submit_all()
+
+
 def test_a_dead_runs_lease_is_taken_over_and_it_cannot_come_back(world: World) -> None:
     (first,) = world.fanout("drive_1", definition="hang").submit_all()
     world.batch.terminate_job(jobId=str(first.job_id), reason="dies")
