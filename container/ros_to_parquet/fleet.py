@@ -290,10 +290,15 @@ def _moment(text: str) -> datetime | None:
 
 @dataclass(frozen=True, slots=True)
 class Updated:
-    """Ids of drives, by what was done for them."""
+    """Ids of drives, by what was done for them.
+
+    Attributes:
+        left: why drives that lack manifests are left as they were.
+    """
 
     written: tuple[str, ...]
     removed: tuple[str, ...]
+    left: tuple[str, ...] = ()
 
 
 def missing(storage: Storage, output: str) -> list[str]:
@@ -312,14 +317,20 @@ def update_fleet(storage: Storage, output: str, *, all_drives: bool = False) -> 
         record = lake.read_drive(storage, output, drive_id)
         return _read_made_from(storage, output, drive_id) != made_from(record)
 
+    left: list[str] = []
+
     def write(drive_id: str) -> str:
-        return drive_id if is_stale(drive_id) and write_fleet(storage, output, drive_id) else ""
+        try:
+            return drive_id if is_stale(drive_id) and write_fleet(storage, output, drive_id) else ""
+        except lake.LackingError as error:
+            left.append(str(error))
+            return ""
 
     with ThreadPoolExecutor(4, thread_name_prefix="fleet") as pool:
         written = tuple(filter(None, pool.map(write, sorted(there))))
         gone = sorted(_listed(storage, output) - _drives(storage, output))
         list(pool.map(lambda drive_id: write_fleet(storage, output, drive_id), gone))
-    return Updated(written, tuple(gone))
+    return Updated(written, tuple(gone), tuple(sorted(left)))
 
 
 def _drives(storage: Storage, output: str) -> set[str]:

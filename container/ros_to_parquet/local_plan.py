@@ -83,6 +83,9 @@ def make_plan(
         for _ in range(_LEASE_TRIES):
             _finish_last(storage, drive.output, drive_id)
             record = _read_committed(storage, drive.output, drive_id)
+            if record.lacking and not overwrite:
+                reason = f"drive {drive_id}: {record.lacking}, with their rows: put them back, or --overwrite"
+                raise ShardError(reason, ExitCode.INPUT_MISSING)
             plan = replace(_plan(drive, record, options, overwrite=overwrite), finish=finish, quality=quality)
             if not plan.shards:
                 return plan
@@ -115,7 +118,7 @@ def _plan(
 ) -> contract.Plan:
     """The plan for a drive of which the lake has ``record``."""
     drive_id, planned, ignored = drive.drive_id, drive.bags, drive.ignored
-    replaces = tuple(sorted({manifest.plan_id for manifest in record.manifests})) if overwrite else ()
+    replaces = tuple(sorted(_with_rows(record))) if overwrite else ()
     standing = contract.standing_manifests(record.manifests, record.commits)
     done = set() if overwrite else contract.covered_bags(standing, options)
     unreadable = {} if overwrite else contract.unreadable_bags(standing, options, engine_version=__version__)
@@ -149,6 +152,12 @@ def _plan(
             if bag.content in unreadable and bag.content not in done
         ),
     )
+
+
+def _with_rows(record: lake.DriveRecord) -> set[str]:
+    """Ids of the plans that the drive has rows of; by commits, too, where somebody has removed manifests."""
+    committed = {commit.plan_id for commit in record.commits if commit.shards}
+    return {manifest.plan_id for manifest in record.manifests} | (committed - record.superseded)
 
 
 def _in_vain(todo: Sequence[PlannedBag], standing: Iterable[contract.Manifest]) -> set[str]:

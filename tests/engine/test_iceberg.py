@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import uuid
 from collections.abc import Mapping
@@ -11,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pytest
 
-from ros_to_parquet import cli, run
+from ros_to_parquet import cli, contract, run
 from ros_to_parquet.catalog import iceberg
 from ros_to_parquet.catalog.columns import iceberg_columns
 from ros_to_parquet.catalog.files import CatalogError
 from ros_to_parquet.contract import CatalogKind, CatalogOptions, ExitCode, ExtractOptions, FinishOptions
 from ros_to_parquet.lake import Lake
 from ros_to_parquet.local_plan import make_plan
-from ros_to_parquet.storage import open_storage
+from ros_to_parquet.storage import join, open_storage
 from tests.docs.blocks import blocks_of
 from tests.engine.sample_bags import START_NS, write_bag, write_defined
 from tests.engine.test_glue import BROKEN, FIRST, KIND, WIDER, Place
@@ -198,6 +199,35 @@ def test_a_drive_that_is_gone_is_forgotten(fleet: Fleet, capsys: pytest.CaptureF
     assert cli.main(fleet.words()) == ExitCode.OK
     assert capsys.readouterr().out.splitlines()[-1] == "1 tables of 1 drives: 0 changes, 1 removed"
     assert [row["drive_id"] for row in fleet.rows("speed")] == ["one"]
+
+
+def test_a_drive_that_lacks_manifests_is_left_as_it_was(
+    fleet: Fleet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fleet.speeds("one", FIRST, (1.0, 1))
+    (plan,) = (each.plan_id for each in Lake(fleet.output).drive("one").commits)
+    later = write_defined(
+        fleet.folder / "one" / "b.bag", FIRST, speeds(FIRST, (3.0, 3)), topic="/speed", kind=KIND
+    )
+    fleet.extract(later, "one")
+    fleet.speeds("two", FIRST, (2.0, 2))
+    searched = ["fleet", fleet.output, "--update-all"]
+    assert [cli.main(words) for words in (fleet.words(), searched)] == [ExitCode.OK, ExitCode.OK]
+    files, tables = fleet.files(), Lake(fleet.output).fleet("topics")
+    fleet.storage.delete(join(fleet.output, contract.manifest_key("one", plan, 0)))
+    capsys.readouterr()
+    for words in (fleet.words(), searched):
+        assert cli.main(words) == ExitCode.INPUT_MISSING
+        assert f"! left as it was: {fleet.output}: drive 'one': 1 of 1 shards'" in capsys.readouterr().out
+    assert cli.main([*searched, "--json"]) == ExitCode.INPUT_MISSING
+    assert len(json.loads(capsys.readouterr().out)["left_as_they_were"]) == 1
+    assert (fleet.files(), Lake(fleet.output).fleet("topics")) == (files, tables)
+
+    with pytest.raises(run.ShardError, match=r"1 of 1 shards' manifests in .* are gone, with their rows"):
+        fleet.extract(later, "one")
+    fleet.extract(later, "one", overwrite=True)
+    assert [cli.main(words) for words in (fleet.words(), searched)] == [ExitCode.OK, ExitCode.OK]
+    assert [row["gear"] for row in fleet.rows("speed") if row["drive_id"] == "one"] == [3]
 
 
 def test_drives_that_end_at_once_are_all_there(fleet: Fleet) -> None:

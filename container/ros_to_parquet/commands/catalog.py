@@ -47,8 +47,9 @@ def add_parser(commands: Any) -> None:
 def command_catalog(arguments: argparse.Namespace) -> int:
     from ros_to_parquet.catalog.files import CatalogError
     from ros_to_parquet.catalog.registering import open_catalog
-    from ros_to_parquet.lake import no_lake
+    from ros_to_parquet.lake import LackingError, no_lake
     from ros_to_parquet.storage import NotFoundError, join, normalize, open_storage
+    from ros_to_parquet.text import say
 
     options = parse_catalog(arguments.catalog)
     if arguments.property and options.kind is not CatalogKind.ICEBERG:
@@ -59,17 +60,25 @@ def command_catalog(arguments: argparse.Namespace) -> int:
     drives = [name.removeprefix("drive_id=") for name in storage.folders(join(output, "_manifests"))]
     if missing := [each for each in arguments.drive_id or () if each not in drives]:
         raise NotFoundError(f"{output}: no drive {', '.join(missing)}")
+    found: list[Registered] = []
+    left: list[str] = []
     try:
         chosen = arguments.drive_id is not None
         put, forget_gone = open_catalog(storage, output, options, properties, everywhere=chosen)
-        found = [put(drive_id) for drive_id in arguments.drive_id or drives]
+        for drive_id in arguments.drive_id or drives:
+            try:
+                found.append(put(drive_id))
+            except LackingError as error:
+                left.append(str(error))
         gone = 0 if chosen else forget_gone()
     except CatalogError as error:
         return fail(ExitCode.OUTPUT_FAILED, str(error))
-    if not found and not gone:
+    if not found and not gone and not left:
         raise no_lake(output)
     _print_registered(found, gone)
-    return int(ExitCode.OK)
+    for text in left:
+        say(f"! left as it was: {text}")
+    return int(ExitCode.INPUT_MISSING if left else ExitCode.OK)
 
 
 def _properties(given: Sequence[str]) -> dict[str, str]:

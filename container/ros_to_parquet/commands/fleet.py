@@ -74,23 +74,30 @@ def command_fleet(arguments: argparse.Namespace) -> int:
     drives, topics = (
         fleet.read_fleet(storage, output, table, columns) for table, columns in fleet.SEARCHED.items()
     )
+    code = ExitCode.INPUT_MISSING if updated and updated.left else ExitCode.OK
     found = fleet.find_drives(drives, topics, query)
     lacking = fleet.missing(storage, output)
     if not (drives.num_rows or lacking or (updated and updated.removed)):
         raise no_lake(output)
     if arguments.json:
-        said = {"drives": [each.as_dict() for each in found], "not_in_the_tables": lacking}
+        said = {
+            "drives": [each.as_dict() for each in found],
+            "not_in_the_tables": lacking,
+            "left_as_they_were": updated.left if updated else (),
+        }
         print(json.dumps(said, indent=2))
-        return int(ExitCode.OK)
+        return int(code)
     if updated:
         print(f"{len(updated.written):,} drives written, {len(updated.removed):,} removed")
+        for text in updated.left:
+            say(f"! left as it was: {text}")
     if found:
         header = ("drive", "first", "minutes", "state", *(("km",) if query.near else ()), "topics")
         print_table(header, [_row(each, near=query.near is not None) for each in found])
     print(f"{len(found):,} of {drives.num_rows:,} drives")
     if lacking:
         say(f"! not in the fleet tables: {and_more(lacking)}; --update writes them")
-    return int(ExitCode.OK)
+    return int(code)
 
 
 def _row(found: Found, *, near: bool) -> Sequence[str]:

@@ -16,6 +16,7 @@ from ros_to_parquet.lake.leases import describe, release_lease
 from ros_to_parquet.lake.records import (
     DriveRecord,
     DriveScan,
+    LackingError,
     ReplacedError,
     TableSchemas,
     check_whole,
@@ -36,6 +37,7 @@ __all__ = [
     "READ_TOGETHER",
     "DriveRecord",
     "DriveScan",
+    "LackingError",
     "Lake",
     "LakeTopic",
     "ReplacedError",

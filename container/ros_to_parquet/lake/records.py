@@ -84,12 +84,15 @@ def derive(storage: Storage, output: str, drive_id: str, make: Callable[[DriveRe
     follows from those that are there. ``make`` may find that files are gone (`FileNotFoundError`).
 
     Raises:
+        LackingError: the drive lacks manifests; what was made of it before stays as it is.
         StorageError: the drive is replaced again and again meanwhile.
     """
     for _ in range(READ_TRIES):
         before = list_drive(storage, output, drive_id)
+        record = read_drive(storage, output, drive_id)
+        check_whole(output, drive_id, record.lacking)
         try:
-            made = make(read_drive(storage, output, drive_id))
+            made = make(record)
         except FileNotFoundError:
             if list_drive(storage, output, drive_id) == before:
                 raise
@@ -113,6 +116,10 @@ class DriveScan:
     tries: Mapping[tuple[str, int], int]
     standing: Iterator[Manifest]
     lacking: str
+
+
+class LackingError(NotFoundError):
+    """Manifests that a drive's commits count are not there."""
 
 
 class ReplacedError(StorageError):
@@ -209,10 +216,10 @@ def check_whole(uri: str, drive_id: str, lacking: str) -> None:
     """Checks that a drive which is read lacks no rows.
 
     Raises:
-        NotFoundError: manifests are ``lacking`` that its commits count.
+        LackingError: manifests are ``lacking`` that its commits count.
     """
     if lacking:
-        raise NotFoundError(
+        raise LackingError(
             f"{uri}: drive {drive_id!r}: {lacking}: put them back, or extract the drive again (overwrite)"
         )
 

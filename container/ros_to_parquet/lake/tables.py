@@ -174,7 +174,7 @@ class Lake:
 
         Raises:
             KeyError: no such drive.
-            NotFoundError: no lake is there, or the drive lacks manifests of shards.
+            NotFoundError: no lake is there; `LackingError` where the drive lacks manifests.
         """
         record = read_drive(self._storage, self.uri, drive_id)
         check_whole(self.uri, drive_id, record.lacking)
