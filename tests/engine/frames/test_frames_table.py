@@ -439,6 +439,20 @@ def test_keys_of_drives_whose_definitions_differ(tmp_path: Path) -> None:
     assert sec[0] == sec[3] == {"header": {"stamp": {"sec": START_NS // 10**9}}}
 
 
+def test_a_column_that_one_definition_alone_has_is_fetched(tmp_path: Path) -> None:
+    for drive_id, text, value in (
+        ("d", "float64 value", {"value": 1.5}),
+        ("e", "float64 value\nstring source", {"value": 2.5, "source": "wheel"}),
+    ):
+        bag = tmp_path / f"{drive_id}.bag"
+        write_defined(bag, text, [value] * 2, topic="/speed", kind="car/msg/Speed")
+        lake = extracted(tmp_path / "lake", bag, drive_id=drive_id)
+        made(lake, drive_id, reference="/speed")
+    keys = lake.frames().to_table()["speed"].take([2, 0, 1, 0, 3])
+    sources = ["wheel", None, None, None, "wheel"]
+    assert lake.fetch(keys, columns=["source"]).to_pylist() == [{"source": each} for each in sources]
+
+
 def test_keys_of_definitions_that_no_table_holds(tmp_path: Path) -> None:
     """Columns that are the same in both are fetched, others are named."""
     for drive_id, text in (("d", "int32 value\nint32 count"), ("e", "float64 value\nint32 count")):
