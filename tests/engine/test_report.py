@@ -317,6 +317,24 @@ def test_the_tree_of_frames(tmp_path: Path) -> None:
     assert tree.parents_of == {"camera": ["base", "map"]}
 
 
+def test_transforms_in_json_without_names_are_no_edges(tmp_path: Path) -> None:
+    kinds: Any = {"frame_id": {"type": "string"}}
+    header = {"type": "object", "properties": kinds}
+    each = {"type": "object", "properties": {"header": header, "child_frame_id": {"type": "string"}}}
+    named = {"header": {"frame_id": "map"}, "child_frame_id": "base"}
+    sent = [named, {**named, "child_frame_id": None}, {**named, "header": {}}, named]
+    bag = write_mcap(
+        tmp_path / "a.mcap",
+        "tf2_msgs/TFMessage",
+        [json.dumps({"transforms": sent}).encode()],
+        schema=json.dumps({"type": "object", "properties": {"transforms": {"type": "array", "items": each}}}),
+        schema_encoding="jsonschema",
+        encoding="json",
+    )
+    tree = find_tree(*opened(extracted(bag, output=tmp_path / "lake")))
+    assert [(edge.parent, edge.child, edge.count) for edge in tree.edges] == [("map", "base", 2)]
+
+
 def test_a_loop_of_frames_is_said(tmp_path: Path) -> None:
     bag = write(tmp_path / "a.bag", [(0, "/tf", transform(("a", "b"), ("b", "a")))])
     assert "a" in make_report(extracted(bag, output=tmp_path / "lake"), "drive_1")[1]
