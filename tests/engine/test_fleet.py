@@ -341,6 +341,18 @@ def test_more_fixes_than_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (row["gps_fixes"], row["gps_sampled"]) == (10, True)
 
 
+def test_fixes_of_shards_whose_files_are_not_known_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report_drive, "MOST_PARTS", 1)
+    for number in range(2):
+        write_bag(tmp_path / f"{number}.bag", messages=40, start_ns=START_NS + number * DAY)
+        extract(tmp_path / f"{number}.bag", output=tmp_path / "lake", drive_id="d")
+    fleet.write_fleet(LocalStorage(), str(tmp_path / "lake"), "d")
+    (row,) = tables(tmp_path / "lake")["drives"]
+    assert (row["gps_fixes"], row["gps_sampled"]) == (40, True)
+
+
 def test_where_nothing_says_where_it_was(tmp_path: Path) -> None:
     write_defined(
         tmp_path / "a.bag", "float32 speed\n", [{"speed": 1.0}], topic="/speed", kind="car/msg/Speed"
