@@ -12,6 +12,8 @@ import duckdb
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from rosbags.rosbag1 import Writer
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from ros_to_parquet import contract, drift, finish
 from ros_to_parquet.cli import main
@@ -370,6 +372,23 @@ def test_fields(tmp_path: Path) -> None:
         write_frames(
             lake.uri, "d", table_of(reference="/imu/data", topics={"/imu/data": {"fields": ["header.nix"]}})
         )
+
+
+def test_blobs_in_lists_are_left_out(tmp_path: Path) -> None:
+    text = f"car/Packet[] packets\nfloat64 value\n{'=' * 80}\nMSG: car/Packet\nuint8[] data\nint32 count\n"
+    store = get_typestore(Stores.ROS1_NOETIC)
+    store.register(get_types_from_msg(text, "car/msg/Packets"))
+    types: Any = store.types
+    packets = [types["car/msg/Packet"](np.ones(99, np.uint8), number) for number in range(3)]
+    with Writer(tmp_path / "a.bag") as writer:
+        connection = writer.add_connection("/packets", "car/msg/Packets", typestore=store)
+        message = types["car/msg/Packets"](packets, 1.5)
+        writer.write(connection, START_NS, bytes(store.serialize_ros1(message, "car/msg/Packets")))
+    lake = extracted(tmp_path / "lake", tmp_path / "a.bag")
+    (row,) = made(lake, reference="/packets")[1]
+    assert row["packets"]["packets"] == [{"count": number} for number in range(3)]
+    (row,) = made(lake, reference="/packets", topics={"/packets": {"fields": ["*"]}})[1]
+    assert row["packets"]["packets"][0] == {"data": b"\1" * 99, "count": 0}
 
 
 def test_images_by_key_and_embedded(tmp_path: Path) -> None:
