@@ -295,6 +295,20 @@ def test_fields_that_change_and_fields_that_do_not(tmp_path: Path) -> None:
     assert (constant.topic.name, constant.paths) == ("/stays", ["data"])
 
 
+def test_fields_of_all_definitions(tmp_path: Path) -> None:
+    bags = []
+    for number, text in enumerate(("float32 value", "float64 value\nfloat64 more")):
+        bags.append(tmp_path / f"{number}.bag")
+        fields = [line.split()[1] for line in text.split("\n")]
+        values = [dict.fromkeys(fields, float(row)) for row in range(5)]
+        start_ns = START_NS + number * 10 * SECOND_NS
+        write_defined(bags[-1], text, values, topic="/speed", kind="car/msg/Speed", start_ns=start_ns)
+    tables, drive = opened(extracted(*bags, output=tmp_path / "lake"))
+    found = find_series(tables, drive, drive.time_axis())
+    seen = {group.path: int(np.isfinite(group.lines[0].least).sum()) for group in found.groups}
+    assert seen == {"value": 10, "more": 5}
+
+
 def tree_of(folder: Path, *messages: Message) -> FrameTree:
     return find_tree(*opened(extracted(write(folder / "a.bag", messages), output=folder / "lake")))
 
