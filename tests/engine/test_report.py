@@ -25,7 +25,7 @@ from ros_to_parquet.cli import main
 from ros_to_parquet.contract import ExitCode
 from ros_to_parquet.lake import Lake
 from ros_to_parquet.report import page, plots, series
-from ros_to_parquet.report.clouds import points_of
+from ros_to_parquet.report.clouds import find_clouds, points_of
 from ros_to_parquet.report.drive import Drive, describe_drive
 from ros_to_parquet.report.frame_tree import FrameTree, find_tree
 from ros_to_parquet.report.frames import find_frames
@@ -483,6 +483,20 @@ def cloud(points: np.ndarray[Any, Any], *, row_step: int | None = None, **change
         "data": points.astype("<f4").tobytes(),
     }
     return {**row, **changes}
+
+
+def test_a_point_next_to_the_edge_of_a_cloud(tmp_path: Path) -> None:
+    points = np.zeros((12, 3))
+    points[:, 0] = [-np.nextafter(1.0, 0.0), *[1.0] * 11]
+    kind = TYPES["sensor_msgs/msg/PointField"]
+    fields = [kind(name, 8 * place, 8, 1) for place, name in enumerate("xyz")]
+    data = np.frombuffer(points.tobytes(), np.uint8)
+    cloud = TYPES["sensor_msgs/msg/PointCloud2"](header(), 1, 12, fields, False, 24, 12 * 24, data, True)
+    tables, drive = opened(
+        extracted(write(tmp_path / "a.bag", [(0, "/lidar", cloud)]), output=tmp_path / "l")
+    )
+    (view,) = find_clouds(tables, drive)
+    assert (view.points, view.reach_m, view.problem) == (12, 1.0, "")
 
 
 def test_points_of_clouds() -> None:
