@@ -295,6 +295,20 @@ def test_fields_that_change_and_fields_that_do_not(tmp_path: Path) -> None:
     assert (constant.topic.name, constant.paths) == ("/stays", ["data"])
 
 
+def test_values_that_are_not_there_are_not_said_to_be_not_finite(tmp_path: Path) -> None:
+    bag = write_mcap(
+        tmp_path / "a.mcap",
+        "car/Speed",
+        [json.dumps({"value": number} if number % 2 else {}).encode() for number in range(20)],
+        schema=json.dumps({"type": "object", "properties": {"value": {"type": "number"}}}),
+        schema_encoding="jsonschema",
+        encoding="json",
+    )
+    tables, drive = opened(extracted(bag, output=tmp_path / "lake"))
+    (group,) = find_series(tables, drive, drive.time_axis()).groups
+    assert (np.nanmax(group.lines[0].most), group.not_finite) == (19.0, 0)
+
+
 def test_fields_of_all_definitions(tmp_path: Path) -> None:
     bags = []
     for number, text in enumerate(("float32 value", "float64 value\nfloat64 more")):

@@ -200,9 +200,10 @@ def _read(
         rows = timed(batch)
         places = axis.bins(rows.column(TIMES).to_numpy(zero_copy_only=False), BINS)
         for path in numbers(rows.schema):
-            values = leaf(rows, path).cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+            column = leaf(rows, path)
+            values = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
             finite = np.abs(values) < MOST_NUMBER
-            not_finite[path] += int(np.count_nonzero(~finite))
+            not_finite[path] += int(np.count_nonzero(~finite)) - column.null_count
             np.minimum.at(least[path], places[finite], values[finite])
             np.maximum.at(most[path], places[finite], values[finite])
     made = []
