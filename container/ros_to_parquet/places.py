@@ -161,7 +161,7 @@ def _read(storage: Storage, output: str, topic: Topic) -> Fixes:
         latitude[places][order],
         _turned(longitude[places][order]),
         left_out=int(np.count_nonzero(~places)),
-        sampled=step > 1 or len(chosen) < len(paths),
+        sampled=step > 1 or len(chosen) < len(paths) or len(topic.parts) < len(topic.spans),
     )
 
 

@@ -273,12 +273,12 @@ class _Look:
         self._made: dict[int, Decoder | RecordDecoder | None] = {}
         self.topics: dict[_Key, TopicSample] = {}
         self.first_ns: int | None = None
-        self.last_ns = 0
+        self.last_ns: int | None = None
         self.whole = True
 
     @property
     def span_ns(self) -> int:
-        return 0 if self.first_ns is None else self.last_ns - self.first_ns
+        return 0 if self.first_ns is None or self.last_ns is None else self.last_ns - self.first_ns
 
     def read(self, reader: BagReader) -> None:
         """Decodes blocks until their messages span the time that was asked for."""
@@ -287,7 +287,7 @@ class _Look:
                 continue
             low, high = int(block.log_times_ns.min()), int(block.log_times_ns.max())
             self.first_ns = low if self.first_ns is None else min(self.first_ns, low)
-            self.last_ns = max(self.last_ns, high)
+            self.last_ns = high if self.last_ns is None else max(self.last_ns, high)
             self._take(block)
             if self.span_ns >= self._most_ns:
                 self.whole = False

@@ -21,6 +21,7 @@ from ros_to_parquet.commands.fleet import parse_place
 from ros_to_parquet.contract import BagSlice, ExitCode, ExtractOptions, FinishOptions, Manifest
 from ros_to_parquet.fleet import Place, Query
 from ros_to_parquet.places import Fixes
+from ros_to_parquet.report import drive as report_drive
 from ros_to_parquet.report.drive import describe_drive
 from ros_to_parquet.storage import LocalStorage
 from tests.engine.sample_bags import START_NS, write_bag, write_defined
@@ -340,6 +341,18 @@ def test_more_fixes_than_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (row["gps_fixes"], row["gps_sampled"]) == (10, True)
 
 
+def test_fixes_of_shards_whose_files_are_not_known_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report_drive, "MOST_PARTS", 1)
+    for number in range(2):
+        write_bag(tmp_path / f"{number}.bag", messages=40, start_ns=START_NS + number * DAY)
+        extract(tmp_path / f"{number}.bag", output=tmp_path / "lake", drive_id="d")
+    fleet.write_fleet(LocalStorage(), str(tmp_path / "lake"), "d")
+    (row,) = tables(tmp_path / "lake")["drives"]
+    assert (row["gps_fixes"], row["gps_sampled"]) == (40, True)
+
+
 def test_where_nothing_says_where_it_was(tmp_path: Path) -> None:
     write_defined(
         tmp_path / "a.bag", "float32 speed\n", [{"speed": 1.0}], topic="/speed", kind="car/msg/Speed"
@@ -367,6 +380,20 @@ def test_the_topics_of_drives(tmp_path: Path) -> None:
     assert [topic.rows for topic in one] == [40] * 4
     with pytest.raises(KeyError, match="no fleet table cars; there are drives, bags, topics"):
         ros_to_parquet.open(str(output)).fleet("cars")
+
+
+def test_a_topic_has_the_definitions_of_all_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of very many shards some files alone are known by name."""
+    monkeypatch.setattr(report_drive, "MOST_PARTS", 1)
+    output = tmp_path / "lake"
+    for number, text in enumerate(("float32 speed\n", "float64 speed\n")):
+        bag = tmp_path / f"{number}.bag"
+        write_defined(bag, text, [{"speed": 1.0}], topic="/speed", kind="car/msg/Speed")
+        extract(bag, output=output, drive_id="d")
+    (topic,) = ros_to_parquet.open(str(output)).topics()
+    assert len(topic.schemas) == 2
 
 
 def test_derived_again_and_again(tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ from ros_to_parquet.lake import Lake, standing_commits
 from ros_to_parquet.quality import numbers as numbers_of
 from ros_to_parquet.quality.histogram import Histogram, bins_of
 from ros_to_parquet.quality.numbers import Numbers, TopicNumbers
+from ros_to_parquet.quality.values import Look
 from ros_to_parquet.report.make import make_report
 from ros_to_parquet.storage import open_storage
 from tests.engine.bag.bag_bytes import McapFile, mcap_channel, mcap_message, mcap_schema
@@ -333,6 +334,35 @@ def test_decoded_clouds_have_the_same_returns(lake: Lake, bag: Path, tmp_path: P
     decoded = results(extracted(bag, output=tmp_path / "lake", words=words))
     for topic in ("/lidar/good", "/lidar/drops"):
         assert decoded[topic, "returns"]["value"] == results(lake)[topic, "returns"]["value"]
+
+
+def test_clouds_whose_rows_are_padded_have_the_same_returns(tmp_path: Path) -> None:
+    def padded(time: int, padding: int) -> Any:
+        made = cloud(time, time, back=60)
+        rows = np.asarray(made.data).reshape(10, -1)
+        made.height, made.width, made.row_step = 10, 12, 12 * 16 + padding
+        made.data = np.pad(rows, ((0, 0), (0, padding))).reshape(-1)
+        return made
+
+    details = set()
+    for padding in (0, 4, 40):
+        messages = [(time, "/lidar", padded(time, padding), 0) for time in every(100)]
+        lake = extracted(write(tmp_path / f"{padding}.bag", messages), output=tmp_path / f"{padding}")
+        details.add(results(lake)["/lidar", "returns"]["detail"])
+    assert details == {"0 of 60 have less than half of the usual 60 returns"}
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 8, 31])
+def test_each_number_of_a_short_list_is_looked_at(count: int) -> None:
+    rows = np.vstack([np.zeros(count), np.eye(count), np.zeros(count)]).astype(np.float32)
+    lists = pa.array([*rows.tolist(), []], pa.list_(pa.float32()))
+    look = Look(pa.schema([("data", lists.type)]), "std_msgs/Float32MultiArray")
+    found = look.at([lists], np.arange(len(lists)), None).signatures
+    alone = look.at([lists.slice(0, count + 1)], np.arange(count + 1), None).signatures
+    assert found is not None and alone is not None
+    assert len(set(found.tolist())) == count + 2
+    assert found[0] == found[-2]
+    assert found.tolist()[: count + 1] == alone.tolist(), "however rows lie together"
 
 
 # --- any split --------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from ros_to_parquet.cli import main
 from ros_to_parquet.contract import ExitCode
 from ros_to_parquet.lake import Lake
 from ros_to_parquet.report import page, plots, series
-from ros_to_parquet.report.clouds import points_of
+from ros_to_parquet.report.clouds import find_clouds, points_of
 from ros_to_parquet.report.drive import Drive, describe_drive
 from ros_to_parquet.report.frame_tree import FrameTree, find_tree
 from ros_to_parquet.report.frames import find_frames
@@ -295,6 +295,34 @@ def test_fields_that_change_and_fields_that_do_not(tmp_path: Path) -> None:
     assert (constant.topic.name, constant.paths) == ("/stays", ["data"])
 
 
+def test_values_that_are_not_there_are_not_said_to_be_not_finite(tmp_path: Path) -> None:
+    bag = write_mcap(
+        tmp_path / "a.mcap",
+        "car/Speed",
+        [json.dumps({"value": number} if number % 2 else {}).encode() for number in range(20)],
+        schema=json.dumps({"type": "object", "properties": {"value": {"type": "number"}}}),
+        schema_encoding="jsonschema",
+        encoding="json",
+    )
+    tables, drive = opened(extracted(bag, output=tmp_path / "lake"))
+    (group,) = find_series(tables, drive, drive.time_axis()).groups
+    assert (np.nanmax(group.lines[0].most), group.not_finite) == (19.0, 0)
+
+
+def test_fields_of_all_definitions(tmp_path: Path) -> None:
+    bags = []
+    for number, text in enumerate(("float32 value", "float64 value\nfloat64 more")):
+        bags.append(tmp_path / f"{number}.bag")
+        fields = [line.split()[1] for line in text.split("\n")]
+        values = [dict.fromkeys(fields, float(row)) for row in range(5)]
+        start_ns = START_NS + number * 10 * SECOND_NS
+        write_defined(bags[-1], text, values, topic="/speed", kind="car/msg/Speed", start_ns=start_ns)
+    tables, drive = opened(extracted(*bags, output=tmp_path / "lake"))
+    found = find_series(tables, drive, drive.time_axis())
+    seen = {group.path: int(np.isfinite(group.lines[0].least).sum()) for group in found.groups}
+    assert seen == {"value": 10, "more": 5}
+
+
 def tree_of(folder: Path, *messages: Message) -> FrameTree:
     return find_tree(*opened(extracted(write(folder / "a.bag", messages), output=folder / "lake")))
 
@@ -315,6 +343,24 @@ def test_the_tree_of_frames(tmp_path: Path) -> None:
     }
     assert tree.roots == ["map", "odom"]
     assert tree.parents_of == {"camera": ["base", "map"]}
+
+
+def test_transforms_in_json_without_names_are_no_edges(tmp_path: Path) -> None:
+    kinds: Any = {"frame_id": {"type": "string"}}
+    header = {"type": "object", "properties": kinds}
+    each = {"type": "object", "properties": {"header": header, "child_frame_id": {"type": "string"}}}
+    named = {"header": {"frame_id": "map"}, "child_frame_id": "base"}
+    sent = [named, {**named, "child_frame_id": None}, {**named, "header": {}}, named]
+    bag = write_mcap(
+        tmp_path / "a.mcap",
+        "tf2_msgs/TFMessage",
+        [json.dumps({"transforms": sent}).encode()],
+        schema=json.dumps({"type": "object", "properties": {"transforms": {"type": "array", "items": each}}}),
+        schema_encoding="jsonschema",
+        encoding="json",
+    )
+    tree = find_tree(*opened(extracted(bag, output=tmp_path / "lake")))
+    assert [(edge.parent, edge.child, edge.count) for edge in tree.edges] == [("map", "base", 2)]
 
 
 def test_a_loop_of_frames_is_said(tmp_path: Path) -> None:
@@ -451,6 +497,20 @@ def cloud(points: np.ndarray[Any, Any], *, row_step: int | None = None, **change
         "data": points.astype("<f4").tobytes(),
     }
     return {**row, **changes}
+
+
+def test_a_point_next_to_the_edge_of_a_cloud(tmp_path: Path) -> None:
+    points = np.zeros((12, 3))
+    points[:, 0] = [-np.nextafter(1.0, 0.0), *[1.0] * 11]
+    kind = TYPES["sensor_msgs/msg/PointField"]
+    fields = [kind(name, 8 * place, 8, 1) for place, name in enumerate("xyz")]
+    data = np.frombuffer(points.tobytes(), np.uint8)
+    cloud = TYPES["sensor_msgs/msg/PointCloud2"](header(), 1, 12, fields, False, 24, 12 * 24, data, True)
+    tables, drive = opened(
+        extracted(write(tmp_path / "a.bag", [(0, "/lidar", cloud)]), output=tmp_path / "l")
+    )
+    (view,) = find_clouds(tables, drive)
+    assert (view.points, view.reach_m, view.problem) == (12, 1.0, "")
 
 
 def test_points_of_clouds() -> None:

@@ -84,6 +84,17 @@ def test_a_small_bag_is_read_whole(bags: dict[str, Path], ending: str) -> None:
     assert (found.damage, found.note) == ((), "")
 
 
+def test_times_before_1970(tmp_path: Path) -> None:
+    """As unsigned times of 2^63 and more are read."""
+    file = McapFile()
+    file.add(file.define(mcap_schema(1, "std_msgs/msg/Empty", "", ""), mcap_channel(1, 1, "/a")))
+    for number in range(10):
+        file.add(mcap_message(1, number, 2**63 + number * 10**8, b"\0\1\0\0\0"))
+    (tmp_path / "x.mcap").write_bytes(file.bytes())
+    found = look(tmp_path / "x.mcap")
+    assert (found.whole, found.seconds, found.first_log_time_ns) == (True, 0.9, -(2**63))
+
+
 @pytest.mark.parametrize("ending", ["bag", "mcap"])
 def test_of_a_large_bag_the_index_and_the_beginning_are_read(
     large: dict[str, Path], ending: str, read: list[int]

@@ -103,7 +103,7 @@ def _everything(field: pa.Field) -> pa.Field:
 
 
 def _not_large(cloud: bool) -> Callable[[pa.Field], pa.Field | None]:
-    """A field without what makes rows large: bytes, and the points of a cloud."""
+    """A field without what makes rows large, in lists too: bytes, and the points of a cloud."""
 
     def keep(field: pa.Field) -> pa.Field | None:
         kind = field.type
@@ -117,6 +117,12 @@ def _not_large(cloud: bool) -> Callable[[pa.Field], pa.Field | None]:
                 or (cloud and not pa.types.is_struct(inner))
             ):
                 return None
+        if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
+            item = keep(kind.value_field)
+            if item is None:
+                return None
+            size = kind.list_size if pa.types.is_fixed_size_list(kind) else -1
+            return field if item.type.equals(kind.value_type) else field.with_type(pa.list_(item, size))
         if pa.types.is_struct(kind):
             children = [kept for each in kind if (kept := keep(each)) is not None]
             return field.with_type(pa.struct(children)) if children else None

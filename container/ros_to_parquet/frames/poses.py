@@ -352,7 +352,7 @@ def _samples(logs: Int64Array, transforms: pa.StructArray, clock: Clock) -> pa.T
     turned = np.stack([floats(rotation.field(name)) for name in "xyzw"], axis=1)
     with np.errstate(all="ignore"):
         norms = np.linalg.norm(turned, axis=1)[:, None]
-        turned = np.where(norms < _LEAST_NORM, np.nan, turned / norms)
+        turned = np.where((norms < _LEAST_NORM) | np.isinf(norms), np.nan, turned / norms)
     return pa.table(
         [
             column(logs),

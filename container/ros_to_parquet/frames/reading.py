@@ -121,7 +121,10 @@ def fetch(lake_uri: str, keys: pa.Array | pa.ChunkedArray, columns: Sequence[str
             for number, start in _starts(file, set(groups[here].tolist())):
                 found = here[groups[here] == number]
                 read = file.read_row_group(number, columns=None if columns is None else list(columns))
-                pieces.append(read.take(column(rows[found] - start)))
+                # Of a version without any of the columns there are rows all the same, of nulls.
+                pieces.append(
+                    read.take(column(rows[found] - start)) if read.num_columns else _empty_rows(len(found))
+                )
                 places.append(there[found])
     if not pieces:
         names = dict.fromkeys(each.partition(".")[0] for each in columns or ())
@@ -132,6 +135,10 @@ def fetch(lake_uri: str, keys: pa.Array | pa.ChunkedArray, columns: Sequence[str
     order = np.full(len(struct), -1, dtype=np.int64)
     order[np.concatenate(places)] = np.arange(table.num_rows)
     return table.take(column(order, order >= 0))
+
+
+def _empty_rows(count: int) -> pa.Table:
+    return pa.Table.from_struct_array(pa.array([{}] * count, pa.struct([])))
 
 
 def _keys(keys: pa.Array | pa.ChunkedArray) -> pa.StructArray:

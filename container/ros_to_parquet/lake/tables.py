@@ -119,7 +119,7 @@ class LakeTopic:
             type_name=topic.type_name,
             table=topic.table,
             drives=(drive_id,),
-            schemas=tuple(sorted({contract.schema_of(path) for path in topic.paths} - {""})),
+            schemas=topic.schemas,
             messages=topic.messages,
             rows=topic.rows,
             rejected=topic.rejected,

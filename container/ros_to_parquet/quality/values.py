@@ -171,7 +171,7 @@ class Look:
         self._cloud = (
             plain == CLOUD
             and blob
-            and have(pa.types.is_uint32, "height", "width", "point_step")
+            and have(pa.types.is_uint32, "height", "width", "point_step", "row_step")
             and have(pa.types.is_boolean, "is_bigendian")
             and have(_is_fields, "fields")
         )
@@ -298,7 +298,10 @@ def _sampled(data: UInt8Array, offsets: Int64Array) -> UInt64Array:
         piece = piece[sizes[piece] > 0]
         if not len(piece):
             continue
-        starts = _spread(np.maximum(sizes[piece] // 8, 1)) * 8
+        long = sizes[piece]
+        # Whole words as above; where there is half a word at the end, it is looked at too.
+        odd = np.arange(WORDS) * np.maximum(long - 8, 0)[:, None] // (WORDS - 1)
+        starts = np.where((long % 8 > 0)[:, None], odd, _spread(np.maximum(long // 8, 1)) * 8)
         inside = np.minimum(starts[:, :, None] + np.arange(8), sizes[piece][:, None, None] - 1)
         taken = data[inside + offsets[piece][:, None, None]].view(np.uint64)[:, :, 0]
         made[piece] += (taken * _FACTORS).sum(axis=1, dtype=np.uint64)
@@ -376,9 +379,9 @@ def _cloud_returns(columns: Sequence[pa.Array], places: Mapping[str, int]) -> In
     order = ">" if columns[places["is_bigendian"]][0].as_py() else "<"
     kind = np.dtype(order + _COORDINATES[known["x"]["datatype"]])
     data, offsets = _bytes_of(columns[places["data"]])
-    width, height, step = (
+    width, height, step, row_step = (
         _numbers(columns[places[name]], np.uint32).astype(np.int64).tolist()
-        for name in ("width", "height", "point_step")
+        for name in ("width", "height", "point_step", "row_step")
     )
     made = np.zeros(count, dtype=np.int64)
     bounds = offsets.tolist()
@@ -388,13 +391,19 @@ def _cloud_returns(columns: Sequence[pa.Array], places: Mapping[str, int]) -> In
             continue
         points = min(width[row] * height[row], size // step[row])
         stride = max(1, points // SAMPLED_POINTS)
-        some = np.ndarray(
-            (len(range(0, points, stride)),),
-            kind,
-            buffer=data,
-            offset=first + offset if points else 0,
-            strides=(stride * step[row],),
-        )
+        line = width[row] * step[row]
+        if row_step[row] > line > 0 and size >= (height[row] - 1) * row_step[row] + line:
+            number = np.arange(0, points, stride)
+            at = first + offset + number // width[row] * row_step[row] + number % width[row] * step[row]
+            some = data[at[:, None] + np.arange(kind.itemsize)].view(kind)[:, 0]
+        else:
+            some = np.ndarray(
+                (len(range(0, points, stride)),),
+                kind,
+                buffer=data,
+                offset=first + offset if points else 0,
+                strides=(stride * step[row],),
+            )
         back = int(np.count_nonzero(np.isfinite(some) & (some != 0)))
         made[row] = round(back * points / max(len(some), 1))
     return made

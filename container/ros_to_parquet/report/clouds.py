@@ -81,7 +81,10 @@ def _view(topic: Topic, row: Mapping[str, Any]) -> CloudView:
     reach = max(float(np.percentile(np.maximum(np.abs(x), np.abs(y)), 95)), 1e-3)
     low, high = (float(value) for value in np.percentile(z, (2, 98)))
     inside = (np.abs(x) < reach) & (np.abs(y) < reach)
-    rows, columns = (((1 - each[inside] / reach) * SIDE / 2).astype(np.int64) for each in (x, y))
+    # What is nearer to the edge than numbers can tell is rounded to it.
+    rows, columns = (
+        np.minimum((1 - each[inside] / reach) * SIDE / 2, SIDE - 1).astype(np.int64) for each in (x, y)
+    )
     tops = np.full((SIDE, SIDE), -np.inf)
     np.maximum.at(tops, (rows, columns), z[inside])
     return CloudView(

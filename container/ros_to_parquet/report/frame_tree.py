@@ -68,6 +68,8 @@ def find_tree(tables: Tables, drive: Drive) -> FrameTree:
                 {"parent": flat.field("header").field("frame_id"), "child": flat.field("child_frame_id")}
             )
             for row in pairs.group_by(["parent", "child"]).aggregate([([], "count_all")]).to_pylist():
+                if row["parent"] is None or row["child"] is None:  # as a message in JSON may have it
+                    continue
                 pair = (row["parent"].lstrip("/"), row["child"].lstrip("/"))
                 if pair not in counts and len(counts) >= MOST_EDGES:
                     left_out += 1

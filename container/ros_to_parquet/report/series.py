@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from ros_to_parquet import contract
 from ros_to_parquet.report.drive import Drive, Topic, share_of
 from ros_to_parquet.report.tables import (
     MOST_NUMBER,
@@ -117,10 +118,9 @@ def find_series(tables: Tables, drive: Drive, axis: TimeAxis) -> Series:
             continue
         if tables.is_late():
             break
-        schema = tables.schema(files[0].path)
-        if not has_times(schema):
+        found = _groups_of(tables, topic)
+        if not found:
             continue
-        found = list(_numeric_groups(schema))
         room = MOST_GROUPS_A_TOPIC if len(groups) < MOST_GROUPS else 0
         left_out += len(found[room:])
         most_values = min(MOST_VALUES, MOST_VALUES_A_DRIVE // len(drive.topics))
@@ -131,6 +131,23 @@ def find_series(tables: Tables, drive: Drive, axis: TimeAxis) -> Series:
             (constants if group.constant else groups).append(group)
     left_out += len(groups[MOST_GROUPS:])
     return Series(tuple(groups[:MOST_GROUPS]), tuple(constants), left_out, shares)
+
+
+def _groups_of(tables: Tables, topic: Topic) -> list[list[str]]:
+    """What is plotted together, of all definitions of the topic: a field of several is there once."""
+    firsts: dict[str, str] = {}
+    for file in topic.files:
+        firsts.setdefault(contract.schema_of(file.path), file.path)
+    paths = list(firsts.values())
+    known: set[str] = set()
+    groups = []
+    for number in tables.chosen(len(paths)):
+        schema = tables.schema(paths[number])
+        for group in _numeric_groups(schema) if has_times(schema) else ():
+            if new := [path for path in group if path not in known]:
+                groups.append(new)
+                known.update(new)
+    return groups
 
 
 def _order(topic: Topic) -> tuple[int, str]:
@@ -183,9 +200,10 @@ def _read(
         rows = timed(batch)
         places = axis.bins(rows.column(TIMES).to_numpy(zero_copy_only=False), BINS)
         for path in numbers(rows.schema):
-            values = leaf(rows, path).cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+            column = leaf(rows, path)
+            values = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
             finite = np.abs(values) < MOST_NUMBER
-            not_finite[path] += int(np.count_nonzero(~finite))
+            not_finite[path] += int(np.count_nonzero(~finite)) - column.null_count
             np.minimum.at(least[path], places[finite], values[finite])
             np.maximum.at(most[path], places[finite], values[finite])
     made = []

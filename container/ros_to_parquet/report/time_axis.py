@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 PAUSE_S = 60.0
-"""A pause in which no topic has a message is left out if it is longer than this, and than `PAUSE_SHARE`."""
+"""A pause that is in none of the spans is left out if it is longer than this, and than `PAUSE_SHARE`."""
 
 MOMENT_S = 1e-6
 """What is shorter is no time to speak of: single messages."""

@@ -214,13 +214,14 @@ def test_bad_transforms_are_left_out_and_counted(tmp_path: Path) -> None:
         transform(50 * MS, ("odom", "base", (math.nan, 0, 0), STILL)),
         transform(60 * MS, ("odom", "base", ORIGIN, (0, 0, 0, 0))),
         transform(70 * MS, ("odom", "base", ORIGIN, (math.inf, 0, 0, 1))),
+        transform(80 * MS, ("odom", "base", ORIGIN, (1e200, 0, 0, 1e200))),
     ]
     lake = frames_and(tmp_path, odom(0, 0.0), *bad, odom(200, 200.0))
     result, rows = made(lake, reference="/camera", pose={"parent": "odom", "child": "base"})
     assert xs(rows) == [0.0, 100.0, 200.0]
     (problem,) = result.problems
     assert problem == (
-        "pose of 'base' in 'odom': 3 transforms were left out: their numbers are not finite, or their "
+        "pose of 'base' in 'odom': 4 transforms were left out: their numbers are not finite, or their "
         "quaternion is no rotation"
     )
 

@@ -12,6 +12,8 @@ import duckdb
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from rosbags.rosbag1 import Writer
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from ros_to_parquet import contract, drift, finish
 from ros_to_parquet.cli import main
@@ -372,6 +374,23 @@ def test_fields(tmp_path: Path) -> None:
         )
 
 
+def test_blobs_in_lists_are_left_out(tmp_path: Path) -> None:
+    text = f"car/Packet[] packets\nfloat64 value\n{'=' * 80}\nMSG: car/Packet\nuint8[] data\nint32 count\n"
+    store = get_typestore(Stores.ROS1_NOETIC)
+    store.register(get_types_from_msg(text, "car/msg/Packets"))
+    types: Any = store.types
+    packets = [types["car/msg/Packet"](np.ones(99, np.uint8), number) for number in range(3)]
+    with Writer(tmp_path / "a.bag") as writer:
+        connection = writer.add_connection("/packets", "car/msg/Packets", typestore=store)
+        message = types["car/msg/Packets"](packets, 1.5)
+        writer.write(connection, START_NS, bytes(store.serialize_ros1(message, "car/msg/Packets")))
+    lake = extracted(tmp_path / "lake", tmp_path / "a.bag")
+    (row,) = made(lake, reference="/packets")[1]
+    assert row["packets"]["packets"] == [{"count": number} for number in range(3)]
+    (row,) = made(lake, reference="/packets", topics={"/packets": {"fields": ["*"]}})[1]
+    assert row["packets"]["packets"][0] == {"data": b"\1" * 99, "count": 0}
+
+
 def test_images_by_key_and_embedded(tmp_path: Path) -> None:
     frames = [image(number * 10 * MS, number) for number in range(200)]
     lake = extracted(
@@ -437,6 +456,20 @@ def test_keys_of_drives_whose_definitions_differ(tmp_path: Path) -> None:
     assert [row["seq"] is None for row in fetched["header"].to_pylist()] == [False] * 3 + [True] * 3
     sec = lake.fetch(keys, columns=["header.stamp.sec"]).to_pylist()
     assert sec[0] == sec[3] == {"header": {"stamp": {"sec": START_NS // 10**9}}}
+
+
+def test_a_column_that_one_definition_alone_has_is_fetched(tmp_path: Path) -> None:
+    for drive_id, text, value in (
+        ("d", "float64 value", {"value": 1.5}),
+        ("e", "float64 value\nstring source", {"value": 2.5, "source": "wheel"}),
+    ):
+        bag = tmp_path / f"{drive_id}.bag"
+        write_defined(bag, text, [value] * 2, topic="/speed", kind="car/msg/Speed")
+        lake = extracted(tmp_path / "lake", bag, drive_id=drive_id)
+        made(lake, drive_id, reference="/speed")
+    keys = lake.frames().to_table()["speed"].take([2, 0, 1, 0, 3])
+    sources = ["wheel", None, None, None, "wheel"]
+    assert lake.fetch(keys, columns=["source"]).to_pylist() == [{"source": each} for each in sources]
 
 
 def test_keys_of_definitions_that_no_table_holds(tmp_path: Path) -> None:
