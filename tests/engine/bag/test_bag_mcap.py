@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+from dataclasses import replace
 from io import BytesIO
 
 import mcap.reader
@@ -148,6 +149,18 @@ def test_chunks_without_message_indexes() -> None:
     found = read(file.bytes())
     assert found.payloads("/a") == [b"x"]
     assert found.is_as_expected
+
+
+def test_a_schema_that_each_chunk_has_again_takes_no_more_room() -> None:
+    schema = mcap_schema(1, data=DEFINITION + "#" * 2000)
+    head = schema + mcap_channel(0, 1, "/a")
+    chunks = b"".join(mcap_chunk(head + mcap_message(0, n, T0 + n, b"x")) for n in range(100))
+    data = McapFile(MCAP_MAGIC + mcap_header() + chunks).bytes(summary=False)
+    found = read(data, budget=replace(DEFAULT_BUDGET, limit=400_000))
+    assert found.payloads("/a") == [b"x"] * 100
+    assert not found.reader.damage
+    (connection,) = found.reader.connections()
+    assert connection.definition.startswith(DEFINITION)
 
 
 def test_summary_without_checksum() -> None:
