@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
+from urllib.parse import unquote
 
 import pyarrow as pa
 
@@ -227,7 +228,7 @@ class _Builder:
         place = self._document
         if reference.partition("#")[0]:
             return True
-        for part in reference.removeprefix("#").split("/")[1:]:
+        for part in unquote(reference.removeprefix("#")).split("/")[1:]:
             key = part.replace("~1", "/").replace("~0", "~")
             if not isinstance(place, dict) or key not in place:
                 return True

@@ -204,6 +204,8 @@ def test_references_and_schemas_within_themselves() -> None:
     defs["pointed"] = {"$ref": "#/$defs/pair/properties/a~0b~1c"}
     document = {"$defs": defs}
     assert field_type({"$ref": "#/$defs/pointed"}, **document) == pa.int64()
+    generic = {"$defs": {"Partial<100%>": {"type": "boolean"}}}
+    assert field_type({"$ref": "#/$defs/Partial%3C100%25%3E"}, **generic) == pa.bool_()
     both = field_type({"$ref": "#/$defs/both"}, **document)
     assert [(child.name, str(child.type), child.nullable) for child in both] == [
         ("a~b/c", "int64", True),
