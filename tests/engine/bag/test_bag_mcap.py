@@ -163,6 +163,19 @@ def test_a_schema_that_each_chunk_has_again_takes_no_more_room() -> None:
     assert connection.definition.startswith(DEFINITION)
 
 
+def test_a_channel_whose_metadata_come_in_another_order_is_the_same() -> None:
+    file = McapFile()
+    metadata = {"one": "1", "two": "2"}
+    head = file.define(mcap_schema(1), mcap_channel(0, 1, "/a", metadata=metadata))
+    again = mcap_channel(0, 1, "/a", metadata=dict(reversed(metadata.items())))
+    for number, each in enumerate((head, again)):
+        file.chunk(each + mcap_message(0, number, T0 + number, b"x"), {0: 1})
+    found = read(file.bytes())
+    assert found.is_as_expected and found.payloads("/a") == [b"x"] * 2
+    (connection,) = found.reader.connections()
+    assert connection.metadata == metadata
+
+
 def test_summary_without_checksum() -> None:
     data, messages = simple_mcap(crc=False)
     found = read(data)
