@@ -72,6 +72,7 @@ def sockets(aws: EmbeddedAws) -> list[Path]:
 
 
 def test_a_life(tmp_path: Path) -> None:
+    tmp_path /= "a folder, of any name"
     with make(tmp_path, "drives") as aws:
         assert aws.owned
         server = aws.server
