@@ -584,6 +584,7 @@ def test_describe_takes_a_hundred_ids(jobs: Jobs) -> None:
 @pytest.mark.parametrize(
     ("strategy", "says"),
     [
+        ({"attempts": 0}, "between 1 and 10"),
         ({"attempts": 11}, "between 1 and 10"),
         (retry(*[{"onExitCode": "1", "action": "RETRY"}] * 6), "at most 5"),
         (retry({"action": "RETRY"}), "at least one"),
