@@ -9,10 +9,12 @@ from typing import Any
 
 import jsonschema
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from mcap.reader import make_reader
 
 from ros_to_parquet.bag.model import Connection
+from ros_to_parquet.contract import ExtractOptions, ParquetStyle
 from ros_to_parquet.decoders import Decoders, prepare
 from ros_to_parquet.definitions import STANDARD_TYPES, DefinitionError
 from ros_to_parquet.json_types import json_type
@@ -301,6 +303,25 @@ def test_from_bag_to_parquet_and_back(tmp_path: Path) -> None:
     table = rows(tmp_path / "lake", "topic").select(list(ROW))
     absent = dict.fromkeys(("name", "data", "good", "pose"))
     assert table.to_pylist() == [ROW, LEAST | absent, LEAST | absent]
+
+
+@pytest.mark.parametrize("style", ParquetStyle)
+def test_a_name_with_a_dot_beside_the_path_that_it_looks_like(tmp_path: Path, style: ParquetStyle) -> None:
+    inner = {"type": "object", "required": ["b", "c"]}
+    inner["properties"] = {"b": {"type": "number"}, "c": {"type": "integer"}}
+    named = {"a.b": {"type": "string"}, "a": inner, "a.c": {"type": "number"}}
+    message = {"a.b": "text", "a": {"b": 0.5, "c": 7}, "a.c": 1.5}
+    bag = write_mcap(
+        tmp_path / "a.mcap",
+        "pkg.Type",
+        [json.dumps(message).encode()],
+        schema=json.dumps({"type": "object", "required": list(named), "properties": named}),
+        schema_encoding="jsonschema",
+        encoding="json",
+    )
+    extract(bag, output=tmp_path / "lake", options=ExtractOptions(parquet=style))
+    (file,) = (tmp_path / "lake" / "topic").rglob("*.parquet")
+    assert pq.read_table(file, partitioning=None).select(list(named)).to_pylist() == [message]
 
 
 @pytest.mark.skipif(not REAL_BAGS.exists(), reason="no real bags here")
