@@ -377,4 +377,8 @@ def _base64(path: str) -> Convert:
 
 
 def _as_text(value: Any, notes: Notes) -> str:
-    return notes.text(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+    try:
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    except RecursionError as error:  # from here the stack has less room than there was to read it
+        raise RecordError("nested too deep") from error
+    return notes.text(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,17 @@ def test_what_is_no_json_is_rejected(payload: bytes, reason: str) -> None:
     assert len(found) == 2
     assert decoded.rejected[0][0] == 1
     assert reason in decoded.rejected[0][1]
+
+
+@pytest.mark.parametrize("schema", [True, {"properties": {"a": {}}}])
+def test_nesting_is_rejected_at_any_depth_or_read(schema: Any) -> None:
+    limit = sys.getrecursionlimit()
+    depths = range(limit - 200, limit + 20)
+    decoder = RecordDecoder(json_type(json_connection(schema)))
+    decoder.feed(block([b'{"a":' + b"[" * depth + b"]" * depth + b"}" for depth in depths]))
+    decoded = decoder.take()
+    assert len(decoded.rows) + len(decoded.rejected) == len(depths)
+    assert {reason for _, reason in decoded.rejected} <= {"nested too deep"}
 
 
 def test_integers_that_are_written_as_floats_and_numbers_that_are_not_finite() -> None:
