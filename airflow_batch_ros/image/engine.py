@@ -191,4 +191,11 @@ def push(
 
 def _digests(engine: Engine, reference: str, repository: str) -> list[str]:
     image = inspect(engine, reference)
-    return [each for each in image.digests if each.startswith(f"{repository}@")] if image else []
+    known = _familiar(repository)
+    digests = [each.partition("@") for each in image.digests] if image else []
+    return [f"{repository}@{digest}" for name, _, digest in digests if _familiar(name) == known]
+
+
+def _familiar(repository: str) -> str:
+    """As Docker calls it, which leaves out its own registry however that was written."""
+    return repository.removeprefix("index.").removeprefix("docker.io/").removeprefix("library/")

@@ -145,6 +145,7 @@ class LocalAirflow:
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}",
             "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
             "NO_PROXY": "127.0.0.1",
+            "no_proxy": "127.0.0.1",  # which goes before the other one where the user has it
         }
         return {**others, **settings, **self._options.environment, **own}
 

@@ -130,7 +130,7 @@ def parse_retry_strategy(raw: Mapping[str, Any] | None) -> RetryStrategy:
     """
     if not raw:
         return RetryStrategy()
-    attempts = raw.get("attempts") or 1
+    attempts = raw.get("attempts", 1)
     if not 1 <= attempts <= MAX_ATTEMPTS:
         raise BatchError(f"retryStrategy.attempts must be between 1 and {MAX_ATTEMPTS}, not {attempts}")
     raw_rules = raw.get("evaluateOnExit") or []

@@ -56,7 +56,7 @@ Client = Callable[[str], Any]
 
 def render(client: Client, *, path: str, query: str, fragment: str) -> str:
     """What a page shows, as HTML: of ``/console/batch/home``, ``#jobs/detail/...`` and so on."""
-    from botocore.exceptions import ClientError
+    from botocore.exceptions import ClientError, ParamValidationError
 
     place = path.removeprefix(BASE_PATH).strip("/")
     try:
@@ -73,7 +73,7 @@ def render(client: Client, *, path: str, query: str, fragment: str) -> str:
         if place.startswith("s3/object/"):
             key = parse_qs(query).get("prefix", [""])[0]
             return _object(client, unquote(place.removeprefix("s3/object/")), key)
-    except ClientError as error:
+    except (ClientError, ParamValidationError) as error:
         return f"<h1>Not found</h1><p>{escape(str(error))}</p>"
     return f"<h1>No such page</h1><p>The embedded AWS has no page {escape(path)}.</p>"
 

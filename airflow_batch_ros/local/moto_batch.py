@@ -332,8 +332,8 @@ def _passes(job: Job, filters: Sequence[Mapping[str, Any]]) -> bool:
     if name == "JOB_NAME":
         return any(_name_matches(job.request.name, value) for value in values)
     if name == "JOB_DEFINITION":
-        definition = job.request.shown["jobDefinition"]
-        return any(_name_matches(definition.rpartition("/")[2].partition(":")[0], value) for value in values)
+        arn = job.request.shown["jobDefinition"]
+        return any(_definition_matches(arn, value) for value in values)
     if name in ("BEFORE_CREATED_AT", "AFTER_CREATED_AT"):
         limit_ms = int(values[0])
         return job.created_at_ms < limit_ms if name == "BEFORE_CREATED_AT" else job.created_at_ms > limit_ms
@@ -343,6 +343,14 @@ def _passes(job: Job, filters: Sequence[Mapping[str, Any]]) -> bool:
 def _name_matches(name: str, value: str) -> bool:
     """As AWS's JOB_NAME filter: without case, a prefix where the value ends with ``*``."""
     name, value = name.lower(), value.lower()
+    return name.startswith(value[:-1]) if value.endswith("*") else name == value
+
+
+def _definition_matches(arn: str, value: str) -> bool:
+    """As AWS's JOB_DEFINITION filter: one revision by its ARN, or all by their name, where case counts."""
+    if value.startswith("arn:"):
+        return arn == value
+    name = arn.rpartition("/")[2].rpartition(":")[0]
     return name.startswith(value[:-1]) if value.endswith("*") else name == value
 
 

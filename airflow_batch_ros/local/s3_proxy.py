@@ -328,7 +328,8 @@ def _cut(pieces: Iterator[bytes], after_bytes: int) -> Iterator[bytes]:
     """As much of a body; where there is more of it, the connection ends."""
     for piece in pieces:
         if len(piece) > after_bytes:
-            yield piece[:after_bytes]
+            if after_bytes:  # a chunk of none would say that the body ends here
+                yield piece[:after_bytes]
             raise _ResetError
         yield piece
         after_bytes -= len(piece)

@@ -108,8 +108,9 @@ def start(
         port_flags.append(f"-{service}.port{'.grpc' if grpc else ''}={port}")
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [str(weed_binary()), "-logtostderr=true", "server", f"-dir={folder}", *_FLAGS, *port_flags],
-            cwd=folder,  # where it would look for configuration: none of the user's
+            # Its folder by another name than its own: where that has a comma, it would take it for two.
+            [str(weed_binary()), "-logtostderr=true", "server", "-dir=.", *_FLAGS, *port_flags],
+            cwd=folder,  # where it would look for configuration, too: none of the user's
             env={
                 "PATH": os.defpath,
                 "HOME": str(folder),

@@ -162,10 +162,11 @@ class EmbeddedAws:
                 "service_config": {"s3": {"endpoint_url": server.s3_endpoint_url}},
             },
         }
-        without_proxy = [os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or "", "127.0.0.1"]
+        without_proxy = [os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "", "127.0.0.1"]
         host = urlsplit(server.endpoint_url).hostname
         if host not in (None, "127.0.0.1"):
             without_proxy.append(str(host))
+        hosts = ",".join(filter(None, without_proxy))
         return {
             "AWS_ACCESS_KEY_ID": server.access_key,
             "AWS_SECRET_ACCESS_KEY": server.secret_key,
@@ -174,7 +175,8 @@ class EmbeddedAws:
             "AWS_ENDPOINT_URL_S3": server.s3_endpoint_url,
             "AIRFLOW_CONN_AWS_DEFAULT": json.dumps(connection),
             "AIRFLOW__ROS_TO_PARQUET__CONSOLE_BASE_URL": f"{server.endpoint_url}{CONSOLE_PATH}",
-            "NO_PROXY": ",".join(filter(None, without_proxy)),
+            "NO_PROXY": hosts,
+            "no_proxy": hosts,  # which goes before the other one where the user has it
         }
 
     def client(self, service: str) -> Any:

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
+from urllib.parse import unquote
 
 import pyarrow as pa
 
@@ -227,7 +228,7 @@ class _Builder:
         place = self._document
         if reference.partition("#")[0]:
             return True
-        for part in reference.removeprefix("#").split("/")[1:]:
+        for part in unquote(reference.removeprefix("#")).split("/")[1:]:
             key = part.replace("~1", "/").replace("~0", "~")
             if not isinstance(place, dict) or key not in place:
                 return True
@@ -376,4 +377,8 @@ def _base64(path: str) -> Convert:
 
 
 def _as_text(value: Any, notes: Notes) -> str:
-    return notes.text(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+    try:
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    except RecursionError as error:  # from here the stack has less room than there was to read it
+        raise RecordError("nested too deep") from error
+    return notes.text(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias
@@ -344,6 +345,8 @@ def _idl_constant(constant: Constant) -> str:
     kind, text = constant.type_name, constant.text
     if kind in ("string", "wstring") and not text.startswith('"'):
         text = f'"{text}"'
+    elif kind in ("char", "wchar") and not re.fullmatch(r"-?\d+", text):
+        text = f"'{text}'"
     return (
         f"const {_IDL_NAMES.get(kind, kind)} {constant.name} = {text.upper() if kind == 'bool' else text};\n"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -45,6 +46,7 @@ def writer_options(
     levels: dict[str, int] = {}
     plain = set(incompressible_leaves(batches[0]))
     places: dict[str, int] = {}
+    named = Counter(path for path, _ in leaves(schema))
     for path, kind in leaves(schema):
         places[path] = len(places)
         if path in plain:
@@ -54,8 +56,8 @@ def writer_options(
             levels[path] = COMPRESSION_LEVEL
         if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind):
             dictionaries.append(path)
-        elif style is ParquetStyle.COMPATIBLE:
-            pass
+        elif style is ParquetStyle.COMPATIBLE or named[path] > 1:
+            pass  # a name with a dot may be another one's path, and options are by path
         elif pa.types.is_floating(kind) and not pa.types.is_float16(kind):
             encodings[path] = "BYTE_STREAM_SPLIT"
         elif pa.types.is_integer(kind) or pa.types.is_timestamp(kind):

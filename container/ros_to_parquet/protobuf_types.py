@@ -187,12 +187,13 @@ def _values(message: Any, nodes: list[tuple[Any, _Node]], notes: Notes) -> tuple
     from google.protobuf import unknown_fields
 
     for unknown in unknown_fields.UnknownFieldSet(message):
-        notes.unnamed_field(f"{message.DESCRIPTOR.full_name} number {unknown.field_number}")
+        notes.unnamed_field(f"{type(message).DESCRIPTOR.full_name} number {unknown.field_number}")
     return tuple(_value(message, field, node, notes) for field, node in nodes)
 
 
 def _value(message: Any, field: Any, node: _Node, notes: Notes) -> Any:
-    if node.nullable and not message.HasField(field.name):
+    # Of the type: a message's own attributes are its fields first, whatever they are called.
+    if node.nullable and not type(message).HasField(message, field.name):
         return None
     return node.convert(getattr(message, field.name), notes)
 
@@ -210,8 +211,9 @@ def _as_json(message: Any, notes: Notes) -> str:
 
     try:
         return notes.text(json_format.MessageToJson(message, indent=None))
-    except (json_format.SerializeToJsonError, RecursionError) as error:  # which quotes what is in it
-        raise RecordError(f"a {message.DESCRIPTOR.full_name} that JSON cannot say") from error
+    # The first quotes what is in it; the last two are of fields that are called as what is needed of it.
+    except (json_format.SerializeToJsonError, RecursionError, AttributeError, TypeError) as error:
+        raise RecordError(f"a {type(message).DESCRIPTOR.full_name} that JSON cannot say") from error
 
 
 _SCALARS: Final[dict[int, tuple[pa.DataType, bool, Convert]]] = {

@@ -170,6 +170,12 @@ class TestLocalStorage(StorageTests):
         upload.abort()
         assert list(tmp_path.iterdir()) == []
 
+    def test_a_name_as_long_as_a_folder_takes(self, tmp_path: Path) -> None:
+        path = tmp_path / ("漢" * 83 + ".mcap")
+        LocalStorage().write(str(path), b"data")
+        assert path.read_bytes() == b"data"
+        assert list(tmp_path.iterdir()) == [path]
+
     def test_an_upload_to_a_full_disk_can_be_aborted(self, tmp_path: Path) -> None:
         upload = LocalStorage().upload(str(tmp_path / "x"))
         (partial,) = tmp_path.iterdir()

@@ -584,6 +584,7 @@ def test_describe_takes_a_hundred_ids(jobs: Jobs) -> None:
 @pytest.mark.parametrize(
     ("strategy", "says"),
     [
+        ({"attempts": 0}, "between 1 and 10"),
         ({"attempts": 11}, "between 1 and 10"),
         (retry(*[{"onExitCode": "1", "action": "RETRY"}] * 6), "at most 5"),
         (retry({"action": "RETRY"}), "at least one"),
@@ -685,6 +686,33 @@ def test_list_by_name(jobs: Jobs, queue: str) -> None:
     (summary,) = jobs.batch.list_jobs(jobQueue=queue, filters=named("drive-array"))["jobSummaryList"]
     assert summary["status"] == "SUCCEEDED"
     assert summary["arrayProperties"] == {"size": 2}
+
+
+def test_list_by_definition(jobs: Jobs, queue: str) -> None:
+    """By name all revisions, by ARN one."""
+    name = f"Listed-{uuid.uuid4().hex[:8]}"
+    ids = {}
+    for _ in range(2):
+        arn = jobs.batch.register_job_definition(
+            jobDefinitionName=name,
+            type="container",
+            containerProperties={"image": "x", "vcpus": 1, "memory": 512},
+        )["jobDefinitionArn"]
+        ids[arn] = jobs.submit("", jobDefinition=arn, jobQueue=queue)
+    other = jobs.submit("", jobQueue=queue)
+    for job_id in (*ids.values(), other):
+        jobs.wait(job_id)
+
+    def listed(*values: str) -> list[str]:
+        filters = [{"name": "JOB_DEFINITION", "values": list(values)}]
+        found = jobs.batch.list_jobs(jobQueue=queue, filters=filters)["jobSummaryList"]
+        return [summary["jobId"] for summary in found]
+
+    first, second = ids
+    assert listed(first) == [ids[first]]
+    assert listed(second, JOB_DEFINITION) == [other, ids[second]]
+    assert listed(name) == listed(f"{name[:-1]}*") == [ids[second], ids[first]]
+    assert listed(name.lower()) == listed(f"{first[:-1]}*") == []
 
 
 def test_list_by_status(jobs: Jobs, queue: str) -> None:

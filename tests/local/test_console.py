@@ -81,4 +81,6 @@ def test_what_is_not_there_is_said(aws: EmbeddedAws) -> None:
     assert "No such job" in view(aws, f"{base}/batch/home#jobs/detail/gone")
     assert "NoSuchBucket" in view(aws, f"{base}/s3/buckets/no-such-bucket")
     assert "No such page" in view(aws, f"{base}/ec2/home")
+    for link in ("s3/buckets/no%20name", "s3/object/lake?prefix=", "cloudwatch/home#logsV2:log-groups/x/"):
+        assert "Not found" in view(aws, f"{base}/{link}")
     assert "<main></main>" in fetch(aws, f"{BASE_PATH}/batch/home")

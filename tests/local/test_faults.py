@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import socket
+import threading
 import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection, HTTPException
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +44,8 @@ from airflow_batch_ros.local import (
     S3StaleListing,
 )
 from airflow_batch_ros.local import faults as kinds
+from airflow_batch_ros.local.faults import FaultBoard
+from airflow_batch_ros.local.s3_proxy import S3Proxy
 
 from .conftest import Jobs
 
@@ -233,6 +239,32 @@ def test_a_body_is_cut_where_it_is_said(faulty_aws: EmbeddedAws, s3: Any, key: s
         assert s3.get_object(Bucket="faults", Key=key)["Body"].read() == content, "S3 has the one before"
     with faulty_aws.faults(S3Cut(key=key, after_bytes=1 << 20)):
         assert s3.get_object(Bucket="faults", Key=key)["Body"].read() == content, "it is no longer than that"
+
+
+@pytest.mark.parametrize("after_bytes", [0, 3, 4])
+def test_a_chunked_answer_that_is_cut_has_no_end(after_bytes: int) -> None:
+    class Store(BaseHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (its name above)
+            pass
+
+        def do_GET(self) -> None:
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            self.wfile.write(b"3\r\n<a>\r\n4\r\n</a>\r\n0\r\n\r\n")
+
+    board = FaultBoard()
+    board.add([S3Cut(after_bytes=after_bytes)])
+    listener = socket.create_server(("127.0.0.1", 0))
+    with HTTPServer(("127.0.0.1", 0), Store) as store:
+        threading.Thread(target=store.handle_request, daemon=True).start()
+        proxy = S3Proxy(board, listener=listener, store=("127.0.0.1", store.server_port))
+        asked = HTTPConnection(*listener.getsockname())
+        try:
+            asked.request("GET", "/bucket?list-type=2")
+            with pytest.raises((HTTPException, ConnectionError)):
+                asked.getresponse().read()
+        finally:
+            asked.close()
+            proxy.close()
 
 
 def test_an_answer_that_is_lost_is_of_a_request_that_was_carried_out(

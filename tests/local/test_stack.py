@@ -72,6 +72,7 @@ def sockets(aws: EmbeddedAws) -> list[Path]:
 
 
 def test_a_life(tmp_path: Path) -> None:
+    tmp_path /= "a folder, of any name"
     with make(tmp_path, "drives") as aws:
         assert aws.owned
         server = aws.server
@@ -127,7 +128,13 @@ def test_secrets_are_for_the_owner_alone(aws: EmbeddedAws) -> None:
         assert path.stat().st_mode & 0o077 == 0
 
 
-def test_what_clients_are_told(aws: EmbeddedAws) -> None:
+@pytest.mark.parametrize("case", [str.upper, str.lower])
+def test_what_clients_are_told(
+    aws: EmbeddedAws, monkeypatch: pytest.MonkeyPatch, case: Callable[[str], str]
+) -> None:
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(case("no_proxy"), "corp.example")
     environment = aws.environment()
     connection = json.loads(environment["AIRFLOW_CONN_AWS_DEFAULT"])
     assert connection == {
@@ -145,7 +152,8 @@ import boto3
 print(boto3.client("batch").describe_job_queues()["jobQueues"][0]["jobQueueName"])
 print("lake" in [bucket["Name"] for bucket in boto3.client("s3").list_buckets()["Buckets"]])
 """
-    proxies = {"HTTP_PROXY": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"}
+    proxies = {case(name): "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy")}
+    proxies[case("no_proxy")] = "corp.example"
     base = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     done = subprocess.run(
         [sys.executable, "-c", code],

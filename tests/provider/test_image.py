@@ -37,7 +37,7 @@ with (folder / "asked").open("a") as file:
 pushed = folder / "pushed"
 if words[0] == "push":
     print("progress of the push")
-    pushed.write_text(words[-1].rpartition(":")[0] + "@{DIGEST}")
+    pushed.write_text(words[-1].rpartition(":")[0].removeprefix("docker.io/") + "@{DIGEST}")
 if words[:2] == ["image", "inspect"]:
     digests = [pushed.read_text()] if pushed.exists() else []
     print(json.dumps([{{{{"Architecture": "amd64", "Size": 1_000_000, "RepoDigests": digests}}}}]))
@@ -192,6 +192,7 @@ def test_without_any_engine(
         ("localhost:5000/team/x", "localhost:5000/team/x:0.1.0"),
         ("registry.example/x:two", "registry.example/x:two"),
         ("team/x", "team/x:0.1.0"),
+        ("docker.io/team/x", "docker.io/team/x:0.1.0"),
     ],
 )
 def test_push_to_any_repository(

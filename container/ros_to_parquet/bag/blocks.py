@@ -76,7 +76,7 @@ class ConnectionTable:
     def define(self, recorded_id: int, content: Connection) -> int:
         """The connection that ``recorded_id`` means from here on; its id, or `_NO_ROOM`."""
         known = self._known.get(recorded_id, {})
-        key = (*(getattr(content, name) for name in _TEXTS), tuple(content.metadata.items()))
+        key = (*(getattr(content, name) for name in _TEXTS), tuple(sorted(content.metadata.items())))
         if key not in known:
             definition = self._definitions.setdefault(content.definition, content.definition)
             size_bytes = _CONNECTION_BYTES + len(content.topic) + len(content.type_name)

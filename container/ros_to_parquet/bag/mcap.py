@@ -241,6 +241,8 @@ class McapReader(ChunkedReader[Records]):
 
     def _keep_schema(self, offset: int, schema_id: int, schema: _Schema) -> None:
         """Keeps a schema; past what the memory limit has room for, without its text."""
+        if self._schemas.get(schema_id) == schema:  # each chunk may have it again
+            return
         self._schema_bytes += len(schema.text)
         if self._schema_bytes > self._budget.limit // 8:
             self._harm(

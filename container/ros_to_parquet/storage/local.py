@@ -176,7 +176,7 @@ _FOLDER_TRIES = 100
 _PUT_TRIES = 5
 
 _NAME_KEPT = 100
-"""Characters of a file's name that the one beside it ends in: who finds it knows whose it was."""
+"""Bytes of a file's name that the one beside it ends in: who finds it knows whose it was."""
 
 
 def _append(path: str, _flags: int) -> int:
@@ -231,7 +231,8 @@ class LocalUpload:
 
     def _begin(self, path: Path) -> tuple[int, str]:
         """A file in its folder, which others may remove while it is empty (`LocalStorage.delete`)."""
-        folder, suffix = path.parent, f"-{path.name[-_NAME_KEPT:]}"
+        kept = os.fsencode(path.name)[-_NAME_KEPT:].decode(errors="ignore")
+        folder, suffix = path.parent, f"-{kept}"
         for _ in range(_FOLDER_TRIES):
             with suppress(FileNotFoundError, FileExistsError):
                 folder.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+from dataclasses import replace
 from io import BytesIO
 
 import mcap.reader
@@ -148,6 +149,31 @@ def test_chunks_without_message_indexes() -> None:
     found = read(file.bytes())
     assert found.payloads("/a") == [b"x"]
     assert found.is_as_expected
+
+
+def test_a_schema_that_each_chunk_has_again_takes_no_more_room() -> None:
+    schema = mcap_schema(1, data=DEFINITION + "#" * 2000)
+    head = schema + mcap_channel(0, 1, "/a")
+    chunks = b"".join(mcap_chunk(head + mcap_message(0, n, T0 + n, b"x")) for n in range(100))
+    data = McapFile(MCAP_MAGIC + mcap_header() + chunks).bytes(summary=False)
+    found = read(data, budget=replace(DEFAULT_BUDGET, limit=400_000))
+    assert found.payloads("/a") == [b"x"] * 100
+    assert not found.reader.damage
+    (connection,) = found.reader.connections()
+    assert connection.definition.startswith(DEFINITION)
+
+
+def test_a_channel_whose_metadata_come_in_another_order_is_the_same() -> None:
+    file = McapFile()
+    metadata = {"one": "1", "two": "2"}
+    head = file.define(mcap_schema(1), mcap_channel(0, 1, "/a", metadata=metadata))
+    again = mcap_channel(0, 1, "/a", metadata=dict(reversed(metadata.items())))
+    for number, each in enumerate((head, again)):
+        file.chunk(each + mcap_message(0, number, T0 + number, b"x"), {0: 1})
+    found = read(file.bytes())
+    assert found.is_as_expected and found.payloads("/a") == [b"x"] * 2
+    (connection,) = found.reader.connections()
+    assert connection.metadata == metadata
 
 
 def test_summary_without_checksum() -> None:

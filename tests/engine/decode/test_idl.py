@@ -247,6 +247,7 @@ def test_wide_characters_of_either_size(header: str, unit: int) -> None:
         NESTED,
         WIDE,
         struct("long a[2][2];", 'module Type_Constants { const string S = "x"; const boolean B = TRUE; };'),
+        struct("long a[2][2];", r"module Type_Constants { const char C = 'c'; const wchar W = L'\''; };"),
     ],
 )
 def test_a_definition_is_written_as_idl_where_msg_cannot_say_it(text: str) -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from mcap.reader import make_reader
 
 from ros_to_parquet.bag.model import Connection
+from ros_to_parquet.contract import ExtractOptions, ParquetStyle
 from ros_to_parquet.decoders import Decoders, prepare
 from ros_to_parquet.definitions import STANDARD_TYPES, DefinitionError
 from ros_to_parquet.json_types import json_type
@@ -157,6 +160,17 @@ def test_what_is_no_json_is_rejected(payload: bytes, reason: str) -> None:
     assert reason in decoded.rejected[0][1]
 
 
+@pytest.mark.parametrize("schema", [True, {"properties": {"a": {}}}])
+def test_nesting_is_rejected_at_any_depth_or_read(schema: Any) -> None:
+    limit = sys.getrecursionlimit()
+    depths = range(limit - 200, limit + 20)
+    decoder = RecordDecoder(json_type(json_connection(schema)))
+    decoder.feed(block([b'{"a":' + b"[" * depth + b"]" * depth + b"}" for depth in depths]))
+    decoded = decoder.take()
+    assert len(decoded.rows) + len(decoded.rejected) == len(depths)
+    assert {reason for _, reason in decoded.rejected} <= {"nested too deep"}
+
+
 def test_integers_that_are_written_as_floats_and_numbers_that_are_not_finite() -> None:
     found, _ = decode(SCHEMA, b'{"id": 7.0, "when": {"sec": 0, "nsec": 0}, "points": [{"x": Infinity}]}')
     assert (found[0]["id"], found[0]["points"]) == (7, [{"x": float("inf")}])
@@ -204,6 +218,8 @@ def test_references_and_schemas_within_themselves() -> None:
     defs["pointed"] = {"$ref": "#/$defs/pair/properties/a~0b~1c"}
     document = {"$defs": defs}
     assert field_type({"$ref": "#/$defs/pointed"}, **document) == pa.int64()
+    generic = {"$defs": {"Partial<100%>": {"type": "boolean"}}}
+    assert field_type({"$ref": "#/$defs/Partial%3C100%25%3E"}, **generic) == pa.bool_()
     both = field_type({"$ref": "#/$defs/both"}, **document)
     assert [(child.name, str(child.type), child.nullable) for child in both] == [
         ("a~b/c", "int64", True),
@@ -299,6 +315,25 @@ def test_from_bag_to_parquet_and_back(tmp_path: Path) -> None:
     table = rows(tmp_path / "lake", "topic").select(list(ROW))
     absent = dict.fromkeys(("name", "data", "good", "pose"))
     assert table.to_pylist() == [ROW, LEAST | absent, LEAST | absent]
+
+
+@pytest.mark.parametrize("style", ParquetStyle)
+def test_a_name_with_a_dot_beside_the_path_that_it_looks_like(tmp_path: Path, style: ParquetStyle) -> None:
+    inner = {"type": "object", "required": ["b", "c"]}
+    inner["properties"] = {"b": {"type": "number"}, "c": {"type": "integer"}}
+    named = {"a.b": {"type": "string"}, "a": inner, "a.c": {"type": "number"}}
+    message = {"a.b": "text", "a": {"b": 0.5, "c": 7}, "a.c": 1.5}
+    bag = write_mcap(
+        tmp_path / "a.mcap",
+        "pkg.Type",
+        [json.dumps(message).encode()],
+        schema=json.dumps({"type": "object", "required": list(named), "properties": named}),
+        schema_encoding="jsonschema",
+        encoding="json",
+    )
+    extract(bag, output=tmp_path / "lake", options=ExtractOptions(parquet=style))
+    (file,) = (tmp_path / "lake" / "topic").rglob("*.parquet")
+    assert pq.read_table(file, partitioning=None).select(list(named)).to_pylist() == [message]
 
 
 @pytest.mark.skipif(not REAL_BAGS.exists(), reason="no real bags here")

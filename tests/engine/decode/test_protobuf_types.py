@@ -158,6 +158,20 @@ def test_fields_that_the_schema_does_not_name_are_said() -> None:
     assert decoded.remark.endswith("in no column: car.State number 31")
 
 
+def test_fields_that_are_called_as_methods_of_messages_are() -> None:
+    files = descriptor_pb2.FileDescriptorSet()
+    message = files.file.add(name="m.proto", package="m").message_type.add(name="M")
+    for number, name in enumerate(("HasField", "DESCRIPTOR", "ListFields"), start=1):
+        message.field.add(name=name, number=number, type=5, label=1)
+    message.field.add(name="inner", number=4, type=11, label=1, type_name=".m.M")
+    decoder = RecordDecoder(protobuf_type(proto_connection("m.M", data=files.SerializeToString())))
+    decoder.feed(block([b"\x08\x07\x10\x08\xf8\x01\x05", b"\x22\x02\x08\x07"]))
+    decoded = decoder.take()
+    assert [column.to_pylist() for column in decoded.columns] == [[7], [8], [None], [None]]
+    assert decoded.remark.endswith("in no column: m.M number 31")
+    assert decoded.rejected == [(1, "a m.M that JSON cannot say")]
+
+
 def test_messages_in_messages_that_multiply_are_refused() -> None:
     files = descriptor_pb2.FileDescriptorSet()
     file = files.file.add(name="m.proto", package="m")
