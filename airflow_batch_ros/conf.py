@@ -349,10 +349,10 @@ def parse_conf(raw: object, *, defaults: Mapping[str, Any] | None = None) -> Pip
             ) from error
     if not isinstance(raw, Mapping):
         raise ConfError([f"expected an object with the key 'drives_to_process', not {_shown(raw)}"])
-    known = ", ".join(CONF_KEYS)
-    problems = [f"key {key!r} is unknown; known are {known}" for key in raw if key not in CONF_KEYS]
     if {"bucket", "prefix"} <= raw.keys() and "drives_to_process" not in raw:
         raise ConfError(["keys 'bucket' and 'prefix': write {\"drives_to_process\": {\"bucket\": ...}}"])
+    known = ", ".join(CONF_KEYS)
+    problems = [f"key {key!r} is unknown; known are {known}" for key in raw if key not in CONF_KEYS]
     said = {key: value for key, value in raw.items() if value is not None or key == "drives_to_process"}
     given = {**(defaults or {}), **said}
     drives, patterns = _drives(given.get("drives_to_process"), problems, there="drives_to_process" in given)

@@ -46,6 +46,7 @@ from airflow_batch_ros.plan import (
     DEFAULT_SHARD_BYTES,
     NoBagsError,
     PlanError,
+    and_more,
     check_fresh,
     check_saved,
     make_plan,
@@ -582,10 +583,8 @@ class Fanout:
         if plan.replaces and not self.conf.overwrite:
             self.say(f"{name}: bags have changed since they were extracted: all of it is extracted again")
         if plan.covered:
-            names = ", ".join(plan.covered[:PROBLEMS_SHOWN])
-            more = len(plan.covered) - PROBLEMS_SHOWN
-            others = f" and {more:,} more" if more > 0 else ""
-            self.say(f"{name}: in the lake already, {len(plan.covered):,}: {names}{others}")
+            names = and_more(plan.covered, PROBLEMS_SHOWN)
+            self.say(f"{name}: in the lake already, {len(plan.covered):,}: {names}")
         for line in not_tried_again(plan):
             self.say(line)
 

@@ -269,16 +269,16 @@ def _taken(name: str, globs: NameGlobs) -> bool:
 def _no_bags(source: DriveSource, listing: Listing, left_out: Sequence[str]) -> str:
     where = f"drive {source.drive_id!r}: no bag directly under {source.uri}"
     if left_out:
-        return f"{where}: the conf's 'bags' leaves out all {len(left_out)}: {_shown(left_out)}"
+        return f"{where}: the conf's 'bags' leaves out all {len(left_out)}: {and_more(left_out)}"
     if not listing.objects and not listing.folders:
         return f"{where}: nothing is there; check 'bucket' and 'prefix'"
     seen = []
     if listing.objects:
         names = [each.name for each in listing.objects]
-        seen.append(f"{_count(names, 'object')}, none a bag ({BAG_ENDINGS}): {_shown(names)}")
+        seen.append(f"{_count(names, 'object')}, none a bag ({BAG_ENDINGS}): {and_more(names)}")
     if listing.folders:
         seen.append(
-            f"{_count(listing.folders, 'sub-folder')} ({_shown(listing.folders)}); "
+            f"{_count(listing.folders, 'sub-folder')} ({and_more(listing.folders)}); "
             "set 'recursive' if the bags are in there"
         )
     one = len(listing.objects or listing.folders) == 1
@@ -298,7 +298,7 @@ def _refuse_twins(source: DriveSource, bags: Sequence[PlannedBag]) -> None:
         if len(forms) > 1
     ]
     if twins:
-        named = _shown([" and ".join(form for form, _ in forms) for forms in twins])
+        named = and_more([" and ".join(form for form, _ in forms) for forms in twins])
         example = json.dumps({"exclude": [glob for forms in twins[:_NAMES_SHOWN] for _, glob in forms[1:]]})
         raise PlanError(
             f"drive {source.drive_id!r}: under {source.uri} one recording seems to be there more than once: "
@@ -313,7 +313,7 @@ def _refuse_archived(source: DriveSource, listing: Listing, bags: Sequence[Plann
     if found:
         raise PlanError(
             f"drive {source.drive_id!r}: under {source.uri} {_count(found, 'bag')} to read "
-            f"{'is' if len(found) == 1 else 'are'} archived (Glacier): {_shown(found)}; restore what is to "
+            f"{'is' if len(found) == 1 else 'are'} archived (Glacier): {and_more(found)}; restore what is to "
             "be read (aws s3api restore-object) and try again, or leave it out by the conf's 'bags'"
         )
 
@@ -458,7 +458,7 @@ def todo(bags: Sequence[PlannedBag], coverage: Coverage, *, drive_id: str, shard
             work.append((bag, [each for each in left if each not in slices]))
     if clashes:
         raise (ChangedBagsError if changed else PlanError)(
-            f"drive {drive_id!r}: rows of {_shown(clashes)} are in the lake already, and would be there "
+            f"drive {drive_id!r}: rows of {and_more(clashes)} are in the lake already, and would be there "
             "twice; set 'overwrite' to replace what the drive has, or write to another 'output'"
         )
     return Todo(tuple(work), tuple(covered), tuple(unreadable))
@@ -634,9 +634,10 @@ def _folder(name: str) -> str:
     return folder + slash
 
 
-def _shown(names: Sequence[str]) -> str:
-    more = len(names) - _NAMES_SHOWN
-    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+def and_more(names: Sequence[str], most: int = _NAMES_SHOWN) -> str:
+    """The first names, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _count(things: Sequence[object], noun: str) -> str:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_batch_ros import console, planning
 from airflow_batch_ros.jobs import (
@@ -44,6 +44,8 @@ from ros_to_parquet.contract import (
 
 if TYPE_CHECKING:
     from mypy_boto3_batch import BatchClient
+
+T = TypeVar("T")
 
 THREADS = 32
 """Drives looked at together: half of `clients.MAX_CONNECTIONS`, for others use the same client."""
@@ -227,16 +229,10 @@ def read_lines(
     by_plan: dict[str, DriveLine] = {}
 
     def committed(drive: RunDrive) -> DriveLine | None:
-        try:
-            return _committed(lake, drive)
-        except ContractError as error:
-            return _unknown(drive, error)
+        return _or_unknown(drive, lambda: _committed(lake, drive))
 
     def recorded(drive: RunDrive) -> list[JobRecord] | DriveLine:
-        try:
-            return records_of(lake, drive.drive_id, drive.plan_id)
-        except ContractError as error:
-            return _unknown(drive, error)
+        return _or_unknown(drive, lambda: records_of(lake, drive.drive_id, drive.plan_id))
 
     with ThreadPoolExecutor(THREADS, thread_name_prefix="drives") as pool:
         unknown = [drive for drive in drives if drive.plan_id not in known]
@@ -254,22 +250,22 @@ def read_lines(
                 plannings[drive.record.run] = planning.find(batch, lake, drive.record.run)
 
         def stands(drive: RunDrive, of_drive: Sequence[JobRecord]) -> DriveLine:
-            try:
-                if not of_drive:
-                    return _unsubmitted(lake, drive, plannings[drive.record.run])
-                return _submitted(lake, drive, of_drive, details.get(of_drive[-1].job_id))
-            except ContractError as error:
-                return _unknown(drive, error)
+            if not of_drive:
+                return _or_unknown(drive, lambda: _unsubmitted(lake, drive, plannings[drive.record.run]))
+            detail = details.get(of_drive[-1].job_id)
+            return _or_unknown(drive, lambda: _submitted(lake, drive, of_drive, detail))
 
         for line in pool.map(stands, open_drives, records):
             by_plan[line.plan_id] = line
     return [known.get(drive.plan_id) or by_plan[drive.plan_id] for drive in drives]
 
 
-def _unknown(drive: RunDrive, error: ContractError) -> DriveLine:
-    return DriveLine(
-        drive.drive_id, drive.source.uri, drive.plan_id, Underway.UNKNOWN, note=_note([str(error)])
-    )
+def _or_unknown(drive: RunDrive, read: Callable[[], T]) -> T | DriveLine:
+    try:
+        return read()
+    except ContractError as error:
+        note = _note([str(error)])
+        return DriveLine(drive.drive_id, drive.source.uri, drive.plan_id, Underway.UNKNOWN, note=note)
 
 
 def _committed(lake: Lake, drive: RunDrive) -> DriveLine | None:

@@ -342,15 +342,17 @@ def _passes(job: Job, filters: Sequence[Mapping[str, Any]]) -> bool:
 
 def _name_matches(name: str, value: str) -> bool:
     """As AWS's JOB_NAME filter: without case, a prefix where the value ends with ``*``."""
-    name, value = name.lower(), value.lower()
-    return name.startswith(value[:-1]) if value.endswith("*") else name == value
+    return _matches(name.lower(), value.lower())
 
 
 def _definition_matches(arn: str, value: str) -> bool:
     """As AWS's JOB_DEFINITION filter: one revision by its ARN, or all by their name, where case counts."""
     if value.startswith("arn:"):
         return arn == value
-    name = arn.rpartition("/")[2].rpartition(":")[0]
+    return _matches(arn.rpartition("/")[2].rpartition(":")[0], value)
+
+
+def _matches(name: str, value: str) -> bool:
     return name.startswith(value[:-1]) if value.endswith("*") else name == value
 
 

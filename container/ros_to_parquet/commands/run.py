@@ -90,10 +90,9 @@ def _read_checked(uri: str, digest: str | None) -> bytes:
 def _shard_number(arguments: argparse.Namespace, plan: Plan) -> int:
     from ros_to_parquet.run import batch_number
 
-    index = batch_number("AWS_BATCH_JOB_ARRAY_INDEX")
     if arguments.shard is not None:
         shard = int(arguments.shard)
-    elif index is not None:
+    elif (index := batch_number("AWS_BATCH_JOB_ARRAY_INDEX")) is not None:
         shard = index
     elif len(plan.shards) == 1:
         shard = 0

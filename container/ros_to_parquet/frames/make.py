@@ -33,7 +33,7 @@ from ros_to_parquet.frames.sources import (
 )
 from ros_to_parquet.frames.ticks import Rate, Recorded
 from ros_to_parquet.frames.tree import Way, find_way, why_apart
-from ros_to_parquet.lake import Lake, check_whole, no_drive, read_drive
+from ros_to_parquet.lake import Lake, no_drive, read_whole
 from ros_to_parquet.memory import DEFAULT_BUDGET, MemoryBudget
 from ros_to_parquet.parquet import LOG_TIME, TableWriters, int64_column, time_column
 from ros_to_parquet.storage import arrow_filesystem, join, normalize, open_storage
@@ -90,8 +90,7 @@ def write_frames(
     """
     lake_uri = normalize(lake_uri)
     storage = open_storage(lake_uri, upload_memory_bytes=budget.upload)
-    record = read_drive(storage, lake_uri, drive_id)
-    check_whole(lake_uri, drive_id, record.lacking)
+    record = read_whole(storage, lake_uri, drive_id)
     manifests = contract.standing_manifests(record.manifests, record.commits)
     if not manifests:
         raise FramesError(no_drive(lake_uri, drive_id, Lake(lake_uri).drives()))

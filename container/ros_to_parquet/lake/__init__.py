@@ -26,6 +26,7 @@ from ros_to_parquet.lake.records import (
     no_lake,
     read_drive,
     read_schemas,
+    read_whole,
     scan_drive,
     standing_commits,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "read_commit",
     "read_drive",
     "read_schemas",
+    "read_whole",
     "release_lease",
     "scan_drive",
     "standing_commits",

@@ -77,6 +77,18 @@ def read_drive(storage: Storage, output: str, drive_id: str) -> DriveRecord:
     raise StorageError(f"{output}: drive {drive_id} is being replaced again and again; try again later")
 
 
+def read_whole(storage: Storage, output: str, drive_id: str) -> DriveRecord:
+    """As `read_drive`.
+
+    Raises:
+        LackingError: the drive lacks manifests, and so rows.
+        StorageError: as `read_drive`.
+    """
+    record = read_drive(storage, output, drive_id)
+    check_whole(output, drive_id, record.lacking)
+    return record
+
+
 def derive(storage: Storage, output: str, drive_id: str, make: Callable[[DriveRecord], T]) -> T:
     """What ``make`` makes of a drive's record, once more each time that manifests have changed meanwhile.
 
@@ -89,8 +101,7 @@ def derive(storage: Storage, output: str, drive_id: str, make: Callable[[DriveRe
     """
     for _ in range(READ_TRIES):
         before = list_drive(storage, output, drive_id)
-        record = read_drive(storage, output, drive_id)
-        check_whole(output, drive_id, record.lacking)
+        record = read_whole(storage, output, drive_id)
         try:
             made = make(record)
         except FileNotFoundError:
@@ -142,8 +153,8 @@ def scan_drive(storage: Storage, output: str, drive_id: str) -> DriveScan:
         ):
             raise ReplacedError(f"{output}: drive {drive_id} was replaced while it was read; try again")
 
-    there = [(uri.split("/")[-2], int(uri.split("/")[-1].removesuffix(".json"))) for uri in keys.manifests]
-    return DriveScan(commits, keys.tries, standing(), contract.lacking_manifests(commits, there))
+    lacking = contract.lacking_manifests(commits, map(shard_of, keys.manifests))
+    return DriveScan(commits, keys.tries, standing(), lacking)
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +255,7 @@ def list_drive(storage: Storage, output: str, drive_id: str, plan_id: str = "") 
     uris = sorted(info.uri for info in storage.objects(folder))
     names = [uri.rpartition("/")[2] for uri in uris]
     begun = [
-        (uri.split("/")[-2], int(name.partition(".")[0]))
+        shard_of(uri)
         for uri, name in zip(uris, names, strict=True)
         if re.fullmatch(r"\d+\.started(-\d+)?\.json", name)
     ]
@@ -253,6 +264,12 @@ def list_drive(storage: Storage, output: str, drive_id: str, plan_id: str = "") 
         manifests=[uri for uri, name in zip(uris, names, strict=True) if re.fullmatch(r"\d+\.json", name)],
         tries=Counter(begun),
     )
+
+
+def shard_of(uri: str) -> tuple[str, int]:
+    """Plan id and shard of a manifest, or of the record of a try."""
+    plan_id, name = uri.split("/")[-2:]
+    return plan_id, int(name.partition(".")[0])
 
 
 def load_all(storage: Storage, kind: type[T], uris: Sequence[str]) -> Iterator[T]:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from ros_to_parquet import contract
 from ros_to_parquet.contract import DriveManifest, Manifest, Plan
 from ros_to_parquet.lake.leases import has_lease
-from ros_to_parquet.lake.records import THREADS, list_drive, load_all, standing_commits
+from ros_to_parquet.lake.records import THREADS, list_drive, load_all, shard_of, standing_commits
 from ros_to_parquet.log import event
 from ros_to_parquet.picture_files import remove_folders
 from ros_to_parquet.storage import (
@@ -34,18 +34,18 @@ def sweep(storage: Storage, plan: Plan) -> list[str]:
         reason = "the listing lacks manifests that are there"
         event("not_swept", drive_id=plan.drive_id, reason=reason)
         return []
-    own = [uri for uri in keys.commits if uri.split("/")[-2] == plan.plan_id]
-    gone = {replaced for commit in load_all(storage, DriveManifest, own) for replaced in commit.replaces}
-    # Not those of `gone`: that nobody can read one may be why the drive was extracted again.
-    commits = [uri for uri in keys.commits if uri.split("/")[-2] not in gone]
-    last_words = {commit.plan_id: commit for commit in load_all(storage, DriveManifest, commits)}
+    own_uri = join(plan.output, contract.drive_manifest_key(plan.drive_id, plan.plan_id))
+    own = list(load_all(storage, DriveManifest, [uri for uri in keys.commits if uri == own_uri]))
+    # Not those that it replaces: that nobody can read one may be why the drive was extracted again.
+    done = {plan.plan_id, *(replaced for commit in own for replaced in commit.replaces)}
+    others = [uri for uri in keys.commits if uri.split("/")[-2] not in done]
+    last_words = {commit.plan_id: commit for commit in (*own, *load_all(storage, DriveManifest, others))}
     superseded = {replaced for commit in last_words.values() for replaced in commit.replaces}
     kept: list[str] = []
     void: list[str] = []
     for uri in keys.manifests:
-        plan_id, name = uri.split("/")[-2:]
+        plan_id, shard = shard_of(uri)
         if plan_id not in superseded:
-            shard = int(name.removesuffix(".json"))
             (void if contract.is_void(shard, last_words.get(plan_id)) else kept).append(uri)
     named: set[str] = set()
     named_folders: set[str] = set()

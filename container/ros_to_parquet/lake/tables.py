@@ -15,11 +15,10 @@ from ros_to_parquet.lake.records import (
     READ_TRIES,
     THREADS,
     DriveRecord,
-    check_whole,
     list_commits,
     load_all,
     no_lake,
-    read_drive,
+    read_whole,
     standing_commits,
 )
 from ros_to_parquet.storage import (
@@ -176,8 +175,7 @@ class Lake:
             KeyError: no such drive.
             NotFoundError: no lake is there; `LackingError` where the drive lacks manifests.
         """
-        record = read_drive(self._storage, self.uri, drive_id)
-        check_whole(self.uri, drive_id, record.lacking)
+        record = read_whole(self._storage, self.uri, drive_id)
         self._check(drive_id, is_there=bool(record.commits or record.manifests))
         return record
 
